@@ -1,0 +1,45 @@
+# Everything a fresh machine needs is Python >= 3.11 and make. `make help` lists the targets.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint format constraints clean
+
+help:            ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## make .venv and install everything, pinned by constraints.txt
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "neumann needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + "; name another with: make PYTHON=python3.12 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	@echo "installing into $(VENV) (several GB of PyTorch the first time, seconds afterwards)"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)   ## Neumann against Nesterov and SGD on real digits: three short runs, a table and a figure
+	@$(BIN)/neumann demo
+
+test: $(READY)   ## the fast test suite
+	@$(BIN)/python -m pytest -m 'not slow' -n 2 --dist worksteal
+
+test-slow: $(READY) ## the slow tests too
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(READY)   ## ruff (style and format) and mypy (types)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(READY) ## let ruff put the code in shape
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format .
+
+constraints: $(READY) ## renew constraints.txt from pyproject.toml (needs a package index)
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --no-header --no-annotate --no-emit-index-url --python-version 3.11 --extra dev pyproject.toml --output-file constraints.txt
+
+clean:           ## remove caches and builds, never .venv or runs
+	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

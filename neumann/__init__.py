@@ -1,0 +1,1 @@
+"""Honest optimizer research on image classifiers. The optimizer itself is `neumann.optim.Neumann`."""

@@ -1,0 +1,20 @@
+"""How does the user hear that something is wrong? As one sentence: what, where, and the nearest valid choice."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """The input is wrong and the message says so in one sentence; the command line prints it without a traceback."""
+
+
+def did_you_mean(word: str, choices: Iterable[str], *, listed: int = 12) -> str:
+    """Return ``did you mean 'x'?`` for the nearest of ``choices``, or the list of them where none is near."""
+    names = sorted(choices)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean '{near[0]}'?"
+    more = f" and {len(names) - listed} more" if len(names) > listed else ""
+    return f"choose from {', '.join(names[:listed])}{more}" if names else "there is nothing to choose from"
