@@ -18,3 +18,9 @@ def did_you_mean(word: str, choices: Iterable[str], *, listed: int = 12) -> str:
         return f"did you mean '{near[0]}'?"
     more = f" and {len(names) - listed} more" if len(names) > listed else ""
     return f"choose from {', '.join(names[:listed])}{more}" if names else "there is nothing to choose from"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, or its type's name where it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

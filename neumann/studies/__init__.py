@@ -1,0 +1,1 @@
+"""What runs say together: tables and figures. Never imports torch at import time."""

@@ -1,0 +1,1 @@
+"""How a run is trained: model, optimizer, schedule, evaluation, checkpoints, and the run itself."""

@@ -1,0 +1,151 @@
+"""What may a run's configuration say? The fixed sections, with their types, choices and bounds.
+
+Sections that depend on what is chosen (data, optimizer, schedule) have their group's own YAML as schema: its keys are
+the only valid ones, so a new optimizer costs one YAML and is as strict as the others (see `neumann.config.compose`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from neumann.errors import UserError, did_you_mean
+
+
+def _choice(default: str, *choices: str) -> Any:
+    return field(default=default, metadata={"choices": choices})
+
+
+def _above(default: Any, bound: float, *, or_equal: bool = False) -> Any:
+    return field(default=default, metadata={"bound": bound, "or_equal": or_equal})
+
+
+@dataclass
+class ModelConfig:
+    """A timm classifier; in_chans and num_classes are fitted to the data."""
+
+    name: str = "small_cnn"
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class TimingConfig:
+    """The paper's time scales, in epochs (paper section 4; SPEC section 7)."""
+
+    burn_in: float = _above(5.0, 0, or_equal=True)
+    ramp: float = _above(5.0, 0, or_equal=True)
+    reset_period: float | None = _above(10.0, 0)
+    drop_every: float = _above(40.0, 0)
+    decay_every: float = _above(2.0, 0)
+
+
+@dataclass
+class BatchConfig:
+    """The global batch, in examples per optimizer step."""
+
+    size: int = _above(32, 1, or_equal=True)
+
+
+@dataclass
+class TrainerConfig:
+    """Horizon (epochs), evaluation grid (epochs), device and precision."""
+
+    max_epochs: float = _above(20.0, 0)
+    check_val_every_n_epoch: float = _above(1.0, 0)
+    accelerator: str = _choice("auto", "auto", "cpu", "gpu")
+    devices: int = _above(1, 1, or_equal=True)
+    precision: str = _choice("32-true", "32-true", "bf16-mixed", "16-mixed", "64-true")
+
+
+@dataclass
+class RecipeConfig:
+    """What must be the same for every row of a comparison."""
+
+    label_smoothing: float = _above(0.0, 0, or_equal=True)
+    weight_decay_filter: str = _choice("norm_and_bias", "norm_and_bias", "none")
+
+
+@dataclass
+class CheckpointConfig:
+    """What stays of a finished run's weights. An unfinished run keeps its last state, except under ``none``."""
+
+    keep: str = _choice("eval-weights", "none", "last", "eval-weights")
+
+
+@dataclass
+class LoggerConfig:
+    """The mirror of a run on Weights & Biases."""
+
+    kind: str = _choice("wandb", "wandb", "none")
+    mode: str = _choice("offline", "offline", "online")
+    project: str = "neumann"
+    entity: str | None = None
+    job_type: str = "train"
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class DerivedConfig:
+    """What follows from the data and the batch: filled in by `neumann.config`, in steps and examples."""
+
+    train_examples: int = 0
+    steps_per_epoch: int = 0
+    total_steps: int = 0
+    eval_every_steps: int = 0
+
+
+@dataclass
+class RunConfig:
+    """One run, whole. ``data``, ``optimizer`` and ``schedule`` carry the keys of the YAML that was chosen."""
+
+    data: dict[str, Any] = field(default_factory=dict)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    schedule: dict[str, Any] = field(default_factory=dict)
+    timing: TimingConfig = field(default_factory=TimingConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    derived: DerivedConfig = field(default_factory=DerivedConfig)
+    seed: int = _above(0, 0, or_equal=True)
+    study: str = "default"
+    name: str | None = None
+    output: str = "runs"
+
+
+def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Yield (dotted key, value, field metadata) of every leaf of a dataclass tree."""
+    for f in fields(config):
+        value = getattr(config, f.name)
+        key = f"{prefix}{f.name}"
+        if is_dataclass(value):
+            yield from leaves(value, f"{key}.")
+        else:
+            yield key, value, dict(f.metadata)
+
+
+def check_values(config: RunConfig) -> None:
+    """Raise UserError for the first value outside its choices or bounds."""
+    for key, value, metadata in leaves(config):
+        choices = metadata.get("choices")
+        if choices is not None and value not in choices:
+            raise UserError(f"{key}={value} is not a choice: {did_you_mean(str(value), choices)}")
+        bound = metadata.get("bound")
+        if bound is None or value is None:
+            continue
+        at_least = metadata["or_equal"]
+        if not (value >= bound if at_least else value > bound) or value in (float("inf"), float("-inf")):
+            raise UserError(f"{key}={value} is out of range: it must be {'at least' if at_least else 'above'} {bound}")
+    if config.recipe.label_smoothing >= 1:
+        raise UserError(f"recipe.label_smoothing={config.recipe.label_smoothing} is out of range: it must be below 1")
+    if config.trainer.devices != 1:
+        raise UserError(
+            f"trainer.devices={config.trainer.devices} cannot be trained yet: this version runs on one device, "
+            "set trainer.devices=1"
+        )
+    for key, value in (("study", config.study), ("name", config.name)):
+        if value is not None and (not value or value in (".", "..") or any(c in value for c in "/\\\0\n")):
+            raise UserError(f"{key}={value!r} cannot be a folder's name: leave out slashes and line breaks")

@@ -1,0 +1,56 @@
+"""What does a person see when a run is over? Its errors, and where everything is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+
+
+def headline(scores: Mapping[str, Mapping[str, float]]) -> Mapping[str, float]:
+    """Return the scores at the eval point: the base point where there is one, else the held point."""
+    return scores.get("base") or scores["held"]
+
+
+def scores_line(scores: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the error at every point, the eval point first."""
+    first = "base" if "base" in scores else "held"
+    order = [first, *(p for p in scores if p != first)]
+    return ", ".join(f"{100 * scores[p]['error']:.2f} % at {p}" for p in order) + f" (n = {scores[first]['n']:.0f})"
+
+
+def result_panel(console: Console, folder: Path, result: Mapping[str, Any], *, returned: bool = False) -> None:
+    """Print what came out and where everything is."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    if result.get("validation"):
+        table.add_row("validation error", scores_line(result["validation"]))
+    if result.get("test"):
+        table.add_row("test error", scores_line(result["test"]))
+    if result["status"] == "diverged":
+        table.add_row(
+            "diverged",
+            f"the training loss was no longer finite at step {result['step']}: a lower optimizer.lr may help",
+        )
+    table.add_row(
+        "trained", f"{result['step']} steps, {result['examples']:,} examples, {result['train_seconds']:.1f} s training"
+    )
+    table.add_row("folder", str(folder))
+    kept = ["result.json", "measurements.jsonl", "config.yaml", "provenance.json", result.get("eval_weights")]
+    table.add_row("in it", "  ".join(name for name in kept if name))
+    if result.get("wandb"):
+        table.add_row(
+            "W&B",
+            "online" if result.get("wandb_online") else f"offline; to upload: wandb sync {folder}/wandb/offline-run-*",
+        )
+    status = f"{result['status']}, already there" if returned else result["status"]
+    console.print(
+        Panel(
+            table, title=f"{folder.name}: {status}", border_style="red" if result["status"] == "diverged" else "green"
+        )
+    )

@@ -1,0 +1,72 @@
+"""Where does a result come from? Code, packages, machine: what a reader needs to trust or repeat it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    *("neumann", "torch", "torchvision", "pytorch-lightning", "timm", "hydra-core", "omegaconf", "wandb"),
+    *("numpy", "pillow", "scikit-learn"),
+)
+
+
+def provenance() -> dict[str, Any]:
+    """Return plain data on code, packages and host. Device facts are added by training, which may import torch.
+
+    No environment variable is recorded: they hold secrets.
+    """
+    return {
+        "git": git_state(Path(__file__).resolve().parents[2]),
+        "python": sys.version.split()[0],
+        "packages": {name: _version(name) for name in PACKAGES},
+        "host": {
+            "name": platform.node(),
+            "system": platform.platform(),
+            "processor": _processor(),
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        },
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def git_state(root: Path) -> dict[str, Any] | None:
+    """Return the checkout's commit and a hash of what is not committed, or None for an installed package."""
+    if not (root / ".git").exists():
+        return None
+
+    def git(*words: str) -> bytes:
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, check=True, timeout=30).stdout
+
+    try:
+        commit = git("rev-parse", "HEAD").decode().strip()
+        changes = git("diff", "HEAD", "--", ".")
+        for name in sorted(git("ls-files", "--others", "--exclude-standard", "-z").decode().split("\0")):
+            path = root / name
+            if name and path.is_file():
+                changes += name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "diff_sha256": hashlib.sha256(changes).hexdigest()[:16] if changes else None}

@@ -1,0 +1,31 @@
+"""Has this run been asked for before? Found by its signature, whatever its name, and compared in full before reuse."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from neumann.config import RunSpec
+from neumann.errors import UserError
+from neumann.runs.files import plain, read_json
+from neumann.runs.folder import RunFolder
+
+
+def find(spec: RunSpec) -> RunFolder:
+    """Return the folder of ``spec``: one in its study that carries its signature, else the one that it would get.
+
+    Raises UserError where a folder with the same signature holds another configuration, which 48 bits make all but
+    impossible.
+    """
+    for path in sorted(spec.folder.parent.glob(f"*-{spec.signature}")):
+        folder = RunFolder(path)
+        signed = read_json(folder.signed)
+        if signed is not None and signed != json.loads(json.dumps(plain(spec.signed()))):
+            raise UserError(f"{path} has this run's signature and another configuration: move it away")
+        return folder
+    return RunFolder(spec.folder)
+
+
+def finished_result(spec: RunSpec) -> dict[str, Any] | None:
+    """Return the result of ``spec`` where it is over, else None."""
+    return find(spec).result()

@@ -1,0 +1,63 @@
+"""How does a name in a YAML become an object? Located, its settings held against its signature, then called.
+
+Any error on the way is one sentence.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from hydra.utils import get_object
+
+from neumann.errors import UserError, did_you_mean, first_line
+
+
+def locate(target: str, where: str) -> Callable[..., Any]:
+    """Import the class or function called ``target``; ``where`` is the setting to name if that fails."""
+    try:
+        found = get_object(target)
+    except Exception as error:  # importing somebody's module may raise anything
+        raise UserError(f"{where}={target} cannot be imported: {first_line(error)}") from error
+    if not callable(found):
+        raise UserError(f"{where}={target} is not a class or a function")
+    return found
+
+
+def check_settings(call: Callable[..., Any], settings: Mapping[str, Any], where: str, name: str) -> None:
+    """Refuse settings that ``call`` does not take, naming the nearest that it does."""
+    try:
+        parameters = inspect.signature(call).parameters
+    except (TypeError, ValueError):
+        return  # some C functions have no signature; calling will tell
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for key in settings:
+        if key not in parameters:
+            valid = [p for p in parameters if p not in ("self", "params", "step")]
+            raise UserError(f"{where}: {name} takes no '{key}': {did_you_mean(key, valid)}")
+
+
+def split_target(section: Mapping[str, Any], where: str) -> tuple[Callable[..., Any], dict[str, Any], str]:
+    """Return the callable of a section with ``_target_``, its checked settings, lists as tuples, and its short name."""
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in section.items() if k != "_target_"}
+    target = section.get("_target_")
+    if not isinstance(target, str):
+        raise UserError(f"{where} has no _target_: its YAML must name a class or a function")
+    call = locate(target, f"{where}._target_")
+    name = target.rsplit(".", 1)[-1]
+    check_settings(call, settings, where, name)
+    return call, settings, name
+
+
+def build_schedule(section: Mapping[str, Any]) -> Callable[[int], float]:
+    """Return the rate's factor as a function of the step. Raises UserError."""
+    call, settings, name = split_target(section, "schedule")
+    factor = partial(call, **settings)
+    try:
+        float(factor(0))
+    except Exception as error:  # the user's own function may raise anything
+        raise UserError(f"schedule: {name} fails at step 0: {first_line(error)}") from error
+    return factor

@@ -1,0 +1,84 @@
+"""What does a person see while a run trains? A bar on a terminal, a plain line per evaluation elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from neumann.runs.panel import headline
+from neumann.training.evaluation import Evaluation, Measurement
+
+REFRESH_S = 0.25  # reading the loss waits for the device, so it is read at most this often
+
+
+class Display(pl.Callback):
+    """Shows the learning rate, the training loss, the validation error and the speed of a run."""
+
+    def __init__(self, console: Console, evaluation: Evaluation, *, name: str, total_steps: int) -> None:
+        self._console = console
+        self._evaluation = evaluation
+        self._name = name
+        self._total = total_steps
+        self._error = "–"
+        self._bar: RichProgress | None = None
+        self._task: TaskID | None = None
+        self._shown = 0.0
+        self._clock = (0.0, 0)  # time and step of the last refresh
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the bar, on a terminal."""
+        self._clock = (time.perf_counter(), self._evaluation.progress.step)
+        if not self._console.is_terminal:
+            return
+        self._bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(
+            self._name, total=self._total, completed=self._evaluation.progress.step, figures=""
+        )
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Refresh the bar a few times a second."""
+        now = time.perf_counter()
+        if self._bar is None or self._task is None or now - self._shown < REFRESH_S:
+            return
+        self._shown = now
+        then, step_then = self._clock
+        step = self._evaluation.progress.step
+        speed = (step - step_then) / max(now - then, 1e-9)
+        self._clock = (now, step)
+        rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+        figures = f"lr {rate:.3g}  loss {float(outputs['loss']):.3f}  val error {self._error}  {speed:.0f} steps/s"
+        self._bar.update(self._task, completed=step, figures=figures)
+
+    def measured(self, measurement: Measurement) -> None:
+        """Take note of an evaluation; print it where there is no bar."""
+        scores = headline(measurement["validation"])
+        self._error = f"{100 * scores['error']:.2f} %"
+        if self._bar is None:
+            self._console.print(
+                f"{self._name}  step {measurement['step']}/{self._total}  epoch {measurement['epoch']:.4g}  "
+                f"lr {measurement['lr']:.3g}  loss {measurement['train_loss']:.4f}  val error {self._error}",
+                soft_wrap=True,
+                highlight=False,
+            )
+
+    def close(self) -> None:
+        """Take the bar away, on every way out."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

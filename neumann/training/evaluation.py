@@ -1,0 +1,151 @@
+"""What is measured along the way? Loss and error at every point that the optimizer has, on a fixed grid of steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from neumann.errors import UserError
+from neumann.optim import at, points
+from neumann.training.classifier import Batch, ImageClassifier, Tally, eval_mode
+from neumann.training.schedules import RateSchedule
+
+CHECK_EVERY = 50  # steps between looks at the loss for nan and inf; each look waits for the device
+Measurement = dict[str, Any]
+
+
+@dataclass
+class Progress:
+    """How far a run is; plain numbers that a checkpoint holds. Seconds exclude what came before the first step."""
+
+    step: int = 0
+    examples: int = 0
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    loss_sum: float = 0.0
+    loss_steps: int = 0
+    diverged_at: int | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the numbers as plain data."""
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from the numbers of a checkpoint."""
+        for key, value in state.items():
+            setattr(self, key, value)
+
+
+def evaluate(module: ImageClassifier, batches: Iterable[Batch]) -> dict[str, dict[str, float]]:
+    """Return {point: scores} over ``batches`` at every point of the optimizer and leave weights and modes as they were."""
+    optimizer = module.trainer.optimizers[0]
+    precision = module.trainer.precision_plugin
+    scores = {}
+    with eval_mode(module), torch.no_grad():
+        for point in points(optimizer):
+            with at(optimizer, point):
+                tally = Tally(module.device)
+                for batch in batches:
+                    images, labels = precision.convert_input(batch)
+                    with precision.val_step_context():
+                        logits = module(images)
+                    tally.add(logits, labels)
+                scores[point] = tally.scores()
+    return scores
+
+
+class Evaluation(pl.Callback):
+    """Counts steps, evaluates every ``every_steps`` and at the last, and stops a run whose loss is no longer finite."""
+
+    def __init__(
+        self,
+        progress: Progress,
+        schedule: Callable[[], RateSchedule],
+        validation: Callable[[], Iterable[Batch]],
+        *,
+        every_steps: int,
+        total_steps: int,
+        steps_per_epoch: int,
+        batch_size: int,
+        report: Callable[[Measurement], None],
+    ) -> None:
+        self.progress = progress
+        self._schedule = schedule
+        self._validation = validation
+        self._every = every_steps
+        self._total = total_steps
+        self._steps_per_epoch = steps_per_epoch
+        self._batch_size = batch_size
+        self._report = report
+        self._pending: Tensor | None = None  # losses not read from the device yet
+        self._clock = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._clock = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the step; look at the loss, evaluate or stop where it is time to."""
+        progress = self.progress
+        progress.step += 1
+        progress.examples += self._batch_size
+        progress.loss_steps += 1
+        loss = outputs["loss"].detach()
+        self._pending = loss.double() if self._pending is None else self._pending + loss
+        due = progress.step % self._every == 0 or progress.step == self._total
+        if due or progress.step % CHECK_EVERY == 0:
+            self.flush()
+            if not math.isfinite(progress.loss_sum):
+                progress.diverged_at = progress.step
+        if due or progress.diverged_at is not None:
+            self._measure(trainer, pl_module)
+        if progress.diverged_at is not None:
+            trainer.should_stop = True
+        if batch_idx == 0 and trainer.precision != "16-mixed" and self._schedule().count == 0:
+            name = type(trainer.optimizers[0]).__name__
+            raise UserError(
+                f"{name} runs no step hooks, so no schedule can move its rate: derive it from torch.optim.Optimizer"
+            )
+
+    def flush(self) -> None:
+        """Read the losses that are still on the device, and the clock."""
+        if self._pending is not None:
+            self.progress.loss_sum += float(self._pending)
+            self._pending = None
+        now = time.perf_counter()
+        self.progress.train_seconds += now - self._clock
+        self._clock = now
+
+    def mean_loss(self) -> float:
+        """Return the mean training loss since the last evaluation, in nats."""
+        return self.progress.loss_sum / max(1, self.progress.loss_steps)
+
+    def _measure(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, ImageClassifier)
+        progress = self.progress
+        scores = evaluate(module, self._validation())
+        now = time.perf_counter()
+        progress.eval_seconds += now - self._clock
+        self._clock = now
+        measurement = {
+            "step": progress.step,
+            "epoch": progress.step / self._steps_per_epoch,
+            "examples": progress.examples,
+            "optimizer_step": self._schedule().count,
+            "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
+            "train_loss": self.mean_loss(),
+            "train_seconds": round(progress.train_seconds, 4),
+            "eval_seconds": round(progress.eval_seconds, 4),
+            "validation": scores,
+        }
+        progress.loss_sum, progress.loss_steps = 0.0, 0
+        self._report(measurement)

@@ -1,0 +1,113 @@
+"""Which network is trained? Any classifier of timm, fitted to the data; and a small one for small images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+import torch
+from timm.models import register_model
+from torch import Tensor, nn
+
+from neumann.errors import UserError, did_you_mean, first_line
+
+
+class SmallCNN(nn.Module):
+    """Three 3×3 convolutions with batch norm, average pooling and a linear head: 57 k parameters at width 32."""
+
+    def __init__(self, in_chans: int = 1, num_classes: int = 10, width: int = 32, drop_rate: float = 0.0) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+        def block(inputs: int, outputs: int) -> list[nn.Module]:
+            return [
+                nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(inplace=True),
+            ]
+
+        self.features = nn.Sequential(
+            *block(in_chans, width), *block(width, 2 * width), nn.MaxPool2d(2), *block(2 * width, 2 * width)
+        )
+        self.drop = nn.Dropout(drop_rate)
+        self.head = nn.Linear(2 * width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits [B, num_classes] of images [B, in_chans, H, W], H and W at least 2."""
+        pooled: Tensor = self.features(x).mean(dim=(2, 3))
+        logits: Tensor = self.head(self.drop(pooled))
+        return logits
+
+
+@register_model
+def small_cnn(
+    pretrained: bool = False,
+    pretrained_cfg: Any = None,
+    pretrained_cfg_overlay: Any = None,
+    cache_dir: Any = None,
+    **kwargs: Any,
+) -> SmallCNN:
+    """Return a `SmallCNN`; timm's factory knows it by this name. There are no pretrained weights."""
+    if pretrained:
+        raise UserError("model.kwargs.pretrained=true: small_cnn has no pretrained weights")
+    return SmallCNN(**kwargs)
+
+
+def build_model(
+    name: str, kwargs: Mapping[str, Any], *, in_chans: int, num_classes: int, image_size: tuple[int, int]
+) -> nn.Module:
+    """Return timm's model ``name`` with its first and last layer fitted to the data, tried on two blank images.
+
+    Raises UserError for an unknown name (with the nearest), settings that the model does not take, images that it
+    cannot take, and models that return anything but one tensor of logits.
+    """
+    if not timm.is_model(name):
+        near = did_you_mean(name, timm.list_models())
+        raise UserError(f"model.name={name}: timm has no such model: {near}")
+    for fitted in ("num_classes", "in_chans"):
+        if fitted in kwargs:
+            raise UserError(f"model.kwargs.{fitted} is fitted to the data and cannot be set")
+    settings = {"in_chans": in_chans, "num_classes": num_classes, **kwargs}
+    attempts = [settings]
+    if "img_size" not in kwargs and image_size[0] == image_size[1]:
+        attempts.append({**settings, "img_size": image_size[0]})  # transformers are built for one size and must be told
+    first: UserError | None = None
+    for attempt in attempts:
+        try:
+            return _tried(_make(name, attempt, kwargs), name, in_chans, num_classes, image_size)
+        except UserError as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def _make(name: str, settings: Mapping[str, Any], kwargs: Mapping[str, Any]) -> nn.Module:
+    try:
+        model: nn.Module = timm.create_model(name, **settings)
+    except UserError:
+        raise
+    except Exception as error:  # each of timm's thousand models refuses in its own way
+        given = ", ".join(f"{k}={v}" for k, v in kwargs.items()) or "its defaults"
+        raise UserError(f"model.name={name} cannot be made with {given}: {first_line(error)}") from error
+    return model
+
+
+def _tried(model: nn.Module, name: str, in_chans: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    size = "×".join(str(s) for s in image_size)
+    model.eval()  # batch statistics must not see the blank images
+    try:
+        with torch.no_grad():
+            out = model(torch.zeros(2, in_chans, *image_size))
+    except Exception as error:  # a network fails on a wrong size in its own way
+        reason = first_line(error)
+        raise UserError(
+            f"model.name={name} cannot take images of {size} ({reason}): set data.image_size or another model"
+        ) from error
+    model.train()
+    if not isinstance(out, Tensor) or out.shape != (2, num_classes):
+        shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise UserError(
+            f"model.name={name} returns {shape} where logits [batch, {num_classes}] are needed: is it a classifier?"
+        )
+    return model

@@ -1,0 +1,87 @@
+"""How does every optimizer get its parameters? With one filter of weight decay for all, and by a few lines of YAML."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import timm.optim
+import torch
+from torch import nn
+
+from neumann.errors import UserError, did_you_mean
+from neumann.training.build import check_settings, split_target
+
+ParamGroups = list[dict[str, Any]]
+
+
+def param_groups(model: nn.Module, weight_decay: float, weight_decay_filter: str) -> ParamGroups:
+    """Return the model's trainable parameters in groups.
+
+    ``weight_decay_filter="norm_and_bias"`` exempts biases and tensors of one dimension (norms) and what the model
+    itself exempts; ``"none"`` decays everything. Set by the recipe for every optimizer alike: factory defaults differ,
+    and a comparison must not.
+    """
+    if weight_decay_filter == "none":
+        return [{"params": [p for p in model.parameters() if p.requires_grad], "weight_decay": weight_decay}]
+    exempts: Any = getattr(model, "no_weight_decay", tuple)  # transformers name their embeddings here
+    exempt = exempts()
+    groups = timm.optim.param_groups_weight_decay(model, weight_decay, no_weight_decay_list=exempt)
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(model: nn.Module, section: Mapping[str, Any], weight_decay_filter: str) -> torch.optim.Optimizer:
+    """Return the optimizer that ``section`` describes, over ``model``'s parameters.
+
+    Raises UserError where it cannot be imported, takes no such setting or refuses a value.
+    """
+    call, settings, name = split_target(section, "optimizer")
+    groups = param_groups(model, float(settings.get("weight_decay") or 0.0), weight_decay_filter)
+    try:
+        optimizer = call(groups, **settings)
+    except UserError:
+        raise
+    except Exception as error:  # the user's own optimizer may raise anything
+        raise UserError(f"optimizer: {name} refuses its settings: {error}") from error
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UserError(
+            f"optimizer._target_={section['_target_']} makes a {type(optimizer).__name__}, not a torch.optim.Optimizer"
+        )
+    return optimizer
+
+
+def torch_optimizer(
+    params: ParamGroups, name: str, lr: float, weight_decay: float, kwargs: Mapping[str, Any]
+) -> torch.optim.Optimizer:
+    """Return the class of torch.optim called ``name``, whatever its case."""
+    classes = {
+        key.lower(): value
+        for key, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
+    }
+    found = classes.get(name.lower())
+    if found is None:
+        near = difflib.get_close_matches(name.lower(), classes, n=1)
+        hint = (
+            f"did you mean '{classes[near[0]].__name__}'?"
+            if near
+            else did_you_mean(name, [c.__name__ for c in classes.values()])
+        )
+        raise UserError(f"torch.optim has no optimizer '{name}': {hint}")
+    settings = {"lr": lr, "weight_decay": weight_decay, **kwargs}
+    check_settings(found, settings, "optimizer.kwargs", found.__name__)
+    return found(params, **settings)
+
+
+def timm_optimizer(
+    params: ParamGroups, name: str, lr: float, weight_decay: float, kwargs: Mapping[str, Any]
+) -> torch.optim.Optimizer:
+    """Return the optimizer that timm's factory makes by ``name``; its own filter of weight decay stays off."""
+    known = timm.optim.list_optimizers()
+    if name.lower().rsplit("_", 1)[-1] not in known and name.lower() not in known:
+        raise UserError(f"timm has no optimizer '{name}': {did_you_mean(name.lower(), known)}")
+    made: torch.optim.Optimizer = timm.optim.create_optimizer_v2(
+        params, opt=name, lr=lr, weight_decay=weight_decay, filter_bias_and_bn=False, **kwargs
+    )
+    return made
