@@ -45,31 +45,24 @@ def _hydra(config_dirs: Sequence[str]) -> Iterator[ConfigLoader]:
         yield GlobalHydra.instance().config_loader()
 
 
-def _search_path(config_dirs: Sequence[str]) -> list[str]:
-    paths = ",".join(f"file://{Path(folder).resolve()}" for folder in config_dirs)
-    return [f"hydra.searchpath=[{paths}]"] if config_dirs else []
-
-
 class _Composer:
     """One composition: the user's overrides over our files and the user's folders."""
 
     def __init__(self, loader: ConfigLoader, config_dirs: Sequence[str]) -> None:
         self._loader = loader
-        self._paths = _search_path(config_dirs)
-        if self._paths:  # makes the loader see the user's files, so that groups() lists them
-            self._run([])
-            sources = loader.get_search_path()
-            for folder in config_dirs:
-                sources.append("neumann-user", f"file://{Path(folder).resolve()}")
-            loader.repository.initialize_sources(sources)  # type: ignore[attr-defined]
+        self._dirs = [Path(folder).resolve() for folder in config_dirs]
+        self._paths = [f"hydra.searchpath=[{','.join(f'file://{d}' for d in self._dirs)}]"] if config_dirs else []
 
     def groups(self) -> dict[str, list[str]]:
-        """Return {group: its options}."""
-        return {
-            group: sorted(self._loader.get_group_options(group, results_filter=ObjectType.CONFIG))
+        """Return {group: its options}, the user's folders included."""
+        found = {
+            group: set(self._loader.get_group_options(group, results_filter=ObjectType.CONFIG))
             for group in self._loader.list_groups("")
             if group != "hydra"
         }
+        for path in (file for folder in self._dirs for file in folder.glob("*/*.yaml")):
+            found.setdefault(path.parent.name, set()).add(path.stem)
+        return {group: sorted(options) for group, options in sorted(found.items())}
 
     def _run(self, overrides: list[str]) -> DictConfig:
         try:
@@ -162,11 +155,16 @@ def _check_key(override: Override, baseline: DictConfig, choices: dict[str, str]
         return
     node: Any = baseline
     for depth, part in enumerate(parts):
-        if not isinstance(node, DictConfig) or node._get_node(part) is None:
+        if not isinstance(node, DictConfig) or not _has(node, part):
             _refuse_key(parts, depth, node, choices, groups)
         node = node._get_node(part)
     if override.is_delete():
         raise UserError(f"'{override.input_line}': a setting cannot be deleted, only set (null is a value)")
+
+
+def _has(node: DictConfig, key: str) -> bool:
+    keys = [str(k) for k in node]  # `in` says no where the value is still missing (???)
+    return key in keys
 
 
 def _refuse_key(parts: list[str], depth: int, node: Any, choices: dict[str, str], groups: dict[str, list[str]]) -> None:
@@ -194,7 +192,7 @@ def check_keys(config: DictConfig, chosen: DictConfig, choices: dict[str, str]) 
 def _compare(node: DictConfig, schema: DictConfig, prefix: str, choices: dict[str, str]) -> None:
     for raw in node:
         key = f"{prefix}{raw!s}"
-        if schema._get_node(raw) is None:
+        if not _has(schema, str(raw)):
             parts = key.split(".")
             _refuse_key(parts, len(parts) - 1, schema, choices, {})
         child: Any = node._get_node(raw)

@@ -88,8 +88,17 @@ def signed_part(config: Mapping[str, Any], data: DataFacts) -> dict[str, Any]:
 
 def sign(part: Mapping[str, Any]) -> str:
     """Return the signature: 12 hex digits over the canonical JSON of ``part``."""
-    text = json.dumps(part, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(_canonical(part), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _canonical(value: Any) -> Any:
+    """Write whole numbers one way, so that ``lr=1`` and ``lr=1.0`` are one run."""
+    if isinstance(value, Mapping):
+        return {str(k): _canonical(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(v) for v in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def make_spec(overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> RunSpec:

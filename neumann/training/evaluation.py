@@ -44,7 +44,7 @@ class Progress:
 
 
 def evaluate(module: ImageClassifier, batches: Iterable[Batch]) -> dict[str, dict[str, float]]:
-    """Return {point: scores} over ``batches`` at every point of the optimizer and leave weights and modes as they were."""
+    """Return {point: scores} over ``batches`` at every point of the optimizer; weights and modes are put back."""
     optimizer = module.trainer.optimizers[0]
     precision = module.trainer.precision_plugin
     scores = {}

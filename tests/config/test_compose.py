@@ -1,0 +1,131 @@
+"""Wrong input gets one sentence that names what is wrong and the nearest valid choice; nothing misspelt composes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from neumann.config import make_spec
+from neumann.errors import UserError
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONF)))
+def test_every_yaml_opens_with_a_sentence_and_its_command(path: Path) -> None:
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("# ")
+    assert "neumann train" in first
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["optimizer=nuemann"], ["no optimizer 'nuemann'", "did you mean 'neumann'?"]),
+        (["optimizer.alhpa=0"], ["optimizer=neumann has no setting 'alhpa'", "did you mean 'alpha'?"]),
+        (["optimizer=sgd", "optimizer.alpha=0"], ["optimizer=sgd has no setting 'alpha'", "lr, momentum, weight_decay"]),
+        (["optimizer=sgd", "+optimizer.alpha=0"], ["optimizer=sgd has no setting 'alpha'"]),
+        (["+optimizer.alhpa=0"], ["optimizer=neumann has no setting 'alhpa'", "did you mean 'alpha'?"]),
+        (["optimzer=sgd"], ["no setting or group 'optimzer'", "did you mean 'optimizer'?"]),
+        (["trainer.max_epoch=3"], ["no setting 'max_epoch'", "did you mean 'max_epochs'?"]),
+        (["schedule=synchronus"], ["no schedule 'synchronus'", "did you mean 'synchronous'?"]),
+        (["optimizer=timm"], ["optimizer=timm needs optimizer.name"]),
+        (["data=image_folder"], ["data=image_folder needs data.root"]),
+        (["seed=0,1"], ["names several values"]),
+        (["optimizer=[1"], ["cannot read"]),
+        (["nonsense"], ["cannot read 'nonsense'"]),
+        (["~data"], ["leaves data without a choice", "digits"]),
+        (["~seed"], ["cannot be deleted"]),
+        (["hydra.run.dir=x"], ["hydra's own settings have no effect"]),
+        (["derived.total_steps=3"], ["cannot be set"]),
+        (["optimizer.lr.x=3"], ["'optimizer.lr' is a single value"]),
+        (["optimizer.lr=fast"], ["optimizer.lr=fast is not a number"]),
+        (["optimizer.lr=true"], ["optimizer.lr=True is not a number"]),
+        (["optimizer.lr=nan"], ["optimizer.lr=nan is not a finite number"]),
+        (["trainer.max_epochs=many"], ["trainer.max_epochs", "many"]),
+        (["trainer.max_epochs=0"], ["trainer.max_epochs", "out of range"]),
+        (["trainer.max_epochs=-1"], ["trainer.max_epochs", "out of range"]),
+        (["trainer.check_val_every_n_epoch=0"], ["trainer.check_val_every_n_epoch", "out of range"]),
+        (["trainer.precision=b16"], ["trainer.precision=b16 is not a choice", "bf16-mixed"]),
+        (["trainer.devices=2"], ["trainer.devices=2", "one device"]),
+        (["batch.size=0"], ["batch.size=0", "choose from 1 to 1197"]),
+        (["batch.size=5000"], ["batch.size=5000", "choose from 1 to 1197"]),
+        (["recipe.label_smoothing=1"], ["recipe.label_smoothing", "below 1"]),
+        (["recipe.weight_decay_filter=norm"], ["recipe.weight_decay_filter=norm is not a choice"]),
+        (["checkpoint.keep=all"], ["checkpoint.keep=all is not a choice"]),
+        (["logger.mode=on"], ["logger.mode=on is not a choice", "'online'"]),
+        (["seed=-1"], ["seed=-1 is out of range"]),
+        (["seed=one"], ["seed", "one"]),
+        (["study=a/b"], ["study='a/b'", "folder"]),
+        (["timing.burn_in=-2"], ["-2"]),
+        (["data.augmentation=crop_flip"], ["crop"]),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else "",
+)
+def test_wrong_input_gets_one_sentence(overrides: list[str], parts: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        make_spec(overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_free_settings_belong_under_kwargs() -> None:
+    spec = make_spec(["optimizer=torch", "optimizer.name=Adagrad", "+optimizer.kwargs.eps=1e-6", "+model.kwargs.width=8"])
+    assert spec.config.optimizer["kwargs"] == {"eps": 1e-6}
+    assert spec.config.model.kwargs == {"width": 8}
+
+
+def own(folder: Path, group: str, name: str, text: str) -> list[str]:
+    (folder / group).mkdir(parents=True, exist_ok=True)
+    (folder / group / f"{name}.yaml").write_text(text)
+    return [str(folder)]
+
+
+def test_an_own_optimizer_costs_one_yaml_and_is_as_strict(tmp_path: Path) -> None:
+    dirs = own(tmp_path / "conf", "optimizer", "mine", "_target_: torch.optim.Adagrad\nlr: 0.05\neps: 1e-9\n")
+    spec = make_spec(["optimizer=mine", "optimizer.lr=0.2"], dirs)
+    assert spec.config.optimizer == {"_target_": "torch.optim.Adagrad", "lr": 0.2, "eps": 1e-9}
+    with pytest.raises(UserError, match=r"no setting 'ep': did you mean 'eps'\?"):
+        make_spec(["optimizer=mine", "optimizer.ep=1"], dirs)
+    with pytest.raises(UserError, match=r"no optimizer 'mien': did you mean 'mine'\?"):
+        make_spec(["optimizer=mien"], dirs)
+    with pytest.raises(UserError, match="no such folder"):
+        make_spec([], [str(tmp_path / "nowhere")])
+
+
+def test_a_typing_error_inside_an_experiment_file_is_refused(tmp_path: Path) -> None:
+    good = "# @package _global_\ndefaults:\n  - override /optimizer: sgd\noptimizer:\n  lr: 0.3\n"
+    dirs = own(tmp_path / "conf", "experiment", "good", good)
+    own(tmp_path / "conf", "experiment", "bad", good.replace("lr:", "lrr:"))
+    own(tmp_path / "conf", "experiment", "stray", good + "batchsize: 3\n")
+    assert make_spec(["+experiment=good"], dirs).config.optimizer["lr"] == 0.3
+    with pytest.raises(UserError, match="optimizer=sgd has no setting 'lrr'"):
+        make_spec(["+experiment=bad"], dirs)
+    with pytest.raises(UserError, match="no setting or group 'batchsize'"):
+        make_spec(["+experiment=stray"], dirs)
+
+
+def test_epochs_become_steps_by_timing() -> None:
+    """37 steps an epoch: 1,197 digits in batches of 32."""
+    paper = make_spec(["timing=paper", "trainer.max_epochs=250"]).config
+    assert paper.derived.steps_per_epoch == 37
+    assert paper.derived.total_steps == 250 * 37
+    assert (paper.optimizer["burn_in_steps"], paper.optimizer["reset_period"]) == (5 * 37, 10 * 37)
+    assert (paper.schedule["ramp_steps"], paper.schedule["every_steps"]) == (5 * 37, 40 * 37)
+    relative = make_spec(["timing=relative", "trainer.max_epochs=250"]).config
+    assert relative.optimizer == paper.optimizer
+    assert relative.schedule == paper.schedule
+    short = make_spec(["timing=relative", "trainer.max_epochs=50"]).config
+    assert (short.optimizer["burn_in_steps"], short.optimizer["reset_period"]) == (37, 74)
+    assert short.schedule["every_steps"] == 8 * 37
+    assert make_spec(["timing=paper", "timing.burn_in=0"]).config.optimizer["burn_in_steps"] == 0
+    assert make_spec(["schedule=exponential", "timing=paper"]).config.schedule["every_steps"] == 74
+    assert make_spec(["schedule=cosine", "trainer.max_epochs=3"]).config.schedule["total_steps"] == 111
+
+
+def test_the_literal_reading_differs_in_count_and_guard_alone() -> None:
+    neumann, literal = (make_spec([f"optimizer={name}"]).config.optimizer for name in ("neumann", "neumann_literal"))
+    assert {k: v for k, v in literal.items() if v != neumann[k]} == {"beta_count": "scalars", "min_distance": 0.0}
