@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from neumann.errors import UserError, did_you_mean
 CONF = Path(__file__).resolve().parents[1] / "conf"
 OPEN_NODES = ("model.kwargs", "optimizer.kwargs")  # free-form: checked against the constructor before training
 CHOSEN_SECTIONS = ("data", "optimizer", "schedule")  # their group's YAML is their schema
+SECTIONS = tuple(f.name for f in fields(RunConfig))
 FILLED_IN = ("derived",)  # by RunSpec, never by the user
 
 
@@ -105,9 +107,12 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> tuple[
         for override in parsed:
             if override not in chosen:
                 _check_key(override, baseline, choices, groups)
-        config, choices = composer.run(list(overrides))
-        # the chosen files alone are the schema, also for keys that an experiment file or a `+` brought in
-        alone, _ = composer.run([f"{group}={choices[group]}" for group in CHOSEN_SECTIONS if group in choices])
+        config = baseline
+        if len(chosen) < len(parsed):
+            config, choices = composer.run(list(overrides))
+        alone = baseline
+        if any(o.key_or_group not in SECTIONS for o in chosen):  # an experiment file, say, whose keys are to be checked
+            alone, _ = composer.run([f"{group}={choices[group]}" for group in CHOSEN_SECTIONS if group in choices])
     check_keys(config, alone, choices)
     return config, choices
 

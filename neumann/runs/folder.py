@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import socket
 import threading
 import time
@@ -164,6 +165,7 @@ def remove_refused(folder: RunFolder) -> None:
     """Remove a folder that was made for a run whose configuration was then refused: it leaves nothing behind."""
     for name in (".claim", "config.yaml", "signed.json", "provenance.json", "measurements.jsonl"):
         (folder.path / name).unlink(missing_ok=True)
+    shutil.rmtree(folder.path / "wandb", ignore_errors=True)
     with contextlib.suppress(OSError):  # not empty: then it is not ours to remove
         folder.path.rmdir()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,12 @@ class Mirror:
         import wandb
 
         logger = spec.config.logger
-        if logger.mode == "online" and not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
-            raise UserError("logger.mode=online needs a login: run `wandb login` once, or leave logger.mode=offline")
         try:
             self._run = wandb.init(
                 mode=logger.mode,  # type: ignore[arg-type]
                 project=logger.project,
                 entity=logger.entity,
-                dir=str(folder),
+                dir=str(folder.resolve()),  # the client's service has a working directory of its own
                 id=f"{spec.signature}-{attempt}",
                 name=spec.name,
                 group=spec.config.study,
@@ -47,7 +44,8 @@ class Mirror:
             )
         except wandb.Error as error:
             raise UserError(
-                f"logger: W&B cannot start ({first_line(error)}): logger.mode=offline or logger=none trains without it"
+                f"logger.mode={logger.mode}: W&B cannot start ({first_line(error)}); "
+                "logger.mode=offline or logger=none trains without it"
             ) from error
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("examples", hidden=True)

@@ -136,7 +136,10 @@ class _Attempt:
             exit_code = 0
             return result
         except (KeyboardInterrupt, SystemExit) as error:
-            if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
+            # Lightning makes a SystemExit of a second Ctrl-C, and one of every SIGTERM at the end of its step
+            asked = self.stop.asked() or isinstance(error.__context__, KeyboardInterrupt)
+            if isinstance(error, SystemExit) and not asked:
+                self._set_status("failed", message=f"the program left with exit code {error.code}")
                 raise
             self._set_status("interrupted")
             summary, exit_code = {"status": "interrupted"}, 130

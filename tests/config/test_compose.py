@@ -24,7 +24,10 @@ def test_every_yaml_opens_with_a_sentence_and_its_command(path: Path) -> None:
     [
         (["optimizer=nuemann"], ["no optimizer 'nuemann'", "did you mean 'neumann'?"]),
         (["optimizer.alhpa=0"], ["optimizer=neumann has no setting 'alhpa'", "did you mean 'alpha'?"]),
-        (["optimizer=sgd", "optimizer.alpha=0"], ["optimizer=sgd has no setting 'alpha'", "lr, momentum, weight_decay"]),
+        (
+            ["optimizer=sgd", "optimizer.alpha=0"],
+            ["optimizer=sgd has no setting 'alpha'", "lr, momentum, weight_decay"],
+        ),
         (["optimizer=sgd", "+optimizer.alpha=0"], ["optimizer=sgd has no setting 'alpha'"]),
         (["+optimizer.alhpa=0"], ["optimizer=neumann has no setting 'alhpa'", "did you mean 'alpha'?"]),
         (["optimzer=sgd"], ["no setting or group 'optimzer'", "did you mean 'optimizer'?"]),
@@ -73,7 +76,9 @@ def test_wrong_input_gets_one_sentence(overrides: list[str], parts: list[str]) -
 
 
 def test_free_settings_belong_under_kwargs() -> None:
-    spec = make_spec(["optimizer=torch", "optimizer.name=Adagrad", "+optimizer.kwargs.eps=1e-6", "+model.kwargs.width=8"])
+    spec = make_spec(
+        ["optimizer=torch", "optimizer.name=Adagrad", "+optimizer.kwargs.eps=1e-6", "+model.kwargs.width=8"]
+    )
     assert spec.config.optimizer["kwargs"] == {"eps": 1e-6}
     assert spec.config.model.kwargs == {"width": 8}
 

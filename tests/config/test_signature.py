@@ -56,7 +56,9 @@ def test_data_and_version_are_signed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_same_request_has_one_signature() -> None:
     one = make_spec(["optimizer=sgd", "optimizer.lr=1", "seed=3"])
-    other = make_spec(["seed=3", "optimizer.lr=1.0", "optimizer=sgd", "study=other", "name=x", "output=y", "logger=none"])
+    other = make_spec(
+        ["seed=3", "optimizer.lr=1.0", "optimizer=sgd", "study=other", "name=x", "output=y", "logger=none"]
+    )
     assert one.signature == other.signature
     assert len(one.signature) == 12
     assert one.folder.as_posix() == f"runs/default/digits-small_cnn-sgd-s3-{one.signature}"

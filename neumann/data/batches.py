@@ -1,0 +1,229 @@
+"""Which images make up batch k of epoch e, and how do they get to the device? Two kinds of batches with one face.
+
+`TensorBatches` keeps a small set on the device as uint8 and indexes it there; `StreamBatches` decodes files in workers.
+The order is a pure function of (order seed, epoch), the augmentation of (augmentation seed, epoch, example).
+
+Training drops the last incomplete batch; evaluation counts every example exactly once, in a fixed order. With several
+processes, batch k is cut from one shared order (the union over processes does not depend on their number), and every
+process makes the same number of batches, since a process with one fewer would leave the others waiting.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from neumann.data import augment
+from neumann.data.images import ImageFiles, Request, as_is
+from neumann.data.scan import report_unreadable
+from neumann.data.splits import Indices, order
+from neumann.errors import UserError
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Who is in which batch: ``indices`` into the whole set, ``batch_size`` of a process, ``seed`` None to evaluate."""
+
+    indices: Indices
+    batch_size: int
+    seed: int | None = None
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        count, processes = len(self.indices), self.world_size
+        if self.seed is not None and self.batch_size * processes > count:
+            each = f" in each of {processes} processes" if processes > 1 else ""
+            raise UserError(
+                f"batch.size is {self.batch_size}{each} but the training split has {count} images: "
+                f"batch.size can be at most {count // processes}"
+            )
+        if count < processes:
+            raise UserError(f"a split of {count} images cannot be shared by {processes} processes")
+
+    @property
+    def span(self) -> int:
+        """Images in a step over all processes."""
+        return self.batch_size * self.world_size
+
+    def __len__(self) -> int:
+        count = len(self.indices)
+        if self.seed is not None:
+            return count // self.span
+        return max(1, min(-(-count // self.span), count // self.world_size))
+
+    def batches(self, epoch: int) -> list[Indices]:
+        """Return this process's batches of ``epoch``, as positions in ``indices``."""
+        count = len(self.indices)
+        if self.seed is not None:
+            shuffled = order(count, (self.seed, epoch))[: len(self) * self.span]
+            return list(shuffled.reshape(len(self), self.world_size, self.batch_size)[:, self.rank])
+        positions = np.arange(count)
+        if self.world_size == 1:
+            return np.split(positions, range(self.batch_size, count, self.batch_size))
+        return [step[self.rank :: self.world_size] for step in np.array_split(positions, len(self))]
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What happens to pixels on the device: augmentation by name and seed, then (x / pixel_max - mean) / std."""
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pixel_max: int
+    augmentation: str = "none"
+    seed: int = 0
+
+    def constants(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return mean and std in pixel values, float32 [C, 1, 1]."""
+        shape = (-1, 1, 1)
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=device).reshape(shape) * self.pixel_max
+        return mean, torch.tensor(self.std, dtype=torch.float32, device=device).reshape(shape) * self.pixel_max
+
+
+class Batches(ABC):
+    """Batches of (images float32 [B, C, H, W] normalised, labels int64 [B]) on ``device``.
+
+    Training batches are stateful: ``state_dict()`` counts a batch as soon as it is handed out, iteration goes on at the
+    position (of a loaded state too), and a finished epoch is followed by the next one. ``set_epoch`` starts another
+    epoch, or a finished one again, and leaves an epoch under way alone. Evaluation always starts at the beginning.
+    """
+
+    batch_sampler = None  # Lightning asks whatever has a ``sampler`` for this too
+
+    def __init__(self, plan: Plan, finish: Finish, device: torch.device) -> None:
+        self.plan, self.finish, self.device = plan, finish, device
+        self.epoch = self.position = 0
+        self._mean, self._std = finish.constants(device)
+
+    @property
+    def sampler(self) -> Batches:
+        """This object: Lightning calls ``loader.sampler.set_epoch`` at the start of every epoch."""
+        return self
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the start of ``epoch``, unless it is under way."""
+        if epoch != self.epoch or self.position >= len(self):
+            self.epoch, self.position = epoch, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the epoch, the number of its batches handed out, and the images in a step over all processes."""
+        return {"epoch": self.epoch, "position": self.position, "span": self.plan.span}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where ``state`` was taken; raises UserError in the middle of an epoch of other batches."""
+        if state["position"] and state.get("span", self.plan.span) != self.plan.span:
+            raise UserError(
+                f"the checkpoint is {state['position']} steps of {state['span']} images into an epoch and cannot go on "
+                f"with steps of {self.plan.span} images"
+            )
+        self.epoch, self.position = int(state["epoch"]), int(state["position"])
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator, so nothing is read before the first batch is asked for: Lightning makes iterators it never uses,
+        # and loads the state and sets the epoch after it made the one it does use.
+        training = self.plan.seed is not None
+        if training and self.position >= len(self):
+            self.epoch, self.position = self.epoch + 1, 0
+        first = self.position if training else 0
+        for step, batch in enumerate(self._epoch(first), start=first + 1):
+            self.position = step if training else 0  # before the yield: after the last one nothing runs any more
+            yield batch
+
+    @torch.no_grad()
+    def _normalise(self, images: Tensor) -> Tensor:
+        return images.to(torch.float32).sub_(self._mean).div_(self._std)
+
+    def _draw(self) -> np.ndarray | None:
+        return augment.draw(self.finish.augmentation, len(self.plan.indices), self.finish.seed, self.epoch)
+
+    @abstractmethod
+    def _epoch(self, first: int) -> Iterator[Batch]:
+        """Yield the batches of the current epoch from number ``first`` on."""
+
+
+class TensorBatches(Batches):
+    """Batches indexed out of ``pixels`` uint8 [N, C, H, W] and ``labels`` int64 [N], both on one device."""
+
+    def __init__(self, plan: Plan, finish: Finish, pixels: Tensor, labels: Tensor) -> None:
+        super().__init__(plan, finish, pixels.device)
+        self._pixels, self._labels = pixels, labels
+
+    def _epoch(self, first: int) -> Iterator[Batch]:
+        batches = self.plan.batches(self.epoch)[first:]
+        sizes = [len(batch) for batch in batches]
+        flat = np.concatenate(batches)  # one transfer per epoch, not one per batch
+        rows = torch.from_numpy(self.plan.indices[flat]).to(self.device).split(sizes)
+        table = self._draw()
+        if table is None:
+            for row in rows:
+                yield self._normalise(self._pixels[row]), self._labels[row]
+            return
+        name = self.finish.augmentation
+        boxes = torch.from_numpy(augment.boxes(name, table[flat], self.finish.size)).to(self.device).split(sizes)
+        for row, box in zip(rows, boxes, strict=True):
+            yield self._normalise(augment.apply(name, self._pixels[row], box)), self._labels[row]
+
+
+class StreamBatches(Batches):
+    """Batches decoded from ``files`` by ``workers`` processes (0: in this one); ``labels`` are int64 [N]."""
+
+    def __init__(
+        self, plan: Plan, finish: Finish, files: ImageFiles, labels: Indices, *, workers: int, device: torch.device
+    ) -> None:
+        super().__init__(plan, finish, device)
+        self._files, self._labels, self._requests = files, labels, _Requests()
+        self._loader: DataLoader[Any] = DataLoader(
+            files,
+            batch_sampler=self._requests,
+            num_workers=workers,
+            collate_fn=as_is,
+            pin_memory=device.type == "cuda",
+            persistent_workers=workers > 0,
+            generator=torch.Generator(),  # else every epoch would draw from the global one
+        )
+
+    def _epoch(self, first: int) -> Iterator[Batch]:
+        batches = self.plan.batches(self.epoch)[first:]
+        name, table = self.finish.augmentation, self._draw()
+        in_worker = table is not None and name == "random_resized_crop"
+        self._requests.wanted = (
+            [
+                Request(int(self.plan.indices[at]), table[at] if table is not None and in_worker else None)
+                for at in batch
+            ]
+            for batch in batches
+        )
+        for batch, images in zip(batches, self._loader, strict=True):
+            if isinstance(images, list):
+                problems = [(one.path, one.reason) for one in images]
+                report_unreadable(self._files.root, problems, len(self._files))
+            images = images.to(self.device, non_blocking=True)
+            if table is not None:
+                box = torch.from_numpy(augment.boxes(name, table[batch], self.finish.size)).to(self.device)
+                images = augment.mirror(images, box) if in_worker else augment.apply(name, images, box)
+            labels = torch.from_numpy(self._labels[self.plan.indices[batch]]).to(self.device, non_blocking=True)
+            yield self._normalise(images), labels
+
+
+class _Requests(Sampler[list[Request]]):
+    """What the workers are asked for next, batch by batch; they keep no epoch of their own."""
+
+    def __init__(self) -> None:
+        self.wanted: Iterable[list[Request]] = ()
+
+    def __iter__(self) -> Iterator[list[Request]]:
+        return iter(self.wanted)

@@ -1,0 +1,100 @@
+"""How does a file become pixels? Decoded by Pillow, converted, and fitted to the size the model is trained at.
+
+A set whose images share the wanted size is left alone. Any other is brought to it the usual way: scaled until
+size/0.875 fits inside, then cut in the centre. EXIF orientation is left as it is, as torchvision's
+ImageFolder does, and so is colour under full transparency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional
+
+from neumann.data.augment import crop_boxes
+from neumann.data.scan import UNREADABLE, explain
+
+CENTRE = 0.875  # the side of the centre cut, as a fraction of the scaled image
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that could not be decoded. It travels as a value: raised in a worker, it would arrive as a traceback."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image to decode: its index, and the uniforms of a random resized crop where one is wanted."""
+
+    index: int
+    uniforms: NDArray[np.float32] | None = None
+
+
+class ImageFiles(Dataset[Any]):
+    """Image files decoded to uint8 [C, H, W]; asked for lists of `Request`, answers uint8 [B, C, H, W].
+
+    ``native`` says that every file already has ``size`` (height, width). A list with files that cannot be decoded is
+    answered with a list of `Unreadable`.
+    """
+
+    def __init__(self, root: str, paths: Sequence[str], *, size: tuple[int, int], channels: int, native: bool) -> None:
+        self.root, self.paths = root, paths
+        self.size, self.channels, self.native = size, channels, native
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitems__(self, requests: Sequence[Request]) -> Tensor | list[Unreadable]:
+        """Return the images of ``requests``, in order."""
+        images, unreadable = [], []
+        for request in requests:
+            try:
+                images.append(self._read(request))
+            except UNREADABLE as error:
+                unreadable.append(Unreadable(self.paths[request.index], explain(error)))
+        return unreadable or torch.stack(images)
+
+    def _read(self, request: Request) -> Tensor:
+        with Image.open(Path(self.root, self.paths[request.index])) as file:
+            image = convert(file, self.channels)
+        if request.uniforms is not None:
+            box = crop_boxes(request.uniforms[None], image.height, image.width)[0].tolist()
+            image = functional.resized_crop(image, *box[:4], size=list(self.size), antialias=True)
+        elif not self.native:
+            image = fit(image, self.size)
+        return functional.pil_to_tensor(image)
+
+
+def convert(image: Image.Image, channels: int) -> Image.Image:
+    """Return ``image``, decoded, as 8-bit grey or RGB."""
+    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to 255 rather than scale
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    image.load()
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Scale ``image`` until ``size``/0.875 just fits inside, and cut ``size`` (height, width) from its centre."""
+    height, width = size
+    scale = max(height / CENTRE / image.height, width / CENTRE / image.width)
+    scaled = [max(height, round(image.height * scale)), max(width, round(image.width * scale))]
+    return functional.center_crop(functional.resize(image, scaled, antialias=True), [height, width])
+
+
+def as_is(batch: Any) -> Any:
+    """Return ``batch``: `ImageFiles` answers whole batches, so there is nothing left to collate."""
+    return batch

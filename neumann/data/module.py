@@ -1,0 +1,159 @@
+"""Where do a run's batches come from? One LightningDataModule for every kind of data, in memory or streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from neumann.data import digits, resident, settings
+from neumann.data.batches import Batches, Finish, Plan, StreamBatches, TensorBatches
+from neumann.data.facts import DataFacts
+from neumann.data.images import ImageFiles
+from neumann.data.splits import Indices
+from neumann.seeds import derive
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+EVAL_PIXELS = 512 * 32 * 32  # of a resident evaluation batch that is larger than the training batch
+
+
+def build(
+    data: Mapping[str, Any],
+    facts: DataFacts,
+    *,
+    batch_size: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+    eval_batch_size: int | None = None,
+) -> ImageData:
+    """Return the data module of ``data``, described by ``facts``; an in-memory folder is decoded (or recalled) here.
+
+    ``batch_size`` is what one process loads at a time. ``eval_batch_size`` defaults to it, or to up to 512 for small
+    images in memory, where a larger batch costs nothing and changes no prediction. ``device`` holds the batches until
+    the module is attached to a trainer, whose device then does.
+
+    Raises UserError for a batch larger than the training split and for files that cannot be decoded.
+    """
+    wanted = settings.parse(data)
+    Plan(facts.examples.train, batch_size, seed=0)  # refuses a batch that is too large before anything is decoded
+    files = pixels = None
+    if isinstance(wanted, settings.Digits):
+        pixels = resident.measure(torch.from_numpy(digits.read()[0].copy()))
+    else:
+        native = facts.native_size == facts.image_size
+        examples = facts.examples
+        files = ImageFiles(examples.root, examples.paths, size=facts.image_size, channels=facts.channels, native=native)
+        if facts.in_memory:
+            pixels = resident.load(facts, files, workers=wanted.workers)
+    return ImageData(
+        facts,
+        wanted,
+        pixels=pixels,
+        files=files,
+        batch_size=batch_size,
+        eval_batch_size=eval_batch_size or _eval_batch_size(facts, batch_size),
+        seed=seed,
+        device=torch.device(device),
+    )
+
+
+class ImageData(pl.LightningDataModule):
+    """Batches of (images float32 [B, C, H, W] normalised, labels int64 [B]) of the three splits; made by `build`.
+
+    ``mean`` and ``std`` are per channel, in units of the full pixel range (``facts.pixel_max``).
+    """
+
+    def __init__(
+        self,
+        facts: DataFacts,
+        wanted: settings.Digits | settings.ImageFolder,
+        *,
+        pixels: resident.Pixels | None,
+        files: ImageFiles | None,
+        batch_size: int,
+        eval_batch_size: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.facts = facts
+        self.num_classes, self.in_chans, self.image_size = facts.num_classes, facts.channels, facts.image_size
+        self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
+        self.augmentation = wanted.augmentation
+        self.mean, self.std = _normalisation(facts, wanted, pixels)
+        self._workers = wanted.workers if isinstance(wanted, settings.ImageFolder) else 0
+        self._pixels, self._files, self._device = pixels, files, device
+        self._resident: tuple[torch.device, Tensor, Tensor] | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches live: the trainer's device once there is a trainer."""
+        return self._device if self.trainer is None else self.trainer.strategy.root_device
+
+    def train_dataloader(self) -> Batches:
+        """Return the training batches, shuffled and augmented, at the start of epoch 0."""
+        return self._batches(self.facts.examples.train, training=True)
+
+    def val_dataloader(self) -> Batches:
+        """Return the validation batches."""
+        return self._batches(self.facts.examples.validation)
+
+    def test_dataloader(self) -> Batches:
+        """Return the test batches."""
+        return self._batches(self.facts.examples.test)
+
+    def predict_dataloader(self) -> Batches:
+        """Return the test batches, labels included."""
+        return self.test_dataloader()
+
+    def _batches(self, indices: Indices, *, training: bool = False) -> Batches:
+        rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        plan = Plan(
+            indices,
+            self.batch_size if training else self.eval_batch_size,
+            seed=derive(self.seed, "order") if training else None,
+            rank=rank,
+            world_size=world_size,
+        )
+        finish = Finish(
+            size=self.image_size,
+            mean=self.mean,
+            std=self.std,
+            pixel_max=self.facts.pixel_max,
+            augmentation=self.augmentation if training else "none",
+            seed=derive(self.seed, "augmentation"),
+        )
+        if self._pixels is not None:
+            return TensorBatches(plan, finish, *self._on_device(self._pixels.images))
+        assert self._files is not None
+        labels = self.facts.examples.labels
+        return StreamBatches(plan, finish, self._files, labels, workers=self._workers, device=self.device)
+
+    def _on_device(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the whole set on the device, moved there once for all three splits."""
+        device = self.device
+        if self._resident is None or self._resident[0] != device:
+            labels = torch.from_numpy(self.facts.examples.labels)
+            self._resident = device, images.to(device), labels.to(device)
+        return self._resident[1:]
+
+
+def _eval_batch_size(facts: DataFacts, batch_size: int) -> int:
+    height, width = facts.image_size
+    return max(batch_size, min(512, EVAL_PIXELS // (height * width))) if facts.in_memory else batch_size
+
+
+def _normalisation(
+    facts: DataFacts, wanted: settings.Digits | settings.ImageFolder, pixels: resident.Pixels | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if isinstance(wanted, settings.ImageFolder) and wanted.mean is not None and wanted.std is not None:
+        return wanted.mean, wanted.std
+    if pixels is not None:
+        return pixels.mean_and_std(facts.examples.train, facts.pixel_max)
+    if facts.channels == 3:
+        return IMAGENET
+    mean, std = IMAGENET
+    return (sum(mean) / 3,), (sum(std) / 3,)

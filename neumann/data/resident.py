@@ -1,0 +1,122 @@
+"""How does a small folder become one tensor? Every file decoded once, and kept on disk for the runs that follow."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from neumann.data import cache
+from neumann.data.facts import DataFacts
+from neumann.data.images import ImageFiles, Request, as_is
+from neumann.data.scan import report_unreadable
+from neumann.data.splits import Indices
+
+VERSION = 1  # of decoding and of the file: raise it when either changes
+CHUNK = 64  # images a worker decodes at a time
+DAMAGED = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """``images`` uint8 [N, C, H, W], with the sums of their pixels and squared pixels per channel, int64 [N, C]."""
+
+    images: Tensor
+    sums: Tensor
+    squares: Tensor
+
+    def mean_and_std(self, indices: Indices, pixel_max: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return mean and standard deviation per channel over the images at ``indices``, in units of ``pixel_max``.
+
+        From whole-number sums, so the same on every machine. A constant channel has standard deviation 1.
+        """
+        rows = torch.from_numpy(indices)
+        pixels = len(indices) * self.images.shape[2] * self.images.shape[3]
+        mean, std = [], []
+        for total, square in zip(self.sums[rows].sum(0).tolist(), self.squares[rows].sum(0).tolist(), strict=True):
+            variance = (square * pixels - total * total) / pixels**2
+            mean.append(total / pixels / pixel_max)
+            std.append(variance**0.5 / pixel_max if variance > 0 else 1.0)
+        return tuple(mean), tuple(std)
+
+
+def measure(images: Tensor) -> Pixels:
+    """Return ``images`` uint8 [N, C, H, W] with their sums."""
+    sums = images.new_empty(images.shape[:2], dtype=torch.int64)
+    squares = torch.empty_like(sums)
+    for start in range(0, len(images), 1024):  # a chunk at a time: squares need 4 bytes a pixel
+        part = images[start : start + 1024].to(torch.int32)
+        sums[start : start + 1024] = part.sum((2, 3))
+        squares[start : start + 1024] = (part * part).sum((2, 3))
+    return Pixels(images, sums, squares)
+
+
+def load(facts: DataFacts, files: ImageFiles, *, workers: int) -> Pixels:
+    """Return all images of ``facts``, decoded by ``workers`` processes or from the cache.
+
+    Raises UserError naming the first file that cannot be decoded and how many there are.
+    """
+    kept = cache.folder("decoded") / f"{_key(facts)}.pt"
+    with cache.lock(kept):
+        if (known := _recall(kept, facts)) is not None:
+            return known
+        pixels = measure(_decode(files, workers))
+        content = {**vars(pixels), "version": VERSION, "checksum": _checksum(pixels)}
+        cache.write(kept, lambda path: torch.save(content, path))
+    return pixels
+
+
+def _key(facts: DataFacts) -> str:
+    told: list[Any] = [facts.fingerprint, facts.image_size, facts.channels, VERSION]
+    if not facts.fingerprint.startswith("content:"):
+        told.append(facts.stat_digest)  # names and sizes alone would miss an edited pixel
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:32]
+
+
+def _checksum(pixels: Pixels) -> int:
+    checksum = 0
+    for tensor in (pixels.images, pixels.sums, pixels.squares):
+        checksum = zlib.crc32(tensor.numpy().reshape(-1).view("uint8").data, checksum)
+    return checksum
+
+
+def _recall(kept: Path, facts: DataFacts) -> Pixels | None:
+    try:
+        # Mapped rather than read: runs on one machine then share the pages.
+        content = torch.load(kept, mmap=True, weights_only=True, map_location="cpu")
+        pixels = Pixels(content["images"], content["sums"], content["squares"])
+        shape = (len(facts.examples.labels), facts.channels, *facts.image_size)
+        if tuple(pixels.images.shape) != shape or _checksum(pixels) != content["checksum"]:
+            raise ValueError("its content is not what was written")
+        return pixels
+    except cache.ABSENT:
+        return None
+    except DAMAGED as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        cache.log.warning("the decoded images '%s' are damaged, so they are decoded again (%s)", kept, first_line)
+        return None
+
+
+def _decode(files: ImageFiles, workers: int) -> Tensor:
+    requests = [Request(index) for index in range(len(files))]
+    chunks = [requests[start : start + CHUNK] for start in range(0, len(requests), CHUNK)]
+    loader: DataLoader[Any] = DataLoader(
+        files, batch_sampler=chunks, num_workers=workers, collate_fn=as_is, generator=torch.Generator()
+    )
+    images = torch.empty((len(files), files.channels, *files.size), dtype=torch.uint8)
+    problems: list[tuple[str, str]] = []
+    for chunk, decoded in zip(chunks, loader, strict=True):
+        if isinstance(decoded, list):
+            problems.extend((one.path, one.reason) for one in decoded)
+        elif not problems:
+            images[chunk[0].index : chunk[-1].index + 1] = decoded
+    report_unreadable(files.root, problems, len(files))
+    return images

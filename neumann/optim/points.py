@@ -1,0 +1,133 @@
+"""At which points can an optimizer's weights be evaluated, and how do I get there and back?
+
+Three words, for every torch optimizer: ``held`` is where the gradient is taken, ``base`` is the answer where the held
+point is a displaced one, ``average`` is a moving average of the weights. To compare one optimizer at its base with
+another at its held point is a confound, so each is asked in the same words:
+
+    for point in points(optimizer):
+        with at(optimizer, point):
+            record[point] = validate(model)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer
+
+from neumann.optim.displaced import DisplacedOptimizer
+
+POINTS = ("held", "base", "average")
+
+
+def points(optimizer: Optimizer) -> tuple[str, ...]:
+    """Return the points that ``optimizer`` has, a subset of ``("held", "base", "average")`` in this order.
+
+    ========================================  =======  ==============  ===========
+    optimizer                                 held     base            average
+    ========================================  =======  ==============  ===========
+    :class:`~neumann.optim.Neumann`           w        w − μm          v = w − r
+    :class:`~neumann.optim.NesterovInner`     w        w − μm
+    torch.optim.SGD, nesterov, momentum > 0   w        w + ημ·buf
+    with ``eval()`` and ``train()``           train()  eval()
+    any other                                 w
+    ========================================  =======  ==============  ===========
+    """
+    if isinstance(optimizer, DisplacedOptimizer):
+        return optimizer.points
+    return ("held", "base") if _has_nesterov(optimizer) or _has_modes(optimizer) else ("held",)
+
+
+def eval_point(optimizer: Optimizer) -> str:
+    """Return the point to validate, test, predict and export at: ``"base"`` where there is one, else ``"held"``."""
+    return "base" if "base" in points(optimizer) else "held"
+
+
+@contextmanager
+def at(optimizer: Optimizer, point: str) -> Iterator[None]:
+    """Hold the parameters at ``point`` within the block and restore them bit for bit after it, also on exceptions.
+
+    The block is for evaluating: what it does to the parameters is dropped. For torch's Nesterov the base point takes
+    the last step's rate and momentum from the group, so schedules must set them before a step (as `neumann.training`
+    does), not after it; before the first step, the base point is the held one.
+
+    Raises:
+        ValueError: ``optimizer`` does not have ``point``; the message names those it has.
+    """
+    valid = points(optimizer)
+    if point not in valid:
+        raise ValueError(f"{type(optimizer).__name__} has the points {', '.join(valid)}; got {point!r}")
+    if isinstance(optimizer, DisplacedOptimizer):
+        before = optimizer.point
+        optimizer.move_to(point)
+        try:
+            yield
+        finally:
+            optimizer.move_to(before)
+    elif valid == ("held",):
+        yield
+    else:
+        stash = [(p, p.detach().clone()) for group in optimizer.param_groups for p in group["params"]]
+        leave = _nothing
+        try:
+            if _has_modes(optimizer):
+                leave = _switch_mode(optimizer, training=point == "held")
+            elif point == "base":
+                _move_to_nesterov_base(optimizer)
+            yield
+        finally:
+            leave()
+            _restore(stash)
+
+
+def _has_nesterov(optimizer: Optimizer) -> bool:
+    is_sgd = isinstance(optimizer, torch.optim.SGD)
+    return is_sgd and any(group["nesterov"] and group["momentum"] > 0 for group in optimizer.param_groups)
+
+
+def _has_modes(optimizer: Optimizer) -> bool:
+    return all(callable(getattr(optimizer, mode, None)) for mode in ("eval", "train"))
+
+
+def _switch_mode(optimizer: Optimizer, *, training: bool) -> Callable[[], None]:
+    """Put an optimizer with modes of its own into one of them; return what undoes that.
+
+    The mode is read where schedule-free optimizers keep it, ``group["train_mode"]``; without one, training is assumed.
+    """
+    was_training = optimizer.param_groups[0].get("train_mode", getattr(optimizer, "train_mode", True))
+    enter, leave = getattr(optimizer, "train"), getattr(optimizer, "eval")  # noqa: B009 (typed as a plain Optimizer)
+    if not training:
+        enter, leave = leave, enter
+    if was_training == training:
+        return _nothing
+    enter()
+    return leave
+
+
+@torch.no_grad()
+def _move_to_nesterov_base(optimizer: Optimizer) -> None:
+    """Undo the displacement in torch's form of Nesterov momentum.
+
+    buf ← μ buf + g and w ← w − η (g + μ buf) say that w = θ − ημ buf with θ ← θ − ηg, hence θ = w + ημ buf. This holds
+    for maximize too, since torch turns the gradient's sign before it enters buf.
+    """
+    for group in optimizer.param_groups:
+        if not group["nesterov"]:
+            continue
+        for p in group["params"]:
+            buf = optimizer.state[p].get("momentum_buffer") if p in optimizer.state else None
+            if buf is not None:
+                p.add_(buf * group["momentum"] * group["lr"])
+
+
+@torch.no_grad()
+def _restore(stash: list[tuple[Tensor, Tensor]]) -> None:
+    for p, held in stash:
+        p.copy_(held)
+
+
+def _nothing() -> None:
+    pass

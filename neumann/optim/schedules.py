@@ -1,0 +1,90 @@
+"""What is μ at step t, and is step t a reset? Pure functions of the step count, in the paper's own terms.
+
+t counts the optimizer's steps from 1, at the first step after burn-in (the paper's "for t = 1..T"). Nothing here keeps
+state: whoever knows t knows the phase, so a checkpoint needs one counter only. Paper: Algorithm 2 and section 3.3.
+"""
+
+from __future__ import annotations
+
+import math
+
+RESET_RULES = ("countdown", "absolute")
+
+
+def momentum(t: int, momentum: float | tuple[float, float], unit: float = 1.0) -> float:
+    """Return μ(t) = min(peak, max(start, 1 − 1/(1 + t/unit))) for a pair (start, peak), or a number as it is.
+
+    The paper: "μ(t) ∝ 1 − 1/(1+t), starting at 0.5, peaking at 0.9". With ``unit`` = 1 step the ramp takes 9 steps; the
+    paper does not state the unit, so it is a parameter. t is not restarted at a reset.
+
+    Args:
+        t: steps since burn-in ended, from 1.
+        momentum: a constant μ, or (start, peak).
+        unit: how many steps make one unit of the ramp.
+    """
+    if not isinstance(momentum, (list, tuple)):
+        return momentum
+    start, peak = momentum
+    return min(peak, max(start, 1 - 1 / (1 + t / unit)))
+
+
+def is_reset(t: int, period: int | None, growth: float = 2.0, rule: str = "countdown") -> bool:
+    """Return whether step t is a reset ("if t ≡ 1 (mod K)", with K growing at every reset).
+
+    The first step always is. The two readings of a growing K differ in what happens to the phase of t:
+
+    - ``countdown``: a reset K steps after the first, the next ``ceil(K g)`` after that one, then ``ceil(K g²)``, …
+    - ``absolute``: t ≡ 1 modulo the K of the moment, which has grown once with every reset so far.
+
+    Both come to t ≡ 1 (mod K) where growth is 1.
+
+    Args:
+        t: steps since burn-in ended, from 1.
+        period: the first K in steps; None resets at t = 1 only.
+        growth: the factor g >= 1 on K at every reset.
+        rule: one of :data:`RESET_RULES`.
+
+    Raises:
+        ValueError: ``rule`` is unknown.
+    """
+    if rule not in RESET_RULES:
+        raise ValueError(f"reset rule must be one of {RESET_RULES}, got {rule!r}")
+    elapsed = t - 1
+    if elapsed <= 0 or period is None:
+        return elapsed == 0
+    if growth == 1:
+        return elapsed % period == 0
+    if growth == 2:
+        # countdown: resets at K + 2K + … + 2^(j-1) K = K (2^j − 1), hence elapsed/K + 1 is a power of two.
+        # absolute: K is 2K after the first reset and its next multiple is 2K itself, where K becomes 4K; by induction
+        # the j-th reset is at K 2^j, j >= 1, hence elapsed/K is a power of two from 2 on.
+        periods, rest = divmod(elapsed, period)
+        return rest == 0 and (_is_power_of_two(periods + 1) if rule == "countdown" else _is_power_of_two(periods, 2))
+    return _is_reset_by_walking(elapsed, period, growth, rule)
+
+
+def _is_power_of_two(n: int, least: int = 1) -> bool:
+    return n >= least and n & (n - 1) == 0
+
+
+def _is_reset_by_walking(elapsed: int, period: int, growth: float, rule: str) -> bool:
+    """Walk from reset to reset; their number grows with the logarithm of ``elapsed``, so this costs microseconds."""
+    reset, j = (
+        0,
+        0 if rule == "countdown" else 1,
+    )  # the step of the latest reset (counted as `elapsed` is); its K is K_j
+    while reset < elapsed:
+        if period * growth**j > elapsed + 1:  # asked before rounding up, which an infinite product does not survive
+            return False
+        K = grown_period(period, growth, j)
+        reset = reset + K if rule == "countdown" else (reset // K + 1) * K  # K later, or the next multiple of K
+        j += 1
+    return reset == elapsed
+
+
+def grown_period(period: int, growth: float, j: int) -> int:
+    """Return K_j = ceil(K g^j), the period in steps after K has grown j times.
+
+    100 × 1.1² is 121.00000000000001 in floating point, and 121 is meant: products are taken as exact to 12 digits.
+    """
+    return math.ceil(period * growth**j * (1 - 1e-12))

@@ -1,0 +1,193 @@
+"""The command line as a user meets it: real processes, exit codes, one sentence on stderr, nothing half done."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from neumann.cli import main
+from neumann.runs import RunFolder
+from neumann.runs.files import read_json
+
+QUICK = ["+model.kwargs.width=8", "logger=none"]
+
+
+def neumann(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "neumann.cli", *words],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        stdin=subprocess.DEVNULL,
+        **options,
+    )
+
+
+def only_run(study: str = "default") -> RunFolder:
+    (path,) = Path("runs", study).iterdir()
+    return RunFolder(path)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two classes that colour tells apart, 20 real JPEG files each."""
+    root = tmp_path / "photos"
+    rng = np.random.default_rng(0)
+    for label, colour in (("blue", (40, 60, 200)), ("red", (200, 60, 40))):
+        (root / label).mkdir(parents=True)
+        for i in range(20):
+            pixels = np.clip(rng.normal(colour, 30, size=(16, 16, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / label / f"{i:02}.jpg", quality=90)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["train", "optimizer=nuemann"], ["did you mean 'neumann'?"]),
+        (["train", "optimizer.alhpa=0"], ["did you mean 'alpha'?"]),
+        (["trian"], ["there is no command 'trian': did you mean 'train'?"]),
+        (["train", "--cofnig-dir", "x"], ["neumann train takes no --cofnig-dir", "--config-dir"]),
+        (["train", "-m", "seed=0,1"], ["--multirun is not in this version yet"]),
+        (["train", "data=image_folder", "data.root=nowhere"], ["nowhere"]),
+        (["train", "output=/proc/neumann"], ["the results folder /proc/neumann", "cannot be written"]),
+    ],
+)
+def test_wrong_input_exits_with_2_and_one_line(
+    words: list[str], parts: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1
+    assert err.startswith("error: ")
+    for part in parts:
+        assert part in err
+
+
+def test_help_lists_commands_and_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "neumann train" in capsys.readouterr().out
+    assert main(["train", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "nesterov_inner" in out
+    assert "image_folder" in out
+    assert main(["--version"]) == 0
+
+
+def test_cfg_prints_the_resolved_configuration_and_trains_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--cfg", "job", "optimizer=adam", "seed=4"]) == 0
+    config = OmegaConf.create(capsys.readouterr().out)
+    assert config.optimizer._target_ == "torch.optim.Adam"
+    assert config.seed == 4
+    assert config.derived.steps_per_epoch == 37
+    assert not Path("runs").exists()
+
+
+def test_a_run_ends_with_a_panel_and_is_returned_at_once_the_second_time() -> None:
+    first = neumann("train", *QUICK, "trainer.max_epochs=1", "batch.size=64")
+    assert first.returncode == 0, first.stderr
+    assert "test error" in first.stdout
+    assert "finished" in first.stdout
+    assert only_run().path.name in first.stdout
+    assert "Warning" not in first.stderr
+    code = (
+        "import sys; from neumann.cli import main; code = main(sys.argv[1:]);"
+        "assert code == 0 and 'torch' not in sys.modules and 'pytorch_lightning' not in sys.modules"
+    )
+    again = subprocess.run(
+        [sys.executable, "-c", code, "train", *QUICK, "trainer.max_epochs=1", "batch.size=64"],
+        capture_output=True,
+        text=True,
+    )
+    assert again.returncode == 0, again.stderr
+    assert "already there" in again.stdout
+    assert len(read_json(only_run().provenance)["attempts"]) == 1
+
+
+def test_a_jpeg_folder_trains(photos: Path) -> None:
+    done = neumann(
+        "train",
+        *QUICK,
+        "data=image_folder",
+        f"data.root={photos}",
+        "batch.size=8",
+        "trainer.max_epochs=30",
+        "schedule=constant",
+    )
+    assert done.returncode == 0, done.stderr
+    result = only_run().result()
+    assert result is not None
+    assert result["test"]["base"]["error"] <= 0.25  # two classes: chance is 0.5
+    data = read_json(only_run().provenance)["attempts"][0]["data"]
+    assert data["train_count"] + data["validation_count"] + data["test_count"] == 40
+    assert data["class_names"] == ["blue", "red"]
+    assert data["test_is"] == "0.2 of the class folders, cut by us"
+
+
+def break_file(root: Path) -> None:
+    whole = (root / "red" / "07.jpg").read_bytes()
+    (root / "red" / "07.jpg").write_bytes(whole[: len(whole) // 2])
+
+
+def empty_class(root: Path) -> None:
+    (root / "green").mkdir()
+
+
+def small_class(root: Path) -> None:
+    (root / "green").mkdir()
+    Image.new("RGB", (16, 16)).save(root / "green" / "only.jpg")
+
+
+@pytest.mark.parametrize(("spoil", "part"), [(break_file, "07.jpg"), (empty_class, "green"), (small_class, "green")])
+def test_a_spoilt_folder_is_one_sentence(
+    spoil: Any, part: str, photos: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spoil(photos)
+    assert main(["train", *QUICK, "data=image_folder", f"data.root={photos}", "batch.size=8", "data.workers=0"]) == 2
+    err = capfd.readouterr().err
+    assert len(err.strip().splitlines()) == 1, err
+    assert part in err
+    assert not any(Path("runs").rglob("*.json"))
+
+
+def test_online_without_a_login_is_one_sentence(tmp_path: Path) -> None:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | {"HOME": str(tmp_path)}
+    done = neumann("train", "logger.mode=online", env=env)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "logger.mode=online: W&B cannot start" in done.stderr
+    assert not any(p.is_dir() for p in Path("runs").glob("*/*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("evaluations", [1, 3])
+def test_kill_9_loses_nothing_that_was_evaluated(evaluations: int) -> None:
+    words = ["train", "logger=none", "trainer.max_epochs=6", "optimizer=neumann", "checkpoint=eval_weights"]
+    whole = neumann(*words, "study=whole")
+    assert whole.returncode == 0, whole.stderr
+    victim = subprocess.Popen([sys.executable, "-m", "neumann.cli", *words, "study=killed"], stdout=subprocess.DEVNULL)
+    deadline = time.time() + 200
+    while time.time() < deadline:
+        if any(len(RunFolder(p).read_measurements()) >= evaluations for p in Path("runs/killed").glob("*")):
+            break
+        time.sleep(0.005)
+    victim.kill()
+    victim.wait()
+    assert only_run("killed").result() is None
+    again = neumann(*words, "study=killed")
+    assert again.returncode == 0, again.stderr
+    a, b = (torch.load(only_run(s).eval_weights, weights_only=True)["state_dict"] for s in ("whole", "killed"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    steps = [m["step"] for m in only_run("killed").read_measurements()]
+    assert steps == [37 * e for e in range(1, 7)]

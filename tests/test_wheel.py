@@ -1,0 +1,114 @@
+"""What is installed is whole: the optimizer beside torch alone, and the command from an empty directory."""
+
+from __future__ import annotations
+
+import importlib.metadata as metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder into which the wheel alone is installed, built from a copy of the tree."""
+    work = tmp_path_factory.mktemp("wheel")
+    ignore = shutil.ignore_patterns(".venv", ".git", "runs", "build", "*.egg-info", ".*_cache", "__pycache__", "wandb")
+    shutil.copytree(ROOT, work / "tree", symlinks=True, ignore=ignore)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-build-isolation", "--no-deps", "-w", work, work / "tree"], check=True)
+    (wheel,) = work.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "neumann/conf/train.yaml" in names
+    assert "neumann/experiments/README.md" in names
+    assert "neumann/sweeps/README.md" in names
+    assert "neumann/py.typed" in names
+    site = work / "site"
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", site, wheel], check=True)
+    return site
+
+
+def closure(name: str, seen: set[str]) -> set[str]:
+    """Return the distributions that ``name`` needs, itself included."""
+    if name in seen:
+        return seen
+    try:
+        distribution = metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return seen
+    seen.add(name)
+    for requirement in distribution.requires or []:
+        if "extra ==" not in requirement:
+            closure(re.split(r"[\s;<>=!~\[(]", requirement, maxsplit=1)[0], seen)
+    return seen
+
+
+def link_distributions(names: set[str], folder: Path) -> None:
+    """Make ``folder`` hold links to what ``names`` installed and to nothing else."""
+    folder.mkdir()
+    for name in names:
+        distribution = metadata.distribution(name)
+        tops = {file.parts[0] for file in distribution.files or [] if file.parts[0] not in ("..", "__pycache__")}
+        for top in tops:
+            target = folder / top
+            if not target.exists():
+                target.symlink_to(Path(str(distribution.locate_file(top))))
+
+
+TRAIN = """
+import sys
+import torch
+from neumann.optim import Neumann
+torch.manual_seed(0)
+x = torch.randn(64, 5); y = x @ torch.randn(5, 1)
+model = torch.nn.Linear(5, 1)
+optimizer = Neumann(model.parameters(), lr=0.05, burn_in_steps=5, reset_period=20)
+for step in range(200):
+    optimizer.zero_grad()
+    loss = (model(x) - y).square().mean()
+    loss.backward()
+    optimizer.step()
+optimizer.eval()
+assert float((model(x) - y).square().mean()) < 1e-3, float(loss)
+for absent in ("timm", "pytorch_lightning", "hydra", "wandb", "sklearn"):
+    try:
+        __import__(absent)
+    except ImportError:
+        continue
+    raise SystemExit(absent + " is importable, so this test shows nothing")
+print("trained", neumann_file := sys.modules["neumann"].__file__)
+"""
+
+
+def test_the_optimizer_needs_nothing_but_torch(installed: Path, tmp_path: Path) -> None:
+    beside = tmp_path / "torch-alone"
+    link_distributions(closure("torch", set()) | closure("numpy", set()), beside)
+    code = f"import sys; sys.path[:0] = {[str(installed), str(beside)]!r}\n{TRAIN}"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=200, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(installed) in done.stdout
+
+
+def test_the_installed_command_trains_from_an_empty_directory(installed: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    env = {**os.environ, "PYTHONPATH": str(installed)}
+    words = ["train", "trainer.max_epochs=1", "batch.size=128", "+model.kwargs.width=8"]
+    code = "import sys, neumann; print(neumann.__file__); from neumann.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, *words], capture_output=True, text=True, timeout=200, cwd=empty, env=env
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(installed) in done.stdout.splitlines()[0]
+    (folder,) = (empty / "runs" / "default").iterdir()
+    assert (folder / "result.json").exists()
+    assert {p.name for p in empty.iterdir()} == {"runs"}

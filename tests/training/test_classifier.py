@@ -1,0 +1,68 @@
+"""The Lightning module in somebody's own Trainer: judged at the eval point, and never changed by it."""
+
+from __future__ import annotations
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from quick_runs import quick
+from torch import nn
+
+from neumann.data.module import ImageData, build
+from neumann.optim import Neumann
+from neumann.training.classifier import ImageClassifier, eval_mode
+from neumann.training.models import SmallCNN
+
+
+@pytest.fixture
+def data() -> ImageData:
+    spec = quick()
+    return build(spec.config.data, spec.facts, batch_size=64, seed=0)
+
+
+def classifier() -> ImageClassifier:
+    torch.manual_seed(0)
+    return ImageClassifier(SmallCNN(width=8), lambda m: Neumann(m.parameters(), lr=0.1, burn_in_steps=4))
+
+
+def trainer(**options: object) -> pl.Trainer:
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return pl.Trainer(accelerator="cpu", max_epochs=2, num_sanity_val_steps=0, **{**quiet, **options})  # type: ignore[arg-type]
+
+
+def test_lightnings_validation_is_at_the_eval_point_and_changes_nothing(data: ImageData) -> None:
+    plain, judged = classifier(), classifier()
+    trainer(limit_val_batches=0).fit(plain, datamodule=data)
+    judge = trainer(val_check_interval=6)
+    judge.fit(judged, datamodule=data)
+    assert all(
+        torch.equal(a, b) for a, b in zip(plain.state_dict().values(), judged.state_dict().values(), strict=True)
+    )
+    optimizer = judge.optimizers[0]
+    assert isinstance(optimizer, Neumann)
+    optimizer.eval()
+    judged.eval()
+    with torch.no_grad():
+        wrong = sum(int((judged(x).argmax(1) != y).sum()) for x, y in data.val_dataloader())
+    assert float(judge.callback_metrics["val_error"]) == pytest.approx(wrong / 300)
+
+
+def test_predict_gives_probabilities(data: ImageData) -> None:
+    batches = trainer().predict(classifier(), datamodule=data)
+    assert batches is not None
+    out = torch.cat([b for b in batches if isinstance(b, torch.Tensor)])
+    assert out.shape == (300, 10)
+    assert torch.allclose(out.sum(1), torch.ones(300))
+
+
+def test_modes_come_back_part_by_part() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout())
+    model[0].eval()
+    with eval_mode(model):
+        assert not model[1].training
+    assert [part.training for part in model.modules()] == [True, False, True]

@@ -1,0 +1,130 @@
+"""W&B through the real client, offline: what lies in the file that `wandb sync` would upload, on every way out of a run."""
+
+from __future__ import annotations
+
+import json
+import signal
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from quick_runs import Train, quick
+
+from neumann.runs import RunFolder, find
+from neumann.training.run import Interrupted
+from neumann.training.stopping import Stop
+
+
+def records(data: bytes) -> Iterator[bytes]:
+    """Yield the records of a .wandb file: LevelDB's log format after a header of 7 bytes."""
+    block, place, parts = 32768, 7, b""
+    while place + 7 <= len(data):
+        if block - place % block < 7:  # a block's tail too short for a record header
+            place += block - place % block
+            continue
+        length, kind = struct.unpack_from("<HB", data, place + 4)
+        parts += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # full, or last
+            yield parts
+            parts = b""
+
+
+def read_offline(folder: RunFolder) -> list[dict[str, Any]]:
+    """Return the runs of a folder's offline files."""
+    from wandb.proto import wandb_internal_pb2 as pb
+
+    runs = []
+    for path in sorted(folder.path.glob("wandb/offline-run-*/*.wandb")):
+        run: dict[str, Any] = {"history": [], "summary": {}, "config": {}, "metrics": {}, "exit": None}
+        for data in records(path.read_bytes()):
+            record = pb.Record()
+            record.ParseFromString(data)
+            kind = record.WhichOneof("record_type")
+            if kind == "run":
+                run |= {"id": record.run.run_id, "group": record.run.run_group, "job_type": record.run.job_type}
+                run |= {"name": record.run.display_name, "project": record.run.project, "tags": list(record.run.tags)}
+                run["config"] |= {u.key: json.loads(u.value_json) for u in record.run.config.update}
+            elif kind == "history":
+                run["history"].append(
+                    {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
+                )
+            elif kind == "summary":
+                run["summary"] |= {
+                    "/".join(u.nested_key) or u.key: json.loads(u.value_json) for u in record.summary.update
+                }
+            elif kind == "metric":
+                run["metrics"][record.metric.name or record.metric.glob_name] = record.metric.step_metric
+            elif kind == "exit":
+                run["exit"] = record.exit.exit_code
+        runs.append(run)
+    return runs
+
+
+def test_a_finished_run_is_whole_on_the_mirror(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789012345678901234567890123456789")
+    result, folder = train("logger=wandb", "optimizer=neumann", "study=table4", "seed=2")
+    (run,) = read_offline(folder)
+    signature = result["signature"]
+    assert (run["id"], run["group"], run["job_type"]) == (f"{signature}-1", "table4", "train")
+    assert (run["name"], run["project"]) == ("digits-small_cnn-neumann-s2", "neumann")
+    assert run["exit"] == 0
+    assert run["config"]["optimizer"]["alpha"] == 1e-7
+    assert run["config"]["signature"] == signature
+    assert run["config"]["provenance"]["packages"]["torch"]
+    assert run["metrics"]["*"] == "step"
+    assert run["metrics"]["by_examples/*"] == "examples"
+    assert [row["step"] for row in run["history"]] == [18, 36]
+    assert [row["examples"] for row in run["history"]] == [18 * 64, 36 * 64]
+    for row, measurement in zip(run["history"], folder.read_measurements(), strict=True):
+        for point in ("held", "base", "average"):
+            assert row[f"validation/{point}/error"] == measurement["validation"][point]["error"]
+        assert row["train/lr"] == measurement["lr"]
+    assert run["summary"]["final/test/base/error"] == result["test"]["base"]["error"]
+    assert run["summary"]["final/test/base/n"] == 300
+    assert run["summary"]["status"] == "finished"
+    for path in folder.path.rglob("*"):  # no secret in any file
+        assert path.is_dir() or b"0123456789012345678901234567890123456789" not in path.read_bytes()
+
+
+def test_every_way_out_finishes_the_mirror(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Stop.on_train_batch_end
+
+    def stop_once(self: Stop, *words: Any) -> None:
+        if words[-1] == 20:
+            monkeypatch.setattr(Stop, "on_train_batch_end", original)
+            signal.raise_signal(signal.SIGINT)
+        original(self, *words)
+
+    monkeypatch.setattr(Stop, "on_train_batch_end", stop_once)
+    with pytest.raises(Interrupted):
+        train("logger=wandb", "optimizer=sgd")
+    folder = find(quick("logger=wandb", "optimizer=sgd"))
+    (first,) = read_offline(folder)
+    assert first["exit"] == 130
+    assert first["summary"]["status"] == "interrupted"
+    result, _ = train("logger=wandb", "optimizer=sgd")
+    _, second = sorted(read_offline(folder), key=lambda run: run["id"])
+    assert second["id"] == f"{result['signature']}-2"
+    assert [row["step"] for row in second["history"]] == [18, 36]  # replayed, then gone on: whole by itself
+    assert second["exit"] == 0
+
+
+def test_a_failure_finishes_the_mirror_too(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(self: Stop, *words: Any) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Stop, "on_train_batch_end", breaks)
+    with pytest.raises(RuntimeError, match="broken"):
+        train("logger=wandb", "optimizer=sgd")
+    (run,) = read_offline(find(quick("logger=wandb", "optimizer=sgd")))
+    assert run["exit"] == 1
+    assert run["summary"]["status"] == "failed"
+
+
+def test_no_mirror_writes_none(train: Train) -> None:
+    _, folder = train("logger=none", "optimizer=sgd", "trainer.max_epochs=1")
+    assert not (folder.path / "wandb").exists()
+    assert not Path("wandb").exists()

@@ -1,0 +1,47 @@
+"""Any classifier of timm, fitted to the data, or one sentence why not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from neumann.errors import UserError
+from neumann.training.models import build_model
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("small_cnn", 8), ("resnet18", 32), ("vit_tiny_patch16_224", 32), ("mobilenetv3_small_050", 32)]
+)
+def test_first_and_last_layer_are_fitted(name: str, size: int) -> None:
+    model = build_model(name, {}, in_chans=1, num_classes=7, image_size=(size, size))
+    assert model.training
+    assert model.eval()(torch.zeros(3, 1, size, size)).shape == (3, 7)
+
+
+def test_the_small_network_has_the_size_that_its_yaml_names() -> None:
+    model = build_model("small_cnn", {}, in_chans=1, num_classes=10, image_size=(8, 8))
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(57_000, rel=0.02)
+
+
+def test_trying_the_model_leaves_its_batch_statistics_alone() -> None:
+    model = build_model("small_cnn", {}, in_chans=1, num_classes=10, image_size=(8, 8))
+    buffers = dict(model.named_buffers())
+    assert all(int(b) == 0 for name, b in buffers.items() if name.endswith("num_batches_tracked"))
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "sentence"),
+    [
+        ("resnet81", {}, "timm has no such model: did you mean 'resnet18'?"),
+        ("vgg11", {}, "cannot take images of 8×8"),
+        ("resnet18", {"colour": 3}, "cannot be made with colour=3"),
+        ("resnet18", {"num_classes": 3}, "model.kwargs.num_classes is fitted to the data"),
+        ("resnet18", {"features_only": True}, "returns list where logits [batch, 10] are needed"),
+        ("small_cnn", {"pretrained": True}, "no pretrained weights"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_sentence(name: str, kwargs: dict[str, object], sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build_model(name, kwargs, in_chans=1, num_classes=10, image_size=(8, 8))
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,293 @@
+"""One run, end to end on real digits: what it writes, that it is done once, and how it ends when it cannot go on."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from quick_runs import Train, quick
+from rich.console import Console
+
+from neumann.config import make_spec
+from neumann.errors import UserError
+from neumann.runs import RunFolder, find
+from neumann.runs.files import read_json
+from neumann.training.models import build_model
+from neumann.training.run import Interrupted, run
+from neumann.training.stopping import Stop
+
+CLOCKS = ("train_seconds", "eval_seconds", "time", "attempts")
+
+
+def without_clocks(record: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in record.items() if k not in CLOCKS}
+
+
+def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(folder.eval_weights, weights_only=True)["state_dict"]
+    return state
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_run_records_everything(train: Train) -> None:
+    result, folder = train("optimizer=neumann", "seed=3")
+    assert result["status"] == "finished"
+    assert (result["step"], result["examples"], result["epoch"]) == (36, 36 * 64, 2.0)
+    assert read_json(folder.path / "result.json") == json.loads(json.dumps(result))
+    measured = folder.read_measurements()
+    assert [m["step"] for m in measured] == [18, 36]
+    assert [m["optimizer_step"] for m in measured] == [18, 36]
+    assert measured[-1]["validation"] == result["validation"]
+    assert measured[1]["train_loss"] < measured[0]["train_loss"]
+    for split, n in (("validation", 300), ("test", 300)):
+        assert set(result[split]) == {"held", "base", "average"}
+        for scores in result[split].values():
+            assert scores["n"] == n
+            assert scores["error"] == scores["wrong"] / n
+    assert result["test"]["base"]["error"] < 0.8  # ten classes: chance is 0.9
+    config = OmegaConf.to_container(OmegaConf.load(folder.config))
+    assert config == quick("optimizer=neumann", "seed=3").as_dict()
+    assert read_json(folder.signed)["config"]["seed"] == 3
+    attempt = read_json(folder.provenance)["attempts"][0]
+    assert attempt["packages"]["torch"] == torch.__version__.split("+")[0] or attempt["packages"]["torch"]
+    assert attempt["data"]["fingerprint"].startswith("content:")
+    assert set(attempt["seeds"]) == {"initialisation", "order", "augmentation", "noise", "evaluation"}
+    assert attempt["choices"]["optimizer"] == "neumann"
+    assert folder.status()["status"] == "finished"
+    names = {p.name for p in folder.path.iterdir()} - {".claim"}
+    assert names == {
+        "config.yaml", "signed.json", "provenance.json", "status.json", "measurements.jsonl", "result.json", "eval-weights.pt",
+    }  # fmt: skip
+
+
+def test_a_finished_run_is_returned_at_once(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, folder = train("optimizer=sgd")
+    before = {p.name: p.stat().st_mtime_ns for p in folder.path.iterdir()}
+    monkeypatch.setattr("neumann.training.run._build", None)  # nothing may be built again
+    again, _ = train("optimizer=sgd", "name=another", "checkpoint=last")
+    assert again == json.loads(json.dumps(first))
+    assert {p.name: p.stat().st_mtime_ns for p in folder.path.iterdir() if p.name != ".claim"}.items() <= before.items()
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(train: Train) -> None:
+    a, folder_a = train("optimizer=neumann", "study=a")
+    b, folder_b = train("optimizer=neumann", "study=b")
+    _, folder_c = train("optimizer=neumann", "study=a", "seed=1")
+    assert same(weights(folder_a), weights(folder_b))
+    assert a["validation"] == b["validation"]
+    assert not same(weights(folder_a), weights(folder_c))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "points"), [("sgd", ["held"]), ("nesterov", ["held", "base"]), ("adam", ["held"])]
+)
+def test_every_point_that_an_optimizer_has_is_recorded(optimizer: str, points: list[str], train: Train) -> None:
+    result, _ = train(f"optimizer={optimizer}", "trainer.max_epochs=1")
+    assert list(result["validation"]) == points
+    assert list(result["test"]) == points
+    assert result["eval_point"] == points[-1]
+    losses = {scores["loss"] for scores in result["validation"].values()}
+    assert len(losses) == len(points)  # the points are different places
+
+
+def test_evaluating_more_often_changes_nothing(train: Train) -> None:
+    _, seldom = train("optimizer=neumann", "study=seldom", "trainer.check_val_every_n_epoch=2")
+    often, folder = train("optimizer=neumann", "study=often", "trainer.check_val_every_n_epoch=0.2")
+    assert len(folder.read_measurements()) == 9
+    assert same(weights(seldom), weights(folder))
+    assert often["best_validation_error"] <= often["validation"]["base"]["error"]
+
+
+def test_fractions_of_an_epoch_end_with_an_evaluation(train: Train) -> None:
+    result, folder = train("optimizer=sgd", "trainer.max_epochs=1.4")
+    assert result["step"] == 25
+    assert [m["step"] for m in folder.read_measurements()] == [18, 25]
+
+
+@pytest.mark.parametrize("step", [1, 17, 18, 25, 35])
+def test_ctrl_c_leaves_a_clean_run_that_goes_on_to_the_same_bits(
+    step: int, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped before, at and after an evaluation (18) and in mid-epoch; compared with a run that nobody touched."""
+    choice = ("optimizer=neumann", "+model.kwargs.drop_rate=0.2", "data.augmentation=crop", "timing.reset_period=0.5")
+    whole, untouched = train(*choice, "study=untouched")
+    original = Stop.on_train_batch_end
+
+    def stop_once(self: Stop, *words: Any) -> None:
+        if words[-1] == step - 1:
+            monkeypatch.setattr(Stop, "on_train_batch_end", original)
+            signal.raise_signal(signal.SIGINT)
+        original(self, *words)
+
+    monkeypatch.setattr(Stop, "on_train_batch_end", stop_once)
+    with pytest.raises(Interrupted, match=f"stopped at step {step}"):
+        train(*choice)
+    folder = find(quick(*choice))
+    assert folder.status()["status"] == "interrupted"
+    assert folder.result() is None
+    assert torch.load(folder.last, weights_only=True)["global_step"] == step
+    result, _ = train(*choice)
+    assert result["attempts"] == 2
+    assert len(read_json(folder.provenance)["attempts"]) == 2
+    assert same(weights(folder), weights(untouched))
+    pairs = zip(folder.read_measurements(), untouched.read_measurements(), strict=True)
+    assert all(without_clocks(a) == without_clocks(b) for a, b in pairs)
+    assert without_clocks(result) == {**without_clocks(whole), "study": "default"}
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_without_checkpoints_an_interrupted_run_begins_again(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Stop.on_train_batch_end
+
+    def stop_once(self: Stop, *words: Any) -> None:
+        if words[-1] == 19:
+            monkeypatch.setattr(Stop, "on_train_batch_end", original)
+            signal.raise_signal(signal.SIGTERM)
+        original(self, *words)
+
+    monkeypatch.setattr(Stop, "on_train_batch_end", stop_once)
+    with pytest.raises(Interrupted):
+        train("checkpoint=none")
+    folder = find(quick("checkpoint=none"))
+    assert not folder.last.exists()
+    train("checkpoint=none")
+    assert [m["step"] for m in folder.read_measurements()] == [18, 36]
+
+
+@pytest.mark.parametrize(
+    ("keep", "files"),
+    [("none", set()), ("last", {"last.ckpt", "eval-weights.pt"}), ("eval_weights", {"eval-weights.pt"})],
+)
+def test_what_is_kept_is_a_setting(keep: str, files: set[str], train: Train) -> None:
+    result, folder = train("optimizer=neumann", f"checkpoint={keep}", "trainer.max_epochs=1")
+    assert {p.name for p in folder.path.iterdir() if p.suffix in (".ckpt", ".pt")} == files
+    if keep == "none":
+        return
+    kept = torch.load(folder.eval_weights, weights_only=True)
+    assert kept["point"] == "base"
+    model = build_model(
+        kept["model"]["name"],
+        kept["model"]["kwargs"],
+        in_chans=kept["model"]["in_chans"],
+        num_classes=kept["model"]["num_classes"],
+        image_size=tuple(kept["data"]["image_size"]),
+    )
+    model.load_state_dict(kept["state_dict"])
+    model.eval()
+    from neumann.data.module import build
+
+    spec = quick("optimizer=neumann")
+    data = build(spec.config.data, spec.facts, batch_size=64, seed=0)
+    with torch.no_grad():
+        wrong = sum(int((model(x).argmax(1) != y).sum()) for x, y in data.test_dataloader())
+    assert wrong == result["test"]["base"]["wrong"]
+
+
+def test_divergence_is_a_result(train: Train) -> None:
+    result, folder = train("optimizer=sgd", "optimizer.lr=1e38", "schedule=constant")
+    assert result["status"] == "diverged"
+    assert result["test"] is None
+    assert folder.status()["status"] == "diverged"
+    assert not folder.eval_weights.exists()
+    assert train("optimizer=sgd", "optimizer.lr=1e38", "schedule=constant")[0]["time"] == result["time"]
+    assert json.loads((folder.path / "result.json").read_text())["train_loss"] is None
+
+
+FAILS_LATE = """
+import torch
+
+class FailsLate(torch.optim.SGD):
+    failing = True
+    steps = 0
+
+    def step(self, closure=None):
+        FailsLate.steps += 1
+        if FailsLate.failing and FailsLate.steps == 20:
+            raise RuntimeError("the cat pulled the plug")
+        return super().step(closure)
+"""
+
+
+def test_a_failure_is_recorded_and_tried_again(
+    train: Train, own_group: Callable[[str, str, str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "failing.py").write_text(FAILS_LATE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    dirs = (own_group("optimizer", "mine", "_target_: failing.FailsLate\nlr: 0.1\n"),)
+    with pytest.raises(RuntimeError, match="the cat"):
+        train("optimizer=mine", dirs=dirs)
+    folder = find(quick("optimizer=mine", dirs=dirs))
+    assert folder.status()["status"] == "failed"
+    assert folder.status()["message"] == "the cat pulled the plug"
+    assert "FailsLate" not in folder.status()["message"]
+    assert 'raise RuntimeError("the cat pulled the plug")' in folder.error.read_text()
+    sys.modules["failing"].FailsLate.failing = False
+    result, _ = train("optimizer=mine", dirs=dirs)
+    assert result["status"] == "finished"
+    assert not folder.error.exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["model.name=small_cn"], "timm has no such model: did you mean 'small_cnn'"),
+        (["model=timm", "model.name=resnet18", "+model.kwargs.colour=3"], "model.name=resnet18 cannot be made with"),
+        (["optimizer.alpha=-1"], "optimizer: Neumann refuses its settings"),
+        (["optimizer.beta_count=tensor"], "tensors"),
+        (["optimizer=timm", "optimizer.name=adoptt"], "timm has no optimizer 'adoptt': did you mean 'adopt'"),
+        (["optimizer=torch", "optimizer.name=Adagrd"], "did you mean 'Adagrad'"),
+        (["optimizer=torch", "optimizer.name=adagrad", "+optimizer.kwargs.epz=1"], "did you mean 'eps'"),
+        (["optimizer=sgd", "optimizer.momentum=-1"], "optimizer: SGD refuses its settings: Invalid momentum"),
+        (["trainer.accelerator=gpu"], "torch sees no CUDA device"),
+        (["trainer.precision=16-mixed"], "needs a GPU"),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else "",
+)
+def test_what_is_refused_before_training_leaves_nothing_behind(
+    overrides: list[str], sentence: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "gpu" in overrides[0] and torch.cuda.is_available():
+        pytest.skip("this machine has the GPU that the test wants missing")
+    monkeypatch.setenv("HOME", str(tmp_path))  # no login of somebody's
+    with pytest.raises(UserError) as caught:
+        train(*overrides)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not any(Path("runs").rglob("*.json"))
+
+
+def test_a_damaged_checkpoint_is_said_and_left_aside(train: Train) -> None:
+    spec = quick("optimizer=sgd")
+    folder = RunFolder(spec.folder)
+    folder.path.mkdir(parents=True)
+    folder.last.write_bytes(b"not a checkpoint")
+    with pytest.warns(UserWarning, match="is damaged"):
+        result = run(spec, Console(file=io.StringIO()))
+    assert result["status"] == "finished"
+
+
+def test_plain_lines_off_a_terminal_and_a_bar_on_one() -> None:
+    plain, fancy = io.StringIO(), io.StringIO()
+    run(quick("optimizer=sgd", "study=plain"), Console(file=plain, width=200))
+    lines = plain.getvalue().splitlines()
+    assert len(lines) == 2
+    assert "step 36/36" in lines[1]
+    assert "val error" in lines[1]
+    assert "lr " in lines[1]
+    run(quick("optimizer=sgd", "study=fancy"), Console(file=fancy, width=200, force_terminal=True))
+    assert "36/36" in fancy.getvalue() or "digits-small_cnn-sgd-s0" in fancy.getvalue()
+
+
+def test_a_signed_default_run_is_what_the_readme_says() -> None:
+    assert make_spec([]).name == "digits-small_cnn-neumann-s0"
