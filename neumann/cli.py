@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from neumann.errors import UserError, did_you_mean
+from neumann.errors import Interrupted, UserError, did_you_mean, first_line
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -49,14 +49,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         return EXIT_USAGE
-    except KeyboardInterrupt:
-        errors.print("stopped", highlight=False)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        errors.print(f"{stop or 'stopped'}: the same command goes on from there", highlight=False)
         return EXIT_INTERRUPTED
+    except Exception as error:
+        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
+        if not notes:
+            raise
+        errors.print(f"[bold red]failed:[/] {escape(first_line(error) + notes)}", soft_wrap=True, highlight=False)
+        return EXIT_FAILED
 
 
 def _train(words: list[str]) -> int:
     from neumann.config import make_spec
     from neumann.runs import find, finished_result
+    from neumann.runs.panel import result_panel
 
     parser = argparse.ArgumentParser(prog="neumann train", add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
@@ -88,36 +95,11 @@ def _train(words: list[str]) -> int:
     console = Console()
     result = finished_result(spec)  # answered without importing torch
     if result is not None:
-        from neumann.runs.panel import result_panel
-
         result_panel(console, find(spec).path, result, returned=True)
         return 0
-    return _train_one(spec, console)
+    from neumann.training.run import run
 
-
-def _train_one(spec: object, console: Console) -> int:
-    from neumann.config import RunSpec
-    from neumann.runs import find
-    from neumann.runs.panel import result_panel
-    from neumann.training.run import Interrupted, run
-
-    assert isinstance(spec, RunSpec)
-    try:
-        result = run(spec, console)
-    except Interrupted as stop:
-        Console(stderr=True).print(f"{stop}: the same command goes on from there", highlight=False)
-        return EXIT_INTERRUPTED
-    except UserError:
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever it was, it is recorded; the user gets one line and the place
-        from neumann.errors import first_line
-
-        where = find(spec).error
-        Console(stderr=True).print(
-            f"[bold red]failed:[/] {escape(first_line(error))} (traceback in {where})", soft_wrap=True, highlight=False
-        )
-        return EXIT_FAILED
-    result_panel(console, find(spec).path, result)
+    result_panel(console, find(spec).path, run(spec, console))
     return 0
 
 

@@ -10,6 +10,10 @@ class UserError(Exception):
     """The input is wrong and the message says so in one sentence; the command line prints it without a traceback."""
 
 
+class Interrupted(Exception):  # noqa: N818 - it is no error
+    """The run was asked to stop; it goes on from its last checkpoint when it is started again."""
+
+
 def did_you_mean(word: str, choices: Iterable[str], *, listed: int = 12) -> str:
     """Return ``did you mean 'x'?`` for the nearest of ``choices``, or the list of them where none is near."""
     names = sorted(choices)

@@ -1,4 +1,4 @@
-"""What does this project do, in a minute? Neumann beside Nesterov and SGD on real digits: three runs, a table and a figure."""
+"""What does this project do, in a minute? Neumann beside Nesterov and SGD on real digits, with a table and a figure."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def demo(console: Console) -> int:
     make_folder(folder)
     results: dict[str, Mapping[str, Any]] = {}
     for number, (label, spec) in enumerate(specs.items(), start=1):
-        console.print(f"[bold]{number}/{len(specs)} {label}[/]: {spec.facts.train_count} training images, "
-                      f"{spec.config.derived.total_steps} steps of {spec.config.batch.size}", highlight=False)  # fmt: skip
+        size = f"{spec.facts.train_count} training images, {spec.config.derived.total_steps} steps"
+        console.print(f"[bold]{number}/{len(specs)} {label}[/]: {size} of {spec.config.batch.size}", highlight=False)
         results[label] = _train(spec, console)
     rows = [_row(label, specs[label], results[label]) for label in specs]
     header = ["optimizer", "rate", "validation error", "test error", "test loss", "seeds", "seconds"]

@@ -19,7 +19,7 @@ from rich.console import Console
 from neumann.config import RunSpec
 from neumann.data.module import ImageData
 from neumann.data.module import build as build_data
-from neumann.errors import UserError, first_line
+from neumann.errors import Interrupted, UserError, first_line
 from neumann.optim import eval_point
 from neumann.runs import RunFolder, find
 from neumann.runs.files import read_json, replace_file, write_json
@@ -37,10 +37,6 @@ from neumann.training.models import build_model
 from neumann.training.optimizers import build_optimizer
 from neumann.training.schedules import RateSchedule
 from neumann.training.stopping import Stop
-
-
-class Interrupted(Exception):  # noqa: N818 - it is no error
-    """The run was asked to stop; it goes on from its last checkpoint when it is started again."""
 
 
 @dataclass
@@ -143,10 +139,11 @@ class _Attempt:
                 raise
             self._set_status("interrupted")
             summary, exit_code = {"status": "interrupted"}, 130
-            raise Interrupted(f"stopped at step {self.progress.step}") from None
+            raise Interrupted(f"stopped at step {self.progress.step} of {self.spec.name}") from None
         except Exception as error:
             replace_file(self.folder.error, traceback.format_exc().encode())
             self._set_status("failed", message=first_line(error))
+            error.add_note(f"traceback in {self.folder.error}")
             summary = {"status": "failed"}
             raise
         finally:

@@ -104,11 +104,10 @@ def test_heartbeat_moves_while_it_runs(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("output", ["file", "/proc/neumann"])
 def test_an_unwritable_results_folder_is_one_sentence(output: str, tmp_path: Path) -> None:
     (tmp_path / "work" / "file").write_text("in the way")
-    with pytest.raises(
-        UserError, match=r"the results folder .* cannot be written \(.*\): name another with output=FOLDER"
-    ) as caught:
-        with find(make_spec([f"output={output}"])).claim():
-            pass
+    folder = find(make_spec([f"output={output}"]))
+    pattern = r"the results folder .* cannot be written \(.*\): name another with output=FOLDER"
+    with pytest.raises(UserError, match=pattern) as caught, folder.claim():
+        pass
     assert "\n" not in str(caught.value)
 
 

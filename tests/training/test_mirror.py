@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from quick_runs import Train, quick
 
+from neumann.errors import Interrupted
 from neumann.runs import RunFolder, find
-from neumann.training.run import Interrupted
 from neumann.training.stopping import Stop
 
 

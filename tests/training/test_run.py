@@ -17,11 +17,11 @@ from quick_runs import Train, quick
 from rich.console import Console
 
 from neumann.config import make_spec
-from neumann.errors import UserError
+from neumann.errors import Interrupted, UserError
 from neumann.runs import RunFolder, find
 from neumann.runs.files import read_json
 from neumann.training.models import build_model
-from neumann.training.run import Interrupted, run
+from neumann.training.run import run
 from neumann.training.stopping import Stop
 
 CLOCKS = ("train_seconds", "eval_seconds", "time", "attempts")
