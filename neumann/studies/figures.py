@@ -20,6 +20,7 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str,
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     from neumann.runs.panel import headline
 
@@ -39,6 +40,7 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str,
     right.set(xlabel="epoch", ylabel="training loss (nats)", yscale="log")
     right.legend(frameon=False)
     for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     figure.suptitle(title, fontsize=11)

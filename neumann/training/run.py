@@ -334,6 +334,7 @@ def _quieten() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for pattern in (
         ".*You defined a `validation_step` but have no `val_dataloader`.*",  # evaluation.py evaluates
+        ".*treespec, LeafSpec.*",  # Lightning's own use of a deprecated check
         ".*does not have many workers.*",
         ".*GPU available but not used.*",
     ):

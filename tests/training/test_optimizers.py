@@ -98,7 +98,7 @@ def test_rmsprop_is_tensorflows() -> None:
         square = 0.9 * square + 0.1 * g * g
         buf = 0.9 * buf + rate * g / (square + 1.0) ** 0.5
         w -= buf
-        assert float(p) == pytest.approx(w, rel=1e-12)
+        assert float(p.detach()) == pytest.approx(w, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["adopt", "lion", "nadamw", "sgdw", "lookahead_adam"])
