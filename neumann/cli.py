@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         return EXIT_USAGE
     except (Interrupted, KeyboardInterrupt) as stop:
-        errors.print(f"{stop or 'stopped'}: the same command goes on from there", highlight=False)
+        errors.print(f"{stop or 'stopped'}: the same command goes on from there", highlight=False, soft_wrap=True)
         return EXIT_INTERRUPTED
     except Exception as error:
         notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -168,6 +169,36 @@ def test_online_without_a_login_is_one_sentence(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
     assert "logger.mode=online: W&B cannot start" in done.stderr
     assert not any(p.is_dir() for p in Path("runs").glob("*/*"))
+
+
+def test_ctrl_c_in_a_terminal_reaches_every_process_and_still_leaves_a_clean_run(photos: Path) -> None:
+    """The terminal signals the whole group: decoding workers and W&B's service too. Two quick presses are one request."""
+    words = ["train", "+model.kwargs.width=8", "data=image_folder", f"data.root={photos}", "data.in_memory=false"]
+    words += ["batch.size=4", "trainer.max_epochs=40", "schedule=constant", "data.workers=1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "neumann.cli", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.time() + 120
+    while not any(RunFolder(p).read_measurements() for p in Path("runs/default").glob("*")) and time.time() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "the same command goes on from there" in err
+    folder = only_run()
+    assert folder.status()["status"] == "interrupted"
+    step = torch.load(folder.last, weights_only=True)["global_step"]
+    assert 0 < step < 40 * (folder_steps := OmegaConf.load(folder.config).derived.steps_per_epoch)
+    again = neumann(*words)
+    assert again.returncode == 0, again.stderr
+    result = folder.result()
+    assert result is not None
+    assert result["step"] == 40 * folder_steps
 
 
 @pytest.mark.slow

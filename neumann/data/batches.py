@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from neumann.data import augment
-from neumann.data.images import ImageFiles, Request, as_is
+from neumann.data.images import ImageFiles, Request, as_is, ignore_ctrl_c
 from neumann.data.scan import report_unreadable
 from neumann.data.splits import Indices, order
 from neumann.errors import UserError
@@ -191,6 +191,7 @@ class StreamBatches(Batches):
             batch_sampler=self._requests,
             num_workers=workers,
             collate_fn=as_is,
+            worker_init_fn=ignore_ctrl_c,
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,
             generator=torch.Generator(),  # else every epoch would draw from the global one

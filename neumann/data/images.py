@@ -7,6 +7,7 @@ ImageFolder does, and so is colour under full transparency.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,11 @@ def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     scale = max(height / CENTRE / image.height, width / CENTRE / image.width)
     scaled = [max(height, round(image.height * scale)), max(width, round(image.width * scale))]
     return functional.center_crop(functional.resize(image, scaled, antialias=True), [height, width])
+
+
+def ignore_ctrl_c(worker: int) -> None:
+    """Leave Ctrl-C, which a terminal sends to all processes of a run, to the main one: it still wants its batches."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def as_is(batch: Any) -> Any:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from neumann.data import cache
 from neumann.data.facts import DataFacts
-from neumann.data.images import ImageFiles, Request, as_is
+from neumann.data.images import ImageFiles, Request, as_is, ignore_ctrl_c
 from neumann.data.scan import report_unreadable
 from neumann.data.splits import Indices
 
@@ -109,7 +109,12 @@ def _decode(files: ImageFiles, workers: int) -> Tensor:
     requests = [Request(index) for index in range(len(files))]
     chunks = [requests[start : start + CHUNK] for start in range(0, len(requests), CHUNK)]
     loader: DataLoader[Any] = DataLoader(
-        files, batch_sampler=chunks, num_workers=workers, collate_fn=as_is, generator=torch.Generator()
+        files,
+        batch_sampler=chunks,
+        num_workers=workers,
+        collate_fn=as_is,
+        worker_init_fn=ignore_ctrl_c,
+        generator=torch.Generator(),
     )
     images = torch.empty((len(files), files.channels, *files.size), dtype=torch.uint8)
     problems: list[tuple[str, str]] = []

@@ -35,8 +35,8 @@ class Display(pl.Callback):
         self._clock = (time.perf_counter(), self._evaluation.progress.step)
         if not self._console.is_terminal:
             return
+        self._console.print(self._name, highlight=False)
         self._bar = RichProgress(
-            TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"),
@@ -45,9 +45,7 @@ class Display(pl.Callback):
             transient=True,
         )
         self._bar.start()
-        self._task = self._bar.add_task(
-            self._name, total=self._total, completed=self._evaluation.progress.step, figures=""
-        )
+        self._task = self._bar.add_task("", total=self._total, completed=self._evaluation.progress.step, figures="")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -62,7 +60,7 @@ class Display(pl.Callback):
         speed = (step - step_then) / max(now - then, 1e-9)
         self._clock = (now, step)
         rate = float(trainer.optimizers[0].param_groups[0]["lr"])
-        figures = f"lr {rate:.3g}  loss {float(outputs['loss']):.3f}  val error {self._error}  {speed:.0f} steps/s"
+        figures = f"lr {rate:.3g}  loss {float(outputs['loss']):.3f}  val error {self._error}  {speed:.0f} it/s"
         self._bar.update(self._task, completed=step, figures=figures)
 
     def measured(self, measurement: Measurement) -> None:

@@ -68,7 +68,7 @@ class Evaluation(pl.Callback):
         self,
         progress: Progress,
         schedule: Callable[[], RateSchedule],
-        validation: Callable[[], Iterable[Batch]],
+        validation: Iterable[Batch],
         *,
         every_steps: int,
         total_steps: int,
@@ -132,7 +132,7 @@ class Evaluation(pl.Callback):
     def _measure(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, ImageClassifier)
         progress = self.progress
-        scores = evaluate(module, self._validation())
+        scores = evaluate(module, self._validation)
         now = time.perf_counter()
         progress.eval_seconds += now - self._clock
         self._clock = now

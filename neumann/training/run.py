@@ -80,6 +80,23 @@ def run(spec: RunSpec, console: Console | None = None) -> dict[str, Any]:
         return _Attempt(spec, folder, parts, console, attempt, mirror, measured).fit(state)
 
 
+class _InTurn(pl.Callback):
+    """Several callbacks as one: Lightning spends time on every hook of every callback, also on empty ones."""
+
+    def __init__(self, callbacks: list[pl.Callback]) -> None:
+        self._callbacks = callbacks
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for callback in self._callbacks:
+            callback.on_train_start(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        for callback in self._callbacks:
+            callback.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+
 class _Attempt:
     """One attempt at a run, from its first to its last step."""
 
@@ -102,7 +119,7 @@ class _Attempt:
         self.evaluation = Evaluation(
             self.progress,
             parts.schedule,
-            parts.data.val_dataloader,
+            parts.data.val_dataloader(),
             every_steps=derived.eval_every_steps,
             total_steps=derived.total_steps,
             steps_per_epoch=derived.steps_per_epoch,
@@ -174,7 +191,7 @@ class _Attempt:
                 )
             )
         callbacks.append(self.display)
-        trainer = pl.Trainer(**self.parts.trainer_options, callbacks=callbacks)
+        trainer = pl.Trainer(**self.parts.trainer_options, callbacks=[_InTurn(callbacks)])
         stream = Stream(self.parts.data.train_dataloader(), self.progress.step, config.derived.total_steps)
         torch.manual_seed(
             derive(config.seed, "noise")

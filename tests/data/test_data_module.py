@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import signal
 import threading
 import time
 from pathlib import Path
@@ -302,3 +304,17 @@ def test_batches_follow_the_trainers_device_and_processes():
     assert len(attached) == len(alone) // 2
     assert next(iter(attached))[0].device.type == "meta"
     assert sum(len(y) for _, y in module.val_dataloader()) == 150
+
+
+def test_ctrl_c_leaves_the_decoding_workers_alone(make_folder) -> None:
+    """A terminal sends it to them too; a run that means to finish its step must not lose them."""
+    root = make_folder({"a": 40, "b": 40})
+    batches = module_of(root, batch_size=4, in_memory=False, workers=1).train_dataloader()
+    assert isinstance(batches, StreamBatches)
+    rest = iter(batches)
+    next(rest)
+    (worker,) = batches._loader._iterator._workers  # type: ignore[union-attr]
+    os.kill(worker.pid, signal.SIGINT)
+    time.sleep(0.2)
+    assert len(list(rest)) == len(batches) - 1
+    assert worker.is_alive()
