@@ -111,9 +111,13 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> tuple[
         if len(chosen) < len(parsed):
             config, choices = composer.run(list(overrides))
         alone = baseline
-        if any(o.key_or_group not in SECTIONS for o in chosen):  # an experiment file, say, whose keys are to be checked
-            alone, _ = composer.run([f"{group}={choices[group]}" for group in CHOSEN_SECTIONS if group in choices])
-    check_keys(config, alone, choices)
+        extra = [f"{group}={option}" for group, option in choices.items() if group not in SECTIONS]
+        if extra:  # an ablation or an experiment file, whose keys are to be checked as well
+            alone, _ = composer.run([f"{group}={choices[group]}" for group in CHOSEN_SECTIONS])
+    try:
+        check_keys(config, alone, choices)
+    except UserError as error:
+        raise (UserError(f"{', '.join(extra)} does not fit: {error}") if extra else error) from None
     return config, choices
 
 
@@ -140,6 +144,8 @@ def _parse(overrides: Iterable[str]) -> list[Override]:
 
 def _check_option(override: Override, groups: dict[str, list[str]]) -> None:
     group, option = override.key_or_group, override.value()
+    if group not in SECTIONS and option is None:
+        return
     if override.is_delete() or option is None:
         raise UserError(
             f"'{override.input_line}' leaves {group} without a choice: choose from {', '.join(groups[group])}"

@@ -53,6 +53,8 @@ class RunSpec:
             value = self.section(section).get(key)
             if value:  # image_folder, timm and torch say little: the folder's or the model's own name says more
                 parts[i] = Path(str(value)).name if key == "root" else str(value).replace("/", "_")
+        if "ablation" in self.choices:
+            parts.append(self.choices["ablation"])
         return "-".join([*parts, f"s{self.config.seed}"])
 
     def section(self, name: str) -> dict[str, Any]:

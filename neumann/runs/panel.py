@@ -20,7 +20,7 @@ def scores_line(scores: Mapping[str, Mapping[str, float]]) -> str:
     """Return the error at every point, the eval point first."""
     first = "base" if "base" in scores else "held"
     order = [first, *(p for p in scores if p != first)]
-    return ", ".join(f"{100 * scores[p]['error']:.2f} % at {p}" for p in order) + f" (n = {scores[first]['n']:.0f})"
+    return ", ".join(f"{100 * scores[p]['error']:.2f} % {p}" for p in order) + f" (n = {scores[first]['n']:.0f})"
 
 
 def result_panel(console: Console, folder: Path, result: Mapping[str, Any], *, returned: bool = False) -> None:
@@ -44,10 +44,8 @@ def result_panel(console: Console, folder: Path, result: Mapping[str, Any], *, r
     kept = ["result.json", "measurements.jsonl", "config.yaml", "provenance.json", result.get("eval_weights")]
     table.add_row("in it", "  ".join(name for name in kept if name))
     if result.get("wandb"):
-        table.add_row(
-            "W&B",
-            "online" if result.get("wandb_online") else f"offline; to upload: wandb sync {folder}/wandb/offline-run-*",
-        )
+        where = "online" if result.get("wandb_online") else "offline, in wandb/ (wandb sync uploads it)"
+        table.add_row("W&B", where)
     status = f"{result['status']}, already there" if returned else result["status"]
     console.print(
         Panel(

@@ -14,7 +14,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 
 @pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONF)))
 def test_every_yaml_opens_with_a_sentence_and_its_command(path: Path) -> None:
-    first = path.read_text().splitlines()[0]
+    first = next(line for line in path.read_text().splitlines() if "@package" not in line)
     assert first.startswith("# ")
     assert "neumann train" in first
 
@@ -129,6 +129,25 @@ def test_epochs_become_steps_by_timing() -> None:
     assert make_spec(["timing=paper", "timing.burn_in=0"]).config.optimizer["burn_in_steps"] == 0
     assert make_spec(["schedule=exponential", "timing=paper"]).config.schedule["every_steps"] == 74
     assert make_spec(["schedule=cosine", "trainer.max_epochs=3"]).config.schedule["total_steps"] == 111
+
+
+def test_an_ablation_is_the_configuration_it_names_and_fails_where_there_is_no_such_term() -> None:
+    def optimizer(*overrides: str) -> dict[str, object]:
+        return make_spec(overrides).config.optimizer
+
+    assert optimizer("ablation=no_alpha") == optimizer("optimizer.alpha=0")
+    assert optimizer("ablation=no_beta") == optimizer("optimizer.beta=0")
+    assert optimizer("ablation=no_regularizers") == optimizer("optimizer.alpha=0", "optimizer.beta=0")
+    assert optimizer("ablation=literal") == optimizer("optimizer=neumann_literal")
+    assert optimizer("ablation=no_beta", "optimizer.beta=3")["beta"] == 3  # the command line has the last word
+    assert make_spec(["ablation=no_beta"]).signature == make_spec(["optimizer.beta=0"]).signature
+    assert make_spec(["ablation=no_beta"]).name == "digits-small_cnn-neumann-no_beta-s0"
+    for name in ("no_alpha", "no_beta", "no_regularizers", "literal"):
+        with pytest.raises(UserError, match=f"ablation={name} does not fit: optimizer=nesterov has no setting"):
+            make_spec([f"ablation={name}", "optimizer=nesterov"])
+    with pytest.raises(UserError, match=r"no ablation 'no_gamma': did you mean"):
+        make_spec(["ablation=no_gamma"])
+    assert make_spec(["ablation=null"]).signature == make_spec([]).signature
 
 
 def test_the_literal_reading_differs_in_count_and_guard_alone() -> None:
