@@ -100,6 +100,10 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> tuple[
     with _hydra(config_dirs) as loader:
         composer = _Composer(loader, config_dirs)
         groups = composer.groups()
+        # ablation=null asks for what is so anyway, and Hydra does not take it
+        parsed = [
+            o for o in parsed if o.key_or_group not in groups or o.key_or_group in SECTIONS or o.value() is not None
+        ]
         chosen = [o for o in parsed if o.key_or_group in groups]
         for override in chosen:
             _check_option(override, groups)
@@ -109,7 +113,7 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> tuple[
                 _check_key(override, baseline, choices, groups)
         config = baseline
         if len(chosen) < len(parsed):
-            config, choices = composer.run(list(overrides))
+            config, choices = composer.run([str(o.input_line) for o in parsed])
         alone = baseline
         extra = [f"{group}={option}" for group, option in choices.items() if group not in SECTIONS]
         if extra:  # an ablation or an experiment file, whose keys are to be checked as well
@@ -144,8 +148,6 @@ def _parse(overrides: Iterable[str]) -> list[Override]:
 
 def _check_option(override: Override, groups: dict[str, list[str]]) -> None:
     group, option = override.key_or_group, override.value()
-    if group not in SECTIONS and option is None:
-        return
     if override.is_delete() or option is None:
         raise UserError(
             f"'{override.input_line}' leaves {group} without a choice: choose from {', '.join(groups[group])}"
