@@ -7,6 +7,7 @@ neumann demo                     three short runs on digits, a table and a figur
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -50,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         return EXIT_USAGE
     except (Interrupted, KeyboardInterrupt) as stop:
-        errors.print(f"{stop or 'stopped'}: the same command goes on from there", highlight=False, soft_wrap=True)
+        if argv is None:  # the process ends here, and a further Ctrl-C would only tear its clean-up
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        errors.print(f"{str(stop) or 'stopped'}: the same command goes on from there", highlight=False, soft_wrap=True)
         return EXIT_INTERRUPTED
     except Exception as error:
         notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
