@@ -29,6 +29,8 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "fsync", fails)
     with pytest.raises(OSError, match="disk full"):
         replace_file(path, b"half")
+    with pytest.raises(OSError, match="disk full"):
+        RunFolder(tmp_path).write_result({"status": "finished"})
     assert read_json(path) == {"a": 1.0, "bad": None, "deep": [{"x": None}]}
     assert list(tmp_path.glob(".*.tmp")) == []
 

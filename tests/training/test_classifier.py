@@ -10,7 +10,7 @@ from torch import nn
 
 from neumann.data.module import ImageData, build
 from neumann.optim import Neumann
-from neumann.training.classifier import ImageClassifier, eval_mode
+from neumann.training.classifier import ImageClassifier, Tally, eval_mode
 from neumann.training.models import SmallCNN
 
 
@@ -66,3 +66,18 @@ def test_modes_come_back_part_by_part() -> None:
     with eval_mode(model):
         assert not model[1].training
     assert [part.training for part in model.modules()] == [True, False, True]
+
+
+def test_labels_are_smoothed_in_training_and_not_in_evaluation() -> None:
+    torch.manual_seed(0)
+    model = SmallCNN(width=4)
+    images, labels = torch.randn(6, 1, 8, 8), torch.arange(6)
+    smooth = ImageClassifier(model, lambda m: torch.optim.SGD(m.parameters(), lr=0.1), label_smoothing=0.3)
+    sharp = ImageClassifier(model, lambda m: torch.optim.SGD(m.parameters(), lr=0.1))
+    model.eval()
+    log_p = model(images).log_softmax(1)
+    target = torch.full((6, 10), 0.03).scatter(1, labels[:, None], 0.73)
+    assert float(smooth.training_step((images, labels), 0)) == pytest.approx(float(-(target * log_p).sum(1).mean()))
+    tally = Tally(torch.device("cpu"))
+    tally.add(model(images), labels)
+    assert tally.scores()["loss"] == pytest.approx(float(sharp.training_step((images, labels), 0)))

@@ -291,3 +291,9 @@ def test_plain_lines_off_a_terminal_and_a_bar_on_one() -> None:
 
 def test_a_signed_default_run_is_what_the_readme_says() -> None:
     assert make_spec([]).name == "digits-small_cnn-neumann-s0"
+
+
+def test_label_smoothing_reaches_training(train: Train) -> None:
+    plain, _ = train("optimizer=sgd", "trainer.max_epochs=1")
+    smooth, _ = train("optimizer=sgd", "trainer.max_epochs=1", "recipe.label_smoothing=0.2")
+    assert smooth["train_loss"] != plain["train_loss"]
