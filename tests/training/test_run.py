@@ -122,6 +122,7 @@ def test_ctrl_c_leaves_a_clean_run_that_goes_on_to_the_same_bits(
     """Stopped before, at and after an evaluation (18) and in mid-epoch; compared with a run that nobody touched."""
     choice = ("optimizer=neumann", "+model.kwargs.drop_rate=0.2", "data.augmentation=crop", "timing.reset_period=0.5")
     whole, untouched = train(*choice, "study=untouched")
+    handler_before = signal.getsignal(signal.SIGINT)
     original = Stop.on_train_batch_end
 
     def stop_once(self: Stop, *words: Any) -> None:
@@ -144,7 +145,7 @@ def test_ctrl_c_leaves_a_clean_run_that_goes_on_to_the_same_bits(
     pairs = zip(folder.read_measurements(), untouched.read_measurements(), strict=True)
     assert all(without_clocks(a) == without_clocks(b) for a, b in pairs)
     assert without_clocks(result) == {**without_clocks(whole), "study": "default"}
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler_before
 
 
 def test_without_checkpoints_an_interrupted_run_begins_again(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
