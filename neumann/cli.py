@@ -33,6 +33,8 @@ groups:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and "" not in sys.path:
+        sys.path.insert(0, "")  # as for `python -m`: one's own optimizer may lie in the working directory
     commands = {"train": _train, "demo": _demo}
     errors = Console(stderr=True)
     if not words or words[0] in ("-h", "--help", "help"):

@@ -113,7 +113,7 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> tuple[
                 _check_key(override, baseline, choices, groups)
         config = baseline
         if len(chosen) < len(parsed):
-            config, choices = composer.run([str(o.input_line) for o in parsed])
+            config, choices = composer.run([_line(o) for o in parsed])
         alone = baseline
         extra = [f"{group}={option}" for group, option in choices.items() if group not in SECTIONS]
         if extra:  # an ablation or an experiment file, whose keys are to be checked as well
@@ -144,6 +144,13 @@ def _parse(overrides: Iterable[str]) -> list[Override]:
             raise UserError(f"'{text}' names several values, and this command trains one run: give one value")
         parsed.append(override)
     return parsed
+
+
+def _line(override: Override) -> str:
+    """Return the override for Hydra; a free-form setting is added where it is new, with or without a plus before it."""
+    line = str(override.input_line)
+    free = any(override.key_or_group.startswith(f"{node}.") for node in OPEN_NODES)
+    return f"++{line.lstrip('+')}" if free and not override.is_delete() else line
 
 
 def _check_option(override: Override, groups: dict[str, list[str]]) -> None:
@@ -214,6 +221,8 @@ def _compare(node: DictConfig, schema: DictConfig, prefix: str, choices: dict[st
             of = f"{group}={choices[group]}" if group in choices else "the configuration"
             raise UserError(f"{of} needs {key}: add {key}=... to the command")
         other: Any = schema._get_node(raw)
+        if isinstance(other, DictConfig) and not isinstance(child, DictConfig):
+            raise UserError(f"'{key}' is a section: set {key}.{next(iter(other), 'KEY')!s} or another of its settings")
         if isinstance(child, DictConfig) and key not in OPEN_NODES and not child._is_none():
             if not isinstance(other, DictConfig):
                 raise UserError(f"'{key}' is a single value, not a section")

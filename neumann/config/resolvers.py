@@ -6,6 +6,8 @@ configuration they stand in, so they follow the data set, the batch size and the
 
 from __future__ import annotations
 
+import math
+
 from omegaconf import DictConfig, OmegaConf
 
 from neumann.errors import UserError
@@ -15,7 +17,7 @@ def steps(epochs: float | None, *, _root_: DictConfig) -> int | None:
     """Return ``epochs`` in whole optimizer steps, at least one unless ``epochs`` is zero; None stays None."""
     if epochs is None:
         return None
-    if isinstance(epochs, bool) or not isinstance(epochs, int | float) or epochs < 0:
+    if isinstance(epochs, bool) or not isinstance(epochs, int | float) or not 0 <= epochs < math.inf:
         raise UserError(f"${{steps:{epochs}}} is not a number of epochs: write a number from 0 up")
     return max(1, round(epochs * _root_.derived.steps_per_epoch)) if epochs > 0 else 0
 

@@ -146,6 +146,8 @@ def check_values(config: RunConfig) -> None:
             f"trainer.devices={config.trainer.devices} cannot be trained yet: this version runs on one device, "
             "set trainer.devices=1"
         )
+    if not config.output:
+        raise UserError("output is empty: name the folder that results go to")
     for key, value in (("study", config.study), ("name", config.name)):
         if value is not None and (not value or value in (".", "..") or any(c in value for c in "/\\\0\n")):
             raise UserError(f"{key}={value!r} cannot be a folder's name: leave out slashes and line breaks")

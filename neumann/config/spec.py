@@ -147,6 +147,9 @@ def _resolve(composed: DictConfig, data_facts: DataFacts) -> RunConfig:
                     typed.trainer.check_val_every_n_epoch * steps_per_epoch, "trainer.check_val_every_n_epoch"
                 ),
             }
+        for section in fixed:  # checked before anything is computed from them
+            typed[section] = OmegaConf.merge(typed[section], OmegaConf.to_container(composed[section], resolve=True))
+        check_values(OmegaConf.to_object(typed))  # type: ignore[arg-type]
         resolved: Any = OmegaConf.create(OmegaConf.to_container(composed, resolve=True))
         for section in fixed:
             typed[section] = OmegaConf.merge(OmegaConf.structured(RunConfig)[section], resolved[section])
@@ -184,6 +187,6 @@ def _sentence(error: OmegaConfBaseException) -> str:
     cause = error.__cause__
     if isinstance(cause, UserError):
         return str(cause)
-    text = str(error).splitlines()[0].strip()
+    text = str(error).splitlines()[0].strip().split("raised while resolving interpolation: ")[-1]
     key = getattr(error, "full_key", None)
     return f"{key}: {text[0].lower()}{text[1:]}" if key else text

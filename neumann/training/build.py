@@ -6,6 +6,7 @@ Any error on the way is one sentence.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -14,13 +15,19 @@ from hydra.utils import get_object
 
 from neumann.errors import UserError, did_you_mean, first_line
 
+SCHEDULE_BOUNDS = {"factor": (0, True), "every_steps": (1, False), "ramp_steps": (0, False), "total_steps": (1, False)}
+
 
 def locate(target: str, where: str) -> Callable[..., Any]:
     """Import the class or function called ``target``; ``where`` is the setting to name if that fails."""
+    logging.getLogger("hydra").setLevel(logging.CRITICAL)  # it logs what is raised anyway
     try:
         found = get_object(target)
     except Exception as error:  # importing somebody's module may raise anything
-        raise UserError(f"{where}={target} cannot be imported: {first_line(error)}") from error
+        reason = (
+            str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        )  # the cause stands last
+        raise UserError(f"{where}={target} cannot be imported: {reason}") from error
     if not callable(found):
         raise UserError(f"{where}={target} is not a class or a function")
     return found
@@ -55,6 +62,13 @@ def split_target(section: Mapping[str, Any], where: str) -> tuple[Callable[..., 
 def build_schedule(section: Mapping[str, Any]) -> Callable[[int], float]:
     """Return the rate's factor as a function of the step. Raises UserError."""
     call, settings, name = split_target(section, "schedule")
+    if call.__module__ == "neumann.training.schedules":
+        for key, (least, strictly) in SCHEDULE_BOUNDS.items():
+            value = settings.get(key, least + 1)
+            if value < least or (strictly and value == least):
+                raise UserError(
+                    f"schedule.{key}={value} is out of range: it must be {'above' if strictly else 'at least'} {least}"
+                )
     factor = partial(call, **settings)
     try:
         float(factor(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from neumann.errors import UserError, did_you_mean
-from neumann.training.build import check_settings, split_target
+from neumann.training.build import check_settings, locate, split_target
 
 ParamGroups = list[dict[str, Any]]
 
@@ -36,6 +37,9 @@ def build_optimizer(model: nn.Module, section: Mapping[str, Any], weight_decay_f
 
     Raises UserError where it cannot be imported, takes no such setting or refuses a value.
     """
+    target = locate(str(section.get("_target_")), "optimizer._target_")
+    if inspect.isbuiltin(target) or (isinstance(target, type) and not issubclass(target, torch.optim.Optimizer)):
+        raise UserError(f"optimizer._target_={section['_target_']} is not a torch.optim.Optimizer")
     call, settings, name = split_target(section, "optimizer")
     groups = param_groups(model, float(settings.get("weight_decay") or 0.0), weight_decay_filter)
     try:
@@ -49,6 +53,25 @@ def build_optimizer(model: nn.Module, section: Mapping[str, Any], weight_decay_f
             f"optimizer._target_={section['_target_']} makes a {type(optimizer).__name__}, not a torch.optim.Optimizer"
         )
     return optimizer
+
+
+# What a plain step after one backward pass cannot drive, and why
+IMPOSSIBLE = {
+    "lbfgs": "it evaluates the loss several times a step on one frozen batch",
+    "sparseadam": "it takes sparse gradients only, and these networks have none",
+    "muon": "it takes matrices only, and these networks have biases and norms",
+    "adahessian": "it differentiates the gradient, and one backward pass does not keep its graph",
+}
+
+
+def _settings(name: str, lr: float, weight_decay: float, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a named optimizer's settings; raise UserError for one that cannot train here, or a setting given twice."""
+    if name.lower() in IMPOSSIBLE:
+        raise UserError(f"optimizer.name={name} cannot be trained here: {IMPOSSIBLE[name.lower()]}")
+    for key in ("lr", "weight_decay"):
+        if key in kwargs:
+            raise UserError(f"optimizer.kwargs.{key} stands beside optimizer.{key}: set optimizer.{key} alone")
+    return {"lr": lr, "weight_decay": weight_decay, **kwargs}
 
 
 def torch_optimizer(
@@ -69,7 +92,9 @@ def torch_optimizer(
             else did_you_mean(name, [c.__name__ for c in classes.values()])
         )
         raise UserError(f"torch.optim has no optimizer '{name}': {hint}")
-    settings = {"lr": lr, "weight_decay": weight_decay, **kwargs}
+    settings = _settings(name, lr, weight_decay, kwargs)
+    if weight_decay == 0 and "weight_decay" not in inspect.signature(found).parameters:
+        del settings["weight_decay"]  # Rprop has none
     check_settings(found, settings, "optimizer.kwargs", found.__name__)
     return found(params, **settings)
 
@@ -81,7 +106,6 @@ def timm_optimizer(
     known = timm.optim.list_optimizers()
     if name.lower().rsplit("_", 1)[-1] not in known and name.lower() not in known:
         raise UserError(f"timm has no optimizer '{name}': {did_you_mean(name.lower(), known)}")
-    made: torch.optim.Optimizer = timm.optim.create_optimizer_v2(
-        params, opt=name, lr=lr, weight_decay=weight_decay, filter_bias_and_bn=False, **kwargs
-    )
+    settings = _settings(name, lr, weight_decay, kwargs)
+    made: torch.optim.Optimizer = timm.optim.create_optimizer_v2(params, opt=name, filter_bias_and_bn=False, **settings)
     return made

@@ -73,9 +73,11 @@ def run(spec: RunSpec, console: Console | None = None) -> dict[str, Any]:
             record = _record(spec, folder, attempt)
             measured = folder.rewind_measurements(state["progress"]["step"] if state else 0)
             mirror = Mirror(spec, folder.path, record, attempt) if spec.config.logger.kind == "wandb" else None
-        except UserError:
-            if fresh:
+        except (UserError, KeyboardInterrupt) as stop:
+            if fresh:  # nothing was trained, so nothing is left
                 remove_refused(folder)
+            elif isinstance(stop, KeyboardInterrupt):
+                folder.set_status("interrupted", attempt=folder.status().get("attempt", 0))
             raise
         return _Attempt(spec, folder, parts, console, attempt, mirror, measured).fit(state)
 
@@ -144,7 +146,7 @@ class _Attempt:
                 if self.progress.diverged_at is None and self.progress.step < self.spec.config.derived.total_steps:
                     raise KeyboardInterrupt
                 result = self._result(trainer)
-            self._keep_and_finish(trainer, result)
+                self._keep_and_finish(trainer, result)  # a Ctrl-C from here on is too late to interrupt anything
             summary = _summary(result)
             exit_code = 0
             return result

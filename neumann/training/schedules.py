@@ -61,8 +61,10 @@ class RateSchedule:
         self._factor = factor
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
-        optimizer.register_step_pre_hook(self._before)
-        optimizer.register_step_post_hook(self._after)
+        # a wrapper like timm's Lookahead is no full Optimizer and runs no hooks, but the one inside does
+        stepped: Optimizer = getattr(optimizer, "_base_optimizer", optimizer)
+        stepped.register_step_pre_hook(self._before)
+        stepped.register_step_post_hook(self._after)
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         factor = self._factor(self.count)

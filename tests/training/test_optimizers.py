@@ -111,6 +111,19 @@ def test_timm_optimizers_come_by_name(name: str) -> None:
     assert sorted({g["weight_decay"] for g in optimizer.param_groups}) == [0.0, 0.1]
 
 
+def test_a_wrapper_follows_the_schedule_and_rprop_needs_no_weight_decay() -> None:
+    for name, group in (("lookahead_sgd", "timm"), ("Rprop", "torch")):
+        section = quick(f"optimizer={group}", f"optimizer.name={name}", "optimizer.lr=1.0").config.optimizer
+        model = nn.Linear(2, 1)
+        optimizer = build_optimizer(model, section, "none")
+        schedule = RateSchedule(optimizer, lambda step: 0.5**step)
+        for _ in range(3):
+            model(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+        assert schedule.count == 3
+        assert optimizer.param_groups[0]["lr"] == 0.25
+
+
 def test_the_papers_schedules() -> None:
     epoch = 10  # steps
     rates = [synchronous(s, factor=0.3, every_steps=40 * epoch, ramp_steps=5 * epoch) for s in range(200 * epoch)]

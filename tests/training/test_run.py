@@ -250,6 +250,14 @@ def test_a_failure_is_recorded_and_tried_again(
         (["optimizer=torch", "optimizer.name=Adagrd"], "did you mean 'Adagrad'"),
         (["optimizer=torch", "optimizer.name=adagrad", "+optimizer.kwargs.epz=1"], "did you mean 'eps'"),
         (["optimizer=sgd", "optimizer.momentum=-1"], "optimizer: SGD refuses its settings: Invalid momentum"),
+        (["schedule.factor=-1"], "schedule.factor=-1 is out of range: it must be above 0"),
+        (["schedule.ramp_steps=-1"], "schedule.ramp_steps=-1 is out of range"),
+        (["schedule.every_steps=0"], "schedule.every_steps=0 is out of range: it must be at least 1"),
+        (["optimizer=torch", "optimizer.name=LBFGS"], "cannot be trained here: it evaluates the loss several times"),
+        (["optimizer=timm", "optimizer.name=adahessian"], "cannot be trained here"),
+        (["optimizer=torch", "optimizer.name=SGD", "optimizer.kwargs.lr=3"], "set optimizer.lr alone"),
+        (["optimizer._target_=os.system"], "is not a torch.optim.Optimizer"),
+        (["optimizer._target_=nowhere.Mine"], "cannot be imported: Are you sure that module 'nowhere' is installed?"),
         (["trainer.accelerator=gpu"], "torch sees no CUDA device"),
         (["trainer.precision=16-mixed"], "needs a GPU"),
     ],
@@ -292,6 +300,16 @@ def test_plain_lines_off_a_terminal_and_a_bar_on_one() -> None:
 
 def test_a_signed_default_run_is_what_the_readme_says() -> None:
     assert make_spec([]).name == "digits-small_cnn-neumann-s0"
+
+
+def test_ctrl_c_before_training_leaves_nothing_behind(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("neumann.training.run.provenance", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train("optimizer=sgd")
+    assert not any(Path("runs").rglob("*.json"))
 
 
 def test_label_smoothing_reaches_training(train: Train) -> None:
