@@ -1,0 +1,174 @@
+"""What did a study find? Plain data, ready to be written as a table, a figure or a page; nothing here computes.
+
+Errors are fractions of images (0.01 is 1 %), losses are nats, epochs are floats. `neumann.studies.collect` fills these
+in from run folders, `neumann.studies.report` writes them down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from neumann.studies.statistics import Paired, Summary, Verdict
+
+Setting = Mapping[str, float | int | str]  # what was tuned: {"optimizer.lr": 0.1}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting of a row's search space on the tuning seeds: validation error at the row's point, at the last step.
+
+    ``errors`` maps a seed to its error, or to None where that run diverged; seeds without a finished run are in
+    ``missing``. ``mean`` is None unless every seed has an error: a setting that diverged once is never chosen.
+    """
+
+    setting: Setting
+    errors: Mapping[int, float | None]
+    missing: tuple[int, ...]
+    mean: float | None
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A row's evaluation runs by epoch: the mean over seeds and its 95 % interval, both None where there is none.
+
+    ``n[i]`` is the number of runs at ``epochs[i]``. ``error`` is the validation error at the row's point, ``loss`` the
+    mean training loss (nats) since the last evaluation.
+    """
+
+    epochs: tuple[float, ...]
+    n: tuple[int, ...]
+    error: tuple[float, ...]
+    error_low: tuple[float | None, ...]
+    error_high: tuple[float | None, ...]
+    loss: tuple[float, ...]
+    loss_low: tuple[float | None, ...]
+    loss_high: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """One line of the table.
+
+    ``point`` is what the study asked for ("eval", "held", "base" or "average") and ``at`` the point that this means for
+    the row's optimizer. ``setting`` is the chosen trial's, None until tuning is complete; ``edge`` says in a few words
+    that it lies on the border of the space ("optimizer.lr=3 is the largest of 5 tried"), else None. ``errors`` and
+    ``losses`` are test values by evaluation seed, of the runs that finished; ``planned`` is how many there should be.
+    ``error`` and ``loss`` summarize them; ``points`` summarizes the test error at each point that the optimizer has.
+    ``paper`` is the published number in percent, where there is one; ``reference`` is the difference of this row to the
+    table's reference row, paired by seed.
+    """
+
+    key: str
+    label: str
+    point: str
+    at: str | None
+    overrides: tuple[str, ...]
+    trials: tuple[Trial, ...]
+    setting: Setting | None
+    edge: str | None
+    planned: int
+    errors: Mapping[int, float]
+    losses: Mapping[int, float]
+    diverged: tuple[int, ...]
+    error: Summary | None
+    loss: Summary | None
+    points: Mapping[str, Summary]
+    curve: Curve | None
+    reference: Comparison | None
+    paper: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Row ``row`` minus row ``against`` by seed: test error; a negative difference is a win of ``row``.
+
+    ``adjusted`` is Holm's p over the family of secondary comparisons, None for the primary one, which stands alone.
+    ``paired`` and ``verdict`` are None where the rows share no finished seed, and ``note`` says why.
+    """
+
+    row: str
+    against: str
+    primary: bool
+    paired: Paired | None
+    adjusted: float | None
+    verdict: Verdict | None
+    note: str | None
+
+
+@dataclass(frozen=True)
+class RunEntry:
+    """One run of the study. ``role`` is "tuning" or "evaluation"; ``status`` as in `neumann.runs.STATUSES`.
+
+    ``rows`` are the keys of all rows that read it: rows that differ only in the point share their runs. ``validation``
+    and ``test`` map a point to its scores ({"error", "loss", "wrong", "n"}); ``test`` is always None for tuning runs.
+    """
+
+    rows: tuple[str, ...]
+    role: str
+    setting: Setting
+    seed: int
+    status: str
+    message: str | None
+    signature: str
+    folder: str
+    overrides: tuple[str, ...]
+    train_seconds: float | None
+    validation: Mapping[str, Mapping[str, float]] | None
+    test: Mapping[str, Mapping[str, float]] | None
+    provenance: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What was published: where it stands, and what its numbers measure."""
+
+    source: str
+    measure: str
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """A study, as far as its runs are finished.
+
+    ``answer`` is the finding in one or two sentences and ``headline`` the short form for a terminal; ``incomplete`` is a
+    sentence on what is still to be trained, or None. ``smallest_effect`` is the smallest effect of interest (fraction),
+    ``limits`` are sentences on what the study cannot show, ``figures`` names the rows of each figure. ``provenance``
+    maps a label ("commit", "torch", ...) to its distinct values over all runs, so that mixed provenance shows.
+    ``commands`` maps a label to the shell command that reproduces it.
+    """
+
+    name: str
+    title: str
+    question: str
+    budget: str
+    answer: str
+    headline: str
+    incomplete: str | None
+    data: str
+    recipe: tuple[str, ...]
+    tuned: tuple[str, ...]
+    tuning_seeds: tuple[int, ...]
+    evaluation_seeds: tuple[int, ...]
+    epochs: float
+    test_images: int
+    validation_images: int
+    smallest_effect: float
+    reference: str
+    rows: tuple[RowResult, ...]
+    comparisons: tuple[Comparison, ...]
+    runs: tuple[RunEntry, ...]
+    paper: Paper | None
+    limits: tuple[str, ...]
+    figures: Mapping[str, tuple[str, ...]]
+    provenance: Mapping[str, tuple[str, ...]]
+    commands: Mapping[str, str]
+
+    def row(self, key: str) -> RowResult:
+        """Return the row called ``key``. Raises KeyError."""
+        for row in self.rows:
+            if row.key == key:
+                return row
+        raise KeyError(key)
