@@ -133,11 +133,11 @@ class Paper:
 class StudyResults:
     """A study, as far as its runs are finished.
 
-    ``answer`` is the finding in one or two sentences and ``headline`` the short form for a terminal; ``incomplete`` is a
-    sentence on what is still to be trained, or None. ``smallest_effect`` is the smallest effect of interest (fraction),
-    ``limits`` are sentences on what the study cannot show, ``figures`` names the rows of each figure. ``provenance``
-    maps a label ("commit", "torch", ...) to its distinct values over all runs, so that mixed provenance shows.
-    ``commands`` maps a label to the shell command that reproduces it.
+    ``answer`` is the finding in one or two sentences and ``headline`` the short form for a terminal; ``incomplete`` is
+    a sentence on what is still to be trained, or None. ``smallest_effect`` is the smallest effect of interest
+    (fraction), ``limits`` are sentences on what the study cannot show, ``figures`` names the rows of each figure.
+    ``provenance`` maps a label ("commit", "torch", ...) to its distinct values over all runs, so that mixed provenance
+    shows. ``commands`` maps a label to the shell command that reproduces it.
     """
 
     name: str
