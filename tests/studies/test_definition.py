@@ -1,0 +1,187 @@
+"""A study.yaml is read strictly: whatever would make a comparison unfair or silently wrong is one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from neumann.errors import UserError
+from neumann.studies.definition import PACKAGED, list_studies, load_study
+
+
+def study() -> dict[str, Any]:
+    return {
+        "title": "A test",
+        "question": "Is it read?",
+        "overrides": ["data=digits", "trainer.max_epochs=20"],
+        "rows": {
+            "sgd": {"label": "SGD", "overrides": ["optimizer=sgd"]},
+            "averaged": {"label": "SGD, averaged", "overrides": ["optimizer=sgd"], "point": "average"},
+            "neumann": {"label": "Neumann", "overrides": ["optimizer=neumann"]},
+        },
+        "space": {"optimizer.lr": [0.01, 0.03, 0.1, 0.3, 1.0]},
+        "seeds": {"tuning": [100, 101], "evaluation": [0, 1, 2]},
+        "comparisons": {"primary": "neumann", "reference": "sgd", "smallest_effect": 0.5},
+        "budgets": {
+            "small": {
+                "overrides": ["trainer.max_epochs=2"],
+                "trials": 3,
+                "tuning_seeds": 1,
+                "evaluation_seeds": 2,
+            }
+        },
+    }
+
+
+def write(content: dict[str, Any], name: str = "mine") -> Path:
+    folder = Path("experiments", name)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "study.yaml").write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    return folder / "study.yaml"
+
+
+def test_the_full_budget_is_the_study_as_it_stands() -> None:
+    write(study())
+    full = load_study("mine")
+    assert full.name == "mine"
+    assert full.tuning_seeds == (100, 101)
+    assert full.evaluation_seeds == (0, 1, 2)
+    tuning = full.tuning()
+    assert len(tuning) == 3 * 5 * 2
+    assert tuning[0].overrides == (
+        "data=digits",
+        "trainer.max_epochs=20",
+        "optimizer=sgd",
+        "optimizer.lr=0.01",
+        "seed=100",
+        "study=mine",
+    )
+    chosen = full.evaluation("neumann", {"optimizer.lr": 0.3})
+    assert [run.seed for run in chosen] == [0, 1, 2]
+    assert all("optimizer.lr=0.3" in run.overrides and "optimizer=neumann" in run.overrides for run in chosen)
+
+
+def test_a_budget_takes_the_middle_trials_the_first_seeds_and_its_own_settings() -> None:
+    write(study())
+    small = load_study("mine", "small")
+    assert [s["optimizer.lr"] for s in small.spaces["sgd"]] == [0.03, 0.1, 0.3]
+    assert small.tuning_seeds == (100,)
+    assert small.evaluation_seeds == (0, 1)
+    words = small.tuning()[0].overrides
+    assert "trainer.max_epochs=2" in words
+    assert "trainer.max_epochs=20" not in words
+
+
+def test_a_row_may_have_a_space_of_its_own_with_as_many_trials() -> None:
+    content = study()
+    content["rows"]["neumann"]["space"] = {"optimizer.lr": [1.0, 2.0, 3.0, 4.0, 5.0]}
+    write(content)
+    assert [s["optimizer.lr"] for s in load_study("mine").spaces["neumann"]] == [1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+def test_a_space_of_two_settings_is_their_product() -> None:
+    content = study()
+    content["space"] = {"optimizer.lr": [0.1, 0.3], "optimizer.weight_decay": [0.0, 1e-4]}
+    del content["budgets"]
+    write(content)
+    assert list(load_study("mine").spaces["sgd"]) == [
+        {"optimizer.lr": lr, "optimizer.weight_decay": wd} for lr in (0.1, 0.3) for wd in (0.0, 1e-4)
+    ]
+
+
+def change(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    *parents, last = path.split("/")
+    node = content
+    for key in parents:
+        node = node[key]
+    node[last] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "parts"),
+    [
+        ("seeds/tuning", [0, 100], ["[0]", "both tune and evaluate"]),
+        ("seeds/evaluation", [1, 1], ["seeds.evaluation", "each once"]),
+        ("seeds/tuning", [], ["seeds.tuning"]),
+        ("seeds/evalution", [7], ["seeds.evalution", "did you mean 'evaluation'?"]),
+        ("qestion", "what?", ["there is no 'qestion'", "did you mean 'question'?"]),
+        ("question", None, ["it needs question"]),
+        ("rows/neumann/lable", "x", ["rows.neumann.lable", "did you mean 'label'?"]),
+        ("rows/neumann/label", None, ["it needs rows.neumann.label"]),
+        ("rows/neumann/point", "avrage", ["rows.neumann.point=avrage", "did you mean 'average'?"]),
+        ("rows/neumann/space", {"optimizer.lr": [0.1]}, ["unequal numbers of trials", "neumann 1"]),
+        ("rows/neumann/overrides", ["optimizer.lr=0.1"], ["tuned and set by an override"]),
+        ("rows/neumann/overrides", ["seed=3"], ["'seed=3'", "set for each run"]),
+        ("rows/neumann/overrides", ["launch.parallel=2"], ["launch is set for each run"]),
+        ("rows/neumann/overrides", ["neumann"], ["'neumann' is not an override"]),
+        ("rows/neumann", None, ["it needs rows.neumann.label"]),
+        ("space", {"optimizer.lr": []}, ["space.optimizer.lr=[]"]),
+        ("space", {"optimizer.lr": [0.1, 0.1]}, ["each once"]),
+        ("space", {}, ["space is empty"]),
+        ("comparisons/reference", "sdg", ["comparisons.reference", "did you mean 'sgd'?"]),
+        ("comparisons/primary", "sgd", ["the same row"]),
+        ("comparisons/also", [["sgd"]], ["not a pair"]),
+        ("comparisons/also", [["sgd", "adam"]], ["comparisons.also", "'adam'"]),
+        ("comparisons/smallest_effect", 0, ["above 0"]),
+        ("figures", {"curvs": ["sgd"]}, ["there is no figure 'curvs'", "did you mean 'curves'?"]),
+        ("figures", {"curves": ["adam"]}, ["figures.curves", "'adam'"]),
+        ("paper", {"source": "x", "measure": "y", "rows": {"adam": 1.0}}, ["paper.rows", "'adam'"]),
+        ("paper", {"measure": "y"}, ["it needs paper.source"]),
+        ("budgets/small/trials", 9, ["budgets.small.trials=9", "from 1 to 5"]),
+        ("budgets/small/tuning_seeds", 0, ["budgets.small.tuning_seeds=0", "from 1 to 2"]),
+        ("rows", {"sgd": {"label": "SGD"}}, ["at least two"]),
+        ("seeds/tuning", ["a"], ["seeds.tuning"]),
+    ],
+)
+def test_what_would_be_unfair_or_wrong_is_one_sentence(path: str, value: Any, parts: list[str]) -> None:
+    file = write(change(study(), path, value))
+    with pytest.raises(UserError) as caught:
+        load_study("mine", "small")
+    message = str(caught.value)
+    assert str(file) in message
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_a_file_that_is_no_study_is_one_sentence() -> None:
+    write(study()).write_text("- a\n- b\n")
+    with pytest.raises(UserError, match="is not a study"):
+        load_study("mine")
+    write(study()).write_text("question: [unclosed\n")
+    with pytest.raises(UserError, match="cannot be read") as caught:
+        load_study("mine")
+    assert "\n" not in str(caught.value)
+
+
+def test_studies_are_found_by_name_by_folder_and_by_file() -> None:
+    file = write(study())
+    assert load_study("mine").file == file
+    assert load_study("experiments/mine").name == "mine"
+    assert load_study(str(file)).name == "mine"
+    with pytest.raises(UserError, match="did you mean 'mine'"):
+        load_study("mnie")
+    with pytest.raises(UserError, match=r"there is no study at nowhere/study\.yaml"):
+        load_study("nowhere/study.yaml")
+    with pytest.raises(UserError, match="there is no budget 'smal': did you mean 'small'"):
+        load_study("mine", "smal")
+
+
+def test_ones_own_study_goes_before_a_packaged_one_of_the_same_name() -> None:
+    file = write(study(), "regularizers")
+    assert list_studies()["regularizers"] == file
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGED.glob("*/study.yaml")), ids=lambda file: file.parent.name)
+def test_every_packaged_study_loads_at_every_budget(file: Path) -> None:
+    first = file.read_text().splitlines()[0]
+    assert first.startswith("# ")
+    assert f"neumann study {file.parent.name}" in first
+    for budget in ("full", *load_study(str(file)).config.budgets):
+        one = load_study(str(file), budget)
+        assert one.tuning()
+        assert not set(one.tuning_seeds) & set(one.evaluation_seeds)
