@@ -81,7 +81,7 @@ def assemble(
 
 def _test(runs: Sequence[Run], point: str, key: str) -> dict[int, float]:
     found = {run.planned.seed: scores(run, "test", point) for run in runs if run.over}
-    return {seed: values[key] for seed, values in found.items() if values is not None}
+    return {seed: values[key] for seed, values in found.items() if values is not None and values[key] is not None}
 
 
 def _row(
@@ -154,12 +154,12 @@ def _answer(study: Study, primary: Comparison, labels: Mapping[str, str], rows: 
     size = percent(abs(one.mean))
     bounds = interval(one.low, one.high, points)
     counted = f"n = {one.n} paired seed{'s' if one.n != 1 else ''}"
-    evidence = f"difference {points(one.mean)} points, 95 % interval {bounds}, {counted}, p {p_value(one.p)}"
+    evidence = f"difference {points(one.mean)} points, 95 % interval {bounds}, {counted}, {_p(one.p)}"
     margin = percent(verdict.smallest_effect_of_interest)
     if verdict.answer == "equivalent":
         said = (
             f"{ours} and {other} are equivalent within ±{margin} points of test error, the smallest effect of interest "
-            f"({evidence}; two one-sided tests, p {p_value(verdict.p_equivalence)})."
+            f"({evidence}; two one-sided tests, {_p(verdict.p_equivalence)})."
         )
         if verdict.p is not None and verdict.p <= ALPHA:
             said += " A difference is there, but it is smaller than what the study set out to find."
@@ -183,6 +183,13 @@ def _answer(study: Study, primary: Comparison, labels: Mapping[str, str], rows: 
         if row.key in (primary.row, primary.against) and row.edge:
             said += f" {row.label} was tuned to the edge of its space ({row.edge}): a better setting may lie outside."
     return said, f"{verdict.answer}, {points(one.mean)} points {bounds}, n = {one.n}"
+
+
+def _p(p: float | None) -> str:
+    if p is None:
+        return "no p"
+    text = p_value(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def _incomplete(study: Study, runs: Sequence[RunEntry], rows: Sequence[RowResult]) -> str | None:

@@ -43,8 +43,9 @@ class Run:
 
 def runs_of(planned: Sequence[PlannedRun], role: str, config_dirs: Sequence[str] = ()) -> list[Run]:
     """Return the runs that ``planned`` asks for, with what is there of them. Raises UserError as `make_specs` does."""
-    specs = make_specs([list(run.overrides) for run in planned], config_dirs)
-    return [_run(run, role, spec) for run, spec in zip(planned, specs, strict=True)]
+    jobs = list(dict.fromkeys(run.overrides for run in planned))  # rows that differ only in the point share their runs
+    specs = dict(zip(jobs, make_specs([list(job) for job in jobs], config_dirs), strict=True))
+    return [_run(run, role, specs[run.overrides]) for run in planned]
 
 
 def refreshed(run: Run) -> Run:

@@ -1,0 +1,248 @@
+"""What a study reads from run folders: validation chooses, test of evaluation runs answers, and nothing else is read."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+
+import pytest
+from study_folders import STUDY, diverge, finish, write_study
+
+from neumann.errors import UserError
+from neumann.runs import find
+from neumann.studies.assemble import collect
+from neumann.studies.collect import EVALUATION, TUNING, edge, runs_of, scores, tried
+from neumann.studies.definition import Study, load_study
+from neumann.studies.results import StudyResults
+
+RATES = (0.1, 0.3, 1.0)
+
+
+def tuned(study: Study, errors: dict[float, float], **keywords: float) -> None:
+    """Finish every tuning run, its validation error given by its rate."""
+    for planned in study.tuning():
+        if planned.row != "averaged":  # shares the runs of sgd
+            finish(planned, errors[planned.setting["optimizer.lr"]], **keywords)
+
+
+def evaluated(study: Study, row: str, rate: float, tests: list[float]) -> None:
+    for planned, test in zip(study.evaluation(row, {"optimizer.lr": rate}), tests, strict=True):
+        finish(planned, 0.02, test=test)
+
+
+@pytest.fixture
+def study() -> Study:
+    write_study()
+    return load_study("mine")
+
+
+@pytest.fixture
+def complete(study: Study) -> Study:
+    tuned(study, {0.1: 0.03, 0.3: 0.01, 1.0: 0.02})
+    evaluated(study, "sgd", 0.3, [0.04, 0.03, 0.05])
+    evaluated(study, "neumann", 0.3, [0.03, 0.03, 0.02])
+    return study
+
+
+def test_an_empty_study_is_collected_too(study: Study) -> None:
+    results = collect(study)
+    assert results.incomplete is not None
+    assert "12 of the 12 runs" in results.incomplete  # two rows of three share their runs: 2 × 3 rates × 2 seeds
+    assert all(row.setting is None and row.error is None for row in results.rows)
+    assert "Not answered yet" in results.answer
+    assert results.headline.endswith("(incomplete)")
+
+
+def test_the_lowest_mean_validation_error_chooses(complete: Study) -> None:
+    results = collect(complete)
+    assert results.incomplete is None
+    row = results.row("sgd")
+    assert row.setting == {"optimizer.lr": 0.3}
+    assert [trial.chosen for trial in row.trials] == [False, True, False]
+    assert [trial.mean for trial in row.trials] == pytest.approx([0.03, 0.01, 0.02])
+    assert row.edge is None
+    assert row.errors == {0: 0.04, 1: 0.03, 2: 0.05}
+    assert row.error is not None
+    assert row.error.mean == pytest.approx(0.04)
+    assert row.at == "held"
+    assert results.row("neumann").at == "base"
+    assert results.row("averaged").at == "average"
+    assert set(results.row("neumann").points) == {"held", "base", "average"}
+
+
+def test_the_paired_difference_is_row_minus_reference(complete: Study) -> None:
+    results = collect(complete)
+    primary = results.comparisons[0]
+    assert (primary.row, primary.against, primary.primary) == ("neumann", "sgd", True)
+    assert primary.paired is not None
+    assert primary.paired.mean == pytest.approx((-0.01 + 0.0 - 0.03) / 3)
+    assert primary.adjusted is None  # it stands alone
+    others = results.comparisons[1:]
+    assert all(c.adjusted is not None for c in others if c.paired is not None)
+    assert results.row("neumann").reference == primary
+    assert "n = 3 paired seeds" in results.answer
+    assert "−1.33 points" in results.headline
+    assert results.row("sgd").paper == 24.3
+    assert results.row("averaged").paper is None
+
+
+def test_equal_errors_are_told_apart_by_the_validation_loss(study: Study) -> None:
+    losses = {0.1: 0.3, 0.3: 0.2, 1.0: 0.1}
+    for planned in study.tuning():
+        if planned.row != "averaged":
+            finish(planned, 0.02, loss=losses[planned.setting["optimizer.lr"]])
+    row = collect(study).row("sgd")
+    assert row.setting == {"optimizer.lr": 1.0}
+    assert row.edge == "optimizer.lr=1 is the largest of 3 tried"
+
+
+def test_rows_that_differ_in_the_point_share_runs_and_are_tuned_apart(study: Study) -> None:
+    at_average = {0.1: 0.01, 0.3: 0.02, 1.0: 0.03}
+    at_held = {0.1: 0.03, 0.3: 0.02, 1.0: 0.01}
+    for planned in study.tuning():
+        if planned.row != "averaged":
+            rate = planned.setting["optimizer.lr"]
+            finish(planned, at_held[rate], average=at_average[rate])
+    results = collect(study)
+    assert results.row("sgd").setting == {"optimizer.lr": 1.0}
+    assert results.row("averaged").setting == {"optimizer.lr": 0.1}
+    tuning = [run for run in results.runs if run.role == "tuning"]
+    assert len(tuning) == 12
+    assert {run.rows for run in tuning} == {("sgd", "averaged"), ("neumann",)}
+
+
+def test_nothing_is_chosen_before_every_tuning_run_is_over(study: Study) -> None:
+    for planned in study.tuning()[:-1]:
+        if planned.row != "averaged":
+            finish(planned, 0.02)
+    results = collect(study)
+    assert results.row("sgd").setting is not None
+    assert results.row("neumann").setting is None
+    assert results.row("neumann").trials[-1].missing == (101,)
+    assert results.incomplete is not None
+    assert "no setting is chosen yet for Neumann" in results.incomplete
+
+
+def test_a_setting_that_diverged_on_one_seed_is_never_chosen(study: Study) -> None:
+    for planned in study.tuning():
+        if planned.row == "averaged":
+            continue
+        if planned.setting["optimizer.lr"] == 0.3 and planned.seed == 101:
+            diverge(planned)
+        else:
+            finish(planned, {0.1: 0.03, 0.3: 0.001, 1.0: 0.02}[planned.setting["optimizer.lr"]])
+    row = collect(study).row("sgd")
+    assert row.setting == {"optimizer.lr": 1.0}
+    assert row.trials[1].errors == {100: 0.001, 101: None}
+    assert row.trials[1].mean is None
+
+
+def test_a_row_whose_every_setting_diverged_says_so(study: Study) -> None:
+    for planned in study.tuning():
+        if planned.row == "neumann":
+            diverge(planned)
+        elif planned.row == "sgd":
+            finish(planned, 0.02)
+    results = collect(study)
+    assert results.row("neumann").setting is None
+    assert results.incomplete is not None
+    assert "every setting of Neumann diverged" in results.incomplete
+    assert "chosen yet" not in results.incomplete
+
+
+def test_diverged_evaluation_runs_are_counted_and_not_averaged(study: Study) -> None:
+    tuned(study, {0.1: 0.03, 0.3: 0.01, 1.0: 0.02})
+    evaluated(study, "sgd", 0.3, [0.04, 0.03, 0.05])
+    first, *others = study.evaluation("neumann", {"optimizer.lr": 0.3})
+    diverge(first)
+    for planned in others:
+        finish(planned, 0.02, test=0.02)
+    results = collect(study)
+    row = results.row("neumann")
+    assert row.diverged == (0,)
+    assert row.errors == {1: 0.02, 2: 0.02}
+    assert row.error is not None
+    assert row.error.n == 2
+    primary = results.comparisons[0]
+    assert primary.paired is not None
+    assert primary.paired.only_b == (0,)
+    assert "1 of 3 runs of Neumann diverged" in results.answer
+    assert results.incomplete is None
+    assert row.curve is not None
+    assert row.curve.n == (2, 2)
+    assert all(math.isfinite(loss) for loss in row.curve.loss)
+
+
+def everything(results: StudyResults) -> str:
+    return repr(results)
+
+
+def test_test_values_of_tuning_runs_change_nothing_and_cannot_be_read(complete: Study) -> None:
+    before = everything(collect(complete))
+    tuning = runs_of(complete.tuning(), TUNING)
+    for run in tuning:
+        path = run.folder.path / "result.json"
+        result = json.loads(path.read_text())
+        for point in result["test"].values():
+            point["error"] = 0.987654
+        path.write_text(json.dumps(result))
+    after = everything(collect(complete))
+    assert after == before
+    assert "0.987654" not in after
+    with pytest.raises(PermissionError, match="tuning run"):
+        scores(tuning[0], "test", "eval")
+    assert scores(tuning[0], "validation", "eval") is not None
+
+
+def test_a_failed_run_is_listed_with_its_message(study: Study) -> None:
+    planned = study.tuning()[0]
+    folder = finish(planned, 0.02)
+    (folder.path / "result.json").unlink()
+    folder.set_status("failed", message="it broke")
+    entry = next(run for run in collect(study).runs if run.folder == str(folder.path))
+    assert (entry.status, entry.message) == ("failed", "it broke")
+    assert entry.test is None
+
+
+def test_a_changed_default_or_seed_finds_no_stale_run(complete: Study) -> None:
+    content = copy.deepcopy(STUDY)
+    content["overrides"] = [*STUDY["overrides"], "recipe.label_smoothing=0.1"]
+    write_study(content)
+    assert all(row.setting is None for row in collect(load_study("mine")).rows)
+    content = copy.deepcopy(STUDY)
+    content["seeds"]["evaluation"] = [7, 8, 9]
+    write_study(content)
+    row = collect(load_study("mine")).row("sgd")
+    assert row.setting is not None
+    assert row.errors == {}
+    write_study()
+    assert collect(load_study("mine")).incomplete is None
+
+
+def test_a_point_that_no_run_recorded_is_one_sentence(study: Study) -> None:
+    content = copy.deepcopy(STUDY)
+    content["rows"]["sgd"]["point"] = "base"
+    write_study(content)
+    one = load_study("mine")
+    tuned(one, dict.fromkeys(RATES, 0.02))
+    with pytest.raises(UserError, match=r"rows\.sgd: its runs have the points held, average and none called 'base'"):
+        collect(one)
+
+
+def test_the_edge_is_named_for_numbers_only_and_for_a_real_choice(complete: Study) -> None:
+    runs = runs_of(complete.tuning(), TUNING)
+    assert edge(tried(complete, "sgd", runs)) is None
+    content = copy.deepcopy(STUDY)
+    content["space"] = {"optimizer.lr": [0.3]}
+    write_study(content)
+    one = load_study("mine")
+    assert edge(tried(one, "sgd", runs_of(one.tuning(), TUNING))) is None
+
+
+def test_evaluation_runs_are_found_whatever_they_are_called(complete: Study) -> None:
+    (planned, *_) = complete.evaluation("sgd", {"optimizer.lr": 0.3})
+    (run,) = runs_of([planned], EVALUATION)
+    run.folder.path.rename(run.folder.path.with_name(f"renamed-{run.spec.signature}"))
+    assert find(run.spec).path.name.startswith("renamed")
+    assert collect(complete).row("sgd").errors[0] == 0.04
