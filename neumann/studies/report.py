@@ -1,0 +1,199 @@
+"""What does a study say, on one page? report.html, its figures, and the same numbers as Markdown and CSV.
+
+The page is one file without scripts or addresses: it opens from a disk, prints, and can be kept beside a paper. The
+same results give the same bytes. matplotlib and jinja2 are imported when something is rendered, not before, since the
+caller first asks whether anything has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neumann.runs.files import replace_file
+from neumann.studies.report_csv import curves_csv, points_of, runs_csv, table_csv
+from neumann.studies.results import Comparison, RowResult, RunEntry, StudyResults
+from neumann.studies.statistics import proportion_interval
+from neumann.studies.tables import (
+    DASH,
+    caption,
+    count,
+    duration,
+    interval,
+    label_of,
+    main_lines,
+    markdown_table,
+    mean_and_interval,
+    p_value,
+    percent,
+    points,
+    printable,
+    setting_header,
+    setting_text,
+    value,
+    verdict_word,
+)
+
+if TYPE_CHECKING:
+    from neumann.studies.svg import Drawing
+
+HERE = Path(__file__).parent
+ONE_VALUE = ("commit", "torch", "device")  # mixed, they may move the numbers
+OVER = ("finished", "diverged")
+
+
+def render(results: StudyResults, folder: Path) -> list[Path]:
+    """Write the page, the tables and the figures into ``folder``; return their paths, report.html first.
+
+    Every file is replaced atomically. Raises OSError.
+    """
+    from neumann.studies.study_figures import draw
+
+    folder.mkdir(parents=True, exist_ok=True)
+    drawings = draw(results)
+    files = {
+        "report.html": page(results, drawings).encode(),
+        "table.md": markdown_table(results).encode(),
+        "table.csv": table_csv(results),
+        "runs.csv": runs_csv(results),
+        "curves.csv": curves_csv(results),
+    }
+    for name, drawing in drawings.items():
+        files |= {f"{name}.svg": drawing.svg, f"{name}.png": drawing.png}
+    for name, content in reversed(files.items()):  # the page last, so that what it stands beside is there
+        replace_file(folder / name, content)
+    return [folder / name for name in files]
+
+
+def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
+    """Return report.html."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    from neumann.studies.svg import inline
+
+    # Data is escaped by autoescape and made printable by finalize; what is Markup was written by this package
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda v: v if isinstance(v, Markup) or not isinstance(v, str) else printable(v),
+    )
+    return environment.get_template("report.html.j2").render(
+        r=results,
+        css=Markup((HERE / "report.css").read_text(encoding="utf-8")),
+        figures={name: Markup(inline(drawing, name)) for name, drawing in drawings.items()},
+        lines=main_lines(results),
+        caption=caption(results),
+        setting_header=setting_header(results),
+        setting_text=setting_text,
+        reference=label_of(results, results.reference),
+        primaries=[_compared(results, c) for c in results.comparisons if c.primary],
+        comparisons=[_compared(results, c) for c in sorted(results.comparisons, key=lambda c: not c.primary)],
+        smallest_effect=percent(results.smallest_effect),
+        points=points_of(results),
+        by_point=[_by_point(row, points_of(results)) for row in results.rows],
+        failures=[_failures(results, row) for row in results.rows],
+        unfinished=[run for run in results.runs if run.status != "finished"],
+        pending=[run for run in results.runs if run.status not in (*OVER, "failed")],
+        labels=lambda run: ", ".join(label_of(results, key) for key in run.rows),
+        provenance=[(name, values, name in ONE_VALUE and len(values) > 1) for name, values in results.provenance.items()],
+        seconds=duration(sum(run.train_seconds or 0.0 for run in results.runs)),
+        trained=sum(run.train_seconds is not None for run in results.runs),
+        spaces=[(printable(row.label), row.overrides, _space(row)) for row in results.rows],
+        DASH=DASH,
+    )  # fmt: skip
+
+
+def _compared(results: StudyResults, c: Comparison) -> dict[str, Any]:
+    """Return one comparison as text."""
+    pair, verdict = c.paired, c.verdict
+    found = verdict.smallest_detectable_effect if verdict else None
+    dropped = [
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {_listed(seeds)} finished in {label_of(results, key)} only"
+        for key, seeds in ((c.row, pair.only_a if pair else ()), (c.against, pair.only_b if pair else ()))
+        if seeds
+    ]
+    equal = ["all differences are equal: p is the sign-flip test's"] if pair and pair.sd == 0 else []
+    return {
+        "row": label_of(results, c.row),
+        "against": label_of(results, c.against),
+        "primary": c.primary,
+        "n": pair.n if pair else DASH,
+        "difference": points(pair.mean if pair else None),
+        "interval": interval(pair.low, pair.high, points) if pair else DASH,
+        # Where all differences are equal there is no t test, and p is the sign-flip test's
+        "p": p_value(pair.p if pair and pair.t is not None else None),
+        "own_p": p_value(pair.p if pair else None),
+        "holm": p_value(c.adjusted),
+        "flip": p_value(pair.sign_flip_p if pair else None),
+        "counts": f"{pair.wins}/{pair.ties}/{pair.losses}" if pair else DASH,
+        "verdict": verdict_word(c),
+        "detectable": percent(found),
+        "power": f"{100 * verdict.power:.0f} %" if verdict else DASH,
+        "sentence": _budget_sentence(results, c),
+        "note": "; ".join([*([c.note] if c.note else []), *dropped, *equal]),
+    }
+
+
+def _budget_sentence(results: StudyResults, c: Comparison) -> str:
+    """Return in words what this number of seeds could have seen."""
+    if c.verdict is None or c.paired is None:
+        return f"Nothing can be compared yet: {printable(c.note or 'the rows share no finished seed')}."
+    n, found = c.paired.n, c.verdict.smallest_detectable_effect
+    seeds = "one seed" if n == 1 else f"{n} seeds"
+    if found is None:
+        why = "one difference has no spread" if n == 1 else "all differences are equal"
+        return f"From {seeds} it cannot be told how small an effect would have been seen: {why}."
+    sentence = (
+        f"With {seeds} and the spread found here, a true difference of {percent(found)} points would have been seen "
+        f"with a chance of {100 * c.verdict.power:.0f} % (two-sided test, α = {c.verdict.alpha:g})."
+    )
+    if found > results.smallest_effect:
+        return (
+            f"{sentence} The smallest effect of interest, {percent(results.smallest_effect)} points, is below that: "
+            "this budget can miss an effect that matters."
+        )
+    return f"{sentence} The smallest effect of interest, {percent(results.smallest_effect)} points, is not below that."
+
+
+def _by_point(row: RowResult, columns: Sequence[str]) -> tuple[str, list[tuple[str, bool]]]:
+    cells = [(mean_and_interval(row.points.get(point)), point == row.at) for point in columns]
+    return printable(row.label), cells
+
+
+def _failures(results: StudyResults, row: RowResult) -> dict[str, Any]:
+    """Return how many runs of a row went wrong; the rate is that of its evaluation runs that are over."""
+    own = [run for run in results.runs if row.key in run.rows]
+    over, diverged = len(row.errors) + len(row.diverged), len(row.diverged)
+    rate = proportion_interval(diverged, over) if over else None
+    tuning = [run for run in own if run.role == "tuning"]
+    return {
+        "label": printable(row.label),
+        "finished": count(len(row.errors), row.planned),
+        "diverged": diverged,
+        "rate": f"{100 * rate.rate:.0f} % [{100 * rate.low:.0f}, {100 * rate.high:.0f}]" if rate else DASH,
+        "failed": _counted(own, "evaluation", "failed"),
+        "missing": max(0, row.planned - over - _counted(own, "evaluation", "failed")),
+        "tuning": f"{_counted(own, 'tuning', 'diverged')}/{len(tuning)}" if tuning else DASH,
+    }
+
+
+def _counted(runs: Sequence[RunEntry], role: str, status: str) -> int:
+    return sum(run.role == role and run.status == status for run in runs)
+
+
+def _space(row: RowResult) -> list[tuple[str, str]]:
+    """Return what was tried per setting, in the order of the trials."""
+    tried: dict[str, dict[str, None]] = {}
+    for trial in row.trials:
+        for key, v in trial.setting.items():
+            tried.setdefault(key, {})[value(v)] = None
+    return [(printable(key), ", ".join(values)) for key, values in tried.items()]
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))

@@ -1,0 +1,117 @@
+"""How does a study reach a spreadsheet or a script? Plain CSV files: fractions, full precision, empty where unknown.
+
+A text that a spreadsheet would take for a formula gets a leading quote.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+
+from neumann.studies.results import RunEntry, StudyResults
+from neumann.studies.statistics import Summary
+from neumann.studies.tables import printable
+
+POINTS = ("held", "base", "average")
+Cell = str | int | float | bool | None
+
+
+def points_of(results: StudyResults) -> tuple[str, ...]:
+    """Return every point that any row was evaluated at, the known ones first."""
+    found = {point for row in results.rows for point in row.points}
+    return (*(p for p in POINTS if p in found), *sorted(found - set(POINTS)))
+
+
+def table_csv(results: StudyResults) -> bytes:
+    """Return the main table, one line per row."""
+    keys, points = _setting_keys(results), points_of(results)
+    header = ["key", "label", "point", "evaluated_at", *keys, "edge", "planned", "finished", "diverged"]
+    header += [f"test_{what}_{part}" for what in ("error", "loss") for part in ("mean", "median", "sd", "low", "high")]
+    header += [f"test_error_{part}_at_{point}" for point in points for part in ("n", "mean", "low", "high")]
+    header += [f"difference_{part}" for part in ("against", "n", "mean", "sd", "low", "high")]
+    header += ["p", "p_holm", "p_sign_flip", "wins", "ties", "losses", "primary", "verdict", "p_equivalence"]
+    header += ["smallest_detectable_effect", "paper_error"]
+    lines: list[list[Cell]] = []
+    for row in results.rows:
+        c, setting = row.reference, row.setting or {}
+        pair, verdict = (c.paired, c.verdict) if c else (None, None)
+        line: list[Cell] = [row.key, row.label, row.point, row.at, *(setting.get(key) for key in keys), row.edge]
+        line += [row.planned, len(row.errors), len(row.diverged), *_summary(row.error), *_summary(row.loss)]
+        for point in points:
+            s = row.points.get(point)
+            line += [s.n, s.mean, s.low, s.high] if s else [None] * 4
+        line.append(c.against if c else None)
+        line += [pair.n, pair.mean, pair.sd, pair.low, pair.high, pair.p] if pair else [None] * 6
+        line.append(c.adjusted if c else None)
+        line += [pair.sign_flip_p, pair.wins, pair.ties, pair.losses] if pair else [None] * 4
+        line.append(c.primary if c else None)
+        line += [verdict.answer, verdict.p_equivalence, verdict.smallest_detectable_effect] if verdict else [None] * 3
+        line.append(None if row.paper is None else round(row.paper / 100, 12))  # 23.1 / 100 without binary dust
+        lines.append(line)
+    return _csv(header, lines)
+
+
+def runs_csv(results: StudyResults) -> bytes:
+    """Return every run at every point that it was evaluated at; a run without a result has one line and no point."""
+    keys = _setting_keys(results)
+    header = ["rows", "role", *keys, "seed", "status", "signature", "point"]
+    header += ["validation_error", "validation_loss", "test_error", "test_loss", "train_seconds"]
+    lines: list[list[Cell]] = []
+    for run in results.runs:
+        for point in _points(run):
+            line: list[Cell] = ["; ".join(run.rows), run.role, *(run.setting.get(key) for key in keys)]
+            line += [run.seed, run.status, run.signature, point]
+            for scores in (run.validation, run.test):
+                at = (scores or {}).get(point or "") or {}
+                line += [at.get("error"), at.get("loss")]
+            lines.append([*line, run.train_seconds])
+    return _csv(header, lines)
+
+
+def curves_csv(results: StudyResults) -> bytes:
+    """Return every row's mean curves with their 95 % intervals."""
+    header = ["row", "epoch", "n", "validation_error", "validation_error_low", "validation_error_high"]
+    header += ["train_loss", "train_loss_low", "train_loss_high"]
+    lines: list[list[Cell]] = []
+    for row in results.rows:
+        c = row.curve
+        if c:
+            columns = (c.epochs, c.n, c.error, c.error_low, c.error_high, c.loss, c.loss_low, c.loss_high)
+            lines += [[row.key, *values] for values in zip(*columns, strict=True)]
+    return _csv(header, lines)
+
+
+def _setting_keys(results: StudyResults) -> list[str]:
+    settings = [run.setting for run in results.runs]
+    settings += [trial.setting for row in results.rows for trial in row.trials]
+    settings += [row.setting for row in results.rows if row.setting]
+    return list(dict.fromkeys([*results.tuned, *(key for setting in settings for key in setting)]))
+
+
+def _points(run: RunEntry) -> Sequence[str | None]:
+    return list(dict.fromkeys([*(run.validation or {}), *(run.test or {})])) or [None]
+
+
+def _summary(summary: Summary | None) -> list[Cell]:
+    return [summary.mean, summary.median, summary.sd, summary.low, summary.high] if summary else [None] * 5
+
+
+def _csv(header: Sequence[str], lines: Iterable[Sequence[Cell]]) -> bytes:
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([_cell(name) for name in header])
+    writer.writerows([_cell(cell) for cell in line] for line in lines)
+    return file.getvalue().encode("utf-8", "replace")
+
+
+def _cell(cell: Cell) -> str:
+    if cell is None or (isinstance(cell, float) and not math.isfinite(cell)):
+        return ""
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    if isinstance(cell, str):
+        text = printable(cell)
+        return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    return repr(cell) if isinstance(cell, float) else str(cell)
