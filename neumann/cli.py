@@ -1,7 +1,8 @@
 """What can I do with neumann on the command line?
 
 neumann train [OVERRIDE ...]     compose, train, evaluate and record one run
-neumann demo                     three short runs on digits, a table and a figure
+neumann study NAME [--plan]      train what a study lacks, then write its report
+neumann report NAME              write a study's report from what is there
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from rich.console import Console
 from rich.markup import escape
@@ -35,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if argv is None and "" not in sys.path:
         sys.path.insert(0, "")  # as for `python -m`: one's own optimizer may lie in the working directory
-    commands = {"train": _train, "demo": _demo}
+    commands = {"train": _train, "study": _study, "report": _report}
     errors = Console(stderr=True)
     if not words or words[0] in ("-h", "--help", "help"):
         print((__doc__ or "").split("\n", 2)[2].rstrip())
@@ -108,12 +110,78 @@ def _train(words: list[str]) -> int:
     return 0
 
 
-def _demo(words: list[str]) -> int:
-    from neumann.studies.demo import demo
+def _study(words: list[str]) -> int:
+    from neumann.studies.study import print_studies, study
 
-    if words:
-        raise UserError(f"neumann demo takes no {words[0]}")
-    return demo(Console())
+    parser = _study_parser("study", "Train what a study lacks, then write its report. Without NAME, list the studies.")
+    parser.add_argument("--plan", action="store_true", help="print what would be trained, and train nothing")
+    given = _parsed(parser, words)
+    if given is None:
+        return 0
+    if given.name is None:
+        print_studies(Console())
+        return 0
+    return study(
+        given.name,
+        budget=given.budget,
+        plan=given.plan,
+        overrides=given.overrides,
+        config_dirs=given.config_dir,
+        console=Console(),
+    )
+
+
+def _report(words: list[str]) -> int:
+    from neumann.studies.study import print_studies, report
+
+    parser = _study_parser("report", "Write a study's report from what is there. Without NAME, list the studies.")
+    parser.add_argument("--publish", action="store_true", help="copy a whole report to experiments/NAME/results/BUDGET")
+    given = _parsed(parser, words)
+    if given is None:
+        return 0
+    if given.name is None:
+        print_studies(Console())
+        return 0
+    return report(
+        given.name,
+        budget=given.budget,
+        publish=given.publish,
+        overrides=given.overrides,
+        config_dirs=given.config_dir,
+        console=Console(),
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with its complaints as one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError."""
+        raise UserError(f"{self.prog}: {message}")
+
+
+def _study_parser(command: str, description: str) -> argparse.ArgumentParser:
+    parser = _Parser(prog=f"neumann {command}", description=description, add_help=False, allow_abbrev=False)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a study in ./experiments or neumann's own, or a path")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="OVERRIDE", help="what cannot change a result: output, logger, launch, ..."
+    )
+    parser.add_argument("-h", "--help", action="store_true", help="print this")
+    parser.add_argument("-b", "--budget", default="full", help="full, or one that the study names, such as small")
+    parser.add_argument("-cd", "--config-dir", action="append", default=[], help="a folder with groups of your own")
+    return parser
+
+
+def _parsed(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace | None:
+    """Return the arguments, or None where help was asked for and printed. Raises UserError for an unknown option."""
+    given, unknown = parser.parse_known_intermixed_args(words)
+    if given.help:
+        parser.print_help()
+        return None
+    if unknown:
+        known = [word for action in parser._actions for word in action.option_strings if word.startswith("--")]
+        raise UserError(f"{parser.prog} takes no {unknown[0]}: {did_you_mean(unknown[0], known)}")
+    return given
 
 
 if __name__ == "__main__":

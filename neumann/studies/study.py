@@ -178,32 +178,42 @@ def _print_end(console: Console, folder: Path, headline: str) -> None:
 
 def _print_plan(one: Study, tuning: Sequence[Run], config_dirs: Sequence[str], console: Console) -> None:
     """Print how many runs each row needs and has."""
-    trials = {row: tried(one, row, tuning) for row in one.config.rows}
     from neumann.studies.assemble import evaluation_plan
+    from neumann.studies.tables import setting_text
 
+    trials = {row: tried(one, row, tuning) for row in one.config.rows}
     evaluation = runs_of(evaluation_plan(one, trials), EVALUATION, config_dirs)
-    table = Table(title=f"{one.name}, budget {one.budget}: {one.config.question}", title_justify="left")
-    for column in ("row", "judged at", "tried", "tuning runs", "chosen", "evaluation runs"):
-        table.add_column(column, justify="left" if column in ("row", "judged at", "tried", "chosen") else "right")
+    console.print(f"[bold]{one.name}[/], budget {one.budget}: {one.config.question}", highlight=False)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("row", "judged at", "tuning", "chosen", "evaluation"):
+        table.add_column(column, justify="right" if column in ("tuning", "evaluation") else "left", no_wrap=True)
+    spaces: dict[str, list[str]] = {}
     for key, row in one.config.rows.items():
         own = [run for run in tuning if run.planned.row == key]
         its = [run for run in evaluation if run.planned.row == key]
         chosen = next((trial.setting for trial in trials[key] if trial.chosen), None)
-        spaces = {name: [trial[name] for trial in one.spaces[key]] for name in one.spaces[key][0]}
+        settings = " | ".join(setting_text(setting) for setting in one.spaces[key])
+        spaces.setdefault(f"{', '.join(one.spaces[key][0])}: {settings}", []).append(row.label)
         table.add_row(
             row.label,
             row.point,
-            "; ".join(f"{name}: {', '.join(f'{v}' for v in dict.fromkeys(values))}" for name, values in spaces.items()),
-            f"{sum(run.over for run in own)} of {len(own)}",
-            ", ".join(f"{k}={v}" for k, v in chosen.items()) if chosen else "after tuning",
-            f"{sum(run.over for run in its)} of {len(one.evaluation_seeds)}",
+            f"{sum(run.over for run in own)}/{len(own)}",
+            setting_text(chosen) if chosen else "after tuning",
+            f"{sum(run.over for run in its)}/{len(one.evaluation_seeds)}",
         )
     console.print(table)
+    for space, labels in spaces.items():
+        of = "every row" if len(labels) == len(one.config.rows) else ", ".join(labels)
+        console.print(f"tried for {of}: {space}", highlight=False, soft_wrap=True)
+    seeds = [", ".join(map(str, those)) for those in (one.tuning_seeds, one.evaluation_seeds)]
+    console.print(f"tuning seeds {seeds[0]}; evaluation seeds {seeds[1]}", highlight=False, soft_wrap=True)
     left = {run.spec.signature for run in (*tuning, *evaluation) if not run.over}
     unchosen = sum(all(not trial.chosen for trial in its) for its in trials.values())
     later = f" and up to {unchosen * len(one.evaluation_seeds)} evaluation runs after tuning" if unchosen else ""
     console.print(
-        f"to train: {len(left)} runs{later} (rows that differ only in the point share theirs)", highlight=False
+        f"to train: {len(left)} runs{later} (rows that differ only in the point share theirs)",
+        highlight=False,
+        soft_wrap=True,
     )
     seconds = [run.result["train_seconds"] for run in (*tuning, *evaluation) if run.result is not None]
     if seconds and left:
