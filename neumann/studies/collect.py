@@ -6,7 +6,7 @@ Reading changes nothing and trains nothing. A tuning run's test values never lea
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from neumann.config import RunSpec, make_specs
@@ -44,8 +44,14 @@ class Run:
 def runs_of(planned: Sequence[PlannedRun], role: str, config_dirs: Sequence[str] = ()) -> list[Run]:
     """Return the runs that ``planned`` asks for, with what is there of them. Raises UserError as `make_specs` does."""
     jobs = list(dict.fromkeys(run.overrides for run in planned))  # rows that differ only in the point share their runs
-    specs = dict(zip(jobs, make_specs([list(job) for job in jobs], config_dirs), strict=True))
-    return [_run(run, role, specs[run.overrides]) for run in planned]
+    specs = [_tagged(spec, role) for spec in make_specs([list(job) for job in jobs], config_dirs)]
+    by_job = dict(zip(jobs, specs, strict=True))
+    return [_run(run, role, by_job[run.overrides]) for run in planned]
+
+
+def _tagged(spec: RunSpec, role: str) -> RunSpec:
+    """Let W&B tell tuning runs from evaluation runs; the logger is not signed, so the run stays the same one."""
+    return replace(spec, config=replace(spec.config, logger=replace(spec.config.logger, job_type=role)))
 
 
 def refreshed(run: Run) -> Run:
