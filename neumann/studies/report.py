@@ -100,7 +100,7 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
         unfinished=[run for run in results.runs if run.status != "finished"],
         pending=[run for run in results.runs if run.status not in (*OVER, "failed")],
         labels=lambda run: ", ".join(label_of(results, key) for key in run.rows),
-        provenance=[(name, values, name in ONE_VALUE and len(values) > 1) for name, values in results.provenance.items()],
+        provenance=[(k, values, k in ONE_VALUE and len(values) > 1) for k, values in results.provenance.items()],
         seconds=duration(sum(run.train_seconds or 0.0 for run in results.runs)),
         trained=sum(run.train_seconds is not None for run in results.runs),
         spaces=[(printable(row.label), row.overrides, _space(row)) for row in results.rows],
@@ -154,10 +154,10 @@ def _budget_sentence(results: StudyResults, c: Comparison) -> str:
     )
     if found > results.smallest_effect:
         return (
-            f"{sentence} The smallest effect of interest, {percent(results.smallest_effect)} points, is below that: "
+            f"{sentence} That is more than the smallest effect of interest, {percent(results.smallest_effect)} points: "
             "this budget can miss an effect that matters."
         )
-    return f"{sentence} The smallest effect of interest, {percent(results.smallest_effect)} points, is not below that."
+    return f"{sentence} That is enough for the smallest effect of interest, {percent(results.smallest_effect)} points."
 
 
 def _by_point(row: RowResult, columns: Sequence[str]) -> tuple[str, list[tuple[str, bool]]]:
@@ -169,17 +169,23 @@ def _failures(results: StudyResults, row: RowResult) -> dict[str, Any]:
     """Return how many runs of a row went wrong; the rate is that of its evaluation runs that are over."""
     own = [run for run in results.runs if row.key in run.rows]
     over, diverged = len(row.errors) + len(row.diverged), len(row.diverged)
-    rate = proportion_interval(diverged, over) if over else None
     tuning = [run for run in own if run.role == "tuning"]
     return {
         "label": printable(row.label),
         "finished": count(len(row.errors), row.planned),
         "diverged": diverged,
-        "rate": f"{100 * rate.rate:.0f} % [{100 * rate.low:.0f}, {100 * rate.high:.0f}]" if rate else DASH,
+        "rate": _rate(diverged, over),
         "failed": _counted(own, "evaluation", "failed"),
         "missing": max(0, row.planned - over - _counted(own, "evaluation", "failed")),
         "tuning": f"{_counted(own, 'tuning', 'diverged')}/{len(tuning)}" if tuning else DASH,
     }
+
+
+def _rate(diverged: int, over: int) -> str:
+    if not diverged:
+        return "0" if over else DASH
+    rate = proportion_interval(diverged, over)
+    return f"{100 * rate.rate:.0f} [{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
 
 
 def _counted(runs: Sequence[RunEntry], role: str, status: str) -> int:

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # What is drawn in these colours takes the page's own, which differ between light and dark (report.css)
-INK, SOFT, FAINT, PAPER = "#1c1c1e", "#6b6b70", "#d4d4d8", "#fefefe"
+INK, SOFT, MUTE, FAINT, PAPER = "#1c1c1e", "#6b6b70", "#b4b4bc", "#dedee2", "#fefefe"
 # Okabe and Ito's palette, told apart by colour-blind readers; the first is the page's accent
 BLUE, VERMILION, GREEN, ORANGE, PURPLE = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7"
 THEME = {
-    INK: "ink", SOFT: "soft", FAINT: "faint", PAPER: "paper",
+    INK: "ink", SOFT: "soft", MUTE: "mute", FAINT: "faint", PAPER: "paper",
     BLUE: "blue", VERMILION: "vermilion", GREEN: "green", ORANGE: "orange", PURPLE: "purple",
 }  # fmt: skip
 STYLE = {
@@ -33,6 +33,7 @@ STYLE = {
     "font.size": 9,
     "text.color": INK,
     "text.parse_math": False,  # a label may hold dollar signs
+    "axes.facecolor": "none",
     "axes.edgecolor": SOFT,
     "axes.labelcolor": INK,
     "axes.linewidth": 0.7,
@@ -89,7 +90,7 @@ def save(figure: Figure, alt: str) -> Drawing:
     """Return the figure in both formats, without a date; call it inside `style`."""
     vector, raster = io.BytesIO(), io.BytesIO()
     figure.savefig(vector, format="svg", facecolor="white", metadata={"Date": None})
-    figure.savefig(raster, format="png", facecolor="white", dpi=200, metadata={"Software": None})
+    figure.savefig(raster, format="png", facecolor="white", dpi=160, metadata={"Software": None})
     return Drawing(vector.getvalue(), raster.getvalue(), alt)
 
 

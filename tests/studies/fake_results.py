@@ -73,7 +73,10 @@ def study(
     pairs = [(r.key, against) for r in rows if r.key != against]
     pairs += [("neumann_v", "nesterov_average"), ("neumann", "nesterov_inner")] if len(fakes) > 11 else []
     comparisons = compare({r.key: r for r in rows}, pairs, (row, against))
-    rows = [replace(r, reference=next((c for c in comparisons if (c.row, c.against) == (r.key, against)), None)) for r in rows]
+    rows = [
+        replace(r, reference=next((c for c in comparisons if (c.row, c.against) == (r.key, against)), None))
+        for r in rows
+    ]
     results = StudyResults(
         name="table4",
         title="Table 4 at small scale: is Neumann better than tuned SGD momentum?",
@@ -178,9 +181,7 @@ def _trials(fake: Fake, i: int, tuned: bool) -> tuple[Trial, ...]:
                 errors[seed] = None
         whole = tuned and all(e is not None for e in errors.values())
         mean = sum(e for e in errors.values() if e is not None) / 3 if whole else None
-        trials.append(
-            Trial({"optimizer.lr": rate}, errors, () if tuned else (1, 2), mean, tuned and rate == fake.rate)
-        )
+        trials.append(Trial({"optimizer.lr": rate}, errors, () if tuned else (1, 2), mean, tuned and rate == fake.rate))
     return tuple(trials)
 
 
@@ -213,9 +214,15 @@ def _runs(fake: Fake, row: RowResult, seeds: Sequence[int], images: int) -> list
     return out
 
 
-def _run(fake: Fake, row: RowResult, role: str, setting: Any, seed: int, status: str, error: Any, images: int) -> RunEntry:
+def _run(
+    fake: Fake, row: RowResult, role: str, setting: Any, seed: int, status: str, error: Any, images: int
+) -> RunEntry:
     signature = f"{random.Random(f'{fake.key}{setting}{seed}{role}').getrandbits(48):012x}"
-    scores = {p: {"error": error, "loss": 3 * error, "wrong": images * error, "n": images} for p in fake.points} if error else None
+    scores = (
+        {p: {"error": error, "loss": 3 * error, "wrong": images * error, "n": images} for p in fake.points}
+        if error
+        else None
+    )
     over = status in ("finished", "diverged")
     return RunEntry(
         rows=(fake.key,),
