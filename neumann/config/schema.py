@@ -64,6 +64,7 @@ class RecipeConfig:
 
     label_smoothing: float = _above(0.0, 0, or_equal=True)
     weight_decay_filter: str = _choice("norm_and_bias", "norm_and_bias", "none")
+    weight_average: float | None = None  # γ
 
 
 @dataclass
@@ -141,6 +142,11 @@ def check_values(config: RunConfig) -> None:
             raise UserError(f"{key}={value} is out of range: it must be {'at least' if at_least else 'above'} {bound}")
     if config.recipe.label_smoothing >= 1:
         raise UserError(f"recipe.label_smoothing={config.recipe.label_smoothing} is out of range: it must be below 1")
+    gamma = config.recipe.weight_average
+    if gamma is not None and not 0 <= gamma < 1:
+        raise UserError(
+            f"recipe.weight_average={gamma} is out of range: it must be at least 0 and below 1, or null for no average"
+        )
     if config.trainer.devices != 1:
         raise UserError(
             f"trainer.devices={config.trainer.devices} cannot be trained yet: this version runs on one device, "

@@ -3,14 +3,27 @@
 - :class:`Neumann`: the Neumann optimizer (ICLR 2018); :class:`NeumannReference` is the same, slow and as the paper
   prints it.
 - :class:`NesterovInner`: Neumann without regularizers, resets and burn-in.
+- :class:`BurnInSGD`: momentum SGD after a burn-in of plain SGD, which is Neumann's.
+- :class:`WeightAverage`: a moving average of the weights, for any optimizer.
 - :func:`points`, :func:`eval_point` and :func:`at`: the points of any torch optimizer, and the way there and back.
 
 This package imports torch and nothing else, so it can be lifted out alone.
 """
 
+from neumann.optim.average import WeightAverage
+from neumann.optim.burn_in_sgd import BurnInSGD
 from neumann.optim.nesterov_inner import NesterovInner
 from neumann.optim.neumann import Neumann
 from neumann.optim.neumann_reference import NeumannReference
 from neumann.optim.points import at, eval_point, points
 
-__all__ = ["NesterovInner", "Neumann", "NeumannReference", "at", "eval_point", "points"]
+__all__ = [
+    "BurnInSGD",
+    "NesterovInner",
+    "Neumann",
+    "NeumannReference",
+    "WeightAverage",
+    "at",
+    "eval_point",
+    "points",
+]

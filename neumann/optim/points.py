@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from neumann.optim.average import WeightAverage
 from neumann.optim.displaced import DisplacedOptimizer
 
 POINTS = ("held", "base", "average")
@@ -34,11 +35,11 @@ def points(optimizer: Optimizer) -> tuple[str, ...]:
     torch.optim.SGD, nesterov, momentum > 0   w        w + ημ·buf
     with ``eval()`` and ``train()``           train()  eval()
     any other                                 w
+    others with a :class:`WeightAverage`      same     same            v
     ========================================  =======  ==============  ===========
     """
-    if isinstance(optimizer, DisplacedOptimizer):
-        return optimizer.points
-    return ("held", "base") if _has_nesterov(optimizer) or _has_modes(optimizer) else ("held",)
+    own = _own_points(optimizer)
+    return own if WeightAverage.of(optimizer) is None else (*own, "average")
 
 
 def eval_point(optimizer: Optimizer) -> str:
@@ -60,6 +61,28 @@ def at(optimizer: Optimizer, point: str) -> Iterator[None]:
     valid = points(optimizer)
     if point not in valid:
         raise ValueError(f"{type(optimizer).__name__} has the points {', '.join(valid)}; got {point!r}")
+    average = WeightAverage.of(optimizer)
+    if average is None:
+        with _at_own(optimizer, point):
+            yield
+    elif point == "average":
+        with average.at_average():
+            yield
+    else:
+        with average.put_back(), _at_own(optimizer, point):
+            yield
+
+
+def _own_points(optimizer: Optimizer) -> tuple[str, ...]:
+    """Return the points that ``optimizer`` has without an average that was attached to it."""
+    if isinstance(optimizer, DisplacedOptimizer):
+        return optimizer.points
+    return ("held", "base") if _has_nesterov(optimizer) or _has_modes(optimizer) else ("held",)
+
+
+@contextmanager
+def _at_own(optimizer: Optimizer, point: str) -> Iterator[None]:
+    """Hold the parameters at one of the optimizer's own points within the block."""
     if isinstance(optimizer, DisplacedOptimizer):
         before = optimizer.point
         optimizer.move_to(point)
@@ -67,7 +90,7 @@ def at(optimizer: Optimizer, point: str) -> Iterator[None]:
             yield
         finally:
             optimizer.move_to(before)
-    elif valid == ("held",):
+    elif _own_points(optimizer) == ("held",):
         yield
     else:
         stash = [(p, p.detach().clone()) for group in optimizer.param_groups for p in group["params"]]

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from neumann.data.batches import Batches
 from neumann.errors import UserError
-from neumann.optim import at, eval_point
+from neumann.optim import WeightAverage, at, eval_point
 from neumann.runs.files import replace_file
 from neumann.training.classifier import Batch
 from neumann.training.evaluation import Evaluation, Progress
@@ -77,6 +77,9 @@ def training_state(trainer: pl.Trainer, progress: Progress, schedule: RateSchedu
         "progress": progress.state_dict(),
         "rng": {"cpu": torch.get_rng_state()},
     }
+    average = WeightAverage.of(trainer.optimizers[0])
+    if average is not None:
+        state["weight_average"] = average.state_dict()
     if torch.cuda.is_available():
         state["rng"]["cuda"] = torch.cuda.get_rng_state_all()
     return state
@@ -111,6 +114,9 @@ class Resume(pl.Callback):
         pl_module.load_state_dict(state["state_dict"])
         optimizer: Optimizer = trainer.optimizers[0]
         optimizer.load_state_dict(state["optimizer_states"][0])
+        average = WeightAverage.of(optimizer)
+        if average is not None:
+            average.load_state_dict(state["weight_average"])
         self._schedule().load_state_dict(state["schedule"])
         trainer.precision_plugin.load_state_dict(state["precision"])
         torch.set_rng_state(state["rng"]["cpu"])

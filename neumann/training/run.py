@@ -8,7 +8,6 @@ import traceback
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -20,7 +19,7 @@ from neumann.config import RunSpec
 from neumann.data.module import ImageData
 from neumann.data.module import build as build_data
 from neumann.errors import Interrupted, UserError, first_line
-from neumann.optim import eval_point
+from neumann.optim import WeightAverage, eval_point, points
 from neumann.runs import RunFolder, find
 from neumann.runs.files import read_json, replace_file, write_json
 from neumann.runs.folder import remove_refused
@@ -281,7 +280,12 @@ def _build(spec: RunSpec) -> _Parts:
         num_classes=data.num_classes,
         image_size=data.image_size,
     )
-    make = partial(build_optimizer, section=config.optimizer, weight_decay_filter=config.recipe.weight_decay_filter)
+
+    def make(model: torch.nn.Module) -> torch.optim.Optimizer:
+        optimizer = build_optimizer(model, config.optimizer, config.recipe.weight_decay_filter)
+        _keep_average(optimizer, config.recipe.weight_average)
+        return optimizer
+
     make(
         model
     )  # its errors belong here, before anything is recorded; Lightning makes the one that trains, on the device
@@ -310,6 +314,25 @@ def _build(spec: RunSpec) -> _Parts:
             "use_distributed_sampler": False,
         },
     )
+
+
+def _keep_average(optimizer: torch.optim.Optimizer, gamma: float | None) -> None:
+    """Give ``optimizer`` the average of the recipe; one of its own must be of the same γ. Raises UserError."""
+    if gamma is None:
+        return
+    if "average" not in points(optimizer):
+        try:
+            WeightAverage(optimizer, gamma)
+        except ValueError as error:
+            raise UserError(f"recipe.weight_average={gamma}: {error}") from error
+        return
+    for own in (group.get("gamma") for group in optimizer.param_groups):
+        if own != gamma:
+            name = type(optimizer).__name__
+            raise UserError(
+                f"recipe.weight_average={gamma} is not optimizer.gamma={own}: {name} keeps an average of its own, so "
+                "set both to the same γ"
+            )
 
 
 def _record(spec: RunSpec, folder: RunFolder, attempt: int) -> Mapping[str, Any]:

@@ -101,6 +101,40 @@ def test_every_point_that_an_optimizer_has_is_recorded(optimizer: str, points: l
     assert len(losses) == len(points)  # the points are different places
 
 
+@pytest.mark.parametrize(("optimizer", "own"), [("sgd", ["held"]), ("nesterov", ["held", "base"]), ("adam", ["held"])])
+def test_an_average_is_recorded_beside_the_rest_and_changes_nothing_else(
+    optimizer: str, own: list[str], train: Train
+) -> None:
+    result, folder = train(f"optimizer={optimizer}", "recipe.weight_average=0.9")
+    plain, without = train(f"optimizer={optimizer}")
+    assert result["signature"] != plain["signature"]
+    assert result["eval_point"] == plain["eval_point"] == own[-1]
+    assert same(weights(folder), weights(without))
+    records = [*folder.read_measurements(), result, {"validation": result["test"]}]
+    for record in records:
+        assert list(record["validation"]) == [*own, "average"]
+        assert len({scores["loss"] for scores in record["validation"].values()}) == len(own) + 1
+    assert {point: result["test"][point] for point in own} == plain["test"]
+
+
+def test_neumann_keeps_its_own_average_where_the_recipe_asks_for_the_same(train: Train) -> None:
+    result, folder = train("optimizer=neumann", "recipe.weight_average=0.99")
+    plain, without = train("optimizer=neumann")
+    assert list(result["validation"]) == ["held", "base", "average"]
+    assert (result["validation"], result["test"]) == (plain["validation"], plain["test"])
+    assert same(weights(folder), weights(without))
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_an_average_is_of_the_type_of_the_weights_that_are_trained(precision: str, train: Train) -> None:
+    choice = ("optimizer=sgd", "recipe.weight_average=0.9", "checkpoint=last", "trainer.max_epochs=1")
+    _, folder = train(*choice, f"trainer.precision={precision}")
+    state = torch.load(folder.last, weights_only=True)["weight_average"]
+    assert state["gamma"] == 0.9
+    dtype = torch.float64 if precision == "64-true" else torch.float32
+    assert {v.dtype for group in state["averages"] for v in group} == {dtype}
+
+
 def test_evaluating_more_often_changes_nothing(train: Train) -> None:
     _, seldom = train("optimizer=neumann", "study=seldom", "trainer.check_val_every_n_epoch=2")
     often, folder = train("optimizer=neumann", "study=often", "trainer.check_val_every_n_epoch=0.2")
@@ -115,12 +149,22 @@ def test_fractions_of_an_epoch_end_with_an_evaluation(train: Train) -> None:
     assert [m["step"] for m in folder.read_measurements()] == [18, 25]
 
 
-@pytest.mark.parametrize("step", [1, 17, 18, 25, 35])
+RESUMED = {
+    "neumann": ("optimizer=neumann", "timing.reset_period=0.5"),
+    "average": ("optimizer=nesterov", "recipe.weight_average=0.9"),
+    "burn-in": ("optimizer=sgd_burn_in", "timing.burn_in=1", "recipe.weight_average=0.9"),
+}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "step"),
+    [*(("neumann", step) for step in (1, 17, 18, 25, 35)), ("average", 1), ("average", 18), ("burn-in", 17)],
+)
 def test_ctrl_c_leaves_a_clean_run_that_goes_on_to_the_same_bits(
-    step: int, train: Train, monkeypatch: pytest.MonkeyPatch
+    optimizer: str, step: int, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped before, at and after an evaluation (18) and in mid-epoch; compared with a run that nobody touched."""
-    choice = ("optimizer=neumann", "+model.kwargs.drop_rate=0.2", "data.augmentation=crop", "timing.reset_period=0.5")
+    choice = (*RESUMED[optimizer], "+model.kwargs.drop_rate=0.2", "data.augmentation=crop")
     whole, untouched = train(*choice, "study=untouched")
     handler_before = signal.getsignal(signal.SIGINT)
     original = Stop.on_train_batch_end
@@ -258,6 +302,14 @@ def test_a_failure_is_recorded_and_tried_again(
         (["optimizer=torch", "optimizer.name=SGD", "optimizer.kwargs.lr=3"], "set optimizer.lr alone"),
         (["optimizer._target_=os.system"], "is not a torch.optim.Optimizer"),
         (["optimizer._target_=nowhere.Mine"], "cannot be imported: Are you sure that module 'nowhere' is installed?"),
+        (["recipe.weight_average=1"], "recipe.weight_average=1.0 is out of range: it must be at least 0 and below 1"),
+        (["recipe.weight_average=-0.1"], "recipe.weight_average=-0.1 is out of range"),
+        (["recipe.weight_average=nan"], "recipe.weight_average=nan is out of range"),
+        (["recipe.weight_average=0.9"], "recipe.weight_average=0.9 is not optimizer.gamma=0.99: Neumann keeps an"),
+        (
+            ["optimizer=timm", "optimizer.name=lookahead_sgd", "recipe.weight_average=0.9"],
+            "recipe.weight_average=0.9: Lookahead runs no step hooks of its own",
+        ),
         (["trainer.accelerator=gpu"], "torch sees no CUDA device"),
         (["trainer.precision=16-mixed"], "needs a GPU"),
     ],

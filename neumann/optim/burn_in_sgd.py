@@ -1,0 +1,104 @@
+"""What does the burn-in alone do? Momentum SGD whose first steps are plain SGD, as Neumann's are.
+
+Algorithm 2 of Krishnan et al. (ICLR 2018) begins with "vanilla SGD for a small number of iterations". A rival that does
+the same tells how much of a gain comes from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT
+
+from neumann.optim import validation
+
+_VALID: dict[str, Callable[[Any], Any]] = {
+    "lr": validation.learning_rate,
+    "momentum": lambda value: validation.number("momentum", value, below=1),
+    "weight_decay": lambda value: validation.number("weight_decay", value),
+    "burn_in_steps": lambda value: validation.whole("burn_in_steps", value, least=0),
+}
+
+
+class BurnInSGD(torch.optim.SGD):
+    r"""SGD with heavy-ball momentum, after a burn-in of plain SGD.
+
+    .. math::
+        \text{burn-in: } w \leftarrow w - \eta_t g_t, \qquad
+        \text{then: } b \leftarrow \mu b + g_t, \quad w \leftarrow w - \eta_t b
+        \quad (b = g_t \text{ in its first step})
+
+    After the burn-in it is :class:`torch.optim.SGD` as if made at that moment, to the last bit. A step in which no
+    parameter has a gradient is not counted, as in :class:`~neumann.optim.Neumann`.
+
+    The count of steps is in ``param_groups``, so ``state_dict()``, ``deepcopy`` and ``pickle`` keep it; a group that is
+    added later joins at the optimizer's current step. Every hyperparameter can be set per group.
+
+    Args:
+        params: parameters, or dicts of parameter groups.
+        lr: η, a number or a 0-dim tensor; its schedule is the caller's.
+        momentum: μ, in [0, 1).
+        burn_in_steps: optimizer steps of plain SGD (paper: 5 epochs).
+        weight_decay: coefficient of the L2 term inside the gradient, in every step.
+
+    Raises:
+        ValueError: an argument is not valid, or a group asks for Nesterov momentum.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor,
+        *,
+        momentum: float = 0.9,
+        burn_in_steps: int = 0,
+        weight_decay: float = 0.0,
+    ) -> None:
+        given = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "burn_in_steps": burn_in_steps}
+        valid = {name: _VALID[name](value) for name, value in given.items()}
+        steps = valid.pop("burn_in_steps")
+        super().__init__(params, **valid)
+        self.defaults["burn_in_steps"] = steps
+        for group in self.param_groups:
+            group.setdefault("burn_in_steps", steps)
+        self._watch_steps()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as in :class:`torch.optim.Optimizer`, at the optimizer's current step.
+
+        Raises:
+            ValueError: a hyperparameter is not valid.
+        """
+        if param_group.get("nesterov"):
+            raise ValueError("BurnInSGD has no Nesterov momentum: its first step would not be plain SGD")
+        param_group.update({name: check(param_group[name]) for name, check in _VALID.items() if name in param_group})
+        param_group["step"] = self.param_groups[0]["step"] if self.param_groups else 0
+        super().add_param_group(param_group)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("step", 0)
+            group.setdefault("burn_in_steps", self.defaults.get("burn_in_steps", 0))
+        self._watch_steps()  # a copy has no hooks
+
+    def _watch_steps(self) -> None:
+        # A hook, because a step() that calls super().step() would run everybody's hooks a second time in a process
+        # where some plain SGD was made before: torch gives hooks to the step() of each class that it makes.
+        if _after_step not in self._optimizer_step_post_hooks.values():
+            self.register_step_post_hook(_after_step)
+
+
+def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    """Count the step and, in burn-in, drop the buffers: every step is then a first one, where b = g, so plain SGD."""
+    if all(p.grad is None for group in optimizer.param_groups for p in group["params"]):
+        return
+    step = optimizer.param_groups[0]["step"] + 1
+    for group in optimizer.param_groups:
+        group["step"] = step
+        if step <= group["burn_in_steps"]:
+            for p in group["params"]:
+                optimizer.state.get(p, {}).pop("momentum_buffer", None)
