@@ -43,7 +43,7 @@ def _together(rows: Sequence[RowResult]) -> Figure:
     figure = sheet(height)
     handles: list[Any] = []
     for i, (measure, scale, label) in enumerate(MEASURES):
-        axes = figure.add_axes((0.075 + 0.49 * i, 0.48 / height, 0.425, 2.7 / height))
+        axes = figure.add_axes((0.075 + 0.52 * i, 0.48 / height, 0.4, 2.7 / height))
         axes.grid(axis="y")
         axes.set(xlabel="epoch", ylabel=label)
         handles = []
@@ -123,4 +123,4 @@ def _epochs(axes: Axes, rows: Iterable[RowResult]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlim(0, max(row.curve.epochs[-1] for row in rows if row.curve) or 1)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10], integer=True))

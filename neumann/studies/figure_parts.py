@@ -31,7 +31,7 @@ def nothing(sentence: str) -> Drawing:
     """Return a figure that says why it is empty."""
     figure = sheet(0.8)
     figure.text(0.5, 0.5, sentence, ha="center", va="center", color=SOFT)
-    return save(figure, sentence)
+    return save(figure, sentence, empty=True)
 
 
 def wrapped(label: str, width: int) -> str:

@@ -7,6 +7,7 @@ caller first asks whether anything has changed.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from neumann.studies.tables import (
     main_lines,
     markdown_table,
     mean_and_interval,
+    missing_sentence,
     p_value,
     percent,
     points,
@@ -32,6 +34,7 @@ from neumann.studies.tables import (
     setting_header,
     setting_text,
     value,
+    verbatim,
     verdict_word,
 )
 
@@ -69,7 +72,7 @@ def render(results: StudyResults, folder: Path) -> list[Path]:
 def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
     """Return report.html."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     from neumann.studies.svg import inline
 
@@ -85,7 +88,11 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
     return environment.get_template("report.html.j2").render(
         r=results,
         css=Markup((HERE / "report.css").read_text(encoding="utf-8")),
-        figures={name: Markup(inline(drawing, name)) for name, drawing in drawings.items()},
+        drawings=drawings,
+        missing=missing_sentence(results),
+        code=lambda text: escape(verbatim(text)),  # Markup: finalize would close up its spaces and lines
+        words=lambda overrides: escape(verbatim(shlex.join(overrides))) if overrides else DASH,
+        inline=lambda name: Markup(inline(drawings[name], name)),
         lines=main_lines(results),
         caption=caption(results),
         setting_header=setting_header(results),
@@ -142,7 +149,10 @@ def _compared(results: StudyResults, c: Comparison) -> dict[str, Any]:
 def _budget_sentence(results: StudyResults, c: Comparison) -> str:
     """Return in words what this number of seeds could have seen."""
     if c.verdict is None or c.paired is None:
-        return f"Nothing can be compared yet: {printable(c.note or 'the rows share no finished seed')}."
+        both = f"{label_of(results, c.row)} and {label_of(results, c.against)}"
+        why = printable(c.note or "the rows share no finished seed")
+        margin = percent(results.smallest_effect)
+        return f"{both} cannot be compared yet: {why}. The smallest effect of interest is {margin} points."
     n, found = c.paired.n, c.verdict.smallest_detectable_effect
     seeds = "one seed" if n == 1 else f"{n} seeds"
     if found is None:

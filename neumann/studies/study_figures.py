@@ -53,7 +53,9 @@ def _errors(results: StudyResults, rows: Sequence[RowResult]) -> Drawing:
     axes.tick_params("y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")
-    _fit_x(axes, values)
+    _fit_x(
+        axes, values, [100 * x for row in rows if row.error for x in (row.error.low, row.error.high) if x is not None]
+    )
     reference = next((row.error for row in rows if row.key == results.reference), None)
     if reference:
         axes.axvline(100 * reference.mean, color=SOFT, linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
@@ -67,7 +69,7 @@ def _errors(results: StudyResults, rows: Sequence[RowResult]) -> Drawing:
         axes.scatter(own, heights, s=13, color=colour, alpha=0.45, linewidths=0, zorder=2)
         if row.error:
             _mean(axes, row, i - 0.14, colour)
-        counted = "" if len(own) == row.planned else f"  n = {count(len(own), row.planned)}"
+        counted = "" if len(own) == row.planned else f", n = {count(len(own), row.planned)}"
         said = mean_and_interval(row.error) + counted if row.error else f"none of {row.planned} runs yet"
         shade = colour if row.error else SOFT
         axes.text(1.03, i, said, transform=beside, va="center", fontsize=8, color=shade)
@@ -80,6 +82,10 @@ def _mean(axes: Axes, row: RowResult, height: float, colour: str) -> None:
     assert error is not None
     if error.low is not None and error.high is not None:
         axes.plot((100 * error.low, 100 * error.high), (height, height), color=colour, linewidth=1.6, zorder=3)
+        left, right = axes.get_xlim()
+        for end, mark, beyond in ((left, "<", 100 * error.low < left), (right, ">", 100 * error.high > right)):
+            if beyond:
+                axes.plot(end, height, mark, color=colour, markersize=5, markeredgewidth=0, clip_on=False, zorder=3)
     axes.plot(100 * error.mean, height, "o", color=colour, markersize=5.5, markeredgecolor=PAPER, zorder=4)
 
 
@@ -94,12 +100,16 @@ def _stack(values: Sequence[float], reach: float) -> list[int]:
     return levels
 
 
-def _fit_x(axes: Axes, values: Sequence[float]) -> None:
+def _fit_x(axes: Axes, values: Sequence[float], bounds: Sequence[float]) -> None:
+    """Give x the range of the dots, and of the intervals as far as they do not dwarf the dots; arrows mark the rest."""
     low, high = min(values), max(values)
     if low > 0 and high > WIDE * low:
+        low, high = max(min([low, *bounds]), low / 2), min(max([high, *bounds]), 2 * high)
         axes.set_xscale("log")
         axes.set_xlim(low / 1.15, high * 1.15)
-        plain_log(axes.xaxis, low, high)
+        plain_log(axes.xaxis, low / 1.15, high * 1.15)
     else:
+        reach = (high - low) / 2 or 0.1 * high or 0.5
+        low, high = max(min([low, *bounds]), low - reach, 0), min(max([high, *bounds]), high + reach)
         pad = 0.04 * (high - low) or 0.05 * high or 0.5
         axes.set_xlim(max(low - pad, -pad / 2), high + pad)

@@ -67,11 +67,12 @@ FONT = re.compile(r"font: *([^;]*?)(\d+(?:\.\d+)?)px [^;]*")
 
 @dataclass(frozen=True)
 class Drawing:
-    """One figure in both formats, and in words for those who cannot see it."""
+    """One figure in both formats, and in words for those who cannot see it; ``empty`` where it only says why."""
 
     svg: bytes
     png: bytes
     alt: str
+    empty: bool = False
 
 
 @contextmanager
@@ -86,12 +87,12 @@ def style() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, alt: str) -> Drawing:
+def save(figure: Figure, alt: str, *, empty: bool = False) -> Drawing:
     """Return the figure in both formats, without a date; call it inside `style`."""
     vector, raster = io.BytesIO(), io.BytesIO()
     figure.savefig(vector, format="svg", facecolor="white", metadata={"Date": None})
     figure.savefig(raster, format="png", facecolor="white", dpi=160, metadata={"Software": None})
-    return Drawing(vector.getvalue(), raster.getvalue(), alt)
+    return Drawing(vector.getvalue(), raster.getvalue(), alt, empty)
 
 
 def inline(drawing: Drawing, prefix: str) -> str:

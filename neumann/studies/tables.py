@@ -28,6 +28,12 @@ def printable(text: object) -> str:
     return "".join(c for c in line if c.isprintable())
 
 
+def verbatim(text: str) -> str:
+    """Return a command or a path as it is, spaces and line breaks too, but without what cannot be printed."""
+    whole = text.encode("utf-8", "replace").decode()
+    return "".join(c for c in whole if c.isprintable() or c == "\n")
+
+
 def _finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
@@ -219,7 +225,7 @@ def markdown_table(results: StudyResults) -> str:
     table = [[markdown(h) for h in header], align, *body]
     parts = [f"**{markdown(results.title)}**", f"*Question.* {markdown(results.question)}"]
     if results.incomplete:
-        parts.append(f"*Incomplete.* {markdown(results.incomplete)}")
+        parts.append(f"**This study is not finished.** {markdown(missing_sentence(results))}")
     parts += [f"*Answer.* {markdown(results.answer)}", "\n".join(f"| {' | '.join(cells)} |" for cells in table)]
     parts += [f"† {markdown(line.label)}: {markdown(line.edge)}." for line in lines if line.edge]
     parts.append(markdown(caption(results)))
@@ -230,6 +236,12 @@ def markdown_table(results: StudyResults) -> str:
 
 def _joined(mean: str, bounds: str) -> str:
     return mean if bounds == DASH else f"{mean} {bounds}"
+
+
+def missing_sentence(results: StudyResults) -> str:
+    """Return what is still to be trained, without the word that those who show it put before it."""
+    text = printable(results.incomplete or "").removeprefix("Incomplete: ")
+    return text[:1].upper() + text[1:]
 
 
 def caption(results: StudyResults) -> str:

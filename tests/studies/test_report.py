@@ -1,0 +1,397 @@
+"""Does the report say what the results say, whatever part of them is there and whoever wrote the labels?"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from fake_results import PROVENANCE, ROWS, Fake, compare, study
+from rich.console import Console
+
+from neumann.studies.report import render
+from neumann.studies.report_csv import curves_csv, runs_csv, table_csv
+from neumann.studies.results import StudyResults
+from neumann.studies.tables import (
+    DASH,
+    interval,
+    markdown_table,
+    p_value,
+    paper_number,
+    percent,
+    points,
+    terminal_table,
+)
+
+HOSTILE = '<script>alert("1")</script> | $\\frac{ *b*\n=cmd() <b id="x" style="fill: #0072b2">\x00\x1b[31m\udcff'
+FEW = (ROWS[0], ROWS[3], ROWS[9])
+
+
+def hostile() -> StudyResults:
+    results = study((replace(ROWS[0], label="=cmd()"), replace(ROWS[9], label=HOSTILE)), seeds=(1, 2, 3))
+    run = replace(
+        results.runs[0], folder=HOSTILE, message=HOSTILE, overrides=(HOSTILE,), status="failed", signature=HOSTILE
+    )
+    rows = tuple(replace(row, overrides=(HOSTILE,), edge=HOSTILE, at="<at>") for row in results.rows)
+    trial = replace(rows[1].trials[0], setting={"optimizer.lr": 0.1, "=a|b": "-<i>"})
+    rows = (rows[0], replace(rows[1], trials=(trial, *rows[1].trials[1:])))
+    texts = dict.fromkeys(("name", "title", "question", "budget", "answer", "headline", "incomplete", "data"), HOSTILE)
+    return replace(
+        results, rows=rows, runs=(run, *results.runs[1:]), limits=(HOSTILE,), recipe=(HOSTILE,), tuned=(HOSTILE,),
+        provenance={HOSTILE: (HOSTILE,), "torch": ("1", HOSTILE)}, commands={HOSTILE: HOSTILE}, **texts,
+    )  # fmt: skip
+
+
+def ties() -> StudyResults:
+    results = study(FEW[:2], row="nesterov", seeds=(1, 2, 3, 4))
+    same = {1: 0.1, 2: 0.2, 3: 0.1, 4: 0.1}
+    rows = {row.key: replace(row, errors=same) for row in results.rows}
+    comparisons = compare(rows, [("nesterov", "sgd")], ("nesterov", "sgd"))
+    return replace(results, rows=tuple(rows.values()), comparisons=comparisons)
+
+
+def empty() -> StudyResults:
+    """Nothing is known but the plan."""
+    results = study(FEW, tuned=False)
+    rows = tuple(replace(row, at=None, trials=(), paper=None) for row in results.rows)
+    nothing = {"limits": (), "recipe": (), "tuned": (), "figures": {}, "provenance": {}, "commands": {}}
+    return replace(results, rows=rows, comparisons=(), runs=(), paper=None, **nothing)
+
+
+STUDIES = {
+    "complete": lambda: study(),
+    "half": lambda: study(finished=4),
+    "untuned": lambda: study(tuned=False),
+    "empty": empty,
+    "one seed": lambda: study(FEW, seeds=(5,)),
+    "ties": ties,
+    "mixed": lambda: study(FEW, provenance={**PROVENANCE, "torch": ("2.14", "2.15")}),
+    "no paper": lambda: study(FEW, paper=None),
+    "hostile": hostile,
+}
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[StudyResults, Path]]:
+    out = {}
+    for name, build in STUDIES.items():
+        results, folder = build(), tmp_path_factory.mktemp("reports") / name
+        render(results, folder)
+        out[name] = (results, folder)
+    return out
+
+
+class Page(HTMLParser):
+    """Every element, whether tags balance, and the text of tables by id of their section."""
+
+    VOID = ("meta", "br", "link", "img", "hr", "input")
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.section = ""
+        self.text = ""
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "section":
+            self.section = str(dict(attrs)["id"])
+        if tag == "tr":
+            self.tables.setdefault(self.section, []).append([])
+        if tag in ("td", "th"):
+            self.tables[self.section][-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if ("td" in self.open or "th" in self.open) and "svg" not in self.open:
+            self.tables[self.section][-1][-1] += data
+
+
+@pytest.fixture(params=STUDIES)
+def report(request: pytest.FixtureRequest, reports: dict[str, tuple[StudyResults, Path]]) -> tuple[StudyResults, Path]:
+    return reports[request.param]
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+
+
+def test_page_is_sound(report: tuple[StudyResults, Path]) -> None:
+    page = Page(report[1] / "report.html")
+    assert not page.open
+    assert ("html", {"lang": "en"}) in page.elements
+    ids = Counter(a["id"] for _, a in page.elements if "id" in a)
+    assert not [i for i, n in ids.items() if n > 1]
+    for tag, attrs in page.elements:
+        assert tag not in ("script", "link", "img", "iframe")
+        assert not [a for a in attrs if a.startswith("on")]
+        for name in ("href", "src", "xlink:href"):
+            assert (attrs.get(name) or "#").startswith("#")
+            assert (attrs.get(name) or "#")[1:] in ("", *ids)
+        for name in re.findall(r"url\(#?([^)]*)\)", " ".join(v or "" for v in attrs.values())):
+            assert name in ids
+        if tag == "th":
+            assert attrs["scope"] in ("row", "col", "colgroup")
+        if tag == "svg":
+            assert attrs["role"] == "img"
+            assert attrs["aria-label"]
+    style = page.source[: page.source.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "http" not in style
+    tags = Counter(tag for tag, _ in page.elements)
+    assert tags["caption"] == tags["table"]
+    assert tags["h1"] == 1
+    assert not re.search(r"\bnan\b|\binf\b", page.text)
+    assert "None" not in page.text
+
+
+def test_files_are_all_there_and_the_same_again(report: tuple[StudyResults, Path], tmp_path: Path) -> None:
+    results, folder = report
+    again = render(results, tmp_path)
+    names = ["report.html", "table.md", "table.csv", "runs.csv", "curves.csv"]
+    names += [f"{figure}.{kind}" for figure in ("errors", "curves", "tuning") for kind in ("svg", "png")]
+    assert [path.name for path in again] == names
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)  # no temporary file is left
+    for path in again:
+        assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
+    for figure in ("errors", "curves", "tuning"):
+        ElementTree.parse(folder / f"{figure}.svg")
+        assert (folder / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_answer_comes_first(reports: dict[str, tuple[StudyResults, Path]]) -> None:
+    results, folder = reports["half"]
+    text = Page(folder / "report.html").text
+    order = [
+        results.question,
+        "This study is not finished",
+        results.answer,
+        "Smallest effect of interest",
+        "Main table",
+    ]
+    places = [text.rindex(part) if part == "Main table" else text.index(part) for part in order]
+    assert places == sorted(places)
+    verdict = next(c.verdict for c in results.comparisons if c.primary)
+    assert verdict is not None
+    assert f"a true difference of {percent(verdict.smallest_detectable_effect)} points" in text
+    assert "this budget can miss an effect that matters" in text
+    assert "not finished" not in Page(reports["complete"][1] / "report.html").text
+
+
+def test_main_table_is_the_data(reports: dict[str, tuple[StudyResults, Path]]) -> None:
+    for name in ("complete", "half", "one seed", "ties"):
+        results, folder = reports[name]
+        lines = Page(folder / "report.html").tables["table"][2:]
+        assert len(lines) == len(results.rows)
+        for row, cells in zip(results.rows, lines, strict=True):
+            assert row.error is not None
+            assert cells[0] == row.label
+            assert cells[1] == row.at
+            assert cells[2] == f"{row.setting['optimizer.lr']:g}" + ("†" if row.edge else "")  # type: ignore[index]
+            assert cells[3:6] == [
+                percent(row.error.mean),
+                interval(row.error.low, row.error.high),
+                percent(row.error.sd),
+            ]
+            assert cells[6] == (str(row.error.n) if row.error.n == row.planned else f"{row.error.n}/{row.planned}")
+            if row.key == results.reference:
+                assert cells[7:11] == [DASH, DASH, DASH, "reference"]
+                continue
+            c = row.reference
+            assert c is not None
+            assert c.paired is not None
+            assert c.verdict is not None
+            assert cells[7:9] == [points(c.paired.mean), interval(c.paired.low, c.paired.high, points)]
+            p = c.paired.p if c.primary else c.adjusted
+            assert cells[9] == p_value(p) + ("" if p is None and not c.primary else "primary" if c.primary else "Holm")
+            assert cells[10] == c.verdict.answer
+            assert cells[12] == paper_number(row)
+
+
+def test_comparisons_open_with_the_primary_one(reports: dict[str, tuple[StudyResults, Path]]) -> None:
+    results, folder = reports["complete"]
+    lines = Page(folder / "report.html").tables["comparisons"][1:]
+    assert lines[0][0] == "Neumann − SGD momentumprimary"
+    assert lines[0][5] == DASH  # it stands outside Holm's family
+    lines = [line for line in lines if len(line) > 1]
+    assert len(lines) == len(results.comparisons)
+    for c, cells in zip(sorted(results.comparisons, key=lambda c: not c.primary), lines, strict=True):
+        assert c.paired is not None
+        assert cells[1] == str(c.paired.n)
+        assert cells[4:7] == [p_value(c.paired.p), p_value(c.adjusted), p_value(c.paired.sign_flip_p)]
+        assert cells[7] == f"{c.paired.wins}/{c.paired.ties}/{c.paired.losses}"
+    assert "seeds 12, 15 finished in SGD momentum only" in Page(folder / "report.html").text
+
+
+def test_what_went_wrong_is_counted(reports: dict[str, tuple[StudyResults, Path]]) -> None:
+    results, folder = reports["complete"]
+    page = Page(folder / "report.html")
+    literal = next(line for line in page.tables["failures"] if line[0].startswith("Neumann, literal"))
+    assert literal[1:4] == ["8/10", "2", "20 [6, 51]"]
+    assert "no longer finite at step 412" in page.text
+    finished = tuple(run for run in results.runs if run.status == "finished")
+    assert "There are none" not in page.text
+    render(replace(results, runs=finished), folder.parent / "fine")
+    assert f"There are none: all {len(finished)} runs finished" in Page(folder.parent / "fine" / "report.html").text
+
+
+def test_mixed_provenance_is_said(reports: dict[str, tuple[StudyResults, Path]]) -> None:
+    assert "Mixed torch." in Page(reports["mixed"][1] / "report.html").text
+    assert "Mixed" not in Page(reports["complete"][1] / "report.html").text
+
+
+def test_papers_numbers_never_stand_without_their_source(reports: dict[str, tuple[StudyResults, Path]]) -> None:
+    assert "Krishnan et al." in Page(reports["complete"][1] / "report.html").text
+    without = Page(reports["no paper"][1] / "report.html")
+    assert "Paper" not in without.text
+    assert len(without.tables["table"][2]) == 12
+
+
+def test_hostile_text_is_text(reports: dict[str, tuple[StudyResults, Path]]) -> None:
+    results, folder = reports["hostile"]
+    page = Page(folder / "report.html")
+    assert page.text.count('<script>alert("1")</script>') > 10
+    assert "<script" not in page.source
+    assert not set(page.source) & {"\x00", "\x1b", "\udcff"}
+    labels = [a.get("aria-label", "") for tag, a in page.elements if tag == "svg"]
+    assert all("<script>" in str(label) for label in labels)
+    svg = ElementTree.parse(folder / "errors.svg")
+    assert any("<script>" in (node.text or "") for node in svg.iter())
+    table = [line for line in (folder / "table.md").read_text().splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {12}
+    assert "<script" not in "".join(table)
+    Console(file=io.StringIO()).print(terminal_table(results))
+
+
+# --------------------------------------------------------------------------------------------- Markdown, CSV, terminal
+
+
+def read(content: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(content.decode(), newline="")))
+
+
+def test_csv_has_every_number_in_full(report: tuple[StudyResults, Path]) -> None:
+    results, folder = report
+    table = read((folder / "table.csv").read_bytes())
+    assert [line["key"] for line in table] == [row.key for row in results.rows]
+    for row, line in zip(results.rows, table, strict=True):
+        assert line["test_error_mean"] == ("" if row.error is None else repr(row.error.mean))
+        assert line["paper_error"] == ("" if row.paper is None else repr(round(row.paper / 100, 12)))
+        c = row.reference
+        assert line["p_holm"] == ("" if c is None or c.adjusted is None else repr(c.adjusted))
+        assert line["verdict"] == (c.verdict.answer if c and c.verdict else "")
+    runs = read((folder / "runs.csv").read_bytes())
+    assert {line["role"] for line in runs} <= {"tuning", "evaluation"}
+    assert len({(line["signature"]) for line in runs}) == len({run.signature for run in results.runs})
+    assert all(line["test_error"] == "" for line in runs if line["role"] == "tuning")
+    curves = read((folder / "curves.csv").read_bytes())
+    assert len(curves) == sum(len(row.curve.epochs) for row in results.rows if row.curve)
+    for file in ("table.csv", "runs.csv", "curves.csv"):
+        cells = [c for line in csv.reader((folder / file).read_text().splitlines()) for c in line]
+        assert not [c for c in cells if c.startswith(("=", "@", "+"))]
+        assert not [c for c in cells if c.startswith("-") and not re.fullmatch(r"-[\d.e-]+", c)]
+
+
+def test_csv_of_nothing_has_a_header() -> None:
+    results = replace(empty(), rows=())
+    for write in (table_csv, runs_csv, curves_csv):
+        assert len(write(results).decode().splitlines()) == 1
+
+
+def test_markdown_and_terminal_say_the_same(reports: dict[str, tuple[StudyResults, Path]]) -> None:
+    results, folder = reports["complete"]
+    text = (folder / "table.md").read_text()
+    assert text == markdown_table(results)
+    for part in (results.question, results.answer, "10 seeds", "† Adam", "points", "(Holm)", "(primary)", "8/10"):
+        assert part in text
+    out = io.StringIO()
+    Console(file=out, width=140).print(terminal_table(results))
+    for row in results.rows:
+        assert row.error is not None
+        assert row.label in out.getvalue()
+        assert percent(row.error.mean) in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("shown", "text"),
+    [
+        (percent(0.0123), "1.23"), (percent(None), DASH), (percent(float("nan")), DASH), (percent(1.0), "100.00"),
+        (points(-0.0031), "−0.31"), (points(0.0031), "+0.31"), (points(-0.00001), "0.00"), (points(0.0), "0.00"),
+        (p_value(0.0341), "0.034"), (p_value(0.00099), "< 0.001"), (p_value(1.0), "1.000"), (p_value(None), DASH),
+        (interval(0.01, 0.02), "[1.00, 2.00]"), (interval(None, 0.02), DASH),
+        (interval(-0.01, 0.02, points), "[−1.00, +2.00]"),
+    ],
+)  # fmt: skip
+def test_numbers_are_written_one_way(shown: str, text: str) -> None:
+    assert shown == text
+
+
+# -------------------------------------------------------------------------------------------------------- the figures
+
+
+def test_figures_show_the_rows_they_are_told(tmp_path: Path) -> None:
+    render(study(FEW, figures={"errors": ("sgd", "unknown"), "curves": ("nesterov",)}), tmp_path)
+    text = {name: (tmp_path / f"{name}.svg").read_text() for name in ("errors", "curves", "tuning")}
+    assert ">SGD momentum<" in text["errors"]
+    assert ">Nesterov<" not in text["errors"]
+    assert ">Nesterov<" in text["curves"]
+    assert ">Neumann<" not in text["curves"]
+    assert all(f">{fake.label}<" in text["tuning"] for fake in FEW)  # not named: all rows
+
+
+def test_figures_take_what_comes(tmp_path: Path) -> None:
+    """Zeros, ranges of three decades, settings without a rate, a curve of one point, values that are no numbers."""
+    results = study((Fake("sgd", "a", 0.5), Fake("neumann", "b", 60.0), *ROWS[1:3]), seeds=(1, 2), images=300)
+    rows = list(results.rows)
+    assert rows[0].curve is not None
+    curve = {f: v[:1] for f, v in vars(rows[0].curve).items()}
+    rows[0] = replace(rows[0], errors={1: 0.0, 2: 0.0}, curve=type(rows[0].curve)(**{**curve, "error": (0.0,)}))
+    wild = (float("inf"), *(float("nan") for _ in rows[1].curve.loss[1:]))  # type: ignore[union-attr]
+    rows[1] = replace(rows[1], curve=replace(rows[1].curve, loss=wild))  # type: ignore[type-var]
+    settings = [{"optimizer.name": n, "optimizer.momentum": m} for n in ("x", "y") for m in (0.0, 0.9, 0.99)]
+    trials = [replace(t, setting=s) for t, s in zip(rows[2].trials, settings, strict=True)]
+    render(replace(results, rows=tuple(rows)), tmp_path / "mixed")
+    render(replace(results, rows=(replace(rows[2], trials=tuple(trials), setting=settings[2]),)), tmp_path / "others")
+    names = tuple(replace(t, setting={"optimizer.name": f"n{i}"}) for i, t in enumerate(trials))
+    render(replace(results, rows=(replace(rows[2], trials=names, setting=None),)), tmp_path / "names")
+    wide = tuple(replace(t, setting={"optimizer.lr": 10.0 ** (2 * i - 7)}) for i, t in enumerate(trials))
+    render(replace(results, rows=(rows[3], replace(rows[2], trials=wide))), tmp_path / "wide")
+
+
+def test_importing_draws_nothing() -> None:
+    code = (
+        "import sys, neumann.studies.report; print([m for m in ('matplotlib', 'jinja2', 'torch') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_style_of_the_caller_is_left_alone(tmp_path: Path) -> None:
+    import matplotlib
+
+    with matplotlib.rc_context({"font.size": 33, "svg.fonttype": "path"}):
+        render(study(FEW), tmp_path / "a")
+        assert matplotlib.rcParams["font.size"] == 33
+    render(study(FEW), tmp_path / "b")
+    assert (tmp_path / "a" / "errors.svg").read_bytes() == (tmp_path / "b" / "errors.svg").read_bytes()

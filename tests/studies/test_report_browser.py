@@ -1,0 +1,67 @@
+"""Does the report render in a real browser: no error, no network, and no sideways scrolling on a telephone?"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from fake_results import ROWS, study
+
+from neumann.studies.report import render
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+QUIET = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr",
+    "--virtual-time-budget=5000",
+]  # fmt: skip
+# The page tells its parent how wide it is and what went wrong; a window is never narrower than 500 px, a frame is
+PROBE = """<script>
+const errors = [];
+addEventListener("error", e => errors.push(String(e.message)), true);
+addEventListener("load", () => parent.postMessage(JSON.stringify({
+  name: NAME, errors, width: innerWidth, body: document.documentElement.scrollWidth,
+  loaded: performance.getEntriesByType("resource").map(r => r.name),
+  drawn: [...document.querySelectorAll("svg")].map(s => s.getBoundingClientRect().height),
+  tables: [...document.querySelectorAll("table")].map(t => t.getBoundingClientRect().width),
+}), "*"));
+</script>"""
+PARENT = """<!doctype html><pre></pre>
+<script>addEventListener("message", e => document.querySelector("pre").append(e.data + "\\n"))</script>"""
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
+def test_report_in_a_browser(tmp_path: Path) -> None:
+    studies = {"all": study(finished=9), "few": study(ROWS[:4]), "untuned": study(tuned=False)}
+    frames = ""
+    for name, results in studies.items():
+        source = render(results, tmp_path / name)[0].read_text(encoding="utf-8")
+        for width in (390, 1400):
+            probed = tmp_path / f"{name}-{width}.html"
+            probe = PROBE.replace("NAME", f'"{probed.stem}"')
+            probed.write_text(source.replace("<head>", f"<head>{probe}", 1), encoding="utf-8")
+            frames += f'<iframe src="{probed.name}" style="width: {width}px; height: 900px; border: 0"></iframe>'
+    (tmp_path / "parent.html").write_text(PARENT + frames, encoding="utf-8")
+    done = subprocess.run(
+        [str(CHROMIUM), *QUIET, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1500,1000", "--dump-dom",
+         (tmp_path / "parent.html").as_uri()],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    said = re.search(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL)
+    assert said, done.stderr[-2000:]
+    reports = {r["name"]: r for r in map(json.loads, said[1].split("\n")[:-1])}
+    assert set(reports) == {f"{name}-{width}" for name in studies for width in (390, 1400)}
+    for name, report in reports.items():
+        assert report["width"] == int(name.split("-")[1])
+        assert report["body"] <= report["width"], f"{name} scrolls sideways"
+        assert report["errors"] == []
+        assert report["loaded"] == []
+        assert len(report["tables"]) >= 5
+        assert all(height > 100 for height in report["drawn"])
+    assert len(reports["all-390"]["drawn"]) == 3
+    assert "CONSOLE" not in done.stderr
