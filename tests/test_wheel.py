@@ -30,7 +30,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = zipfile.ZipFile(wheel).namelist()
     assert "neumann/conf/train.yaml" in names
     assert "neumann/experiments/README.md" in names
-    assert "neumann/sweeps/README.md" in names
+    assert {"neumann/sweeps/README.md", "neumann/sweeps/rates.yaml", "neumann/conf/sweeps/rates.yaml"} <= set(names)
     assert "neumann/py.typed" in names
     # every module, with no help from the checkout: `exclude = ["neumann.conf*"]` once left neumann.config out
     modules = {str(p.relative_to(ROOT)) for p in (ROOT / "neumann").glob("**/*.py")}

@@ -6,9 +6,13 @@ the only valid ones, so a new optimizer costs one YAML and is as strict as the o
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
 
 from neumann.errors import UserError, did_you_mean
 
@@ -87,6 +91,14 @@ class LoggerConfig:
 
 
 @dataclass
+class LaunchConfig:
+    """How many runs of a sweep or a study train at once, and on how many threads each; null is by the machine."""
+
+    parallel: int | None = _above(None, 1, or_equal=True)
+    threads: int | None = _above(None, 1, or_equal=True)
+
+
+@dataclass
 class DerivedConfig:
     """What follows from the data and the batch: filled in by `neumann.config`, in steps and examples."""
 
@@ -110,11 +122,23 @@ class RunConfig:
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
     derived: DerivedConfig = field(default_factory=DerivedConfig)
     seed: int = _above(0, 0, or_equal=True)
     study: str = "default"
     name: str | None = None
     output: str = "runs"
+
+
+def structured() -> DictConfig:
+    """Return a fresh OmegaConf of RunConfig, which converts what is merged into it to the types above or refuses it."""
+    return copy.deepcopy(_structured())
+
+
+@cache
+def _structured() -> DictConfig:
+    config: DictConfig = OmegaConf.structured(RunConfig)
+    return config
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, Any]]]:

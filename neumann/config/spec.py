@@ -14,8 +14,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from neumann.config.compose import CHOSEN_SECTIONS, compose
-from neumann.config.schema import RunConfig, check_values
+from neumann.config.compose import composing
+from neumann.config.keys import CHOSEN_SECTIONS
+from neumann.config.schema import RunConfig, check_values, structured
 from neumann.data import DataFacts, facts
 from neumann.errors import UserError
 
@@ -29,9 +30,12 @@ NOT_SIGNED: dict[str, str] = {
     "name": "what the run is called",
     "logger": "a mirror is only written to",
     "checkpoint": "what is kept afterwards",
+    "launch": "how many runs train beside this one; threads change rounding at most, and provenance.json records them",
     "data.root": "where the images lie; what they are is signed by the fingerprint",
     "data.workers": "order and augmentation are keyed by sample, not by worker",
 }
+
+TYPED_SECTIONS = ("batch", "trainer", "recipe", "checkpoint", "logger", "launch", "timing", "model")
 
 
 @dataclass(frozen=True)
@@ -110,58 +114,105 @@ def make_spec(overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) ->
     Raises UserError with one sentence for anything that is wrong with the configuration or the data. Nothing is written
     and torch is not imported.
     """
-    composed, choices = compose(overrides, config_dirs)
-    data = _resolved_section(composed, "data")
-    data_facts = facts(data)
-    config = _resolve(composed, data_facts)
-    signature = sign(signed_part(asdict(config), data_facts))
-    return RunSpec(config=config, facts=data_facts, signature=signature, choices=choices)
+    return make_specs([overrides], config_dirs)[0]
 
 
-def _resolved_section(composed: DictConfig, section: str) -> dict[str, Any]:
-    try:
-        return dict(OmegaConf.to_container(composed[section], resolve=True))  # type: ignore[arg-type]
-    except OmegaConfBaseException as error:
-        raise UserError(f"{section}: {_sentence(error)}") from error
+def make_specs(jobs: Sequence[Sequence[str]], config_dirs: Sequence[str] = ()) -> list[RunSpec]:
+    """Return what `make_spec` returns for each list of overrides, reading the files and the data once for all.
+
+    Raises UserError for the first job that has something wrong, and names the job where there are several.
+    """
+    specs = []
+    with composing(config_dirs) as composer:
+        resolver = _Resolver()
+        for overrides in jobs:
+            try:
+                specs.append(resolver.spec(*composer.compose(overrides)))
+            except UserError as error:
+                if len(jobs) == 1:
+                    raise
+                raise UserError(f"{error} (in the run '{' '.join(overrides)}')") from error
+    return specs
 
 
-def _resolve(composed: DictConfig, data_facts: DataFacts) -> RunConfig:
-    """Fill in what follows from the data, then replace every interpolation and check every value."""
-    fixed = ("batch", "trainer", "recipe", "checkpoint", "logger", "timing", "model")
-    typed: Any = OmegaConf.structured(RunConfig)
-    try:
-        for section in ("trainer", "batch"):
-            typed[section] = OmegaConf.merge(typed[section], composed[section])
-        steps_per_epoch = data_facts.train_count // typed.batch.size if typed.batch.size > 0 else 0
+class _Resolver:
+    """Makes composed configurations into specifications; what is slow is done once per distinct section."""
+
+    def __init__(self) -> None:
+        self._facts: dict[str, DataFacts] = {}
+        self._typed: dict[tuple[str, str], Any] = {}
+        self._steps: dict[str, tuple[float, float, int]] = {}
+        self._schema = structured()
+
+    def spec(self, composed: DictConfig, choices: dict[str, str]) -> RunSpec:
+        """Return the specification of one composed configuration, which is changed by it."""
+        try:
+            data = OmegaConf.to_container(composed.data, resolve=True)
+        except OmegaConfBaseException as error:
+            raise UserError(f"data: {_sentence(error)}") from error
+        key = _text(data)
+        if key not in self._facts:
+            self._facts[key] = facts(data)  # type: ignore[arg-type]
+        data_facts = self._facts[key]
+        config = self._config(composed, data_facts)
+        signature = sign(signed_part(asdict(config), data_facts))
+        return RunSpec(config=config, facts=data_facts, signature=signature, choices=choices)
+
+    def _config(self, composed: DictConfig, data_facts: DataFacts) -> RunConfig:
+        """Fill in what follows from the data, then replace every interpolation and check every value."""
+        try:
+            with open_dict(composed):
+                composed["derived"] = self._derived(composed, data_facts.train_count)
+            # checked before anything is computed from them
+            values = {section: self._value(section, composed) for section in TYPED_SECTIONS}
+            check_values(RunConfig(**values))
+            values |= {str(key): self._value(str(key), composed) for key in composed if key not in values}
+        except OmegaConfBaseException as error:
+            raise UserError(_sentence(error)) from error
+        for section in CHOSEN_SECTIONS:
+            _check_finite(section, values[section])
+        config = RunConfig(**values)
+        check_values(config)
+        return config
+
+    def _derived(self, composed: DictConfig, train_count: int) -> dict[str, int]:
+        asked = {
+            "trainer": {key: composed.trainer[key] for key in ("max_epochs", "check_val_every_n_epoch")},
+            "batch": {"size": composed.batch.size},
+        }
+        known = _text(asked)
+        if known not in self._steps:
+            trainer, batch = (OmegaConf.merge(self._schema[section], asked[section]) for section in asked)
+            self._steps[known] = trainer.max_epochs, trainer.check_val_every_n_epoch, batch.size
+        epochs, every, size = self._steps[known]
+        steps_per_epoch = train_count // size if size > 0 else 0
         if steps_per_epoch < 1:
             raise UserError(
-                f"batch.size={typed.batch.size} does not fit the {data_facts.train_count} training images: "
-                f"choose from 1 to {data_facts.train_count}"
+                f"batch.size={size} does not fit the {train_count} training images: choose from 1 to {train_count}"
             )
-        with open_dict(composed):
-            composed["derived"] = {
-                "train_examples": data_facts.train_count,
-                "steps_per_epoch": steps_per_epoch,
-                "total_steps": _at_least_one(typed.trainer.max_epochs * steps_per_epoch, "trainer.max_epochs"),
-                "eval_every_steps": _at_least_one(
-                    typed.trainer.check_val_every_n_epoch * steps_per_epoch, "trainer.check_val_every_n_epoch"
-                ),
-            }
-        for section in fixed:  # checked before anything is computed from them
-            typed[section] = OmegaConf.merge(typed[section], OmegaConf.to_container(composed[section], resolve=True))
-        check_values(OmegaConf.to_object(typed))  # type: ignore[arg-type]
-        resolved: Any = OmegaConf.create(OmegaConf.to_container(composed, resolve=True))
-        for section in fixed:
-            typed[section] = OmegaConf.merge(OmegaConf.structured(RunConfig)[section], resolved[section])
-        merged = OmegaConf.merge(typed, {k: v for k, v in resolved.items() if k not in fixed})
-        config = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise UserError(_sentence(error)) from error
-    assert isinstance(config, RunConfig)
-    for section in CHOSEN_SECTIONS:
-        _check_finite(section, getattr(config, section))
-    check_values(config)
-    return config
+        return {
+            "train_examples": train_count,
+            "steps_per_epoch": steps_per_epoch,
+            "total_steps": _at_least_one(epochs * steps_per_epoch, "trainer.max_epochs"),
+            "eval_every_steps": _at_least_one(every * steps_per_epoch, "trainer.check_val_every_n_epoch"),
+        }
+
+    def _value(self, key: str, composed: DictConfig) -> Any:
+        """Return a section or a setting with its interpolations replaced and its types those of the schema."""
+        value = composed[key]
+        plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        known = key, _text(plain)
+        if known not in self._typed:
+            if OmegaConf.is_config(self._schema[key]):
+                self._typed[known] = OmegaConf.to_object(OmegaConf.merge(self._schema[key], plain))
+            else:
+                self._schema[key] = plain
+                self._typed[known] = self._schema[key]
+        return copy.deepcopy(self._typed[known])
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=False, default=repr)
 
 
 def _at_least_one(steps: float, key: str) -> int:

@@ -42,7 +42,16 @@ def test_every_leaf_is_signed_but_for_the_list() -> None:
             unsigned.add(key)
     expected = {key for key, _ in flat(config) if any(key == n or key.startswith(f"{n}.") for n in NOT_SIGNED)}
     assert unsigned == expected
-    assert {"output", "study", "name", "data.root", "data.workers", "logger.mode", "checkpoint.keep"} <= unsigned
+    assert {
+        "output",
+        "study",
+        "name",
+        "data.root",
+        "data.workers",
+        "logger.mode",
+        "checkpoint.keep",
+        "launch.parallel",
+    } <= unsigned
 
 
 def test_data_and_version_are_signed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,143 @@
+"""Which runs does `neumann train -m` ask for? Hydra's multirun syntax goes in, one list of overrides a run comes out.
+
+`a,b`, `range(0,3)`, `glob(*)`, `shuffle(...)` and quoted values are Hydra's: its parser reads them and its basic
+sweeper multiplies them out. `+sweeps=NAME` names a file in sweeps/ (ours or one under --config-dir) with a grid under
+`hydra.sweeper.params` and, beside it, settings that are the same for every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from neumann.config.compose import CONF, SWEEPS, list_groups, sentences
+from neumann.config.keys import refuse_hydra
+from neumann.errors import UserError, did_you_mean
+
+
+def expand(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[list[str]]:
+    """Return the overrides of each run, for `make_specs`.
+
+    What the command line says about a key replaces what the sweep file says about it. Raises UserError for a sweep
+    that is not there, a grid without a run in it, and a sweep over what cannot differ between the runs of one launch.
+    """
+    groups = list_groups(config_dirs)
+    parser = OverridesParser.create(config_loader=_Options(groups))  # type: ignore[arg-type]
+    given = [_parse(parser, text) for text in overrides]
+    files = [o for o in given if o.key_or_group == SWEEPS]
+    given = [o for o in given if o.key_or_group != SWEEPS]
+    if len(files) > 1 or any(o.is_sweep_override() for o in files):
+        raise UserError("one command runs one sweep: give +sweeps=NAME once, with one name")
+    said = {o.key_or_group for o in given}
+    listed = [o for file in files for o in _read(parser, file, groups, config_dirs) if o.key_or_group not in said]
+    for override in [*listed, *given]:
+        refuse_hydra(override)
+        _check_sweep(override)
+    try:
+        (jobs,) = BasicSweeper.split_arguments([*listed, *given], max_batch_size=None)
+    except HydraException as error:
+        raise UserError(f"the sweep cannot be read: {error}") from error
+    if not jobs:
+        raise UserError(f"the sweep holds no run: one of its settings has no value in '{' '.join(overrides)}'")
+    return jobs
+
+
+def varying(jobs: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return of each run the overrides that not all runs share, which tell it from the others."""
+    shared = set.intersection(*(set(job) for job in jobs)) if jobs else set()
+    return [[override for override in job if override not in shared] for job in jobs]
+
+
+class _Options:
+    """What Hydra's glob() asks for the options of a group, with the user's folders in it."""
+
+    def __init__(self, groups: Mapping[str, list[str]]) -> None:
+        self._groups = groups
+
+    def get_group_options(self, group_name: str, results_filter: Any = None) -> list[str]:
+        """Return the options of a group."""
+        if group_name not in self._groups:
+            raise UserError(f"glob() lists the options of a group: {did_you_mean(group_name, self._groups)}")
+        return self._groups[group_name]
+
+
+def _parse(parser: OverridesParser, text: str) -> Override:
+    try:
+        (override,) = parser.parse_overrides([text])
+    except HydraException as error:
+        raise UserError(f"cannot read '{text}': an override is written key=value or group=option") from error
+    return override
+
+
+def _check_sweep(override: Override) -> None:
+    if not override.is_sweep_override():
+        return
+    if not override.is_discrete_sweep():
+        raise UserError(
+            f"'{override.input_line}' is a continuous range: list its values, as KEY=A,B or range(A,B,STEP)"
+        )
+    if override.key_or_group.split(".")[0] == "launch":
+        raise UserError(f"'{override.input_line}': all runs of one command are launched alike, so give one value")
+
+
+def _read(
+    parser: OverridesParser, choice: Override, groups: Mapping[str, list[str]], config_dirs: Sequence[str]
+) -> Iterator[Override]:
+    """Yield what a sweep file asks for: its fixed settings, then its grid."""
+    name = choice.value()
+    if choice.is_delete() or name not in groups.get(SWEEPS, []):
+        raise UserError(f"there is no sweep '{name}': {did_you_mean(str(name), groups.get(SWEEPS, []))}")
+    folders = [CONF, *(Path(folder) for folder in config_dirs)]
+    path = next(p for p in (folder / SWEEPS / f"{name}.yaml" for folder in folders) if p.exists())
+    with sentences(f"{path} cannot be read"):
+        content: Any = OmegaConf.load(path)
+        plain: Any = OmegaConf.to_container(content)
+    match plain:
+        case {"hydra": {"sweeper": {"params": dict() as params, **others}, **more}, **fixed} if not others and not more:
+            pass
+        case _:
+            raise UserError(f"{path}: a sweep file has its grid under hydra.sweeper.params and nothing else of Hydra")
+    if "defaults" in fixed:
+        raise UserError(
+            f"{path}: choose groups in its hydra.sweeper.params, as 'optimizer: sgd', not in a defaults list"
+        )
+    lines = [*_settings(fixed), *(f"{key}={_text(value)}" for key, value in params.items())]
+    for line in lines:
+        override = _parse(parser, line)
+        if override.key_or_group == SWEEPS:
+            raise UserError(f"{path}: a sweep file cannot name another")
+        yield override
+
+
+def _text(value: Any) -> str:
+    """Return a parameter of the grid as on the command line, where a text is Hydra's syntax already."""
+    return value if isinstance(value, str) else Override._get_value_element_as_str(_quoted(value))
+
+
+def _settings(node: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the fixed settings as overrides."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _settings(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}={Override._get_value_element_as_str(_quoted(value))}"
+
+
+def _quoted(value: Any) -> Any:
+    """Return ``value`` with its texts quoted, so that the parser reads them as they stand in the YAML."""
+    if isinstance(value, str):
+        if value.isidentifier() and value.lower() not in ("null", "true", "false", "nan", "inf"):
+            return value
+        return QuotedString(text=value, quote=Quote.single)
+    if isinstance(value, list):
+        return [_quoted(child) for child in value]
+    if isinstance(value, dict):
+        return {key: _quoted(child) for key, child in value.items()}
+    return value
