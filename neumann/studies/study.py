@@ -38,15 +38,16 @@ def study(
     result. Raises UserError for a wrong study or configuration, and Interrupted where it was stopped.
     """
     one = load_study(name, budget, _checked(overrides))
+    folder = _runs_folder(one, overrides) / f"report-{one.budget}"
+    known = None if plan else stamp.unchanged(folder, _digest(one, overrides, config_dirs))
+    if known is not None and not known["incomplete"]:  # nothing is missing, and nothing has changed since
+        _print_end(console, folder, known["headline"])
+        return 0
     tuning = runs_of(one.tuning(), TUNING, config_dirs)
     if plan:
         _print_plan(one, tuning, config_dirs, console)
         return 0
-    digest = _digest(one, overrides, config_dirs)
     folder = _report_folder(tuning[0], one)
-    if all(run.over for run in tuning) and (known := stamp.unchanged(folder, digest)) and not known["incomplete"]:
-        _print_end(console, folder, known["headline"])
-        return 0
     make_folder(folder)
     from neumann.runs.launch import Launcher
     from neumann.studies.live import StudyView

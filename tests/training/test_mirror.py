@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,16 @@ def records(data: bytes) -> Iterator[bytes]:
 
 
 def read_offline(folder: RunFolder) -> list[dict[str, Any]]:
-    """Return the runs of a folder's offline files."""
+    """Return the runs of a folder's offline files, once W&B's service has written them to their end."""
+    deadline = time.monotonic() + 20
+    while True:
+        runs = _read_offline(folder)
+        if all("id" in run and run["exit"] is not None for run in runs) or time.monotonic() > deadline:
+            return runs
+        time.sleep(0.1)
+
+
+def _read_offline(folder: RunFolder) -> list[dict[str, Any]]:
     from wandb.proto import wandb_internal_pb2 as pb
 
     runs = []
