@@ -33,6 +33,10 @@ OVER = ("finished", "diverged")  # diverged is a result and is kept as one
 HEARTBEAT_S = 15.0
 
 
+class Claimed(UserError):
+    """Another process is training the run right now."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The files of one run; every method is safe to call on a folder that does not exist yet, except `claim`."""
@@ -123,7 +127,7 @@ class RunFolder:
     def claim(self) -> Iterator[None]:
         """Hold the folder for this process; the claim ends with the block or with the process, however it dies.
 
-        Raises UserError where the folder cannot be written or another process holds it.
+        Raises UserError where the folder cannot be written, and Claimed where another process holds it.
         """
         make_folder(self.path)
         lock = FileLock(self.path / ".claim")
@@ -131,7 +135,7 @@ class RunFolder:
             lock.acquire(blocking=False)
         except Timeout:
             status = self.status()
-            raise UserError(
+            raise Claimed(
                 f"{self.path} is being trained right now by process {status.get('pid', '?')} on "
                 f"{status.get('host', '?')}: wait for it or stop it"
             ) from None

@@ -137,9 +137,7 @@ class Job:
                 self._log.unlink()
 
 
-def _work(
-    spec: RunSpec, environment: dict[str, str], cwd: str, threads: int, log: str, answer: Connection
-) -> None:
+def _work(spec: RunSpec, environment: dict[str, str], cwd: str, threads: int, log: str, answer: Connection) -> None:
     """Train ``spec`` in this process, which the fork server has just made, and answer how it ended."""
     os.setpgid(0, 0)  # a terminal's Ctrl-C reaches the launcher alone, which tells each job once
     os.environ.clear()  # the server's environment is that of its first start
