@@ -43,7 +43,7 @@ def _together(rows: Sequence[RowResult]) -> Figure:
     figure = sheet(height)
     handles: list[Any] = []
     for i, (measure, scale, label) in enumerate(MEASURES):
-        axes = figure.add_axes((0.075 + 0.52 * i, 0.48 / height, 0.4, 2.7 / height))
+        axes = figure.add_axes((0.075 + 0.52 * i, 0.48 / height, 0.385, 2.7 / height))
         axes.grid(axis="y")
         axes.set(xlabel="epoch", ylabel=label)
         handles = []

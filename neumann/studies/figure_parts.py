@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 WIDTH = 7.4  # inches
 WIDE = 4  # largest over smallest value from which an axis is logarithmic
-LEFT, GAP = 0.4, 0.2  # inches
+LEFT, GAP = 0.4, 0.26  # inches
 
 
 def sheet(height: float) -> Figure:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDE = 20  # a larger ratio of test errors than this takes a log axis
+DOT = 5.0  # pixels at matplotlib's 100 to the inch
 RIGHT = 2.05  # inches for the numbers beside the dots
 
 
@@ -65,7 +66,9 @@ def _errors(results: StudyResults, rows: Sequence[RowResult]) -> Drawing:
     for i, row in enumerate(rows):
         colour = BLUE if row.key in primary else INK
         own = sorted(finite(row.errors.values(), 100))
-        heights = [i + 0.17 + 0.075 * level for level in _stack(own, (max(values) - min(values)) / 70)]
+        levels = _stack([float(axes.transData.transform((v, 0))[0]) for v in own])
+        step = min(0.11, 0.36 / max([1, *levels]))  # many equal errors overlap rather than reach the next row
+        heights = [i + 0.16 + step * level for level in levels]
         axes.scatter(own, heights, s=13, color=colour, alpha=0.45, linewidths=0, zorder=2)
         if row.error:
             _mean(axes, row, i - 0.14, colour)
@@ -89,14 +92,14 @@ def _mean(axes: Axes, row: RowResult, height: float, colour: str) -> None:
     axes.plot(100 * error.mean, height, "o", color=colour, markersize=5.5, markeredgecolor=PAPER, zorder=4)
 
 
-def _stack(values: Sequence[float], reach: float) -> list[int]:
-    """Return a level per value of a sorted list, so that dots nearer than ``reach`` lie below each other."""
+def _stack(places: Sequence[float]) -> list[int]:
+    """Return a level per dot, so that dots that would touch lie below each other; ``places`` are sorted pixels."""
     ends: list[float] = []
     levels = []
-    for v in values:
-        level = next((k for k, end in enumerate(ends) if v - end > reach), len(ends))
-        ends[level : level + 1] = [v]
-        levels.append(min(level, 4))
+    for x in places:
+        level = next((k for k, end in enumerate(ends) if x - end > DOT), len(ends))
+        ends[level : level + 1] = [x]
+        levels.append(level)
     return levels
 
 

@@ -60,7 +60,7 @@ def _trials(axes: Axes, row: RowResult, places: Sequence[float], key: str) -> No
     axes.plot(*_columns(seeds), "o", color=SOFT, markersize=2.6, markeredgewidth=0, alpha=0.7, zorder=2)
     lost = [x for trial, x in zip(row.trials, places, strict=True) if None in trial.errors.values()]
     top = axes.get_xaxis_transform()
-    axes.plot(lost, [1.0] * len(lost), "x", color=VERMILION, markersize=5, transform=top, clip_on=False, zorder=5)
+    axes.plot(lost, [0.95] * len(lost), "x", color=VERMILION, markersize=5, transform=top, clip_on=False, zorder=5)
     for trial, x in zip(row.trials, places, strict=True):
         if trial.mean is None or not math.isfinite(trial.mean):
             continue
@@ -74,11 +74,19 @@ def _trials(axes: Axes, row: RowResult, places: Sequence[float], key: str) -> No
 
 
 def _name(axes: Axes, x: float, y: float, text: str) -> None:
-    # Above the lowest point of a valley there is room; near a side the text turns inwards
-    across = axes.transAxes.inverted().transform(axes.transData.transform((x, y)))[0]
+    # Above the lowest point of a valley there is room; near a side or the top the text turns inwards
+    across, up = axes.transAxes.inverted().transform(axes.transData.transform((x, y)))
     side = "left" if across < 0.12 else "right" if across > 0.88 else "center"
     axes.annotate(
-        text, (x, y), (0, 7), textcoords="offset points", ha=side, fontsize=8, color=BLUE, fontweight="bold", zorder=6
+        text,
+        (x, y),
+        (0, 7 if up < 0.75 else -14),
+        textcoords="offset points",
+        ha=side,
+        fontsize=8,
+        color=BLUE,
+        fontweight="bold",
+        zorder=6,
     )
 
 
