@@ -13,12 +13,11 @@ import traceback
 from collections.abc import Iterator
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from neumann.config import RunSpec
 from neumann.errors import Interrupted, UserError, first_line
-from neumann.runs.folder import Claimed, RunFolder
+from neumann.runs.folder import Claimed
 from neumann.runs.reuse import find, finished_result
 
 PRELOADED = ["neumann.training.run", "wandb"]  # started by name: nothing here imports torch
@@ -183,7 +182,7 @@ def _redirect(log: str) -> None:
 
 
 def _leave_with_parent() -> None:
-    """Stop this run where its launcher is gone: nobody would start the next one, and the same command goes on from it."""
+    """Stop this run where its launcher is gone; the same command goes on from its checkpoint."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
