@@ -62,7 +62,8 @@ STYLE = {
 NAMESPACE = re.compile(r"\{[^}]*\}")
 REFERENCE = re.compile(r"url\(#([^)]*)\)")
 HEX = re.compile("|".join(THEME))
-FONT = re.compile(r"font: *([^;]*?)(\d+(?:\.\d+)?)px [^;]*")
+FAMILY = re.compile(r"font-family: *[^;]*;? *")
+FONT = re.compile(r"font: *([^;]*?)(\d+(?:\.\d+)?)px [^;]*")  # the shorthand, which names the family too
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _rewrite(node: ElementTree.Element, prefix: str, used: set[str]) -> None:
             value = f"#{prefix}-{value.removeprefix('#')}"
         elif name == "style":
             value = HEX.sub(lambda found: f"var(--fig-{THEME[found[0]]})", value)
-            value = FONT.sub(lambda found: f"font-size: {found[2]}px{_weight(found[1])}", value)
+            value = FONT.sub(lambda found: f"font-size: {found[2]}px{_weight(found[1])}", FAMILY.sub("", value))
         node.set(name, REFERENCE.sub(lambda found: f"url(#{prefix}-{found[1]})", value))
 
 

@@ -151,11 +151,13 @@ def test_page_is_sound(report: tuple[StudyResults, Path]) -> None:
             assert (attrs.get(name) or "#")[1:] in ("", *ids)
         for name in re.findall(r"url\(#?([^)]*)\)", " ".join(v or "" for v in attrs.values())):
             assert name in ids
+        assert not re.search("#[0-9a-f]{6}", attrs.get("style") or "")  # figures take the page's colours
         if tag == "th":
             assert attrs["scope"] in ("row", "col", "colgroup")
         if tag == "svg":
             assert attrs["role"] == "img"
             assert attrs["aria-label"]
+    assert "DejaVu" not in page.source  # figures take the page's font
     style = page.source[: page.source.index("</style>")]
     assert "url(" not in style
     assert "@import" not in style
