@@ -81,7 +81,7 @@ def test_a_changed_default_changes_the_signature() -> None:
 
 def test_composing_and_reporting_import_no_torch(python: Callable[[str], str]) -> None:
     code = (
-        "import sys, neumann.config, neumann.runs, neumann.studies.demo, neumann.studies.figures, neumann.cli, neumann.data;"
+        "import sys, neumann.config, neumann.runs, neumann.studies.study, neumann.studies.assemble, neumann.studies.report, neumann.runs.launch, neumann.cli, neumann.data;"
         "neumann.config.make_spec(['optimizer=neumann']);"
         "print([m for m in ('torch', 'pytorch_lightning', 'timm', 'wandb', 'pandas', 'matplotlib', 'sklearn') if m in sys.modules])"
     )
