@@ -6,7 +6,7 @@ status.json          pending | running | finished | diverged | failed | interrup
 heartbeat measurements.jsonl   one line per evaluation
 last.ckpt            the state to go on from; eval-weights.pt: the weights at the eval point
 result.json          written last and atomically: where it is good, the run is over
-error.txt            the traceback of a failed run
+error.txt            the traceback of a failed run; output.log: what a run of a launch printed
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OVER = ("finished", "diverged")  # diverged is a result and is kept as one
 HEARTBEAT_S = 15.0
 
 
-class Claimed(UserError):
+class Claimed(UserError):  # noqa: N818 - it is no error of whoever asked
     """Another process is training the run right now."""
 
 
@@ -145,6 +145,18 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+    def held(self) -> bool:
+        """Return whether a process holds the claim at this moment."""
+        if not self.path.exists():
+            return False
+        lock = FileLock(self.path / ".claim")
+        try:
+            lock.acquire(blocking=False)
+        except (Timeout, OSError):
+            return True
+        lock.release()
+        return False
 
     @contextlib.contextmanager
     def heartbeat(self) -> Iterator[None]:
