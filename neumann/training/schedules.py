@@ -58,6 +58,7 @@ class RateSchedule:
 
     def __init__(self, optimizer: Optimizer, factor: Factor) -> None:
         self.count = 0
+        self._depth = 0  # torch runs the hooks again inside a step() that calls its parent's, where that was made before
         self._factor = factor
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
@@ -67,12 +68,17 @@ class RateSchedule:
         stepped.register_step_post_hook(self._after)
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._depth += 1
+        if self._depth > 1:
+            return
         factor = self._factor(self.count)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self.count += 1
+        self._depth -= 1
+        if self._depth == 0:
+            self.count += 1
 
     def state_dict(self) -> dict[str, int]:
         """Return the count of steps taken."""

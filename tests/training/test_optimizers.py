@@ -160,3 +160,21 @@ def test_the_rate_follows_the_optimizers_own_count() -> None:
     other = RateSchedule(torch.optim.SGD([p], lr=0.5), lambda step: 1 / (1 + step))
     other.load_state_dict({"count": 3})
     assert other.count == 3
+
+
+def test_a_step_that_calls_its_parents_step_is_counted_once() -> None:
+    """torch patches the class of every optimizer that is made, so the parent's step runs the child's hooks too."""
+
+    class Mine(torch.optim.SGD):
+        def step(self, closure=None):
+            return super().step(closure)
+
+    p = torch.nn.Parameter(torch.zeros(1))
+    torch.optim.SGD([p], lr=1.0)
+    optimizer = Mine([p], lr=1.0)
+    schedule = RateSchedule(optimizer, lambda step: 0.5**step)
+    for step in range(3):
+        p.grad = torch.ones(1)
+        optimizer.step()
+        assert optimizer.param_groups[0]["lr"] == 0.5**step
+    assert schedule.count == 3
