@@ -58,7 +58,7 @@ class RateSchedule:
 
     def __init__(self, optimizer: Optimizer, factor: Factor) -> None:
         self.count = 0
-        self._depth = 0  # torch runs the hooks again inside a step() that calls its parent's, where that was made before
+        self._depth = 0  # a step() that calls its parent's runs the hooks again where torch has made that parent before
         self._factor = factor
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
