@@ -81,7 +81,7 @@ def _apart(results: StudyResults, rows: Sequence[RowResult]) -> Figure:
             if grid.lowest(k):
                 axes.set_xlabel("epoch", fontsize=8, labelpad=1)
             else:
-                axes.tick_params("x", labelbottom=False)
+                axes.tick_params("x", bottom=False, labelbottom=False)
     entries = [
         ({"color": BLUE, "linewidth": 1.5}, "the row, with its 95 % band"),
         ({"color": INK, "linewidth": 1, "linestyle": DASHED}, short(label_of(results, results.reference), 34)),

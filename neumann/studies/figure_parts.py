@@ -67,8 +67,11 @@ class Grid:
             axes = figure.add_axes(box)
             axes.grid(axis="y")
             axes.tick_params(labelsize=7.5, pad=2)
+            # Given places need not be sought at every drawing, which takes longer than the lines themselves
+            axes.xaxis.set_label_coords(0.5, -0.2)
+            axes.yaxis.set_label_coords(-0.2, 0.5)
             if column:
-                axes.tick_params("y", labelleft=False)
+                axes.tick_params("y", left=False, labelleft=False)
             panels.append(axes)
         return panels
 
@@ -78,7 +81,6 @@ class Grid:
 
     def title(self, axes: Axes, row: RowResult) -> None:
         """Name the panel."""
-        # With y given matplotlib need not seek a place, which takes longer than drawing
         axes.set_title(wrapped(row.label, self.letters), fontsize=8, y=1.0, pad=4, linespacing=1.05)
 
 

@@ -149,10 +149,10 @@ def _compared(results: StudyResults, c: Comparison) -> dict[str, Any]:
 def _budget_sentence(results: StudyResults, c: Comparison) -> str:
     """Return in words what this number of seeds could have seen."""
     if c.verdict is None or c.paired is None:
-        both = f"{label_of(results, c.row)} and {label_of(results, c.against)}"
-        why = printable(c.note or "the rows share no finished seed")
         margin = percent(results.smallest_effect)
-        return f"{both} cannot be compared yet: {why}. The smallest effect of interest is {margin} points."
+        return (
+            f"How small an effect these seeds could see is not known yet; the smallest of interest is {margin} points."
+        )
     n, found = c.paired.n, c.verdict.smallest_detectable_effect
     seeds = "one seed" if n == 1 else f"{n} seeds"
     if found is None:
@@ -179,7 +179,7 @@ def _failures(results: StudyResults, row: RowResult) -> dict[str, Any]:
     """Return how many runs of a row went wrong; the rate is that of its evaluation runs that are over."""
     own = [run for run in results.runs if row.key in run.rows]
     over, diverged = len(row.errors) + len(row.diverged), len(row.diverged)
-    tuning = [run for run in own if run.role == "tuning"]
+    tuning = [run for run in own if run.role == "tuning" and run.status in OVER]
     return {
         "label": printable(row.label),
         "finished": count(len(row.errors), row.planned),

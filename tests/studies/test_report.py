@@ -235,7 +235,7 @@ def test_main_table_is_the_data(reports: dict[str, tuple[StudyResults, Path]]) -
 def test_comparisons_open_with_the_primary_one(reports: dict[str, tuple[StudyResults, Path]]) -> None:
     results, folder = reports["complete"]
     lines = Page(folder / "report.html").tables["comparisons"][1:]
-    assert lines[0][0] == "Neumann − SGD momentumprimary"
+    assert lines[0][0] == "Neumann minus SGD momentumprimary"
     assert lines[0][5] == DASH  # it stands outside Holm's family
     lines = [line for line in lines if len(line) > 1]
     assert len(lines) == len(results.comparisons)
