@@ -1,6 +1,15 @@
 """What a run is: composed from YAML, strictly checked, resolved and signed. Never imports torch."""
 
 from neumann.config.schema import LaunchConfig, RunConfig
-from neumann.config.spec import NOT_SIGNED, RESULTS_VERSION, RunSpec, make_spec, make_specs
+from neumann.config.spec import NOT_SIGNED, RESULTS_VERSION, RunSpec, make_spec, make_specs, making_specs
 
-__all__ = ["NOT_SIGNED", "RESULTS_VERSION", "LaunchConfig", "RunConfig", "RunSpec", "make_spec", "make_specs"]
+__all__ = [
+    "NOT_SIGNED",
+    "RESULTS_VERSION",
+    "LaunchConfig",
+    "RunConfig",
+    "RunSpec",
+    "make_spec",
+    "make_specs",
+    "making_specs",
+]

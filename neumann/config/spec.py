@@ -6,7 +6,8 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,9 @@ def _canonical(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+MakeSpecs = Callable[[Sequence[Sequence[str]]], list[RunSpec]]
+
+
 def make_spec(overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> RunSpec:
     """Compose, check, resolve and sign one run.
 
@@ -122,17 +126,28 @@ def make_specs(jobs: Sequence[Sequence[str]], config_dirs: Sequence[str] = ()) -
 
     Raises UserError for the first job that has something wrong, and names the job where there are several.
     """
-    specs = []
+    with making_specs(config_dirs) as make:
+        return make(jobs)
+
+
+@contextmanager
+def making_specs(config_dirs: Sequence[str] = ()) -> Iterator[MakeSpecs]:
+    """Yield a `make_specs` that may be called several times in the block and reads files and data once for all."""
     with composing(config_dirs) as composer:
         resolver = _Resolver()
-        for overrides in jobs:
-            try:
-                specs.append(resolver.spec(*composer.compose(overrides)))
-            except UserError as error:
-                if len(jobs) == 1:
-                    raise
-                raise UserError(f"{error} (in the run '{' '.join(overrides)}')") from error
-    return specs
+
+        def make(jobs: Sequence[Sequence[str]]) -> list[RunSpec]:
+            specs = []
+            for overrides in jobs:
+                try:
+                    specs.append(resolver.spec(*composer.compose(overrides)))
+                except UserError as error:
+                    if len(jobs) == 1:
+                        raise
+                    raise UserError(f"{error} (in the run '{' '.join(overrides)}')") from error
+            return specs
+
+        yield make
 
 
 class _Resolver:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from neumann.config import making_specs
 from neumann.studies.collect import EVALUATION, TUNING, Run, curve_of, edge, entries, point_of, runs_of, scores, tried
 from neumann.studies.definition import FULL, RowConfig, Study
 from neumann.studies.results import Comparison, Paper, RowResult, RunEntry, Setting, StudyResults, Trial
@@ -17,10 +18,15 @@ ALPHA, POWER = 0.05, 0.8
 
 def collect(study: Study, config_dirs: Sequence[str] = ()) -> StudyResults:
     """Return the results of ``study`` as far as its runs are there. Trains nothing and writes nothing."""
-    tuning = runs_of(study.tuning(), TUNING, config_dirs)
-    trials = {row: tried(study, row, tuning) for row in study.config.rows}
-    evaluation = runs_of(evaluation_plan(study, trials), EVALUATION, config_dirs)
-    return assemble(study, tuning, trials, evaluation)
+    return assemble(study, *read(study, config_dirs))
+
+
+def read(study: Study, config_dirs: Sequence[str] = ()) -> tuple[list[Run], dict[str, tuple[Trial, ...]], list[Run]]:
+    """Return the tuning runs, every row's trials, and the evaluation runs of the rows whose setting is chosen."""
+    with making_specs(config_dirs) as make:
+        tuning = runs_of(study.tuning(), TUNING, make)
+        trials = {row: tried(study, row, tuning) for row in study.config.rows}
+        return tuning, trials, runs_of(evaluation_plan(study, trials), EVALUATION, make)
 
 
 def evaluation_plan(study: Study, trials: Mapping[str, Sequence[Trial]]) -> list[Any]:

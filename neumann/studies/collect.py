@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from neumann.config import RunSpec, make_specs
+from neumann.config.spec import MakeSpecs
 from neumann.errors import UserError
 from neumann.runs import RunFolder, find
 from neumann.runs.files import read_json
@@ -41,10 +42,10 @@ class Run:
         return self.result is not None and self.result["status"] == "diverged"
 
 
-def runs_of(planned: Sequence[PlannedRun], role: str, config_dirs: Sequence[str] = ()) -> list[Run]:
+def runs_of(planned: Sequence[PlannedRun], role: str, make: MakeSpecs = make_specs) -> list[Run]:
     """Return the runs that ``planned`` asks for, with what is there of them. Raises UserError as `make_specs` does."""
     jobs = list(dict.fromkeys(run.overrides for run in planned))  # rows that differ only in the point share their runs
-    specs = [_tagged(spec, role) for spec in make_specs([list(job) for job in jobs], config_dirs)]
+    specs = [_tagged(spec, role) for spec in make([list(job) for job in jobs])]
     by_job = dict(zip(jobs, specs, strict=True))
     return [_run(run, role, by_job[run.overrides]) for run in planned]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from neumann.config import NOT_SIGNED
+from neumann.config import NOT_SIGNED, make_specs
 from neumann.errors import UserError, did_you_mean
 from neumann.runs.files import replace_file
 from neumann.runs.folder import make_folder
@@ -43,10 +44,10 @@ def study(
     if known is not None and not known["incomplete"]:  # nothing is missing, and nothing has changed since
         _print_end(console, folder, known["headline"])
         return 0
-    tuning = runs_of(one.tuning(), TUNING, config_dirs)
     if plan:
-        _print_plan(one, tuning, config_dirs, console)
+        _print_plan(one, config_dirs, console)
         return 0
+    tuning = runs_of(one.tuning(), TUNING, partial(make_specs, config_dirs=config_dirs))
     folder = _report_folder(tuning[0], one)
     make_folder(folder)
     from neumann.runs.launch import Launcher
@@ -60,7 +61,7 @@ def study(
         trials = {row: tried(one, row, tuning) for row in one.config.rows}
         from neumann.studies.assemble import assemble, evaluation_plan
 
-        evaluation = runs_of(evaluation_plan(one, trials), EVALUATION, config_dirs)
+        evaluation = runs_of(evaluation_plan(one, trials), EVALUATION, partial(make_specs, config_dirs=config_dirs))
         view.evaluating(trials, evaluation)
         failed += sum(o.status == "failed" for o in launcher.run([run.spec for run in evaluation], view))
     results = assemble(one, tuning, trials, [refreshed(run) for run in evaluation])
@@ -95,12 +96,12 @@ def report(
     folder = _runs_folder(one, overrides) / f"report-{one.budget}"
     known = stamp.unchanged(folder, digest)
     if known is None:
-        from neumann.studies.assemble import collect
+        from neumann.studies.assemble import assemble, read
 
-        tuning = runs_of(one.tuning(), TUNING, config_dirs)
+        tuning, trials, evaluation = read(one, config_dirs)
         folder = _report_folder(tuning[0], one)
         make_folder(folder)
-        results = collect(one, config_dirs)
+        results = assemble(one, tuning, trials, evaluation)
         _render(results, folder, one, overrides, config_dirs, tuning)
         headline, incomplete = results.headline, results.incomplete
     else:
@@ -177,13 +178,12 @@ def _print_end(console: Console, folder: Path, headline: str) -> None:
     console.print(f"report: {folder / REPORT}", highlight=False, soft_wrap=True)
 
 
-def _print_plan(one: Study, tuning: Sequence[Run], config_dirs: Sequence[str], console: Console) -> None:
+def _print_plan(one: Study, config_dirs: Sequence[str], console: Console) -> None:
     """Print how many runs each row needs and has."""
-    from neumann.studies.assemble import evaluation_plan
+    from neumann.studies.assemble import read
     from neumann.studies.tables import setting_text
 
-    trials = {row: tried(one, row, tuning) for row in one.config.rows}
-    evaluation = runs_of(evaluation_plan(one, trials), EVALUATION, config_dirs)
+    tuning, trials, evaluation = read(one, config_dirs)
     console.print(f"[bold]{one.name}[/], budget {one.budget}: {one.config.question}", highlight=False)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("row", "judged at", "tuning", "chosen", "evaluation"):
