@@ -1,6 +1,7 @@
 """What can I do with neumann on the command line?
 
 neumann train [OVERRIDE ...]     compose, train, evaluate and record one run
+neumann train -m seed=0,1,2      a run for each value, several at once; -m +sweeps=NAME runs a grid from sweeps/
 neumann study NAME [--plan]      train what a study lacks, then write its report
 neumann report NAME              write a study's report from what is there
 """
@@ -26,6 +27,11 @@ Overrides are Hydra's: GROUP=OPTION chooses a file, KEY=VALUE sets a value in it
   neumann train optimizer=nesterov seed=3
   neumann train optimizer=neumann optimizer.alpha=0 data=image_folder data.root=/path/to/images
   neumann train --cfg job optimizer=adam          print the resolved configuration and train nothing
+
+Many runs, each in a process of its own; what is finished is not trained again:
+
+  neumann train -m optimizer=neumann,sgd seed=range(0,3) launch.parallel=2
+  neumann train -m +sweeps=rates                  a grid from a file, see the group sweeps
 
 groups:
 {groups}
@@ -84,15 +90,15 @@ def _train(words: list[str]) -> int:
 
         rows = [f"  {group:<12}{', '.join(options)}" for group, options in list_groups(arguments.config_dir).items()]
         print(
-            "neumann train [--config-dir DIR] [--cfg job] [OVERRIDE ...]\n\n"
+            "neumann train [-m] [--config-dir DIR] [--cfg job] [OVERRIDE ...]\n\n"
             + _TRAIN_HELP.format(groups="\n".join(rows))
         )
         return 0
     if unknown:
-        known = ["--help", "--cfg", "--config-dir"]
+        known = ["--help", "--cfg", "--config-dir", "--multirun"]
         raise UserError(f"neumann train takes no {unknown[0]}: {did_you_mean(unknown[0], known)}")
     if arguments.multirun:
-        raise UserError("--multirun is not in this version yet: one command trains one run, so put it in a shell loop")
+        return _train_many(arguments.overrides, arguments.config_dir, print_only=bool(arguments.cfg))
     spec = make_spec(arguments.overrides, arguments.config_dir)
     if arguments.cfg:
         from omegaconf import OmegaConf
@@ -108,6 +114,29 @@ def _train(words: list[str]) -> int:
 
     result_panel(console, find(spec).path, run(spec, console))
     return 0
+
+
+def _train_many(overrides: list[str], config_dirs: list[str], *, print_only: bool) -> int:
+    from neumann.config import make_specs
+    from neumann.config.multirun import expand, varying
+    from neumann.runs.folder import OVER
+    from neumann.runs.launch import Launcher
+    from neumann.runs.progress import Progress, status_table
+
+    jobs = expand(overrides, config_dirs)
+    specs = make_specs(jobs, config_dirs)
+    labels = [" ".join(words) for words in varying(jobs)]
+    if print_only:
+        from omegaconf import OmegaConf
+
+        for label, spec in zip(labels, specs, strict=True):
+            print(f"--- # {label}\n{OmegaConf.to_yaml(OmegaConf.create(spec.as_dict()))}", end="")
+        return 0
+    console = Console()
+    with Launcher(specs[0].config.launch) as launcher, Progress(console, specs, labels) as view:
+        outcomes = launcher.run(specs, view)
+    status_table(console, outcomes, labels)
+    return 0 if all(outcome.status in OVER for outcome in outcomes) else EXIT_FAILED
 
 
 def _study(words: list[str]) -> int:
