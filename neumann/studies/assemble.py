@@ -176,8 +176,7 @@ def _answer(study: Study, primary: Comparison, labels: Mapping[str, str], rows: 
         said = f"{ours} has a test error {size} points {more} than {other} ({evidence})."
     if verdict.smallest_detectable_effect is not None:
         seen = percent(verdict.smallest_detectable_effect)
-        said += f" With so many seeds, a true difference of {seen} points would have been found in 8 of 10 such studies"
-        said += f"; the smallest effect of interest is {margin} points."
+        said += f" So many seeds find a true difference of {seen} points in 8 of 10 studies; of interest are {margin}."
     elif one.n == 1:
         said += " One seed has no interval and shows nothing."
     else:
@@ -185,9 +184,9 @@ def _answer(study: Study, primary: Comparison, labels: Mapping[str, str], rows: 
     lost = [row for row in rows if row.key in (primary.row, primary.against) and row.diverged]
     for row in lost:
         said += f" {len(row.diverged)} of {row.planned} runs of {row.label} diverged and are not in the comparison."
-    for row in rows:
-        if row.key in (primary.row, primary.against) and row.edge:
-            said += f" {row.label} was tuned to the edge of its space ({row.edge}): a better setting may lie outside."
+    edges = [row.label for row in rows if row.key in (primary.row, primary.against) and row.edge]
+    if edges:
+        said += f" A better setting may lie outside the space, on whose edge {' and '.join(edges)} ended."
     return said, f"{verdict.answer}, {points(one.mean)} points {bounds}, n = {one.n}"
 
 

@@ -100,7 +100,11 @@ def _curve(axes: Axes, curve: Curve | None, measure: str, scale: float, **look: 
 
 
 def _line(axes: Axes, curve: Curve | None, measure: str, scale: float, **look: Any) -> list[Any]:
-    return axes.plot(curve.epochs, _scaled(getattr(curve, measure), scale), **look) if curve else []
+    if curve is None:
+        return []
+    if len(curve.epochs) == 1:  # one evaluation makes no line
+        look["marker"] = "o"
+    return axes.plot(curve.epochs, _scaled(getattr(curve, measure), scale), **look)
 
 
 def _paths(rows: Iterable[RowResult], measure: str, scale: float) -> list[list[tuple[float, float]]]:

@@ -218,18 +218,18 @@ def test_main_table_is_the_data(reports: dict[str, tuple[StudyResults, Path]]) -
                 percent(row.error.sd),
             ]
             assert cells[6] == (str(row.error.n) if row.error.n == row.planned else f"{row.error.n}/{row.planned}")
+            assert cells[7] == paper_number(row)
             if row.key == results.reference:
-                assert cells[7:11] == [DASH, DASH, DASH, "reference"]
+                assert cells[8:12] == [DASH, DASH, DASH, "reference"]
                 continue
             c = row.reference
             assert c is not None
             assert c.paired is not None
             assert c.verdict is not None
-            assert cells[7:9] == [points(c.paired.mean), interval(c.paired.low, c.paired.high, points)]
+            assert cells[8:10] == [points(c.paired.mean), interval(c.paired.low, c.paired.high, points)]
             p = c.paired.p if c.primary else c.adjusted
-            assert cells[9] == p_value(p) + ("" if p is None and not c.primary else "primary" if c.primary else "Holm")
-            assert cells[10] == c.verdict.answer
-            assert cells[12] == paper_number(row)
+            assert cells[10] == p_value(p) + ("" if p is None and not c.primary else "primary" if c.primary else "Holm")
+            assert cells[11] == c.verdict.answer
 
 
 def test_comparisons_open_with_the_primary_one(reports: dict[str, tuple[StudyResults, Path]]) -> None:
