@@ -111,11 +111,8 @@ def status_table(console: Console, outcomes: Sequence[Outcome], labels: Sequence
             "" if outcome.reused else f"{outcome.seconds:.1f}",
             Text(str(outcome.folder) if where == "folder" else outcome.folder.name),
         )
-    if console.is_terminal:
-        console.print(table)
-    else:  # a file or a pipe has no width to fold a line at
-        wide = console.measure(table, options=console.options.update(width=1000)).maximum
-        console.print(table, width=wide, crop=False, soft_wrap=True)
+    wide = console if console.is_terminal else Console(file=console.file, width=500)  # a file has no width to fold at
+    wide.print(table)
     for outcome, label in zip(outcomes, labels, strict=True):
         if outcome.status not in OVER:
             text = Text(f"{outcome.status}: ", style=STYLES[outcome.status])

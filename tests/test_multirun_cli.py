@@ -1,0 +1,118 @@
+"""`neumann train -m` as a user meets it: each run its own overrides, the table, the exit code, and nothing done twice."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from neumann.cli import main
+from neumann.runs import RunFolder
+from neumann.runs.files import read_json
+
+sys.path.insert(0, str(Path(__file__).parent / "runs"))
+from launching import QUICK, own_optimizer
+
+TRAIN = ["train", "-m", *QUICK, "launch.parallel=2", "launch.threads=1"]
+
+
+def folders(study: str = "default") -> list[RunFolder]:
+    return [RunFolder(path) for path in sorted(Path("runs", study).glob("d*"))]
+
+
+def attempts(folder: RunFolder) -> int:
+    return len(read_json(folder.provenance)["attempts"])
+
+
+def row(out: str, label: str) -> str:
+    (line,) = [line for line in out.splitlines() if line.startswith(label + "  ")]
+    return " ".join(line.split())
+
+
+def test_each_run_gets_its_own_overrides_and_is_trained_once(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["optimizer=sgd,nesterov", "seed=0,1"]
+    assert main(["train", "-m", "--cfg", "job", *TRAIN[2:], *words]) == 0
+    printed = [OmegaConf.create(text) for text in capsys.readouterr().out.split("--- ")[1:]]
+    assert not Path("runs").exists()
+    assert main([*TRAIN, *words]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "4 of 4 runs to train" in out
+    assert len(folders()) == 4
+    for folder in folders():
+        config = OmegaConf.load(folder.config)
+        assert config in printed
+        label = f"optimizer={'nesterov' if 'nesterov' in config.optimizer else 'sgd'} seed={config.seed}"
+        point = "base" if "nesterov" in config.optimizer else "held"
+        result = read_json(folder.path / "result.json")
+        errors = [f"{100 * result[split][point]['error']:.2f} %" for split in ("validation", "test")]
+        assert row(out, label).startswith(f"{label} finished {' '.join(errors)} ")
+        assert row(out, label).endswith(folder.path.name)
+    assert main([*TRAIN, "optimizer=sgd,nesterov,adam", "seed=0,1"]) == 0
+    out, err = capsys.readouterr()
+    assert "2 of 6 runs to train" in out
+    assert "already there" in row(out, "optimizer=sgd seed=1")
+    assert "finished" in row(out, "optimizer=adam seed=1")
+    assert [attempts(folder) for folder in folders()] == [1] * 6
+    assert main([*TRAIN, "optimizer=sgd", "seed=0"]) == 0  # a sweep of one
+    assert "already there" in capsys.readouterr().out
+
+
+def test_a_changed_default_is_trained_again(capsys: pytest.CaptureFixture[str]) -> None:
+    conf = Path("conf/optimizer")
+    conf.mkdir(parents=True)
+    words = [*TRAIN, "--config-dir", "conf", "optimizer=mine", "seed=0,1"]
+    for lr, trained in ((0.1, 2), (0.1, 2), (0.2, 4)):
+        (conf / "mine.yaml").write_text(f"_target_: torch.optim.SGD\nlr: {lr}\n")
+        assert main(words) == 0
+        assert len(folders()) == trained
+    assert "already there" not in capsys.readouterr().out.rsplit("to train", 1)[1]
+    assert {attempts(folder) for folder in folders()} == {1}
+
+
+def test_a_sweep_file_with_a_run_that_fails(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = own_optimizer(Path.cwd())
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    (Path(conf) / "sweeps").mkdir()
+    (Path(conf) / "sweeps" / "ends.yaml").write_text(
+        "# @package _global_\nhydra: {sweeper: {params: {optimizer: mine, optimizer.ends: 'well,raise,kill'}}}\n"
+        "optimizer: {at: 10}\nstudy: ends\n"
+    )
+    words = [*TRAIN, "-cd", conf, "+sweeps=ends"]
+    assert main(words) == 1
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "finished" in row(out, "optimizer.ends=well")
+    assert "failed" in row(out, "optimizer.ends=kill")
+    (broken,) = [f for f in folders("ends") if f.error.exists()]
+    assert f"failed: optimizer.ends=raise: it broke (traceback in {broken.error})" in out
+    assert "failed: optimizer.ends=kill: killed by signal 9 (SIGKILL); out of memory?" in out
+    assert "2 of 3 runs did not finish: the same command tries them again" in out
+    assert all(OmegaConf.load(f.config).study == "ends" for f in folders("ends"))
+    assert main([*words, "optimizer.ends=well"]) == 0  # the command line has the last word
+    assert "already there" in capsys.readouterr().out
+    assert main(words) == 1
+    out, _ = capsys.readouterr()
+    assert "already there" in row(out, "optimizer.ends=well")
+    assert sorted(attempts(f) for f in folders("ends")) == [1, 2, 2]
+
+
+def test_a_diverged_run_is_a_result(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*TRAIN, "optimizer=sgd", "optimizer.lr=1e30,0.1"]
+    assert main(words) == 0
+    assert "diverged" in row(capsys.readouterr().out, "optimizer.lr=1e+30")
+    assert main(words) == 0
+    assert "diverged, already there" in row(capsys.readouterr().out, "optimizer.lr=1e+30")
+
+
+def test_help_names_multirun_and_sweeps(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "-m +sweeps=NAME" in capsys.readouterr().out
+    assert main(["train", "--help"]) == 0
+    out = capsys.readouterr().out
+    for part in ("-m optimizer=neumann,sgd", "+sweeps=rates", "launch.parallel", "ablations, rates"):
+        assert part in out
