@@ -12,7 +12,7 @@ from typing import Any
 from neumann.config import RunSpec, make_specs
 from neumann.config.spec import MakeSpecs
 from neumann.errors import UserError
-from neumann.runs import RunFolder, find
+from neumann.runs import OVER, RunFolder, find
 from neumann.runs.files import read_json
 from neumann.studies.definition import PlannedRun, Study
 from neumann.studies.results import Curve, RunEntry, Trial
@@ -180,6 +180,8 @@ def entries(runs: Iterable[Run]) -> tuple[RunEntry, ...]:
 def _entry(shared: Sequence[Run]) -> RunEntry:
     run = shared[0]
     status = run.folder.status()
+    if run.result is None and status["status"] in OVER:  # its result was lost since: the result is the truth
+        status = {"status": "pending", "message": "its result.json is missing or damaged"}
     provenance = read_json(run.folder.provenance)
     attempts = provenance.get("attempts", []) if isinstance(provenance, dict) else []
     return RunEntry(

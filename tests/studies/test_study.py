@@ -1,0 +1,206 @@
+"""A study from its file to its report, by the real command: real processes, real runs, kill -9 included."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from study_folders import STUDY, write_study
+
+from neumann.cli import main
+from neumann.runs.files import read_json
+
+WITHOUT_TORCH = (
+    "import sys; from neumann.cli import main; code = main(sys.argv[1:]);"
+    "assert not {'torch', 'pytorch_lightning', 'timm', 'wandb', 'pandas'} & set(sys.modules), 'heavy import';"
+    "sys.exit(code)"
+)
+
+
+def small(**changes: Any) -> dict[str, Any]:
+    """A study of two settings, eight quick runs."""
+    content = copy.deepcopy(STUDY)
+    content["space"] = {"optimizer.lr": [0.1, 0.3]}
+    content["seeds"] = {"tuning": [100], "evaluation": [0, 1]}
+    return content | changes
+
+
+def neumann(*words: str, code: str = WITHOUT_TORCH) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=280, stdin=subprocess.DEVNULL
+    )
+
+
+def results() -> dict[str, bytes]:
+    return {path.parent.name: path.read_bytes() for path in Path("runs/mine").glob("*/result.json")}
+
+
+def attempts() -> list[int]:
+    return [len(read_json(path)["attempts"]) for path in Path("runs/mine").glob("*/provenance.json")]
+
+
+def test_a_study_trains_what_is_missing_and_nothing_twice() -> None:
+    write_study(small())
+    done = neumann("study", "mine", "logger=none")
+    assert done.returncode == 0, done.stdout + done.stderr
+    first = results()
+    assert len(first) in (4 + 4, 4 + 6)  # the averaged row may have chosen the other rate
+    assert set(attempts()) == {1}
+    folder = Path("runs/mine/report-full")
+    page = (folder / "report.html").read_text()
+    assert "Is Neumann better than SGD here?" in page
+    assert f"report: {folder / 'report.html'}" in done.stdout
+    assert "n = 2" in done.stdout
+    with open(folder / "table.csv") as file:
+        table = {row["key"]: row for row in csv.DictReader(file)}
+    for key, row in table.items():
+        tests = []
+        for path in Path("runs/mine").glob("*/result.json"):
+            result = json.loads(path.read_text())
+            signed = json.loads((path.parent / "signed.json").read_text())["config"]
+            ours = "Neumann" in signed["optimizer"]["_target_"]
+            rate = float(row["optimizer.lr"])
+            if signed["seed"] < 100 and ours == (key == "neumann") and signed["optimizer"]["lr"] == rate:
+                tests.append(result["test"]["average" if key == "averaged" else result["eval_point"]]["error"])
+        assert len(tests) == 2
+        assert float(row["test_error_mean"]) == pytest.approx(sum(tests) / 2)
+
+    began = time.monotonic()
+    again = neumann("study", "mine", "logger=none")
+    assert again.returncode == 0, again.stderr
+    assert time.monotonic() - began < 20  # no import of PyTorch, no fork server; measured 1 s on an idle machine
+    assert done.stdout.splitlines()[-1] == again.stdout.splitlines()[-1]
+    assert results() == first
+
+    write_study(small(seeds={"tuning": [100], "evaluation": [0, 1, 2]}))
+    more = neumann("study", "mine", "logger=none")
+    assert more.returncode == 0, more.stderr
+    assert {name: content for name, content in results().items() if name in first} == first
+    assert len(results()) > len(first)
+    assert set(attempts()) == {1}
+
+    gone = next(path for path in Path("runs/mine").glob("*neumann*-s2-*"))
+    for file in ("result.json", "measurements.jsonl"):
+        (gone / file).unlink()
+    rendered = neumann("report", "mine")
+    assert rendered.returncode == 0, rendered.stderr
+    assert "have no result" in rendered.stdout
+    assert "neumann study mine trains them" in " ".join(rendered.stdout.split())
+    assert not (gone / "result.json").exists()  # a report trains nothing
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def children(pid: int) -> set[int]:
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            found |= {int(path.parent.name)} | children(int(path.parent.name))
+    return found
+
+
+def test_a_killed_study_loses_nothing_that_was_finished() -> None:
+    write_study(small())
+    words = [sys.executable, "-m", "neumann.cli", "study", "mine", "logger=none"]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 200
+    while len(results()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    family = children(process.pid)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    while any(alive(pid) for pid in family) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(alive(pid) for pid in family)  # nothing is left behind
+    before = results()
+    assert 2 <= len(before) < 8
+    again = neumann("study", "mine", "logger=none")
+    assert again.returncode == 0, again.stdout + again.stderr
+    after = results()
+    assert len(after) >= 8
+    assert {name: after[name] for name in before} == before
+    for name in before:
+        assert len(read_json(Path("runs/mine", name, "provenance.json"))["attempts"]) == 1
+
+
+def test_a_failing_row_leaves_the_others_and_exits_with_1() -> None:
+    content = small()
+    del content["rows"]["averaged"]
+    content["rows"]["broken"] = {"label": "Broken", "overrides": ["optimizer=broken"]}
+    write_study(content)
+    Path("mine/optimizer").mkdir(parents=True)
+    Path("mine/optimizer/broken.yaml").write_text("_target_: broken_optimizer.Broken\nlr: 0.1\nweight_decay: 0.0\n")
+    Path("broken_optimizer.py").write_text(
+        "import torch\nclass Broken(torch.optim.SGD):\n    def step(self, closure=None):\n"
+        "        closure()\n        raise RuntimeError('the step broke')\n"
+    )
+    done = neumann("study", "mine", "--config-dir", "mine", "logger=none")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "the step broke" in done.stdout
+    assert "no setting is chosen yet for Broken" in Path("runs/mine/report-full/report.html").read_text()
+    with open("runs/mine/report-full/table.csv") as file:
+        table = {row["key"]: row for row in csv.DictReader(file)}
+    assert table["neumann"]["test_error_mean"]
+    assert table["broken"]["test_error_mean"] == ""
+
+
+def test_a_plan_trains_and_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    write_study(small())
+    assert main(["study", "mine", "--plan"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "to train: 4 runs and up to 6 evaluation runs after tuning" in said
+    assert not Path("runs").exists()
+
+
+def test_publishing_takes_a_whole_report_only(capsys: pytest.CaptureFixture[str]) -> None:
+    write_study(small())
+    assert main(["report", "mine", "--publish"]) == 2
+    assert "--publish: Incomplete" in capsys.readouterr().err
+    assert not Path("experiments/mine/results").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["study", "mnie"], "did you mean 'mine'"),
+        (["study", "mine", "--budget", "smal"], "there is no budget 'smal'"),
+        (["study", "mine", "optimizer.lr=0.1"], "belongs in its study.yaml"),
+        (["study", "mine", "seed=3"], "belongs in its study.yaml"),
+        (["study", "mine", "--plna"], "did you mean '--plan'"),
+        (["report", "mine", "--budget"], "neumann report: argument -b/--budget: expected one argument"),
+        (["report", "mine", "loger=none"], "did you mean 'logger'"),
+    ],
+)
+def test_wrong_words_are_one_sentence(words: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write_study(small())
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert part in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    write_study(small())
+    assert main(["study"]) == 0
+    out = capsys.readouterr().out
+    assert "Is Neumann better than SGD here?" in out
+    assert "regularizers" in out
