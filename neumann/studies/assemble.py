@@ -176,7 +176,8 @@ def _answer(study: Study, primary: Comparison, labels: Mapping[str, str], rows: 
         said = f"{ours} has a test error {size} points {more} than {other} ({evidence})."
     if verdict.smallest_detectable_effect is not None:
         seen = percent(verdict.smallest_detectable_effect)
-        said += f" So many seeds find a true difference of {seen} points in 8 of 10 studies; of interest are {margin}."
+        said += f" With so many seeds a true difference of {seen} points would be found 8 times in 10"
+        said += f" (smallest effect of interest: {margin} points)."
     elif one.n == 1:
         said += " One seed has no interval and shows nothing."
     else:
