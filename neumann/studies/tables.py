@@ -256,16 +256,16 @@ def caption(results: StudyResults) -> str:
 
 
 def terminal_table(results: StudyResults) -> Table:
-    """Return the main table, compact, for `rich`."""
+    """Return the main table, compact, for `rich`: test error in %, differences to the reference row in points."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(header_style="bold", expand=False)
-    headers = ("row", setting_header(results), "test error, %", "n", "difference, points", "verdict", "paper, %")
+    table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))  # twelve rows fit 80 columns, a line each
+    headers = ("row", setting_header(results), "error, %", "n", "diff.", "verdict", "paper")
     for header in headers:
-        table.add_column(header, justify="left" if header in ("row", "verdict") else "right")
+        table.add_column(header, justify="left" if header in ("row", "verdict") else "right", no_wrap=header != "row")
     for line in main_lines(results):
-        error = line.error if line.half == DASH else f"{line.error} ± {line.half}"
+        error = line.error if line.half == DASH else f"{line.error} ±{line.half}"
         cells: Iterable[str] = (
             line.label, line.setting + (" †" if line.edge else ""), error, line.n,
             line.difference, line.verdict, line.paper,
