@@ -22,6 +22,7 @@ from neumann.optim.average import WeightAverage
 from neumann.optim.displaced import DisplacedOptimizer
 
 POINTS = ("held", "base", "average")
+HELD = "_neumann_held"  # on torch's SGD within a block at the base point: the held weights, so that blocks nest
 
 
 def points(optimizer: Optimizer) -> tuple[str, ...]:
@@ -92,18 +93,33 @@ def _at_own(optimizer: Optimizer, point: str) -> Iterator[None]:
             optimizer.move_to(before)
     elif _own_points(optimizer) == ("held",):
         yield
-    else:
-        stash = [(p, p.detach().clone()) for group in optimizer.param_groups for p in group["params"]]
+    elif _has_modes(optimizer):
+        stash = _stash(optimizer)
         leave = _nothing
         try:
-            if _has_modes(optimizer):
-                leave = _switch_mode(optimizer, training=point == "held")
-            elif point == "base":
-                _move_to_nesterov_base(optimizer)
+            leave = _switch_mode(optimizer, training=point == "held")
             yield
         finally:
             leave()
             _restore(stash)
+    else:
+        outer: list[tuple[Tensor, Tensor]] | None = getattr(optimizer, HELD, None)
+        stash = _stash(optimizer)
+        try:
+            if outer is None and point == "base":
+                setattr(optimizer, HELD, stash)
+                _move_to_nesterov_base(optimizer)
+            elif outer is not None and point == "held":  # within a block that is at the base point
+                setattr(optimizer, HELD, None)
+                _restore(outer)
+            yield
+        finally:
+            setattr(optimizer, HELD, outer)
+            _restore(stash)
+
+
+def _stash(optimizer: Optimizer) -> list[tuple[Tensor, Tensor]]:
+    return [(p, p.detach().clone()) for group in optimizer.param_groups for p in group["params"]]
 
 
 def _has_nesterov(optimizer: Optimizer) -> bool:

@@ -140,6 +140,29 @@ def test_points_nest():
     assert not same_bits(base, average)
 
 
+def test_the_points_of_torchs_nesterov_nest():
+    params = new_params()
+    optimizer = torch.optim.SGD(params, lr=0.1, momentum=0.9, nesterov=True)
+    train(optimizer, params, range(20))
+    held = copies(params)
+    with at(optimizer, "base"):
+        base = copies(params)
+        assert not same_bits(base, held)
+        with at(optimizer, "base"):
+            assert same_bits(params, base)
+            with at(optimizer, "held"):
+                assert same_bits(params, held)
+                with at(optimizer, "base"):
+                    assert same_bits(params, base)
+                assert same_bits(params, held)
+            assert same_bits(params, base)
+        assert same_bits(params, base)
+    assert same_bits(params, held)
+    with at(optimizer, "base"):
+        assert same_bits(params, base)
+    assert same_bits(params, held)
+
+
 def test_step_is_refused_at_any_other_point():
     params = new_params()
     optimizer = KINDS["neumann"][0](params)
