@@ -7,7 +7,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from neumann.config import making_specs
-from neumann.studies.collect import EVALUATION, TUNING, Run, curve_of, edge, entries, point_of, runs_of, scores, tried
+from neumann.studies.collect import (
+    EVALUATION,
+    TUNING,
+    Run,
+    check_points,
+    curve_of,
+    edge,
+    entries,
+    point_of,
+    runs_of,
+    scores,
+    tried,
+)
 from neumann.studies.definition import FULL, RowConfig, Study
 from neumann.studies.results import Comparison, Paper, RowResult, RunEntry, Setting, StudyResults, Trial
 from neumann.studies.statistics import Paired, decide, holm, paired, summarize
@@ -25,6 +37,7 @@ def read(study: Study, config_dirs: Sequence[str] = ()) -> tuple[list[Run], dict
     """Return the tuning runs, every row's trials, and the evaluation runs of the rows whose setting is chosen."""
     with making_specs(config_dirs) as make:
         tuning = runs_of(study.tuning(), TUNING, make)
+        check_points(study, tuning)
         trials = {row: tried(study, row, tuning) for row in study.config.rows}
         return tuning, trials, runs_of(evaluation_plan(study, trials), EVALUATION, make)
 
@@ -154,6 +167,11 @@ def _paired(a: Mapping[int, float], b: Mapping[int, float]) -> Paired | None:
 def _answer(study: Study, primary: Comparison, labels: Mapping[str, str], rows: Sequence[RowResult]) -> tuple[str, str]:
     """Return the answer in sentences, and short."""
     ours, other = labels[primary.row], labels[primary.against]
+    never = "".join(
+        f" Every setting of {label} diverged on some tuning seed, so it has no result." for label in _never_chosen(rows)
+    )
+    if never and {ours, other} & set(_never_chosen(rows)):
+        return f"Not answered.{never}", "not answered: no setting trained without diverging"
     if primary.paired is None or primary.verdict is None:
         return f"Not answered yet: {ours} and {other} share no finished evaluation seed.", "not answered yet"
     one, verdict = primary.paired, primary.verdict
@@ -176,7 +194,7 @@ def _answer(study: Study, primary: Comparison, labels: Mapping[str, str], rows: 
         said = f"{ours} has a test error {size} points {more} than {other} ({evidence})."
     if verdict.smallest_detectable_effect is not None:
         seen = percent(verdict.smallest_detectable_effect)
-        said += f" With so many seeds a true difference of {seen} points would be found 8 times in 10"
+        said += f" With these {one.n} seeds a true difference of {seen} points would be found 8 times in 10"
         said += f" (smallest effect of interest: {margin} points)."
     elif one.n == 1:
         said += " One seed has no interval and shows nothing."
@@ -188,7 +206,13 @@ def _answer(study: Study, primary: Comparison, labels: Mapping[str, str], rows: 
     edges = [row.label for row in rows if row.key in (primary.row, primary.against) and row.edge]
     if edges:
         said += f" A better setting may lie outside the space, on whose edge {' and '.join(edges)} ended."
+    said += never
     return said, f"{verdict.answer}, {points(one.mean)} points {bounds}, n = {one.n}"
+
+
+def _never_chosen(rows: Sequence[RowResult]) -> list[str]:
+    """Return the labels of rows whose tuning is over and has no setting that never diverged: that is their result."""
+    return [row.label for row in rows if row.setting is None and all(not trial.missing for trial in row.trials)]
 
 
 def _p(p: float | None) -> str:
@@ -201,15 +225,13 @@ def _p(p: float | None) -> str:
 def _incomplete(study: Study, runs: Sequence[RunEntry], rows: Sequence[RowResult]) -> str | None:
     left = sum(run.status not in ("finished", "diverged") for run in runs)
     undecided = [row.label for row in rows if row.setting is None]
-    tuned_out = [row.label for row in rows if row.setting is None and all(not t.missing for t in row.trials)]
+    tuned_out = _never_chosen(rows)
     said = []
     if left:
         said.append(f"{left} of the {len(runs)} runs planned so far have no result")
     waiting = [label for label in undecided if label not in tuned_out]
     if waiting:
-        said.append(f"no setting is chosen yet for {', '.join(waiting)}")
-    if tuned_out:
-        said.append(f"every setting of {', '.join(tuned_out)} diverged on some tuning seed, so none was chosen")
+        said.append(f"no setting is chosen yet for {'; '.join(waiting)}")
     return f"Incomplete: {'; '.join(said)}." if said else None
 
 
@@ -253,7 +275,9 @@ def _provenance(runs: Sequence[RunEntry]) -> dict[str, tuple[str, ...]]:
 def _commands(study: Study, runs: Sequence[Run]) -> dict[str, str]:
     packaged = study.file.name == "study.yaml"
     name = study.name if packaged else str(study.file)
-    budget = "" if study.budget == FULL else f" --budget {study.budget}"
+    folders = "".join(f" --config-dir {shlex.quote(folder)}" for folder in study.config_dirs)
+    output = "".join(f" {shlex.quote(word)}" for word in study.extra if word.startswith(("output=", "data.")))
+    budget = ("" if study.budget == FULL else f" --budget {study.budget}") + folders + output
     commands = {
         "Train what is missing, then render this page": f"neumann study {name}{budget}",
         "Render this page again from what is there": f"neumann report {name}{budget}",
@@ -261,5 +285,5 @@ def _commands(study: Study, runs: Sequence[Run]) -> dict[str, str]:
     }
     if runs:
         words = " ".join(shlex.quote(word) for word in runs[0].planned.overrides)
-        commands["Train one of its runs by hand"] = f"neumann train {words}"
+        commands["Train one of its runs by hand"] = f"neumann train{folders} {words}"
     return commands

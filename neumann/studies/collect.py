@@ -55,6 +55,21 @@ def _tagged(spec: RunSpec, role: str) -> RunSpec:
     return replace(spec, config=replace(spec.config, logger=replace(spec.config.logger, job_type=role)))
 
 
+def check_points(study: Study, tuning: Sequence[Run]) -> None:
+    """Refuse, before anything trains, a point that a row's optimizer is known not to have. Raises UserError."""
+    for key, row in study.config.rows.items():
+        config = next(run.spec.config for run in tuning if run.planned.row == key)
+        target = str(config.optimizer.get("_target_"))
+        if row.point == "average" and config.recipe.weight_average is None and target != "neumann.optim.Neumann":
+            raise UserError(
+                f"{study.file}: rows.{key}.point=average: its optimizer keeps no average, which "
+                "recipe.weight_average=0.99 among the overrides would add"
+            )
+        nesterov = config.optimizer.get("nesterov") and config.optimizer.get("momentum")
+        if row.point == "base" and target.startswith("torch.optim.") and not nesterov:
+            raise UserError(f"{study.file}: rows.{key}.point=base: its optimizer has no base point, use point=eval")
+
+
 def refreshed(run: Run) -> Run:
     """Return ``run`` as its folder tells it now."""
     return run if run.over else _run(run.planned, run.role, run.spec)

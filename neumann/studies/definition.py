@@ -8,6 +8,7 @@ subset of it: fewer trials, fewer seeds, or other settings such as a shorter run
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -108,6 +109,8 @@ class Study:
     budget: str
     config: StudyConfig
     overrides: tuple[str, ...]
+    extra: tuple[str, ...]  # those of them that the command line gave
+    config_dirs: tuple[str, ...]
     tuning_seeds: tuple[int, ...]
     evaluation_seeds: tuple[int, ...]
     spaces: Mapping[str, tuple[dict[str, Any], ...]]
@@ -155,7 +158,7 @@ def list_studies() -> dict[str, Path]:
     return {file.parent.name: file for folder in folders for file in sorted(folder.glob("*/study.yaml"))}
 
 
-def load_study(name: str, budget: str = FULL, extra: Sequence[str] = ()) -> Study:
+def load_study(name: str, budget: str = FULL, extra: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Study:
     """Read and check the study ``name`` at ``budget``; ``extra`` are overrides that cannot change a result.
 
     Raises UserError, one sentence that names the file and the key.
@@ -164,7 +167,7 @@ def load_study(name: str, budget: str = FULL, extra: Sequence[str] = ()) -> Stud
     config = _read(file)
     try:
         _check(config)
-        return _at_budget(file, config, budget, extra)
+        return _at_budget(file, config, budget, extra, config_dirs)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
 
@@ -175,6 +178,7 @@ def _read(file: Path) -> StudyConfig:
         plain = OmegaConf.to_container(loaded, resolve=True)
         if not isinstance(plain, dict):
             raise UserError(f"{file} is not a study: it must be a mapping with question, rows, space and seeds")
+        _check_kinds(plain)
         _check_keys(plain, StudyConfig(), "")
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(StudyConfig), plain))
     except UserError as error:
@@ -186,6 +190,39 @@ def _read(file: Path) -> StudyConfig:
         raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     assert isinstance(config, StudyConfig)
     return config
+
+
+LISTS = (
+    *("overrides", "limits", "rows.*.overrides", "rows.*.space.*", "space.*", "seeds.tuning", "seeds.evaluation"),
+    *("figures.*", "comparisons.also", "comparisons.also.*", "budgets.*.overrides"),
+)
+MAPPINGS = (
+    *("rows", "rows.*", "rows.*.space", "space", "seeds", "comparisons", "budgets", "budgets.*", "paper"),
+    *("paper.rows", "figures"),
+)
+TEXTS = ("title", "question", "rows.*.label", "rows.*.point", "paper.source", "paper.measure")
+
+
+def _check_kinds(node: Any, key: str = "", pattern: str = "") -> None:
+    """Refuse a list where a mapping belongs and the like, in words of YAML: OmegaConf's name types, not keys."""
+    for kind, kinds, patterns in (
+        (list, "a list, such as [a, b]", LISTS),
+        (dict, "a mapping of names to values", MAPPINGS),
+        (str, "a text", TEXTS),
+    ):
+        optional = node is None and pattern not in ("comparisons", "seeds", "rows", "space", "rows.*")
+        if pattern in patterns and not isinstance(node, kind) and not optional:
+            raise UserError(f"{key}={'nothing' if node is None else node} is not {kinds}")
+    if isinstance(node, dict):
+        for name, child in node.items():
+            if not isinstance(name, str):
+                raise UserError(f"{key or 'the file'} has the name {name}, which must be a word: put it in quotes")
+            known = not key or pattern in ("seeds", "comparisons", "paper") or pattern in ("rows.*", "budgets.*")
+            part = name if known else "*"
+            _check_kinds(child, f"{key}.{name}" if key else name, f"{pattern}.{part}" if pattern else part)
+    elif isinstance(node, list) and pattern == "comparisons.also":
+        for child in node:
+            _check_kinds(child, key, f"{pattern}.*")
 
 
 NAMED = {"rows": RowConfig, "budgets": BudgetConfig}  # whose keys are names of the author's own
@@ -232,8 +269,19 @@ def _check(config: StudyConfig) -> None:
     for pair in config.comparisons.also:
         if len(pair) != 2 or pair[0] == pair[1]:
             raise UserError(f"comparisons.also: {pair} is not a pair of two rows, written [row, against]")
-    if config.comparisons.smallest_effect <= 0:
-        raise UserError("comparisons.smallest_effect must be above 0 (points)")
+    labels = [row.label.strip() for row in rows.values()]
+    for name, label in zip(rows, labels, strict=True):
+        if not label or labels.count(label) > 1:
+            raise UserError(
+                f"rows.{name}.label={label!r}: a reader tells rows apart by their labels, so each needs its own"
+            )
+    if not 0 < config.comparisons.smallest_effect < math.inf:
+        raise UserError("comparisons.smallest_effect must be a number above 0 (points)")
+    for name, value in (config.paper.rows if config.paper else {}).items():
+        if not math.isfinite(value):
+            raise UserError(f"paper.rows.{name}={value} is not a finite number")
+    if FULL in config.budgets:
+        raise UserError(f"budgets.{FULL} is the study as it stands: give this one another name")
     for name in config.figures:
         if name not in FIGURES:
             raise UserError(f"there is no figure '{name}': {did_you_mean(name, FIGURES)}")
@@ -296,7 +344,7 @@ def _check_spaces(config: StudyConfig) -> None:
         raise UserError(f"rows have unequal numbers of trials ({listed}): the one with more would be favoured")
 
 
-def _at_budget(file: Path, config: StudyConfig, budget: str, extra: Sequence[str]) -> Study:
+def _at_budget(file: Path, config: StudyConfig, budget: str, extra: Sequence[str], config_dirs: Sequence[str]) -> Study:
     known = {FULL: BudgetConfig(), **config.budgets}
     if budget not in known:
         raise UserError(f"there is no budget '{budget}': {did_you_mean(budget, known)}")
@@ -320,4 +368,4 @@ def _at_budget(file: Path, config: StudyConfig, budget: str, extra: Sequence[str
         spaces[name] = tuple(trials[skipped : skipped + count])
     words = (*config.overrides, *chosen.overrides, *extra)
     name_ = file.resolve().parent.name if file.stem == "study" else file.stem
-    return Study(name_, file, budget, config, words, tuning, evaluation, spaces)
+    return Study(name_, file, budget, config, words, tuple(extra), tuple(config_dirs), tuning, evaluation, spaces)

@@ -8,6 +8,7 @@ from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -66,8 +67,9 @@ class StudyView:
             if outcome.result is not None:
                 said = f"validation error {100 * headline(outcome.result['validation'])['error']:.2f} %"
             rate = outcome.spec.config.optimizer.get("lr")
+            name = f"{outcome.spec.name} lr={rate}"
             self._console.print(
-                f"{role} {counted}  {outcome.spec.name} lr={rate}  {outcome.status}  {said}  {outcome.seconds:.1f} s",
+                escape(f"{role} {counted}  {name}  {outcome.status}  {said}  {outcome.seconds:.1f} s"),
                 highlight=False,
                 soft_wrap=True,
             )
@@ -87,7 +89,7 @@ class StudyView:
         for key, row in self._study.config.rows.items():
             chosen = next((t.setting for t in self._trials.get(key, ()) if t.chosen), None)
             table.add_row(
-                row.label,
+                escape(row.label),
                 self._count(TUNING, key),
                 ", ".join(f"{k.removeprefix('optimizer.')}={v}" for k, v in chosen.items()) if chosen else "",
                 self._count(EVALUATION, key),

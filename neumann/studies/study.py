@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from neumann.config import NOT_SIGNED, make_specs
@@ -15,7 +16,7 @@ from neumann.errors import UserError, did_you_mean
 from neumann.runs.files import replace_file
 from neumann.runs.folder import make_folder
 from neumann.studies import stamp
-from neumann.studies.collect import EVALUATION, TUNING, Run, refreshed, runs_of, tried
+from neumann.studies.collect import EVALUATION, TUNING, Run, check_points, refreshed, runs_of, tried
 from neumann.studies.definition import FULL, PACKAGED, Study, list_studies, load_study
 from neumann.studies.results import StudyResults
 
@@ -38,7 +39,7 @@ def study(
     With ``plan`` it prints what would be trained and trains nothing. ``overrides`` may set only what cannot change a
     result. Raises UserError for a wrong study or configuration, and Interrupted where it was stopped.
     """
-    one = load_study(name, budget, _checked(overrides))
+    one = load_study(name, budget, _checked(overrides), config_dirs)
     folder = _runs_folder(one, overrides) / f"report-{one.budget}"
     known = None if plan else stamp.unchanged(folder, _digest(one, overrides, config_dirs))
     if known is not None and not known["incomplete"]:  # nothing is missing, and nothing has changed since
@@ -48,12 +49,13 @@ def study(
         _print_plan(one, config_dirs, console)
         return 0
     tuning = runs_of(one.tuning(), TUNING, partial(make_specs, config_dirs=config_dirs))
+    check_points(one, tuning)
     folder = _report_folder(tuning[0], one)
     make_folder(folder)
     from neumann.runs.launch import Launcher
     from neumann.studies.live import StudyView
 
-    console.print(f"[bold]{one.config.title}[/]: {one.config.question}", highlight=False)
+    console.print(f"[bold]{escape(one.config.title)}[/]: {escape(one.config.question)}", highlight=False)
     failed = 0
     with Launcher(tuning[0].spec.config.launch) as launcher, StudyView(console, one, tuning) as view:
         failed += sum(o.status == "failed" for o in launcher.run([run.spec for run in tuning], view))
@@ -69,11 +71,11 @@ def study(
     from neumann.studies.tables import terminal_table
 
     console.print(terminal_table(results))
-    console.print(results.answer, highlight=False)
+    console.print(escape(results.answer), highlight=False)
     _print_end(console, folder, results.headline)
     for run in results.runs:
         if run.status == "failed":
-            console.print(f"[red]failed:[/] {run.folder}: {run.message}", highlight=False, soft_wrap=True)
+            console.print(f"[red]failed:[/] {escape(f'{run.folder}: {run.message}')}", highlight=False, soft_wrap=True)
     return 1 if failed else 0
 
 
@@ -91,7 +93,7 @@ def report(
     With ``publish`` its files are copied to experiments/NAME/results of the checkout that the study lies in. Raises
     UserError.
     """
-    one = load_study(name, budget, _checked(overrides))
+    one = load_study(name, budget, _checked(overrides), config_dirs)
     digest = _digest(one, overrides, config_dirs)
     folder = _runs_folder(one, overrides) / f"report-{one.budget}"
     known = stamp.unchanged(folder, digest)
@@ -108,7 +110,8 @@ def report(
         headline, incomplete = known["headline"], known["incomplete"]
     _print_end(console, folder, headline)
     if incomplete:
-        console.print(f"{incomplete} [bold]neumann study {name}[/] trains them.", highlight=False, soft_wrap=True)
+        again = "" if budget == FULL else f" --budget {budget}"
+        console.print(escape(f"{incomplete} neumann study {name}{again} trains them."), highlight=False, soft_wrap=True)
     if publish:
         _publish(one, folder, incomplete, console)
     return 0
@@ -119,9 +122,9 @@ def print_studies(console: Console) -> None:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, file in list_studies().items():
         try:
-            table.add_row(name, load_study(str(file)).config.question)
+            table.add_row(name, escape(load_study(str(file)).config.question))
         except UserError as error:
-            table.add_row(name, f"[red]{error}[/]")
+            table.add_row(name, f"[red]{escape(str(error))}[/]")
     console.print(table)
 
 
@@ -148,7 +151,8 @@ def _report_folder(run: Run, one: Study) -> Path:
 
 
 def _digest(one: Study, overrides: Sequence[str], config_dirs: Sequence[str]) -> str:
-    return stamp.current(one.file, one.budget, overrides, config_dirs, _runs_folder(one, overrides))
+    words = [word for word in overrides if word.startswith(("output=", "data."))]  # the rest is on no page
+    return stamp.current(one.file, one.budget, words, config_dirs, _runs_folder(one, overrides))
 
 
 def _render(
@@ -174,8 +178,8 @@ def _render(
 
 
 def _print_end(console: Console, folder: Path, headline: str) -> None:
-    console.print(f"[bold]{headline}[/]", highlight=False, soft_wrap=True)
-    console.print(f"report: {folder / REPORT}", highlight=False, soft_wrap=True)
+    console.print(f"[bold]{escape(headline)}[/]", highlight=False, soft_wrap=True)
+    console.print(escape(f"report: {folder / REPORT}"), highlight=False, soft_wrap=True)
 
 
 def _print_plan(one: Study, config_dirs: Sequence[str], console: Console) -> None:
@@ -184,7 +188,7 @@ def _print_plan(one: Study, config_dirs: Sequence[str], console: Console) -> Non
     from neumann.studies.tables import setting_text
 
     tuning, trials, evaluation = read(one, config_dirs)
-    console.print(f"[bold]{one.name}[/], budget {one.budget}: {one.config.question}", highlight=False)
+    console.print(f"[bold]{escape(one.name)}[/], budget {one.budget}: {escape(one.config.question)}", highlight=False)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("row", "judged at", "tuning", "chosen", "evaluation"):
         table.add_column(column, justify="right" if column in ("tuning", "evaluation") else "left", no_wrap=True)
@@ -196,7 +200,7 @@ def _print_plan(one: Study, config_dirs: Sequence[str], console: Console) -> Non
         settings = " | ".join(setting_text(setting) for setting in one.spaces[key])
         spaces.setdefault(f"{', '.join(one.spaces[key][0])}: {settings}", []).append(row.label)
         table.add_row(
-            row.label,
+            escape(row.label),
             row.point,
             f"{sum(run.over for run in own)}/{len(own)}",
             setting_text(chosen) if chosen else "after tuning",
@@ -205,7 +209,7 @@ def _print_plan(one: Study, config_dirs: Sequence[str], console: Console) -> Non
     console.print(table)
     for space, labels in spaces.items():
         of = "every row" if len(labels) == len(one.config.rows) else ", ".join(labels)
-        console.print(f"tried for {of}: {space}", highlight=False, soft_wrap=True)
+        console.print(escape(f"tried for {of}: {space}"), highlight=False, soft_wrap=True)
     seeds = [", ".join(map(str, those)) for those in (one.tuning_seeds, one.evaluation_seeds)]
     console.print(f"tuning seeds {seeds[0]}; evaluation seeds {seeds[1]}", highlight=False, soft_wrap=True)
     left = {run.spec.signature for run in (*tuning, *evaluation) if not run.over}
@@ -242,4 +246,4 @@ def _publish(one: Study, folder: Path, incomplete: str | None, console: Console)
         if old.name not in names and old.suffix in TO_PUBLISH:
             old.unlink()
     shutil.copystat(folder / REPORT, target / REPORT)
-    console.print(f"published: {target}", highlight=False, soft_wrap=True)
+    console.print(escape(f"published: {target}"), highlight=False, soft_wrap=True)

@@ -146,9 +146,11 @@ def test_a_row_whose_every_setting_diverged_says_so(study: Study) -> None:
             finish(planned, 0.02)
     results = collect(study)
     assert results.row("neumann").setting is None
-    assert results.incomplete is not None
-    assert "every setting of Neumann diverged" in results.incomplete
-    assert "chosen yet" not in results.incomplete
+    assert "Every setting of Neumann diverged" in results.answer
+    assert "not answered" in results.headline
+    for planned in study.evaluation("sgd", {"optimizer.lr": 0.1}):
+        finish(planned, 0.02)
+    assert collect(study).incomplete is None  # nothing is left to train: divergence is the result
 
 
 def test_diverged_evaluation_runs_are_counted_and_not_averaged(study: Study) -> None:
@@ -223,6 +225,17 @@ def test_a_changed_default_or_seed_finds_no_stale_run(complete: Study) -> None:
 def test_a_point_that_no_run_recorded_is_one_sentence(study: Study) -> None:
     content = copy.deepcopy(STUDY)
     content["rows"]["sgd"]["point"] = "base"
+    write_study(content)
+    one = load_study("mine")
+    with pytest.raises(UserError, match=r"rows\.sgd\.point=base: its optimizer has no base point"):
+        collect(one)  # before anything trains
+    content = copy.deepcopy(STUDY)
+    content["overrides"].remove("recipe.weight_average=0.99")
+    write_study(content)
+    with pytest.raises(UserError, match=r"rows\.averaged\.point=average: its optimizer keeps no average"):
+        collect(load_study("mine"))
+    content = copy.deepcopy(STUDY)
+    content["rows"]["sgd"] = {"label": "LARS", "overrides": ["optimizer=lars"], "point": "base"}  # not known beforehand
     write_study(content)
     one = load_study("mine")
     tuned(one, dict.fromkeys(RATES, 0.02))

@@ -18,6 +18,8 @@ from study_folders import STUDY, write_study
 
 from neumann.cli import main
 from neumann.runs.files import read_json
+from neumann.studies.assemble import collect
+from neumann.studies.definition import load_study
 
 WITHOUT_TORCH = (
     "import sys; from neumann.cli import main; code = main(sys.argv[1:]);"
@@ -169,6 +171,25 @@ def test_a_plan_trains_and_writes_nothing(capsys: pytest.CaptureFixture[str]) ->
     said = " ".join(capsys.readouterr().out.split())
     assert "to train: 4 runs and up to 6 evaluation runs after tuning" in said
     assert not Path("runs").exists()
+
+
+def test_brackets_in_a_studys_texts_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    write_study(small(title="[x] [/bold] AdamW", question="Does [/b] it diverge [red]?"))
+    assert main(["study", "mine", "--plan"]) == 0
+    assert "Does [/b] it diverge [red]?" in capsys.readouterr().out
+    assert main(["report", "mine"]) == 0
+    assert "neumann study mine trains them" in " ".join(capsys.readouterr().out.split())
+    assert main(["study"]) == 0
+    assert "Does [/b] it diverge [red]?" in capsys.readouterr().out
+
+
+def test_the_commands_of_a_report_name_what_the_study_was_given() -> None:
+    write_study(small())
+    Path("my conf").mkdir()
+    one = load_study("mine", extra=["output=else where", "logger=none"], config_dirs=["my conf"])
+    commands = collect(one, ["my conf"]).commands.values()
+    assert "neumann report mine --config-dir 'my conf' 'output=else where'" in commands
+    assert any(command.startswith("neumann train --config-dir 'my conf' ") for command in commands)
 
 
 def test_publishing_takes_a_whole_report_only(capsys: pytest.CaptureFixture[str]) -> None:
