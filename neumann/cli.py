@@ -140,45 +140,30 @@ def _train_many(overrides: list[str], config_dirs: list[str], *, print_only: boo
 
 
 def _study(words: list[str]) -> int:
-    from neumann.studies.study import print_studies, study
-
     parser = _study_parser("study", "Train what a study lacks, then write its report. Without NAME, list the studies.")
     parser.add_argument("--plan", action="store_true", help="print what would be trained, and train nothing")
-    given = _parsed(parser, words)
-    if given is None:
-        return 0
-    if given.name is None:
-        print_studies(Console())
-        return 0
-    return study(
-        given.name,
-        budget=given.budget,
-        plan=given.plan,
-        overrides=given.overrides,
-        config_dirs=given.config_dir,
-        console=Console(),
-    )
+    return _run_study(parser, words, "study")
 
 
 def _report(words: list[str]) -> int:
-    from neumann.studies.study import print_studies, report
-
     parser = _study_parser("report", "Write a study's report from what is there. Without NAME, list the studies.")
     parser.add_argument("--publish", action="store_true", help="copy a whole report to experiments/NAME/results/BUDGET")
+    return _run_study(parser, words, "report")
+
+
+def _run_study(parser: argparse.ArgumentParser, words: list[str], command: str) -> int:
+    from neumann.studies import study as studies
+
     given = _parsed(parser, words)
     if given is None:
         return 0
-    if given.name is None:
-        print_studies(Console())
+    options = vars(given)
+    name, _ = options.pop("name"), options.pop("help")
+    if name is None:
+        studies.print_studies(Console())
         return 0
-    return report(
-        given.name,
-        budget=given.budget,
-        publish=given.publish,
-        overrides=given.overrides,
-        config_dirs=given.config_dir,
-        console=Console(),
-    )
+    done: int = getattr(studies, command)(name, console=Console(), **options)
+    return done
 
 
 class _Parser(argparse.ArgumentParser):
@@ -197,7 +182,15 @@ def _study_parser(command: str, description: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("-h", "--help", action="store_true", help="print this")
     parser.add_argument("-b", "--budget", default="full", help="full, or one that the study names, such as small")
-    parser.add_argument("-cd", "--config-dir", action="append", default=[], help="a folder with groups of your own")
+    parser.add_argument(
+        "-cd",
+        "--config-dir",
+        dest="config_dirs",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a folder with groups of your own",
+    )
     return parser
 
 

@@ -179,14 +179,12 @@ def _work(spec: RunSpec, place: _Place, answer: Connection) -> None:
 
 
 def _train(spec: RunSpec, threads: int) -> tuple[str, str | None]:
-    import torch
     from rich.console import Console
 
     from neumann.training.run import run
 
-    torch.set_num_threads(threads)
     try:
-        result = run(spec, Console(file=sys.stdout, width=120))
+        result = run(spec, Console(file=sys.stdout, width=120), threads=threads)
     except Claimed as error:
         return "claimed", str(error)
     except Interrupted as stop:

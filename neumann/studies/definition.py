@@ -18,9 +18,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from neumann.errors import UserError, did_you_mean, first_line
+from neumann.studies.results import POINTS
 
 PACKAGED = Path(__file__).resolve().parents[1] / "experiments"
-POINTS = ("eval", "held", "base", "average")
+ASKED = ("eval", *POINTS)  # eval: the base point where the optimizer has one, else the held point
 FIGURES = ("errors", "curves", "tuning")
 SET_BY_STUDY = ("seed", "study", "name", "output", "logger", "checkpoint", "launch")
 FULL = "full"
@@ -32,7 +33,7 @@ class RowConfig:
 
     label: str = "???"
     overrides: list[str] = field(default_factory=list)
-    point: str = "eval"  # eval: the base point where the optimizer has one, else the held point
+    point: str = "eval"  # one of ASKED
     space: dict[str, list[Any]] | None = None  # null: the study's
 
 
@@ -258,8 +259,8 @@ def _check(config: StudyConfig) -> None:
     if len(rows) < 2:
         raise UserError(f"rows: a comparison takes at least two, and there are {len(rows)}")
     for name, row in rows.items():
-        if row.point not in POINTS:
-            raise UserError(f"rows.{name}.point={row.point} is not a point: {did_you_mean(row.point, POINTS)}")
+        if row.point not in ASKED:
+            raise UserError(f"rows.{name}.point={row.point} is not a point: {did_you_mean(row.point, ASKED)}")
     for where, names in _references(config):
         for name in names:
             if name not in rows:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neumann.runs.files import replace_file
+from neumann.runs.folder import OVER
 from neumann.studies.report_csv import curves_csv, points_of, runs_csv, table_csv
 from neumann.studies.results import Comparison, RowResult, RunEntry, StudyResults
 from neumann.studies.statistics import proportion_interval
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 ONE_VALUE = ("commit", "torch", "device")  # mixed, they may move the numbers
-OVER = ("finished", "diverged")
 
 
 def render(results: StudyResults, folder: Path) -> list[Path]:

@@ -10,11 +10,10 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 
-from neumann.studies.results import RunEntry, StudyResults
+from neumann.studies.results import POINTS, RunEntry, StudyResults
 from neumann.studies.statistics import Summary
 from neumann.studies.tables import printable
 
-POINTS = ("held", "base", "average")
 Cell = str | int | float | bool | None
 
 

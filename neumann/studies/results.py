@@ -12,6 +12,8 @@ from typing import Any
 
 from neumann.studies.statistics import Paired, Summary, Verdict
 
+POINTS = ("held", "base", "average")  # those of `neumann.optim.points`, which imports torch
+
 Setting = Mapping[str, float | int | str]  # what was tuned: {"optimizer.lr": 0.1}
 
 

@@ -51,14 +51,18 @@ class _Parts:
         return self.schedules[-1]
 
 
-def run(spec: RunSpec, console: Console | None = None) -> dict[str, Any]:
+def run(spec: RunSpec, console: Console | None = None, *, threads: int | None = None) -> dict[str, Any]:
     """Train ``spec`` to its end, or return its result at once where it is over, and return the content of result.json.
+
+    ``threads`` are torch's on the CPU, by default all cores.
 
     Raises UserError where the configuration is wrong (nothing is left behind then) and Interrupted where a signal
     stopped the run. Any other exception leaves the run as ``failed`` with its traceback in error.txt.
     """
     console = console or Console()
     _quieten()
+    if threads is not None:
+        torch.set_num_threads(threads)
     folder = find(spec)
     fresh = not folder.path.exists()
     with folder.claim():
