@@ -1,7 +1,7 @@
 """What a run is: composed from YAML, strictly checked, resolved and signed. Never imports torch."""
 
 from neumann.config.schema import LaunchConfig, RunConfig
-from neumann.config.spec import NOT_SIGNED, RESULTS_VERSION, RunSpec, make_spec, make_specs, making_specs
+from neumann.config.spec import NOT_SIGNED, RESULTS_VERSION, RunSpec, load_spec, make_spec, make_specs, making_specs
 
 __all__ = [
     "NOT_SIGNED",
@@ -9,6 +9,7 @@ __all__ = [
     "LaunchConfig",
     "RunConfig",
     "RunSpec",
+    "load_spec",
     "make_spec",
     "make_specs",
     "making_specs",

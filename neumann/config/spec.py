@@ -80,6 +80,10 @@ class RunSpec:
         """Return exactly what the signature covers."""
         return signed_part(self.as_dict(), self.facts)
 
+    def as_record(self) -> dict[str, Any]:
+        """Return what `load_spec` makes the run from again, as JSON types. The data stays where it is."""
+        return {"config": self.as_dict(), "choices": dict(self.choices), "signature": self.signature}
+
 
 def signed_part(config: Mapping[str, Any], data: DataFacts) -> dict[str, Any]:
     """Return ``config`` without `NOT_SIGNED`, with the data's fingerprint and splits and the version of the results."""
@@ -180,6 +184,52 @@ def _at_seed(spec: RunSpec, seed: int) -> RunSpec:
     """Return the same run at another seed. A study asks for little else, and composing takes ten times as long."""
     config = replace(copy.deepcopy(spec.config), seed=seed)
     return replace(spec, config=config, signature=sign(signed_part(asdict(config), spec.facts)))
+
+
+TRUSTED = ("neumann.optim.", "neumann.training.", "torch.optim.", "timm.optim.")  # what a record may name unasked
+
+
+def load_spec(record: Mapping[str, Any], *, trust: bool = False) -> RunSpec:
+    """Return the run that `RunSpec.as_record` has described, on another day or another machine.
+
+    A record is data, whoever wrote it: nothing is interpolated, and a ``_target_`` outside `TRUSTED` is refused unless
+    ``trust``. Raises UserError for that, for what is no record of a run, and where data or code have changed since.
+    """
+    match record:
+        case {"config": dict() as config, "choices": dict() as choices, "signature": str() as signature}:
+            pass
+        case _:
+            raise UserError("this is no record of a run: it needs a config, its choices and a signature")
+    for key, text in _texts(config):
+        if "${" in text or text == "???":
+            raise UserError(f"{key}={text}: the record of a run has no interpolations, every value stands as it is")
+        if key.endswith("._target_") and not trust and not text.startswith(TRUSTED):
+            raise UserError(f"{key}={text} would run code from outside {', '.join(TRUSTED)}: add --trust to allow it")
+    try:
+        loaded = OmegaConf.to_object(OmegaConf.merge(structured(), config))
+    except OmegaConfBaseException as error:
+        raise UserError(f"the record of run {signature} does not fit this version: {_sentence(error)}") from error
+    assert isinstance(loaded, RunConfig)
+    check_values(loaded)
+    spec = RunSpec(loaded, facts(loaded.data), "", {str(k): str(v) for k, v in choices.items()})
+    spec = replace(spec, signature=sign(spec.signed()))
+    if spec.signature != signature:
+        raise UserError(
+            f"the record of run {signature} now gives run {spec.signature}: its data or the code has changed"
+        )
+    return spec
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (dotted key, text) for every text in ``value``."""
+    if isinstance(value, Mapping):
+        for name, child in value.items():
+            yield from _texts(child, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for child in value:
+            yield from _texts(child, key)
+    elif isinstance(value, str):
+        yield key, value
 
 
 class _Resolver:
