@@ -12,12 +12,15 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
 
 from neumann.errors import Interrupted, UserError, did_you_mean, first_line
+
+if TYPE_CHECKING:
+    from neumann.config import RunSpec
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -69,14 +72,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
         if not notes:
             raise
-        errors.print(f"[bold red]failed:[/] {escape(first_line(error) + notes)}", soft_wrap=True, highlight=False)
+        _say_failed(first_line(error) + notes)
         return EXIT_FAILED
+
+
+def _say_failed(what: str) -> None:
+    Console(stderr=True).print(f"[bold red]failed:[/] {escape(what)}", soft_wrap=True, highlight=False)
 
 
 def _train(words: list[str]) -> int:
     from neumann.config import make_spec
     from neumann.runs import find, finished_result
     from neumann.runs.panel import result_panel
+    from neumann.runs.ranks import Ranks, world_size
 
     parser = argparse.ArgumentParser(prog="neumann train", add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
@@ -106,13 +114,38 @@ def _train(words: list[str]) -> int:
         print(OmegaConf.to_yaml(OmegaConf.create(spec.as_dict())), end="")
         return 0
     console = Console()
-    result = finished_result(spec)  # answered without importing torch
+    ranks = Ranks.from_environment()
+    if ranks is not None:
+        ranks.check(spec)
+    result = finished_result(spec) if ranks is None else None  # answered without importing torch; ranks decide together
     if result is not None:
         result_panel(console, find(spec).path, result, returned=True)
         return 0
+    if ranks is None and world_size(spec) > 1:
+        return _train_in_processes(spec, console)
     from neumann.training.run import run
 
-    result_panel(console, find(spec).path, run(spec, console))
+    result = run(spec, console, ranks=ranks)
+    if ranks is None or ranks.rank == 0:
+        result_panel(console, find(spec).path, result)
+    return 0
+
+
+def _train_in_processes(spec: RunSpec, console: Console) -> int:
+    """Train a run on several devices, each a process that the launcher starts."""
+    from neumann.runs import RunFolder
+    from neumann.runs.launch import Launcher
+    from neumann.runs.panel import result_panel
+    from neumann.runs.progress import Progress
+
+    with Launcher(spec.config.launch) as launcher, Progress(console, [spec], [spec.name]) as view:
+        (outcome,) = launcher.run([spec], view)
+    if outcome.result is None:
+        trace = RunFolder(outcome.folder).error
+        where = f" (traceback in {trace})" if trace.exists() else ""
+        _say_failed(f"{outcome.message}{where}")
+        return EXIT_FAILED
+    result_panel(console, outcome.folder, outcome.result)
     return 0
 
 
@@ -122,7 +155,10 @@ def _train_many(overrides: list[str], config_dirs: list[str], *, print_only: boo
     from neumann.runs.folder import OVER
     from neumann.runs.launch import Launcher
     from neumann.runs.progress import Progress, status_table
+    from neumann.runs.ranks import Ranks
 
+    if (ranks := Ranks.from_environment()) is not None:
+        raise UserError(f"{ranks.starter} starts the ranks of one run, and -m is many: leave out one of the two")
     jobs = expand(overrides, config_dirs)
     specs = make_specs(jobs, config_dirs)
     labels = [" ".join(words) for words in varying(jobs)]

@@ -59,6 +59,7 @@ class TrainerConfig:
     check_val_every_n_epoch: float = _above(1.0, 0)
     accelerator: str = _choice("auto", "auto", "cpu", "gpu")
     devices: int = _above(1, 1, or_equal=True)
+    num_nodes: int = _above(1, 1, or_equal=True)
     precision: str = _choice("32-true", "32-true", "bf16-mixed", "16-mixed", "64-true")
 
 
@@ -171,10 +172,13 @@ def check_values(config: RunConfig) -> None:
         raise UserError(
             f"recipe.weight_average={gamma} is out of range: it must be at least 0 and below 1, or null for no average"
         )
-    if config.trainer.devices != 1:
+    processes = config.trainer.devices * config.trainer.num_nodes
+    if config.batch.size % processes:
+        least = config.batch.size // processes * processes
+        near = f"{least} or {least + processes}" if least else str(processes)
         raise UserError(
-            f"trainer.devices={config.trainer.devices} cannot be trained yet: this version runs on one device, "
-            "set trainer.devices=1"
+            f"batch.size={config.batch.size} is the global batch and cannot be shared evenly by {processes} devices: "
+            f"choose {near}"
         )
     if not config.output:
         raise UserError("output is empty: name the folder that results go to")

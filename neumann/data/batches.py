@@ -104,6 +104,7 @@ class Batches(ABC):
     def __init__(self, plan: Plan, finish: Finish, device: torch.device) -> None:
         self.plan, self.finish, self.device = plan, finish, device
         self.epoch = self.position = 0
+        self.taken: Indices = np.arange(0)  # who is in the batch that was handed out last, as positions in plan.indices
         self._mean, self._std = finish.constants(device)
 
     @property
@@ -139,8 +140,10 @@ class Batches(ABC):
         if training and self.position >= len(self):
             self.epoch, self.position = self.epoch + 1, 0
         first = self.position if training else 0
-        for step, batch in enumerate(self._epoch(first), start=first + 1):
+        rows = self.plan.batches(self.epoch)[first:]
+        for step, (taken, batch) in enumerate(zip(rows, self._load(rows), strict=True), start=first + 1):
             self.position = step if training else 0  # before the yield: after the last one nothing runs any more
+            self.taken = taken
             yield batch
 
     @torch.no_grad()
@@ -151,8 +154,8 @@ class Batches(ABC):
         return augment.draw(self.finish.augmentation, len(self.plan.indices), self.finish.seed, self.epoch)
 
     @abstractmethod
-    def _epoch(self, first: int) -> Iterator[Batch]:
-        """Yield the batches of the current epoch from number ``first`` on."""
+    def _load(self, batches: list[Indices]) -> Iterator[Batch]:
+        """Yield ``batches`` of the current epoch, which are given as positions in ``plan.indices``."""
 
 
 class TensorBatches(Batches):
@@ -162,8 +165,7 @@ class TensorBatches(Batches):
         super().__init__(plan, finish, pixels.device)
         self._pixels, self._labels = pixels, labels
 
-    def _epoch(self, first: int) -> Iterator[Batch]:
-        batches = self.plan.batches(self.epoch)[first:]
+    def _load(self, batches: list[Indices]) -> Iterator[Batch]:
         sizes = [len(batch) for batch in batches]
         flat = np.concatenate(batches)  # one transfer per epoch, not one per batch
         rows = torch.from_numpy(self.plan.indices[flat]).to(self.device).split(sizes)
@@ -197,8 +199,7 @@ class StreamBatches(Batches):
             generator=torch.Generator(),  # else every epoch would draw from the global one
         )
 
-    def _epoch(self, first: int) -> Iterator[Batch]:
-        batches = self.plan.batches(self.epoch)[first:]
+    def _load(self, batches: list[Indices]) -> Iterator[Batch]:
         name, table = self.finish.augmentation, self._draw()
         in_worker = table is not None and name == "random_resized_crop"
         self._requests.wanted = (

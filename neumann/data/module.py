@@ -28,17 +28,21 @@ def build(
     seed: int,
     device: torch.device | str = "cpu",
     eval_batch_size: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> ImageData:
     """Return the data module of ``data``, described by ``facts``; an in-memory folder is decoded (or recalled) here.
 
     ``batch_size`` is what one process loads at a time. ``eval_batch_size`` defaults to it, or to up to 512 for small
-    images in memory, where a larger batch costs nothing and changes no prediction. ``device`` holds the batches until
-    the module is attached to a trainer, whose device then does.
+    images in memory, where a larger batch costs nothing and changes no prediction. ``device`` holds the batches, and
+    ``rank`` of ``world_size`` says whose they are, until the module is attached to a trainer, which then does both.
 
     Raises UserError for a batch larger than the training split and for files that cannot be decoded.
     """
     wanted = settings.parse(data)
-    Plan(facts.examples.train, batch_size, seed=0)  # refuses a batch that is too large before anything is decoded
+    Plan(
+        facts.examples.train, batch_size, seed=0, world_size=world_size
+    )  # refuses a batch that is too large before anything is decoded
     files = pixels = None
     if isinstance(wanted, settings.Digits):
         pixels = resident.measure(torch.from_numpy(digits.read()[0].copy()))
@@ -57,6 +61,7 @@ def build(
         eval_batch_size=eval_batch_size or _eval_batch_size(facts, batch_size),
         seed=seed,
         device=torch.device(device),
+        place=(rank, world_size),
     )
 
 
@@ -77,6 +82,7 @@ class ImageData(pl.LightningDataModule):
         eval_batch_size: int,
         seed: int,
         device: torch.device,
+        place: tuple[int, int] = (0, 1),
     ) -> None:
         super().__init__()
         self.facts = facts
@@ -85,7 +91,7 @@ class ImageData(pl.LightningDataModule):
         self.augmentation = wanted.augmentation
         self.mean, self.std = _normalisation(facts, wanted, pixels)
         self._workers = wanted.workers if isinstance(wanted, settings.ImageFolder) else 0
-        self._pixels, self._files, self._device = pixels, files, device
+        self._pixels, self._files, self._device, self._place = pixels, files, device, place
         self._resident: tuple[torch.device, Tensor, Tensor] | None = None
 
     @property
@@ -110,7 +116,7 @@ class ImageData(pl.LightningDataModule):
         return self.test_dataloader()
 
     def _batches(self, indices: Indices, *, training: bool = False) -> Batches:
-        rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        rank, world_size = self._place if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         plan = Plan(
             indices,
             self.batch_size if training else self.eval_batch_size,

@@ -1,4 +1,7 @@
-"""What is one job of a launch? A process from the fork server that trains one run, and what its parent knows of it."""
+"""What is one job of a launch? A process a device, from the fork server, that train one run; what their parent knows.
+
+Every process gets the run's specification and its rank. None reads a command line or starts another rank.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import io
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -23,43 +27,55 @@ from neumann.config import RunSpec
 from neumann.errors import Interrupted, UserError, first_line
 from neumann.runs.files import replace_file
 from neumann.runs.folder import Claimed
+from neumann.runs.ranks import Ranks, world_size
 from neumann.runs.reuse import find, finished_result
 from neumann.runs.server import THREADS, without_main
+from neumann.runs.signals import STOP_SIGNALS
 
 LOG = "output.log"
+LAST_WORDS_S = (
+    2.0  # between a rank's bad end and the end of the others, which hang or learn of it from a broken connection
+)
 LONGEST = 2000  # characters of a message, which waits in a pipe until the job is over
 
 
 class Job:
-    """One run in a process of its own, from the moment that it is made."""
+    """One run in processes of its own, one a device, from the moment that it is made."""
 
     def __init__(self, spec: RunSpec, threads: int) -> None:
         self.spec = spec
         self._began = time.monotonic()
         self._log = (spec.folder.parent / f".{spec.folder.name}.{os.getpid()}.log").resolve()
-        context = multiprocessing.get_context("forkserver")
-        self._answer, answer = context.Pipe(duplex=False)
+        self._log.write_bytes(b"")
         self._stopped = False
+        self._first_bad: tuple[_Process, float] | None = None  # the rank that ended badly first, and when
         path = [os.path.abspath(folder) for folder in sys.path]
         place = _Place(dict(os.environ), os.getcwd(), path, threads, str(self._log))
-        with without_main():
-            self._process = context.Process(
-                target=_work,
-                name=spec.name,
-                args=(spec, place, answer),
-                daemon=False,  # decoding workers are children of the job, which a daemon may not have
-            )
-            self._process.start()
-        answer.close()
+        self._processes: list[_Process] = []
+        try:
+            with without_main(), contextlib.ExitStack() as ours:
+                for ranks, listener in _places(spec, ours):
+                    self._processes.append(_Process(spec, place, ranks, listener))
+        except BaseException:
+            self._kill()
+            raise
 
     @property
-    def sentinel(self) -> int:
-        """Return what becomes readable when the process ends."""
-        return int(self._process.sentinel)
+    def sentinels(self) -> list[int]:
+        """Return what becomes readable when one of the processes ends."""
+        return [process.sentinel for process in self._processes if process.alive()]
 
     def over(self) -> bool:
-        """Return whether the process has ended."""
-        return not self._process.is_alive()
+        """Return whether every process has ended. Where one has ended badly, the others are killed soon after."""
+        alive = [process for process in self._processes if process.alive()]
+        if self._first_bad is None:
+            bad = [process for process in self._processes if process not in alive and process.bad()]
+            if bad:
+                self._first_bad = min(bad, key=_Process.ended), time.monotonic()
+        elif time.monotonic() - self._first_bad[1] > LAST_WORDS_S:
+            for process in alive:
+                process.kill()
+        return not alive
 
     def seconds(self) -> float:
         """Return the wall time since the job was made."""
@@ -68,51 +84,56 @@ class Job:
     def stop(self, *, at_once: bool) -> None:
         """Ask the run to write a checkpoint and leave; ``at_once`` kills it and all that it has started."""
         self._stopped = True
-        if self.over():
-            return
-        if at_once:
-            self._kill()
-        else:
-            self._process.terminate()
+        for process in self._processes:
+            if not process.alive():
+                continue
+            if at_once:
+                process.kill()
+            else:
+                process.terminate()
 
     def _kill(self) -> None:
-        pid = self._process.pid
-        assert pid is not None
-        for kill in (os.killpg, os.kill):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                kill(pid, signal.SIGKILL)
+        for process in self._processes:
+            process.kill()
 
     def reap(self) -> tuple[str, str | None, dict[str, Any] | None]:
         """Return (status, message, result) of a job that is over, whatever way it ended, and file its log.
 
         The status is finished, diverged, failed, interrupted, or "claimed" where another process trains this run.
         """
-        self._process.join()
-        answer: tuple[str, str | None] | None = None
-        with contextlib.suppress(EOFError, OSError):
-            if self._answer.poll():
-                answer = self._answer.recv()
-        self._answer.close()
+        self.over()  # takes note of who ended badly
+        for process in self._processes:
+            process.join()
+        if any(process.answer() is None for process in self._processes):
+            self._kill()  # what they have started lives in their process groups
         result = finished_result(self.spec)
-        status, message = answer or self._unheard()
         _file(self._log, self.spec)
         if result is not None:  # whatever happened afterwards, the run is over
             status = str(result["status"])
             return status, _diverged(result) if status == "diverged" else None, result
+        first = self._first_bad[0] if self._first_bad else self._processes[0]
+        status, message = self._said(first)
         if status == "failed":
-            self._record_failure(message, unheard=answer is None)
+            self._record_failure(message, unheard=first.answer() is None)
         return status, message, None
 
-    def _unheard(self) -> tuple[str, str]:
-        """Say how a process ended that could not say it, and end what it has left behind."""
-        self._kill()
-        code = self._process.exitcode or 0
-        if self._stopped:
-            return "interrupted", "stopped before it could write where it was"
+    def _said(self, process: _Process) -> tuple[str, str | None]:
+        """Return how ``process`` says that it ended, or what can be said of one that could not."""
+        answer = process.answer()
+        if self._stopped and (answer is None or len(self._processes) > 1):
+            others = [other.answer() for other in self._processes]
+            told = next((said for said in others if said and said[0] == "interrupted"), None)
+            if told or answer is None:
+                return told or ("interrupted", "stopped before it could write where it was")
+        who = f"rank {process.rank} of {len(self._processes)} " if len(self._processes) > 1 else ""
+        if answer is not None:
+            return answer
+        code = process.code()
         if code >= 0:
-            return "failed", f"its process left with exit code {code}"
+            return "failed", f"{who or 'its process '}left with exit code {code}"
         name = signal.Signals(-code).name if -code in set(signal.Signals) else "unknown"
-        return "failed", f"killed by signal {-code} ({name})" + ("; out of memory?" if -code == signal.SIGKILL else "")
+        killed = f"{who}{'was ' if who else ''}killed by signal {-code} ({name})"
+        return "failed", killed + ("; out of memory?" if -code == signal.SIGKILL else "")
 
     def _record_failure(self, message: str | None, *, unheard: bool) -> None:
         """Write the status that the run could not write itself, where it has left a folder."""
@@ -124,6 +145,80 @@ class Job:
             if unheard or before["status"] != "failed":
                 kept = {key: before[key] for key in ("attempt", "step") if key in before}
                 folder.set_status("failed", message=message, **kept)
+
+
+class _Process:
+    """One process of a job."""
+
+    def __init__(self, spec: RunSpec, place: _Place, ranks: Ranks | None, listener: socket.socket | None) -> None:
+        self.rank = ranks.rank if ranks else 0
+        context = multiprocessing.get_context("forkserver")
+        self._pipe, answer = context.Pipe(duplex=False)
+        self._answer: tuple[str, str | None] | None = None
+        self._ended = 0.0
+        self._process = context.Process(
+            target=_work,
+            name=spec.name,
+            args=(spec, place, ranks, listener, answer),
+            daemon=False,  # decoding workers are children of the job, which a daemon may not have
+        )
+        self._process.start()
+        answer.close()
+
+    @property
+    def sentinel(self) -> int:
+        return int(self._process.sentinel)
+
+    def alive(self) -> bool:
+        return self._process.is_alive()
+
+    def code(self) -> int:
+        return self._process.exitcode or 0
+
+    def answer(self) -> tuple[str, str | None] | None:
+        """Return (status, message) as the process has said it before it ended, else None."""
+        if self._answer is None and not self._pipe.closed:
+            with contextlib.suppress(EOFError, OSError):
+                if self._pipe.poll():
+                    *said, self._ended = self._pipe.recv()
+                    self._answer = said[0], said[1]
+        return self._answer
+
+    def bad(self) -> bool:
+        """Return whether the process, which has ended, failed or could not say how it ended."""
+        said = self.answer()
+        return said is None or said[0] == "failed"
+
+    def ended(self) -> float:
+        """Return when the process said that it was over. One that said nothing came first: victims of others do."""
+        self.answer()
+        return self._ended
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def kill(self) -> None:
+        pid = self._process.pid
+        assert pid is not None
+        for kill in (os.killpg, os.kill):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                kill(pid, signal.SIGKILL)
+
+    def join(self) -> None:
+        self._process.join()
+        self.answer()
+        self._pipe.close()
+
+
+def _places(spec: RunSpec, ours: contextlib.ExitStack) -> list[tuple[Ranks | None, socket.socket | None]]:
+    """Return the place of each process of ``spec``, and rank 0's socket, whose other end ``ours`` closes."""
+    size = world_size(spec)
+    if size == 1:
+        return [(None, None)]
+    listener = ours.enter_context(socket.create_server(("127.0.0.1", 0)))
+    port = listener.getsockname()[1]
+    places = [Ranks(rank, size, rank, 0, "127.0.0.1", port, "neumann") for rank in range(size)]
+    return [(ranks, listener if ranks.rank == 0 else None) for ranks in places]
 
 
 def _diverged(result: dict[str, Any]) -> str:
@@ -151,10 +246,12 @@ class _Place:
     log: str
 
 
-def _work(spec: RunSpec, place: _Place, answer: Connection) -> None:
+def _work(
+    spec: RunSpec, place: _Place, ranks: Ranks | None, listener: socket.socket | None, answer: Connection
+) -> None:
     """Train ``spec`` in this process, which the fork server has just made, and answer how it ended."""
     os.setpgid(0, 0)  # a terminal's Ctrl-C reaches the launcher alone, which tells each job once
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, _interrupt)  # before the run listens itself
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.environ.clear()
@@ -165,26 +262,26 @@ def _work(spec: RunSpec, place: _Place, answer: Connection) -> None:
     _redirect(place.log)
     threading.Thread(target=_leave_with_parent, name="neumann-parent", daemon=True).start()
     try:
-        status, message = _train(spec, place.threads)
+        status, message = _train(spec, place.threads, ranks, listener)
     except KeyboardInterrupt:
         status, message = "interrupted", "stopped before its first step"
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # everything is on disk
     with contextlib.suppress(OSError):  # the parent may be gone
-        answer.send((status, message and message[:LONGEST]))
+        answer.send((status, message and message[:LONGEST], time.monotonic()))
     atexit._run_exitfuncs()  # multiprocessing leaves them out, and W&B's service waits for one
     parent = multiprocessing.parent_process()
-    if parent is None or not parent.is_alive():
+    if (ranks is None or ranks.rank == 0) and (parent is None or not parent.is_alive()):
         _file(Path(place.log), spec)
 
 
-def _train(spec: RunSpec, threads: int) -> tuple[str, str | None]:
+def _train(spec: RunSpec, threads: int, ranks: Ranks | None, listener: socket.socket | None) -> tuple[str, str | None]:
     from rich.console import Console
 
     from neumann.training.run import run
 
     try:
-        result = run(spec, Console(file=sys.stdout, width=120), threads=threads)
+        result = run(spec, Console(file=sys.stdout, width=120), threads=threads, ranks=ranks, listener=listener)
     except Claimed as error:
         return "claimed", str(error)
     except Interrupted as stop:
@@ -198,7 +295,7 @@ def _train(spec: RunSpec, threads: int) -> tuple[str, str | None]:
         folder = find(spec)
         if not hasattr(error, "__notes__") and folder.path.exists():  # it came before the run could record it
             replace_file(folder.error, traceback.format_exc().encode())
-        return "failed", first_line(error)
+        return "failed", f"rank {ranks.rank}: {first_line(error)}" if ranks else first_line(error)
     return str(result["status"]), None
 
 
@@ -206,7 +303,7 @@ def _redirect(log: str) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)  # what was said before a kill is in the log
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (file, 1), (file, 2)):
         os.dup2(source, target)

@@ -1,8 +1,8 @@
 """How do many runs train at once? Each in a fresh process from a fork server, with exactly its own specification.
 
 The server has imported PyTorch, Lightning, timm and W&B once, so a job starts in a fraction of a second instead of the
-ten that a fresh interpreter takes. A job gets a `RunSpec`, never a command line, so no rank or worker can re-execute
-somebody else's overrides. This module never imports torch.
+ten that a fresh interpreter takes. A job, and every rank of it, gets a `RunSpec`, never a command line, so nobody can
+re-execute somebody else's overrides. This module never imports torch.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from types import FrameType, TracebackType
 from typing import Any, Protocol
 
 from neumann.config import LaunchConfig, RunSpec
-from neumann.errors import Interrupted
+from neumann.errors import Interrupted, UserError
 from neumann.runs.folder import make_folder
 from neumann.runs.job import Job
+from neumann.runs.ranks import world_size
 from neumann.runs.reuse import find, finished_result
 from neumann.runs.server import Server
+from neumann.runs.signals import STOP_SIGNALS
 
 TICK_S = 0.25
 ELSEWHERE_S = 1.0  # between looks at runs that another launcher is training
@@ -64,7 +66,7 @@ class View(Protocol):
 
 
 class Launcher:
-    """Trains runs, ``parallel`` at once with ``threads`` torch threads each, as a context manager.
+    """Trains runs on this machine, ``parallel`` devices at once, as a context manager.
 
     The fork server warms up from the first moment that something has to be trained, and not at all otherwise.
     """
@@ -72,8 +74,12 @@ class Launcher:
     def __init__(self, settings: LaunchConfig) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.parallel: int = settings.parallel or (1 if _sees_gpu() else cores)
-        self.threads: int = settings.threads or max(1, cores // self.parallel)
+        self._threads, self._cores = settings.threads, cores
         self._server = Server()
+
+    def threads(self, spec: RunSpec) -> int:
+        """Return torch's threads in each process of ``spec``: what was asked for, or the cores shared out."""
+        return self._threads or max(1, self._cores // max(self.parallel, world_size(spec)))
 
     def __enter__(self) -> Launcher:
         return self
@@ -87,9 +93,15 @@ class Launcher:
         """Train what is not over yet and return the outcomes in the order of ``specs``; may be called again.
 
         A signature that comes twice is trained once. A failing run does not stop the others. Raises UserError where
-        results cannot be written, and Interrupted, when every job has left, where SIGINT or SIGTERM asked to stop: jobs
-        write a checkpoint then. A second signal kills them.
+        results cannot be written, and Interrupted, when every job has left, where a signal asked to stop (see
+        `neumann.runs.signals`): jobs write a checkpoint then. A second signal kills them.
         """
+        for spec in specs:
+            if (nodes := spec.config.trainer.num_nodes) > 1:
+                raise UserError(
+                    f"trainer.num_nodes={nodes}: this machine is one node, so start the ranks of one run with srun or "
+                    "torchrun on each, or the whole launch with launch=slurm"
+                )
         with _listening() as signals:
             launch = _Launch(self, self._server, view, signals)
             unique: dict[Key, RunSpec] = {}
@@ -136,18 +148,23 @@ class _Launch:
         return self._outcomes
 
     def _start(self) -> None:
-        while self._waiting and len(self._running) < self._launcher.parallel and not self._signals:
+        while self._waiting and self._room_for(self._waiting[0]) and not self._signals:
             if not self._server.is_warm():
                 return
             spec = self._waiting.popleft()
             if self._is_over(spec):  # another launcher was faster
                 continue
             try:
-                self._running.append(Job(spec, self._launcher.threads))
+                self._running.append(Job(spec, self._launcher.threads(spec)))
             except (OSError, EOFError) as error:
                 self._done(Outcome(spec, "failed", None, f"no process for it: {error}", False, 0.0, find(spec).path))
                 continue
             self._view.started(spec)
+
+    def _room_for(self, spec: RunSpec) -> bool:
+        """Return whether ``spec`` may start beside what is running; one on several devices counts as several."""
+        taken = sum(world_size(job.spec) for job in self._running)
+        return not self._running or taken + world_size(spec) <= self._launcher.parallel
 
     def _look_elsewhere(self) -> None:
         """Take back what another process was training, where that is over or given up."""
@@ -162,7 +179,7 @@ class _Launch:
     def _wait(self) -> None:
         """Return when a job is over, at the latest after a tick; then take note of it and of signals."""
         if self._running:
-            connection.wait([job.sentinel for job in self._running], timeout=TICK_S)
+            connection.wait([one for job in self._running for one in job.sentinels], timeout=TICK_S)
         elif self._elsewhere and not self._waiting:
             time.sleep(TICK_S)
         elif self._waiting:
@@ -193,7 +210,7 @@ class _Launch:
 
 @contextlib.contextmanager
 def _listening() -> Iterator[list[int]]:
-    """Note SIGINT and SIGTERM within the block, where Python allows handlers: in the main thread."""
+    """Note the signals that ask to stop within the block, where Python allows handlers: in the main thread."""
     signals: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield signals
@@ -202,7 +219,7 @@ def _listening() -> Iterator[list[int]]:
     def note(number: int, frame: FrameType | None) -> None:
         signals.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
     try:
         yield signals
     finally:

@@ -7,13 +7,18 @@ middle of an epoch (Lightning#19367).
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
+import random
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.optim import Optimizer
@@ -21,12 +26,16 @@ from torch.optim import Optimizer
 from neumann.data.batches import Batches
 from neumann.errors import UserError
 from neumann.optim import WeightAverage, at, eval_point
-from neumann.runs.files import replace_file
+from neumann.runs.files import replace_file, sync_folder
+from neumann.seeds import derive
+from neumann.training.census import Census
 from neumann.training.classifier import Batch
+from neumann.training.distributed import Group
 from neumann.training.evaluation import Evaluation, Progress
 from neumann.training.schedules import RateSchedule
 
-FORMAT = 1
+FORMAT = 2
+MARK = b"sha256:"  # of the comment that ends a checkpoint's zip file
 
 
 class Stream:
@@ -37,7 +46,7 @@ class Stream:
         self._first, self._total = first_step, total_steps
 
     def __len__(self) -> int:
-        return self._total - self._first
+        return max(1, self._total - self._first)  # Lightning passes by a run of no batches, whose result is still due
 
     def __iter__(self) -> Iterator[Batch]:
         step = self._first
@@ -52,65 +61,161 @@ class Stream:
 
 
 def write_torch(path: Path, value: Any) -> None:
-    """Write ``value`` with torch.save, atomically."""
+    """Write ``value`` with torch.save, atomically, and its digest as the comment of the zip file that this makes.
+
+    torch does not check the checksums of its own zip files, so a flipped bit would go on as a weight.
+    """
     buffer = io.BytesIO()
     torch.save(value, buffer)
-    replace_file(path, buffer.getvalue())
+    content = buffer.getvalue()
+    assert content[-2:] == b"\0\0", "torch.save ends its zip file without a comment, whose length is 0"
+    digest = MARK + hashlib.sha256(content).hexdigest().encode()
+    replace_file(path, content[:-2] + struct.pack("<H", len(digest)) + digest)
 
 
-def training_state(trainer: pl.Trainer, progress: Progress, schedule: RateSchedule, signature: str) -> dict[str, Any]:
-    """Return what decides the rest of the run, as plain data (loads with ``weights_only=True``).
+def read_torch(path: Path) -> Any:
+    """Return what `write_torch` wrote. Raises ValueError where it is damaged, OSError where it cannot be read."""
+    content = path.read_bytes()
+    at = len(content) - len(MARK) - 64
+    if at < 2 or content[at : at + len(MARK)] != MARK:
+        raise ValueError("it is cut short")
+    content, digest = content[: at - 2] + b"\0\0", content[at + len(MARK) :]
+    if hashlib.sha256(content).hexdigest().encode() != digest:
+        raise ValueError("its content has changed since it was written")
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # a pickle that is not plain data raises whatever it hits first
+        raise ValueError(f"it is no plain data ({type(error).__name__})") from error
 
-    The keys that Lightning knows carry Lightning's names, so ``ImageClassifier.load_from_checkpoint`` reads the file
-    too.
-    """
-    state: dict[str, Any] = {
-        "format": FORMAT,
-        "signature": signature,
-        "pytorch-lightning_version": version("pytorch-lightning"),
-        "global_step": progress.step,
-        "epoch": 0,
-        "state_dict": trainer.lightning_module.state_dict(),
-        "optimizer_states": [trainer.optimizers[0].state_dict()],
-        "schedule": schedule.state_dict(),
-        "precision": trainer.precision_plugin.state_dict(),
-        "progress": progress.state_dict(),
-        "rng": {"cpu": torch.get_rng_state()},
-    }
-    average = WeightAverage.of(trainer.optimizers[0])
-    if average is not None:
-        state["weight_average"] = average.state_dict()
-    if torch.cuda.is_available():
-        state["rng"]["cuda"] = torch.cuda.get_rng_state_all()
-    return state
+
+def previous(path: Path) -> Path:
+    """Return where the checkpoint before the last one stays until the next is written."""
+    return path.with_name(f"previous{path.suffix}")
+
+
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` as the last checkpoint and keep the one before: at every moment one of the two is whole."""
+    if path.exists():
+        before = previous(path)
+        before.unlink(missing_ok=True)
+        try:
+            os.link(path, before)  # a second name, not a move: the last one stays until the new one has its name
+            sync_folder(path.parent)
+        except OSError:  # a file system without links
+            replace_file(before, path.read_bytes())
+    write_torch(path, state)
+
+
+def remove_checkpoints(path: Path) -> None:
+    """Remove the last checkpoint and the one before."""
+    path.unlink(missing_ok=True)
+    previous(path).unlink(missing_ok=True)
 
 
 def load_training_state(path: Path, signature: str) -> dict[str, Any] | None:
-    """Return the checkpoint at ``path``, or None where there is none or it is damaged (which is said)."""
-    if not path.exists():
-        return None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - a damaged pickle or zip raises whatever it hits first
-        warnings.warn(
-            f"{path} is damaged ({type(error).__name__}) and is left aside: the run begins again", stacklevel=2
-        )
-        return None
-    if not isinstance(state, dict) or state.get("format") != FORMAT or state.get("signature") != signature:
-        raise UserError(f"{path} is not a checkpoint of this run: move it away to begin again")
-    return state
+    """Return the last checkpoint, the one before where that is damaged (which is said), or None where there is none.
+
+    Raises UserError for a file that is whole and another run's.
+    """
+    for file, then in ((path, "the run goes on from the one before"), (previous(path), "the run begins again")):
+        if not file.exists():
+            continue
+        try:
+            state = read_torch(file)
+        except (OSError, ValueError) as error:
+            if file == path and not previous(path).exists():
+                then = "the run begins again"
+            warnings.warn(f"{file} is damaged ({error}) and is left aside: {then}", stacklevel=2)
+            continue
+        if not isinstance(state, dict) or state.get("format") != FORMAT or state.get("signature") != signature:
+            raise UserError(f"{file} is not a checkpoint of this run: move it away to begin again")
+        return state
+    return None
 
 
-class Resume(pl.Callback):
-    """Puts a loaded state into the freshly built model, optimizer and streams, just before the first step."""
+class Randomness:
+    """The global random streams of this process: dropout and its kin draw from them, and whatever a model brings."""
 
-    def __init__(self, state: dict[str, Any], schedule: Callable[[], RateSchedule]) -> None:
-        self._state = state
-        self._schedule = schedule
+    @staticmethod
+    def seed(seed: int, rank: int) -> None:
+        """Start them for a run's ``seed``, each rank on streams of its own."""
+        noise = derive(seed, "noise") + rank
+        torch.manual_seed(noise)
+        random.seed(noise)
+        np.random.seed(noise % 2**32)
+
+    @staticmethod
+    def state() -> dict[str, Any]:
+        """Return where they are, as plain data."""
+        kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+        version_, numbers, gauss_next = random.getstate()
+        state: dict[str, Any] = {
+            "torch": torch.get_rng_state(),
+            "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
+            "python": [version_, torch.tensor(numbers), gauss_next],
+        }
+        if torch.cuda.is_available():
+            state["cuda"] = torch.cuda.get_rng_state()
+        return state
+
+    @staticmethod
+    def load(state: dict[str, Any]) -> None:
+        """Put them back."""
+        torch.set_rng_state(state["torch"])
+        kind, keys, position, has_gauss, gauss = state["numpy"]
+        np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+        version_, numbers, gauss_next = state["python"]
+        random.setstate((version_, tuple(numbers.tolist()), gauss_next))
+        if "cuda" in state and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda"])
+
+
+class State(pl.Callback):
+    """Everything that decides the rest of the run: what a checkpoint holds, and where it goes when a run goes on."""
+
+    def __init__(
+        self, signature: str, group: Group, progress: Progress, schedule: Callable[[], RateSchedule], census: Census
+    ) -> None:
+        self._signature, self._group = signature, group
+        self._progress, self._schedule, self._census = progress, schedule, census
+        self._loaded: dict[str, Any] | None = None
+
+    def gather(self, trainer: pl.Trainer) -> dict[str, Any]:
+        """Return the state as plain data (loads with ``weights_only=True``). Every rank must ask for it.
+
+        The keys that Lightning knows carry Lightning's names, so ``ImageClassifier.load_from_checkpoint`` reads the
+        file too.
+        """
+        state: dict[str, Any] = {
+            "format": FORMAT,
+            "signature": self._signature,
+            "pytorch-lightning_version": version("pytorch-lightning"),
+            "global_step": self._progress.step,
+            "epoch": 0,
+            "state_dict": trainer.lightning_module.state_dict(),
+            "optimizer_states": [trainer.optimizers[0].state_dict()],
+            "schedule": self._schedule().state_dict(),
+            "precision": trainer.precision_plugin.state_dict(),
+            "progress": self._progress.state_dict(),
+            "census": self._census.state_dict(),
+            "rng": self._group.gather(Randomness.state()),
+        }
+        average = WeightAverage.of(trainer.optimizers[0])
+        if average is not None:
+            state["weight_average"] = average.state_dict()
+        return state
+
+    def take(self, state: dict[str, Any]) -> None:
+        """Take what is needed before there is an optimizer from a loaded state; the rest follows at the first step."""
+        self._progress.load_state_dict(state["progress"])
+        self._census.load_state_dict(state["census"])
+        self._loaded = state
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Load everything."""
-        state = self._state
+        """Put a loaded state into the freshly built model, optimizer and streams, just before the first step."""
+        state, self._loaded = self._loaded, None
+        if state is None:
+            return
         pl_module.load_state_dict(state["state_dict"])
         optimizer: Optimizer = trainer.optimizers[0]
         optimizer.load_state_dict(state["optimizer_states"][0])
@@ -119,29 +224,17 @@ class Resume(pl.Callback):
             average.load_state_dict(state["weight_average"])
         self._schedule().load_state_dict(state["schedule"])
         trainer.precision_plugin.load_state_dict(state["precision"])
-        torch.set_rng_state(state["rng"]["cpu"])
-        if "cuda" in state["rng"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["rng"]["cuda"])
-        self._state = {}
+        Randomness.load(state["rng"][self._group.rank])
 
 
 class Checkpointing(pl.Callback):
-    """Writes the state after every evaluation and when the run is asked to stop."""
+    """Writes the state after every evaluation and when the run is asked to stop; rank 0 does, for all."""
 
     def __init__(
-        self,
-        path: Path,
-        evaluation: Evaluation,
-        schedule: Callable[[], RateSchedule],
-        signature: str,
-        stop_asked: Callable[[], bool],
+        self, path: Path, evaluation: Evaluation, state: State, group: Group, stop_agreed: Callable[[], bool]
     ) -> None:
-        self._path = path
-        self._evaluation = evaluation
-        self._schedule = schedule
-        self._signature = signature
-        self._stop_asked = stop_asked
-        self._written_at = -1
+        self._path, self._evaluation, self._state = path, evaluation, state
+        self._group, self._stop_agreed = group, stop_agreed
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -149,9 +242,11 @@ class Checkpointing(pl.Callback):
         """Save where the step was just evaluated or the run must stop."""
         progress = self._evaluation.progress
         evaluated = progress.loss_steps == 0
-        if progress.diverged_at is None and (evaluated or self._stop_asked()):
+        if progress.diverged_at is None and (evaluated or self._stop_agreed()):
             self._evaluation.flush()
-            write_torch(self._path, training_state(trainer, progress, self._schedule(), self._signature))
+            state = self._state.gather(trainer)
+            if self._group.is_main:
+                write_checkpoint(self._path, state)
 
 
 def write_eval_weights(

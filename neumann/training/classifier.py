@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from neumann.optim import at, eval_point
+from neumann.training.distributed import Group
 
 Batch = tuple[Tensor, Tensor]
 
@@ -31,10 +32,14 @@ class Tally:
         self._sums += torch.stack([loss.to(self._sums), wrong.to(self._sums)])
         self.n += len(labels)
 
-    def scores(self) -> dict[str, float]:
-        """Return mean cross-entropy (nats), top-1 error (a fraction), and how many were wrong out of how many."""
-        loss, wrong = self._sums.tolist()
-        return {"loss": loss / self.n, "error": wrong / self.n, "wrong": int(wrong), "n": self.n}
+    def scores(self, group: Group | None = None) -> dict[str, float]:
+        """Return mean cross-entropy (nats), top-1 error (a fraction), and how many were wrong out of how many.
+
+        With ``group`` they are those of all its ranks together, each of which must ask.
+        """
+        sums = torch.cat([self._sums.cpu(), torch.tensor([self.n], dtype=torch.float64)])
+        loss, wrong, n = (sums if group is None else group.total(sums)).tolist()
+        return {"loss": loss / n, "error": wrong / n, "wrong": int(wrong), "n": int(n)}
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,9 +12,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from neumann.data.batches import Batches
 from neumann.errors import UserError
 from neumann.optim import at, points
-from neumann.training.classifier import Batch, ImageClassifier, Tally, eval_mode
+from neumann.training.classifier import ImageClassifier, Tally, eval_mode
+from neumann.training.distributed import Group, WrongShards
 from neumann.training.schedules import RateSchedule
 
 CHECK_EVERY = 50  # steps between looks at the loss for nan and inf; each look waits for the device
@@ -43,11 +45,16 @@ class Progress:
             setattr(self, key, value)
 
 
-def evaluate(module: ImageClassifier, batches: Iterable[Batch]) -> dict[str, dict[str, float]]:
-    """Return {point: scores} over ``batches`` at every point of the optimizer; weights and modes are put back."""
+def evaluate(module: ImageClassifier, batches: Batches, group: Group) -> dict[str, dict[str, float]]:
+    """Return {point: scores} over ``batches`` at every point of the optimizer; weights and modes are put back.
+
+    Every rank evaluates its share and gets the scores of all; raises WrongShards where they did not count every example
+    of the split once.
+    """
     optimizer = module.trainer.optimizers[0]
     precision = module.trainer.precision_plugin
     scores = {}
+    group.share_buffers(module)
     with eval_mode(module), torch.no_grad():
         for point in points(optimizer):
             with at(optimizer, point):
@@ -57,7 +64,11 @@ def evaluate(module: ImageClassifier, batches: Iterable[Batch]) -> dict[str, dic
                     with precision.val_step_context():
                         logits = module(images)
                     tally.add(logits, labels)
-                scores[point] = tally.scores()
+                scores[point] = tally.scores(group)
+                if scores[point]["n"] != len(batches.plan.indices):
+                    raise WrongShards(
+                        f"an evaluation counted {scores[point]['n']} examples of {len(batches.plan.indices)}"
+                    )
     return scores
 
 
@@ -68,7 +79,8 @@ class Evaluation(pl.Callback):
         self,
         progress: Progress,
         schedule: Callable[[], RateSchedule],
-        validation: Iterable[Batch],
+        validation: Batches,
+        group: Group,
         *,
         every_steps: int,
         total_steps: int,
@@ -79,6 +91,7 @@ class Evaluation(pl.Callback):
         self.progress = progress
         self._schedule = schedule
         self._validation = validation
+        self._group = group
         self._every = every_steps
         self._total = total_steps
         self._steps_per_epoch = steps_per_epoch
@@ -117,9 +130,9 @@ class Evaluation(pl.Callback):
             )
 
     def flush(self) -> None:
-        """Read the losses that are still on the device, and the clock."""
+        """Read the losses that are still on the device, of all ranks, and the clock."""
         if self._pending is not None:
-            self.progress.loss_sum += float(self._pending)
+            self.progress.loss_sum += self._group.total(self._pending).item() / self._group.world_size
             self._pending = None
         now = time.perf_counter()
         self.progress.train_seconds += now - self._clock
@@ -132,7 +145,7 @@ class Evaluation(pl.Callback):
     def _measure(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, ImageClassifier)
         progress = self.progress
-        scores = evaluate(module, self._validation)
+        scores = evaluate(module, self._validation, self._group)
         now = time.perf_counter()
         progress.eval_seconds += now - self._clock
         self._clock = now

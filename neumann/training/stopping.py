@@ -1,4 +1,8 @@
-"""How does Ctrl-C leave a clean run? The first is noted, the run stops after its step; the second is Python's own."""
+"""How does Ctrl-C leave a clean run? The first is noted, the run stops after its step; the second is Python's own.
+
+The same for SIGTERM, and for SIGUSR1 and SIGUSR2, by which clusters say that the time is nearly up. Where several ranks
+train, a signal reaches them at different steps, or only some of them; they agree on the step to stop after.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +15,40 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasattr(signal, name))
+from neumann.runs.signals import STOP_SIGNALS
+from neumann.training.distributed import Asked, Group
 
 
 class Stop(pl.Callback):
-    """Remembers which signal asked the run to stop, and stops it after the step in hand."""
+    """Remembers which signal asked the run to stop, and stops it after the step in hand, or the one after it.
 
-    def __init__(self) -> None:
+    Several ranks ask each other at every step and read the answer at the next, so that nobody waits for it.
+    """
+
+    def __init__(self, group: Group) -> None:
         self.signal: int | None = None
+        self._group = group
+        self._question: Asked | None = None
+        self._agreed = False
 
     def asked(self) -> bool:
-        """Return whether a signal has come."""
+        """Return whether a signal has come to this process."""
         return self.signal is not None
+
+    def agreed(self) -> bool:
+        """Return whether all ranks stop after this step."""
+        return self._agreed
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop the trainer."""
-        if self.asked():
+        if self._group.world_size == 1:
+            self._agreed = self.asked()
+        else:
+            self._agreed = self._question is not None and self._question.answer()
+            self._question = None if self._agreed else self._group.ask(self.asked())
+        if self._agreed:
             trainer.should_stop = True
 
     @contextmanager
@@ -48,7 +68,7 @@ class Stop(pl.Callback):
                 raise KeyboardInterrupt
             self.signal = number
 
-        before = {number: signal.signal(number, note) for number in SIGNALS}
+        before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
         try:
             yield
         finally:

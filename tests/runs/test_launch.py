@@ -61,10 +61,8 @@ def test_every_run_is_exactly_what_was_asked_for_and_is_trained_once() -> None:
         assert attempt["torch_threads"] == 3
         assert "step 36/36" in (outcome.folder / "output.log").read_text()
     assert not list(Path("runs/default").glob(".*"))
-    begun = time.monotonic()
     view = Seen()
     again = launch([*specs, *quick("optimizer=sgd", "seed=0,1", "name=other")], view)
-    assert time.monotonic() - begun < 1
     assert view.begun == []
     assert all(o.reused and o.seconds == 0 and o.status == "finished" for o in again)
     assert [o.result for o in again[:4]] == [o.result for o in outcomes[:4]]
@@ -206,15 +204,18 @@ def test_an_error_of_the_caller_leaves_no_run_behind() -> None:
 
 def test_the_machine_decides_where_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)), raising=False)
+    (spec,) = quick()
     for hidden, gpu in (("", False), ("-1", False), (None, any(Path("/dev").glob("nvidia[0-9]*")))):
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         if hidden is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
         launcher = Launcher(LaunchConfig())
-        assert (launcher.parallel, launcher.threads) == ((1, 12) if gpu else (12, 1))
+        assert (launcher.parallel, launcher.threads(spec)) == ((1, 12) if gpu else (12, 1))
     for parallel, threads, expected in ((5, None, (5, 2)), (24, None, (24, 1)), (3, 7, (3, 7))):
         launcher = Launcher(LaunchConfig(parallel=parallel, threads=threads))
-        assert (launcher.parallel, launcher.threads) == expected
+        assert (launcher.parallel, launcher.threads(spec)) == expected
+    (wide,) = quick("trainer.devices=4")
+    assert Launcher(LaunchConfig(parallel=1)).threads(wide) == 3
 
 
 SCRIPT = """

@@ -74,7 +74,7 @@ def test_a_run_records_everything(train: Train) -> None:
 def test_a_finished_run_is_returned_at_once(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     first, folder = train("optimizer=sgd")
     before = {p.name: p.stat().st_mtime_ns for p in folder.path.iterdir()}
-    monkeypatch.setattr("neumann.training.run._build", None)  # nothing may be built again
+    monkeypatch.setattr("neumann.training.run.build_parts", None)  # nothing may be built again
     again, _ = train("optimizer=sgd", "name=another", "checkpoint=last")
     assert again == json.loads(json.dumps(first))
     assert {p.name: p.stat().st_mtime_ns for p in folder.path.iterdir() if p.name != ".claim"}.items() <= before.items()

@@ -1,0 +1,108 @@
+"""Which of a run's processes is this one? Told by our launcher, or read from what torchrun or srun has set.
+
+A rank is started with its run's specification or with the command of one run. It never starts others, and it never
+reads a command line that is somebody else's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from neumann.config import RunSpec
+from neumann.errors import UserError
+
+PORTS = (20_000, 30_000)  # for srun, which hands out none; below those that the system gives away itself
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One process's place among ``world_size``, and where rank 0 waits for the others to gather."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    node_rank: int
+    main_address: str
+    main_port: int
+    starter: str  # neumann | torchrun | srun
+
+    @staticmethod
+    def from_environment(environment: Mapping[str, str] | None = None) -> Ranks | None:
+        """Return the place that torchrun or srun gave this process, or None where neither has started it.
+
+        One srun task alone is no group: the launcher of a single task starts its ranks itself. Raises UserError where
+        torchrun's variables are there in part.
+        """
+        given = os.environ if environment is None else environment
+        if "TORCHELASTIC_RUN_ID" in given or "RANK" in given:
+            return Ranks._of_torchrun(given)
+        if int(given.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in given:
+            return Ranks._of_srun(given)
+        return None
+
+    @staticmethod
+    def _of_torchrun(given: Mapping[str, str]) -> Ranks:
+        missing = [
+            name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in given
+        ]
+        if missing:
+            raise UserError(
+                f"RANK is set and {', '.join(missing)} is not: start the ranks of a run with torchrun or srun, "
+                "or unset RANK"
+            )
+        return Ranks(
+            rank=int(given["RANK"]),
+            world_size=int(given["WORLD_SIZE"]),
+            local_rank=int(given["LOCAL_RANK"]),
+            node_rank=int(given.get("GROUP_RANK", "0")),
+            main_address=given["MASTER_ADDR"],
+            main_port=int(given["MASTER_PORT"]),
+            starter="torchrun",
+        )
+
+    @staticmethod
+    def _of_srun(given: Mapping[str, str]) -> Ranks:
+        nodes = given.get("SLURM_STEP_NODELIST", "127.0.0.1")
+        step = f"{given.get('SLURM_JOB_ID')}.{given.get('SLURM_STEP_ID')}.{given.get('SLURM_RESTART_COUNT')}"
+        low, high = PORTS
+        return Ranks(
+            rank=int(given["SLURM_PROCID"]),
+            world_size=int(given["SLURM_STEP_NUM_TASKS"]),
+            local_rank=int(given.get("SLURM_LOCALID", "0")),
+            node_rank=int(given.get("SLURM_NODEID", "0")),
+            main_address=given.get("MASTER_ADDR") or first_host(nodes),
+            main_port=int(given.get("MASTER_PORT") or low + zlib.crc32(step.encode()) % (high - low)),
+            starter="srun",
+        )
+
+    def check(self, spec: RunSpec) -> None:
+        """Raise UserError where as many processes were not started as ``spec`` trains on."""
+        trainer = spec.config.trainer
+        if self.world_size != world_size(spec):
+            raise UserError(
+                f"{self.starter} started {self.world_size} processes and the run wants {world_size(spec)} "
+                f"(trainer.devices={trainer.devices} × trainer.num_nodes={trainer.num_nodes}): make the two agree"
+            )
+
+
+def world_size(spec: RunSpec) -> int:
+    """Return how many processes train ``spec``, one a device."""
+    return spec.config.trainer.devices * spec.config.trainer.num_nodes
+
+
+def first_host(nodes: str) -> str:
+    """Return the first host of a Slurm list such as ``gpu[01-03,07],login``; scontrol knows best, where it is."""
+    if "[" in nodes:
+        try:
+            command = ["scontrol", "show", "hostnames", nodes]
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.split()[0]
+        except (OSError, subprocess.SubprocessError, IndexError):
+            pass
+    first = re.split(r",(?![^\[]*\])", nodes)[0]
+    bracket = re.fullmatch(r"([^\[]*)\[(\d+)[^\]]*\](.*)", first)
+    return "".join(bracket.groups()) if bracket else first

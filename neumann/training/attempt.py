@@ -1,0 +1,267 @@
+"""What happens in one attempt at a run, from its first step to its last? Trained, evaluated, and told to whoever reads.
+
+Every rank goes the same way; only rank 0 writes, shows and mirrors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.console import Console
+
+from neumann.config import RunSpec
+from neumann.errors import Interrupted, first_line
+from neumann.optim import eval_point
+from neumann.runs import RunFolder
+from neumann.runs.files import create_file
+from neumann.runs.panel import headline
+from neumann.training.census import Census
+from neumann.training.checkpoints import (
+    Checkpointing,
+    Randomness,
+    State,
+    Stream,
+    remove_checkpoints,
+    write_eval_weights,
+)
+from neumann.training.display import Display
+from neumann.training.distributed import Group
+from neumann.training.evaluation import Evaluation, Measurement, Progress, evaluate
+from neumann.training.mirror import Mirror
+from neumann.training.parts import Parts
+from neumann.training.stopping import Stop
+
+
+class _InTurn(pl.Callback):
+    """Several callbacks as one: Lightning spends time on every hook of every callback, also on empty ones."""
+
+    def __init__(self, callbacks: list[pl.Callback]) -> None:
+        self._callbacks = callbacks
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for callback in self._callbacks:
+            callback.on_train_start(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        for callback in self._callbacks:
+            callback.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for callback in self._callbacks:
+            callback.on_train_end(trainer, pl_module)
+
+
+class _AtEnd(pl.Callback):
+    """Calls ``work`` after the last step, while Lightning has not moved anything off the device yet."""
+
+    def __init__(self, work: Callable[[pl.Trainer], None]) -> None:
+        self._work = work
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._work(trainer)
+
+
+class Attempt:
+    """One attempt at a run, from its first to its last step."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        folder: RunFolder,
+        parts: Parts,
+        console: Console,
+        group: Group,
+        attempt: int,
+        mirror: Mirror | None,
+        measured: list[Measurement],
+    ) -> None:
+        self.spec, self.folder, self.parts, self.group = spec, folder, parts, group
+        self.attempt = attempt
+        self.mirror = mirror
+        self.measured = measured
+        derived = spec.config.derived
+        self.progress = Progress()
+        self.batches = {
+            "training": parts.data.train_dataloader(),
+            "validation": parts.data.val_dataloader(),
+            "test": parts.data.test_dataloader(),
+        }
+        self.evaluation = Evaluation(
+            self.progress,
+            parts.schedule,
+            self.batches["validation"],
+            group,
+            every_steps=derived.eval_every_steps,
+            total_steps=derived.total_steps,
+            steps_per_epoch=derived.steps_per_epoch,
+            batch_size=spec.config.batch.size,
+            report=self._measured,
+        )
+        self.census = Census(spec, group, self.batches, self.progress)
+        self.stop = Stop(group)
+        self.display = Display(console, self.evaluation, name=spec.name, total_steps=derived.total_steps)
+        self.result: dict[str, Any] | None = None
+
+    def fit(self, state: dict[str, Any] | None) -> dict[str, Any]:
+        """Train, evaluate and record; every way out leaves a status and a finished mirror."""
+        summary: dict[str, Any] = {}
+        exit_code = 1
+        self._set_status("running")
+        heartbeat = self.folder.heartbeat() if self.group.is_main else contextlib.nullcontext()
+        try:
+            with heartbeat, self.stop.listening():
+                for measurement in self.measured:
+                    if self.mirror is not None:  # a new W&B run for the attempt, whole from the start
+                        self.mirror.log(measurement)
+                self._train(state)
+                if self.result is None:
+                    raise KeyboardInterrupt
+            summary = _summary(self.result)
+            exit_code = 0
+            return self.result
+        except (KeyboardInterrupt, SystemExit) as error:
+            # Lightning makes a SystemExit of a second Ctrl-C, and one of every SIGTERM at the end of its step
+            asked = self.stop.asked() or self.stop.agreed() or isinstance(error.__context__, KeyboardInterrupt)
+            if isinstance(error, SystemExit) and not asked:
+                self._set_status("failed", message=f"the program left with exit code {error.code}")
+                raise
+            self._set_status("interrupted")
+            summary, exit_code = {"status": "interrupted"}, 130
+            raise Interrupted(f"stopped at step {self.progress.step} of {self.spec.name}") from None
+        except Exception as error:
+            self._set_status("failed", message=self._note(error))
+            error.add_note(f"traceback in {self.folder.error}")
+            summary = {"status": "failed"}
+            raise
+        finally:
+            self.display.close()
+            if self.mirror is not None:
+                self.mirror.finish(summary, exit_code)
+
+    def _note(self, error: Exception) -> str:
+        """Write the traceback unless another rank has failed before; return what the first one's error says.
+
+        The others learn of it when the connection to it breaks, which says nothing about the cause.
+        """
+        message, text = first_line(error), traceback.format_exc()
+        if self.group.world_size > 1:
+            message = f"rank {self.group.rank}: {message}"
+            text = f"{message}\n\n{text}"
+        if not create_file(self.folder.error, text.encode()) and self.group.world_size > 1:
+            with contextlib.suppress(OSError, IndexError):
+                return self.folder.error.read_text().splitlines()[0]
+        return message
+
+    def _set_status(self, status: str, **details: Any) -> None:
+        if self.group.is_main:
+            self.folder.set_status(status, attempt=self.attempt, step=self.progress.step, **details)
+
+    def _measured(self, measurement: Measurement) -> None:
+        self.measured.append(measurement)
+        if self.group.is_main:
+            self.folder.append_measurement(measurement)
+        self.display.measured(measurement)
+        if self.mirror is not None:
+            self.mirror.log(measurement)
+
+    def _train(self, saved: dict[str, Any] | None) -> None:
+        config = self.spec.config
+        state = State(self.spec.signature, self.group, self.progress, self.parts.schedule, self.census)
+        Randomness.seed(config.seed, self.group.rank)  # a resumed run loads where they were instead
+        if saved is not None:
+            state.take(saved)
+        callbacks: list[pl.Callback] = [state, self.census, self.stop, self.evaluation]
+        if config.checkpoint.keep != "none":
+            callbacks.append(Checkpointing(self.folder.last, self.evaluation, state, self.group, self.stop.agreed))
+        callbacks += [self.display, _AtEnd(self._finish)]
+        trainer = pl.Trainer(**self.parts.trainer_options, callbacks=[_InTurn(callbacks)])
+        stream = Stream(self.batches["training"], self.progress.step, config.derived.total_steps)
+        trainer.fit(self.parts.module, train_dataloaders=stream)
+
+    def _finish(self, trainer: pl.Trainer) -> None:
+        """Evaluate and record a run that has come to its end; one that was stopped before has no result."""
+        progress = self.progress
+        if progress.diverged_at is None and progress.step < self.spec.config.derived.total_steps:
+            return
+        result = self._result(trainer)
+        if self.group.is_main:
+            self._keep_and_finish(trainer, result)
+        self.result = self.group.broadcast(result)  # nobody leaves before it is written
+
+    def _result(self, trainer: pl.Trainer) -> dict[str, Any]:
+        progress = self.progress
+        diverged = progress.diverged_at is not None
+        test = None if diverged else evaluate(self.parts.module, self.batches["test"], self.group)
+        point = eval_point(trainer.optimizers[0])
+        errors = [headline(m["validation"])["error"] for m in self.measured]
+        return {
+            "status": "diverged" if diverged else "finished",
+            "signature": self.spec.signature,
+            "name": self.spec.name,
+            "study": self.spec.config.study,
+            "eval_point": point,
+            "step": progress.step,
+            "examples": progress.examples,
+            "epoch": progress.step / self.spec.config.derived.steps_per_epoch,
+            "world_size": self.group.world_size,
+            "distinct_examples": {
+                "training": self.census.distinct,
+                "validation": headline(self.measured[-1]["validation"])["n"],
+                "test": headline(test)["n"] if test else None,
+            },
+            "validation": self.measured[-1]["validation"],
+            "test": test,
+            "best_validation_error": min(errors),  # of the curve, hence optimistic
+            "train_loss": self.measured[-1]["train_loss"],
+            "train_seconds": progress.train_seconds,
+            "eval_seconds": progress.eval_seconds,
+            "attempts": self.attempt,
+            "device": str(self.parts.module.device),
+            "wandb": self.mirror.folder if self.mirror else None,
+            "wandb_online": bool(self.mirror) and self.spec.config.logger.mode == "online",
+            "time": time.time(),
+        }
+
+    def _keep_and_finish(self, trainer: pl.Trainer, result: dict[str, Any]) -> None:
+        """Write the weights that are to be kept, then the result, then drop what only an unfinished run needs."""
+        keep = self.spec.config.checkpoint.keep
+        if keep != "none" and result["status"] == "finished":
+            description = {
+                "signature": self.spec.signature,
+                "model": {
+                    **self.spec.section("model"),
+                    "num_classes": self.parts.data.num_classes,
+                    "in_chans": self.parts.data.in_chans,
+                },
+                "data": {
+                    "class_names": list(self.spec.facts.class_names),
+                    "image_size": list(self.spec.facts.image_size),
+                    "mean": list(self.parts.data.mean),
+                    "std": list(self.parts.data.std),
+                },
+            }
+            write_eval_weights(self.folder.eval_weights, self.parts.module, trainer.optimizers[0], description)
+            result["eval_weights"] = self.folder.eval_weights.name
+        self.folder.write_result(result)
+        self._set_status(result["status"])
+        if keep != "last":
+            remove_checkpoints(self.folder.last)
+
+
+def _summary(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return W&B's summary keys, each named for what it is."""
+    summary = {
+        key: result[key]
+        for key in ("status", "step", "examples", "epoch", "train_loss", "train_seconds", "best_validation_error")
+    }
+    for split in ("validation", "test"):
+        for point, scores in (result[split] or {}).items():
+            summary |= {f"final/{split}/{point}/{key}": scores[key] for key in ("loss", "error", "n")}
+    return summary

@@ -1,0 +1,203 @@
+"""Which processes train a run together, and what do they tell each other? Whatever crosses ranks goes through here.
+
+We make the process group ourselves, before Lightning: Lightning then finds it there and takes it. So the group's real
+size is known, and held against what everybody believes, before a step is made.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from pytorch_lightning.plugins.environments import ClusterEnvironment  # type: ignore[attr-defined]
+from torch import Tensor, nn
+
+from neumann.runs.ranks import Ranks
+
+T = TypeVar("T")
+TIMEOUT = datetime.timedelta(minutes=30)  # a rank may wait as long while another writes or evaluates
+
+
+class WrongShards(RuntimeError):  # noqa: N818 - it says what is wrong
+    """The processes do not train what the configuration says: their number, their runs or their examples differ."""
+
+
+class Group:
+    """The processes of one run. Every method but the properties must be called by all of them, in the same order.
+
+    A run on one device is a group of one, for which nothing is sent.
+    """
+
+    def __init__(self, ranks: Ranks | None = None, control: dist.ProcessGroup | None = None) -> None:
+        self.ranks = ranks
+        self._control = control  # gloo, on the CPU, beside the group that carries gradients
+        self.rank = dist.get_rank() if ranks else 0
+        self.world_size = dist.get_world_size() if ranks else 1
+
+    @property
+    def is_main(self) -> bool:
+        """Return whether this process writes the run's files."""
+        return self.rank == 0
+
+    def broadcast(self, value: T) -> T:
+        """Return rank 0's ``value``."""
+        if self._control is None:
+            return value
+        box: list[Any] = [value]
+        dist.broadcast_object_list(box, src=0, group=self._control)
+        received: T = box[0]
+        return received
+
+    def gather(self, value: T) -> list[T]:
+        """Return everybody's ``value``, by rank, on every rank."""
+        if self._control is None:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self._control)
+        return values
+
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum of ``values`` over the ranks, in float64 on the CPU."""
+        values = values.detach().to("cpu", torch.float64)
+        if self._control is not None:
+            dist.all_reduce(values, group=self._control)
+        return values
+
+    def counts(self, counts: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the sum of whole numbers over the ranks."""
+        if self._control is None:
+            return counts
+        summed = torch.from_numpy(counts.copy())
+        dist.all_reduce(summed, group=self._control)
+        return summed.numpy()
+
+    def ask(self, yes: bool) -> Asked:
+        """Begin to ask whether any rank says yes; nobody waits until the answer is read."""
+        return Asked(yes, self._control)
+
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give every rank the buffers of rank 0, as DDP does before each training step: they are what is evaluated."""
+        if self.world_size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, src=0)
+
+
+class Asked:
+    """A question under way."""
+
+    def __init__(self, yes: bool, group: dist.ProcessGroup | None) -> None:
+        self._answer = torch.tensor([int(yes)])
+        self._work = None if group is None else dist.all_reduce(self._answer, dist.ReduceOp.MAX, group, async_op=True)
+
+    def answer(self) -> bool:
+        """Return whether any rank has said yes."""
+        if self._work is not None:
+            self._work.wait()
+        return bool(self._answer.item())
+
+
+class Environment(ClusterEnvironment):
+    """What Lightning is told about its place: the real group's, which cannot be set otherwise."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        super().__init__()
+        self._ranks = ranks
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """Return True: no rank starts another."""
+        return True
+
+    @property
+    def main_address(self) -> str:
+        """Return where rank 0 is."""
+        return self._ranks.main_address
+
+    @property
+    def main_port(self) -> int:
+        """Return the port at which the ranks have gathered."""
+        return self._ranks.main_port
+
+    @staticmethod
+    def detect() -> bool:
+        """Return False: it is passed by hand."""
+        return False
+
+    def world_size(self) -> int:
+        """Return the size of the real group."""
+        return dist.get_world_size()
+
+    def set_world_size(self, size: int) -> None:
+        """Refuse another size than the real one."""
+        if size != dist.get_world_size():
+            raise RuntimeError(f"the trainer believes in {size} processes and the group has {dist.get_world_size()}")
+
+    def global_rank(self) -> int:
+        """Return the rank in the real group."""
+        return dist.get_rank()
+
+    def set_global_rank(self, rank: int) -> None:
+        """Refuse another rank than the real one."""
+        if rank != dist.get_rank():
+            raise RuntimeError(f"the trainer takes itself for rank {rank} and the group for rank {dist.get_rank()}")
+
+    def local_rank(self) -> int:
+        """Return the place on this machine."""
+        return self._ranks.local_rank
+
+    def node_rank(self) -> int:
+        """Return which machine this is."""
+        return self._ranks.node_rank
+
+
+@contextmanager
+def joined(ranks: Ranks | None, *, cuda: bool, listener: socket.socket | None = None) -> Iterator[Group]:
+    """Hold this process's group within the block: gradients over NCCL on GPUs, all else over gloo.
+
+    ``listener`` is rank 0's bound socket at the gathering port, where our launcher has made one: a port that is looked
+    up first and bound later may be somebody else's by then.
+    """
+    if ranks is None:
+        yield Group()
+        return
+    if ranks.starter == "neumann":
+        _stay_on_this_machine()
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            ranks.main_address,
+            ranks.main_port,
+            ranks.world_size,
+            is_master=ranks.rank == 0,
+            timeout=TIMEOUT,
+            wait_for_workers=False,
+            master_listen_fd=listener.detach() if listener is not None else None,
+        )
+        place: dict[str, Any] = {"store": store}
+    else:
+        os.environ |= {"MASTER_ADDR": ranks.main_address, "MASTER_PORT": str(ranks.main_port)}
+        place = {"init_method": "env://"}
+    if cuda:
+        torch.cuda.set_device(ranks.local_rank)
+        place["device_id"] = torch.device("cuda", ranks.local_rank)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if cuda else "gloo", rank=ranks.rank, world_size=ranks.world_size, timeout=TIMEOUT, **place
+    )
+    control = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    assert isinstance(control, dist.ProcessGroup)
+    yield Group(ranks, control)
+    dist.destroy_process_group()  # not after an error: the others may be gone, and the process is about to end
+
+
+def _stay_on_this_machine() -> None:
+    """Let gloo use the loopback device: the host's name may resolve to an address that nobody answers at."""
+    names = {name for _, name in socket.if_nameindex()}
+    for loopback in ("lo", "lo0"):
+        if loopback in names:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)

@@ -1,0 +1,147 @@
+"""What does a run consist of? Everything that its configuration names, built before anything trains.
+
+Building finds every error in the configuration, so it comes before anything is recorded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
+from pytorch_lightning.strategies import DDPStrategy
+
+from neumann.config import RunSpec
+from neumann.data.module import ImageData
+from neumann.data.module import build as build_data
+from neumann.errors import UserError
+from neumann.optim import WeightAverage, points
+from neumann.seeds import derive
+from neumann.training.build import build_schedule
+from neumann.training.classifier import ImageClassifier
+from neumann.training.distributed import TIMEOUT, Environment, Group
+from neumann.training.models import build_model
+from neumann.training.optimizers import build_optimizer
+from neumann.training.schedules import RateSchedule
+
+
+@dataclass
+class Parts:
+    """What trains, on one rank."""
+
+    data: ImageData
+    module: ImageClassifier
+    trainer_options: dict[str, Any]
+    schedules: list[RateSchedule]  # one, from the moment that Lightning makes the optimizer
+
+    def schedule(self) -> RateSchedule:
+        """Return the rate's schedule."""
+        return self.schedules[-1]
+
+
+def accelerator_of(spec: RunSpec) -> str:
+    """Return gpu or cpu, whichever ``spec`` trains on here."""
+    return "gpu" if spec.config.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def build_parts(spec: RunSpec, group: Group) -> Parts:
+    """Build everything that ``spec`` names, on this rank of ``group``. Raises UserError for what is wrong with it."""
+    config = spec.config
+    trainer = config.trainer
+    if trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError(
+            "trainer.accelerator=gpu: torch sees no CUDA device here, choose trainer.accelerator=cpu or auto"
+        )
+    accelerator = accelerator_of(spec)
+    if accelerator == "gpu" and torch.cuda.device_count() < trainer.devices:
+        raise UserError(
+            f"trainer.devices={trainer.devices}: torch sees {torch.cuda.device_count()} CUDA devices here, choose "
+            "at most as many, or trainer.accelerator=cpu"
+        )
+    if trainer.precision == "16-mixed" and accelerator == "cpu":
+        raise UserError("trainer.precision=16-mixed needs a GPU: choose bf16-mixed or 32-true")
+    factor = build_schedule(config.schedule)
+    data = build_data(
+        config.data,
+        spec.facts,
+        batch_size=config.batch.size // group.world_size,
+        seed=config.seed,
+        device=f"cuda:{torch.cuda.current_device()}" if accelerator == "gpu" else "cpu",
+        rank=group.rank,
+        world_size=group.world_size,
+    )
+    torch.manual_seed(derive(config.seed, "initialisation"))
+    model = build_model(
+        config.model.name,
+        config.model.kwargs,
+        in_chans=data.in_chans,
+        num_classes=data.num_classes,
+        image_size=data.image_size,
+    )
+
+    def make(model: torch.nn.Module) -> torch.optim.Optimizer:
+        optimizer = build_optimizer(model, config.optimizer, config.recipe.weight_decay_filter)
+        _keep_average(optimizer, config.recipe.weight_average)
+        return optimizer
+
+    make(
+        model
+    )  # its errors belong here, before anything is recorded; Lightning makes the one that trains, on the device
+    schedules: list[RateSchedule] = []
+
+    def make_scheduled(model: torch.nn.Module) -> torch.optim.Optimizer:
+        optimizer = make(model)
+        schedules.append(RateSchedule(optimizer, factor))
+        return optimizer
+
+    return Parts(
+        data=data,
+        schedules=schedules,
+        module=ImageClassifier(model, make_scheduled, label_smoothing=config.recipe.label_smoothing),
+        trainer_options={
+            "accelerator": accelerator,
+            "devices": trainer.devices,
+            "num_nodes": trainer.num_nodes,
+            **_distributed(group, accelerator),
+            "precision": trainer.precision,
+            "max_epochs": 1,  # the whole run is one stream of batches (see checkpoints.py)
+            "limit_val_batches": 0,
+            "num_sanity_val_steps": 0,
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "use_distributed_sampler": False,
+        },
+    )
+
+
+def _keep_average(optimizer: torch.optim.Optimizer, gamma: float | None) -> None:
+    """Give ``optimizer`` the average of the recipe; one of its own must be of the same γ. Raises UserError."""
+    if gamma is None:
+        return
+    if "average" not in points(optimizer):
+        try:
+            WeightAverage(optimizer, gamma)
+        except ValueError as error:
+            raise UserError(f"recipe.weight_average={gamma}: {error}") from error
+        return
+    for own in (group.get("gamma") for group in optimizer.param_groups):
+        if own != gamma:
+            name = type(optimizer).__name__
+            raise UserError(
+                f"recipe.weight_average={gamma} is not optimizer.gamma={own}: {name} keeps an average of its own, so "
+                "set both to the same γ"
+            )
+
+
+def _distributed(group: Group, accelerator: str) -> dict[str, Any]:
+    """Return what makes Lightning train in ``group``, which is there already, and look for no cluster of its own."""
+    if group.ranks is None:
+        return {"plugins": [LightningEnvironment()]}
+    backend = "nccl" if accelerator == "gpu" else "gloo"
+    return {
+        "strategy": DDPStrategy(process_group_backend=backend, timeout=TIMEOUT),
+        "plugins": [Environment(group.ranks)],
+    }

@@ -1,0 +1,176 @@
+"""What ranks tell each other, and what is checked before and while they train together. Real processes over gloo."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from quick_runs import quick
+from rank_groups import together
+
+from neumann.config import RunSpec
+from neumann.data.batches import Plan
+from neumann.errors import UserError
+from neumann.training.census import Census, check_group
+from neumann.training.distributed import Environment, Group, WrongShards
+from neumann.training.evaluation import Progress
+from neumann.training.parts import build_parts
+from neumann.training.run import _everywhere, _on_main
+
+
+def words(group: Group) -> dict[str, Any]:
+    group_said = {
+        "rank": (group.rank, group.world_size, group.is_main),
+        "broadcast": group.broadcast({"from": group.rank}),
+        "gather": group.gather(group.rank * 10),
+        "total": group.total(torch.tensor([1.5, group.rank], dtype=torch.float32)).tolist(),
+        "counts": group.counts(np.array([group.rank, 1], dtype=np.int32)).tolist(),
+        "nobody": group.ask(False).answer(),
+        "one": group.ask(group.rank == 1).answer(),
+    }
+    module = torch.nn.BatchNorm1d(2)
+    module.running_mean += group.rank
+    group.share_buffers(module)
+    return {**group_said, "buffers": module.running_mean.tolist()}
+
+
+def test_what_ranks_tell_each_other() -> None:
+    zero, one = together(words, 2)
+    assert (zero.pop("rank"), one.pop("rank")) == ((0, 2, True), (1, 2, False))
+    assert zero == one
+    assert zero == {
+        "broadcast": {"from": 0},
+        "gather": [0, 10],
+        "total": [3.0, 1.0],
+        "counts": [1, 2],
+        "nobody": False,
+        "one": True,
+        "buffers": [0.0, 0.0],
+    }
+
+
+def test_a_group_of_one_says_the_same_to_itself() -> None:
+    alone = words(Group())
+    assert alone["rank"] == (0, 1, True)
+    assert alone["gather"] == [0]
+    assert alone["total"] == [1.5, 0.0]
+    assert not alone["one"]
+
+
+def refusing(group: Group, where: int) -> str:
+    def work() -> str:
+        if group.rank == where:
+            raise UserError(f"refused on {where}")
+        return "fine"
+
+    try:
+        if where == 0:
+            _on_main(group, work)
+        _everywhere(group, work)
+    except UserError as error:
+        return str(error)
+    return "went on"
+
+
+@pytest.mark.parametrize("where", [0, 1])
+def test_what_stops_one_stops_all(where: int) -> None:
+    assert together(refusing, 2, where) == [f"refused on {where}"] * 2
+
+
+class Believes:
+    """A trainer's view of its place."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.global_rank, self.world_size = rank, size
+
+
+def checked(group: Group, specs: list[RunSpec], change: str) -> None:
+    spec = specs[group.rank]
+    parts = build_parts(spec, group)
+    batches = {"training": parts.data.train_dataloader(), "validation": parts.data.val_dataloader()}
+    trainer = Believes(group.rank, group.world_size)
+    training = batches["training"].plan
+    if change == "believes in one":
+        trainer = Believes(0, 1)
+    if change == "swapped":
+        trainer = Believes(1 - group.rank, 2)
+    if change == "same shard":
+        batches["training"].plan = Plan(training.indices, training.batch_size, training.seed, 0, 2)
+    if change == "all of it":
+        batches["training"].plan = Plan(training.indices, training.batch_size, training.seed, 0, 1)
+    if change == "other order":
+        batches["training"].plan = Plan(
+            training.indices, training.batch_size, training.seed + group.rank, group.rank, 2
+        )
+    if change == "validation twice":
+        batches["validation"].plan = Plan(batches["validation"].plan.indices, 512, None, 0, 1)
+    check_group(group, trainer, spec, batches, epoch=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("nothing", None),
+        ("believes in one", "the process group has 2 ranks, the trainer believes in 1"),
+        ("swapped", "takes itself for rank"),
+        ("other run", "the ranks train different runs"),
+        ("same shard", r"the ranks load shards \[0, 0\] of the training split"),
+        ("all of it", r"the ranks load shards \[0, 0\] of the training split"),
+        ("other order", "the shards of the training split hold .* distinct examples, .* more than once"),
+        ("validation twice", r"the ranks load shards \[0, 0\] of the validation split"),
+    ],
+)
+def test_the_group_is_held_against_what_everybody_believes(change: str, words: str | None) -> None:
+    specs = [quick("trainer.devices=2"), quick("trainer.devices=2", *(["seed=1"] if change == "other run" else []))]
+    for answer in together(checked, 2, specs, change):
+        if words is None:
+            assert answer is None
+        else:
+            with pytest.raises(WrongShards, match=words):
+                raise answer
+
+
+def test_a_size_that_lightning_does_not_find_is_refused() -> None:
+    def pretend(group: Group) -> list[str]:
+        assert group.ranks is not None
+        environment = Environment(group.ranks)
+        said = []
+        for wrong in (lambda: environment.set_world_size(1), lambda: environment.set_global_rank(7)):
+            try:
+                wrong()
+            except RuntimeError as error:
+                said.append(str(error))
+        environment.set_world_size(2)
+        environment.set_global_rank(group.rank)
+        return said
+
+    for rank, said in enumerate(together(pretend, 2)):
+        assert said == [
+            "the trainer believes in 1 processes and the group has 2",
+            f"the trainer takes itself for rank 7 and the group for rank {rank}",
+        ]
+
+
+def counted(group: Group, spec: RunSpec, repeat: bool) -> int | None:
+    """Hand out an epoch by hand; rank 1 sees its first batch twice where ``repeat``."""
+    batches = build_parts(spec, group).data.train_dataloader()
+    progress = Progress()
+    census = Census(spec, group, {"training": batches}, progress)
+    first = None
+    for batch in batches:
+        first = batches.taken if first is None else first
+        if repeat and group.rank == 1:
+            batches.taken = first
+        census.on_train_batch_end(None, None, None, batch, 0)  # type: ignore[arg-type]
+        progress.step += 1
+    return census.distinct
+
+
+def test_the_examples_that_were_trained_on_are_counted() -> None:
+    spec = quick("trainer.devices=2")
+    assert together(counted, 2, spec, False) == [18 * 64, 18 * 64]
+    for answer in together(counted, 2, spec, True):
+        with pytest.raises(WrongShards, match=r"trained on 608 distinct examples, 1152 in all, where 1152 were due"):
+            raise answer
