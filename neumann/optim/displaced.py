@@ -82,7 +82,8 @@ class DisplacedOptimizer(Optimizer):
         for group in self.param_groups:
             group.setdefault("point", "held")
             for name, default in self.defaults.items():
-                group.setdefault(name, default)
+                if name != "differentiable":  # torch puts it among the defaults when it loads, and in no group
+                    group.setdefault(name, default)
 
     def _validated(self, hyperparameters: dict[str, Any]) -> dict[str, Any]:
         """Return a group's hyperparameters as plain, valid values, or raise ValueError; a subclass says which are."""

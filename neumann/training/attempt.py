@@ -251,8 +251,7 @@ class Attempt:
             result["eval_weights"] = self.folder.eval_weights.name
         self.folder.write_result(result)
         self._set_status(result["status"])
-        if keep != "last":
-            remove_checkpoints(self.folder.last)
+        remove_checkpoints(self.folder.last, but_the_last=keep == "last")
 
 
 def _summary(result: Mapping[str, Any]) -> dict[str, Any]:

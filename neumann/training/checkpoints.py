@@ -106,9 +106,10 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     write_torch(path, state)
 
 
-def remove_checkpoints(path: Path) -> None:
-    """Remove the last checkpoint and the one before."""
-    path.unlink(missing_ok=True)
+def remove_checkpoints(path: Path, *, but_the_last: bool) -> None:
+    """Remove what only an unfinished run needs."""
+    if not but_the_last:
+        path.unlink(missing_ok=True)
     previous(path).unlink(missing_ok=True)
 
 

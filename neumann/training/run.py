@@ -110,6 +110,8 @@ def _begin(
     spec: RunSpec, folder: RunFolder, state: dict[str, Any] | None, places: list[tuple[str, str]]
 ) -> tuple[int, Mirror | None, list[dict[str, Any]]]:
     """Record the attempt that begins; return its number, its mirror, and what was measured before."""
+    for half in folder.path.glob(".*.tmp"):  # of an attempt that was killed while it wrote: the claim is ours
+        half.unlink()
     attempt = int(folder.status().get("attempt", 0)) + 1
     record = _record(spec, folder, attempt, places)
     measured = folder.rewind_measurements(state["progress"]["step"] if state else 0)

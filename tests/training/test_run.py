@@ -20,6 +20,7 @@ from neumann.config import make_spec
 from neumann.errors import Interrupted, UserError
 from neumann.runs import RunFolder, find
 from neumann.runs.files import read_json
+from neumann.training.checkpoints import Stream, read_torch
 from neumann.training.models import build_model
 from neumann.training.run import run
 from neumann.training.stopping import Stop
@@ -215,7 +216,7 @@ def test_without_checkpoints_an_interrupted_run_begins_again(train: Train, monke
     [("none", set()), ("last", {"last.ckpt", "eval-weights.pt"}), ("eval_weights", {"eval-weights.pt"})],
 )
 def test_what_is_kept_is_a_setting(keep: str, files: set[str], train: Train) -> None:
-    result, folder = train("optimizer=neumann", f"checkpoint={keep}", "trainer.max_epochs=1")
+    result, folder = train("optimizer=neumann", f"checkpoint={keep}")
     assert {p.name for p in folder.path.iterdir() if p.suffix in (".ckpt", ".pt")} == files
     if keep == "none":
         return
@@ -328,14 +329,54 @@ def test_what_is_refused_before_training_leaves_nothing_behind(
     assert not any(Path("runs").rglob("*.json"))
 
 
-def test_a_damaged_checkpoint_is_said_and_left_aside(train: Train) -> None:
-    spec = quick("optimizer=sgd")
-    folder = RunFolder(spec.folder)
-    folder.path.mkdir(parents=True)
-    folder.last.write_bytes(b"not a checkpoint")
-    with pytest.warns(UserWarning, match="is damaged"):
-        result = run(spec, Console(file=io.StringIO()))
-    assert result["status"] == "finished"
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flip(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize("damage", [cut, flip, lambda content: b"", lambda content: b"not a checkpoint"])
+@pytest.mark.parametrize(
+    ("files", "goes_on_at", "words"),
+    [(("last.ckpt",), 36, "goes on from the one before"), (("last.ckpt", "previous.ckpt"), 0, "the run begins again")],
+)
+def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(
+    files: tuple[str, ...],
+    goes_on_at: int,
+    words: str,
+    damage: Callable[[bytes], bytes],
+    train: Train,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    choice = ("optimizer=neumann", "+model.kwargs.drop_rate=0.2", "trainer.max_epochs=3")
+    whole, untouched = train(*choice, "study=untouched")
+    original = Stop.on_train_batch_end
+
+    def stop_once(self: Stop, *place: Any) -> None:
+        if place[-1] == 40:
+            monkeypatch.setattr(Stop, "on_train_batch_end", original)
+            signal.raise_signal(signal.SIGUSR1)
+        original(self, *place)
+
+    monkeypatch.setattr(Stop, "on_train_batch_end", stop_once)
+    with pytest.raises(Interrupted):
+        train(*choice)
+    folder = find(quick(*choice))
+    assert read_torch(folder.last)["global_step"] == 41
+    assert read_torch(folder.path / "previous.ckpt")["global_step"] == 36
+    for name in files:
+        (folder.path / name).write_bytes(damage((folder.path / name).read_bytes()))
+    began_at: list[int] = []
+    stream = Stream.__iter__
+    monkeypatch.setattr(Stream, "__iter__", lambda self: began_at.append(self._first) or stream(self))
+    with pytest.warns(UserWarning, match=words):
+        result, _ = train(*choice)
+    assert set(began_at) == {goes_on_at}
+    assert same(weights(folder), weights(untouched))
+    assert without_clocks(result) == {**without_clocks(whole), "study": "default"}
 
 
 def test_plain_lines_off_a_terminal_and_a_bar_on_one() -> None:
