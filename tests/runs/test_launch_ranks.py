@@ -1,0 +1,178 @@
+"""Runs on several devices: ranks with exactly their run's specification, the same numbers, and nothing left behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from launching import QUICK, Seen, left_over, own_optimizer, wait_for
+
+from neumann.config import LaunchConfig, RunSpec, make_specs
+from neumann.config.multirun import expand
+from neumann.errors import UserError
+from neumann.runs import RunFolder, find
+from neumann.runs.files import read_json
+from neumann.runs.launch import Launcher, Outcome
+
+# no batch norm, which sees a rank's share of the batch, and no dropout, which draws by rank
+SPLITS_EVENLY = [
+    *("model=timm", "model.name=vit_tiny_patch16_224", "trainer.precision=64-true"),
+    *("+model.kwargs.img_size=8", "+model.kwargs.patch_size=4", "+model.kwargs.embed_dim=16"),
+    *("+model.kwargs.depth=1", "+model.kwargs.num_heads=2", "data.augmentation=crop"),
+]
+PLAIN = [word for word in QUICK if "width" not in word]
+
+
+def specs_of(*words: str, dirs: tuple[str, ...] = ()) -> list[RunSpec]:
+    return make_specs(expand(words, dirs), dirs)
+
+
+def launch(specs: list[RunSpec]) -> list[Outcome]:
+    with Launcher(LaunchConfig(parallel=2, threads=1)) as launcher:
+        return launcher.run(specs, Seen())
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(folder / "eval-weights.pt", weights_only=True)["state_dict"]
+    return state
+
+
+def test_device_counts_mixed_in_one_sweep_give_the_same_numbers() -> None:
+    there = specs_of(*PLAIN, *SPLITS_EVENLY, "trainer.devices=1,2", "study=there")
+    back = specs_of(*PLAIN, *SPLITS_EVENLY, "trainer.devices=2,1", "study=back")
+    outcomes = launch([*there, *back])
+    assert [o.message for o in outcomes] == [None] * 4
+    for outcome in outcomes:
+        devices = outcome.spec.config.trainer.devices
+        result = outcome.result
+        assert result is not None
+        assert result["world_size"] == devices
+        assert result["distinct_examples"] == {"training": 18 * 64, "validation": 300, "test": 300}
+        (attempt,) = read_json(outcome.folder / "provenance.json")["attempts"]
+        assert len(attempt["ranks"]) == devices
+        assert len(RunFolder(outcome.folder).read_measurements()) == 2  # rank 0 alone writes
+    one, two, again_two, again_one = [weights(o.folder) for o in outcomes]
+    for a, b in ((one, again_one), (two, again_two)):
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not all(torch.equal(one[key], two[key]) for key in one)  # else nothing was shared out
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], rtol=1e-9, atol=1e-11)
+    for a, b in zip(*(RunFolder(outcomes[i].folder).read_measurements() for i in (0, 1)), strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-6)  # logits are scored in float32
+        assert [s["wrong"] for s in a["validation"].values()] == [s["wrong"] for s in b["validation"].values()]
+    assert not list(Path("runs/there").glob(".*"))
+
+
+ON_ONE_RANK = """
+import os, signal, time
+import torch, torch.distributed as dist
+
+class Mine(torch.optim.SGD):
+    steps = 0
+    def __init__(self, params, lr, ends="well", at=20, weight_decay=0.0):
+        super().__init__(params, lr=lr)
+        self.how, _, self.rank = ends.partition("_")
+        self.at = at
+    def step(self, closure=None):
+        self.steps += 1
+        if self.steps == self.at and str(dist.get_rank()) == self.rank:
+            open(f"ended-{self.how}-{self.rank}", "w").close()
+            if self.how == "raise": raise RuntimeError("it broke\\nin two lines")
+            if self.how == "kill": os.kill(os.getpid(), signal.SIGKILL)
+            if self.how == "exit": os._exit(3)
+            if self.how == "stop": os.kill(os.getpid(), signal.SIGUSR2)
+        return super().step(closure)
+"""
+
+
+def test_a_rank_that_dies_takes_its_job_down_and_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    dirs = (own_optimizer(Path.cwd(), ON_ONE_RANK),)
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    endings = ["raise_0", "raise_1", "kill_0", "kill_1", "exit_1", "stop_1"]
+    specs = specs_of(*QUICK, "optimizer=mine", f"optimizer.ends={','.join(endings)}", "trainer.devices=2", dirs=dirs)
+    ended: dict[str, float] = {}
+
+    class Clock(Seen):
+        def done(self, outcome: Outcome) -> None:
+            ended[outcome.spec.section("optimizer")["ends"]] = time.time()
+
+    with Launcher(LaunchConfig(parallel=2, threads=1)) as launcher:
+        outcomes = dict(zip(endings, launcher.run(specs, Clock()), strict=True))
+        assert not left_over(f"NEUMANN_CACHE={tmp_path}", besides=_server())
+    assert {ending: (o.status, o.message) for ending, o in outcomes.items() if ending != "stop_1"} == {
+        "raise_0": ("failed", "rank 0: it broke"),
+        "raise_1": ("failed", "rank 1: it broke"),
+        "kill_0": ("failed", "rank 0 of 2 was killed by signal 9 (SIGKILL); out of memory?"),
+        "kill_1": ("failed", "rank 1 of 2 was killed by signal 9 (SIGKILL); out of memory?"),
+        "exit_1": ("failed", "rank 1 of 2 left with exit code 3"),
+    }
+    for ending in endings:
+        assert ended[ending] - Path(f"ended-{ending.replace('_', '-')}").stat().st_mtime < 15
+    for rank in (0, 1):
+        folder = RunFolder(outcomes[f"raise_{rank}"].folder)
+        trace = folder.error.read_text()
+        assert trace.startswith(f"rank {rank}: it broke\n")
+        assert "RuntimeError: it broke" in trace
+        assert folder.status()["status"] == "failed"
+        assert folder.status()["message"] == f"rank {rank}: it broke"
+    # a signal to one rank stops all after the same step, and the run goes on from there
+    stopped = outcomes["stop_1"]
+    assert stopped.status == "interrupted", stopped.message
+    assert RunFolder(stopped.folder).status()["status"] == "interrupted"
+    assert torch.load(RunFolder(stopped.folder).last, weights_only=True)["global_step"] in (20, 21)
+    own_optimizer(Path.cwd(), ON_ONE_RANK.replace("self.steps == self.at", "False"))
+    (more,) = launch(specs[-1:])
+    assert more.status == "finished", more.message
+    assert more.result is not None
+    assert more.result["attempts"] == 2
+
+
+def _server() -> int:
+    from multiprocessing import forkserver
+
+    return int(forkserver._forkserver._forkserver_pid)  # type: ignore[attr-defined]
+
+
+def test_this_machine_is_one_node() -> None:
+    view = Seen()
+    with (
+        pytest.raises(UserError, match=r"trainer.num_nodes=2: this machine is one node"),
+        Launcher(LaunchConfig()) as it,
+    ):
+        it.run(specs_of(*QUICK, "trainer.num_nodes=2"), view)
+    assert not view.begun
+    assert not Path("runs").exists()
+
+
+def torchrun(processes: int, *words: str) -> list[str]:
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [*start, "-m", "neumann.cli", "train", *words]
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_ranks_too(tmp_path: Path) -> None:
+    words = [*QUICK, "trainer.devices=2", "optimizer=neumann"]
+    done = subprocess.run(torchrun(2, *words, "study=torchrun"), capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("validation error") == 1  # rank 0 alone speaks
+    (ours,) = launch(specs_of(*words))
+    theirs = find(specs_of(*words, "study=torchrun")[0])
+    a, b = weights(ours.folder), weights(theirs.path)
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert "world_size" in (theirs.result() or {})
+    refused = subprocess.run(torchrun(1, *words, "seed=1"), capture_output=True, text=True, timeout=250)
+    assert refused.returncode != 0
+    assert "torchrun started 1 processes and the run wants 2" in refused.stderr
+    # the elastic agent takes the other rank down; the folder holds the cause
+    dirs = own_optimizer(Path.cwd(), ON_ONE_RANK)
+    broken = [*QUICK, "trainer.devices=2", "optimizer=mine", "optimizer.ends=raise_1", "study=broken"]
+    failed = subprocess.run(torchrun(2, "--config-dir", dirs, *broken), capture_output=True, text=True, timeout=250)
+    assert failed.returncode != 0
+    folder = find(specs_of(*broken, dirs=(dirs,))[0])
+    assert folder.error.read_text().startswith("rank 1: it broke\n"), folder.error.read_text()
+    wait_for(lambda: not left_over(f"NEUMANN_CACHE={tmp_path}"), 20)
