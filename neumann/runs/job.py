@@ -60,22 +60,32 @@ class Job:
             self._kill()
             raise
 
-    @property
-    def sentinels(self) -> list[int]:
-        """Return what becomes readable when one of the processes ends."""
-        return [process.sentinel for process in self._processes if process.alive()]
+    def waitables(self) -> list[int | Connection]:
+        """Return what becomes readable when a process answers or ends."""
+        return [one for process in self._processes for one in process.waitables()]
 
-    def over(self) -> bool:
-        """Return whether every process has ended. Where one has ended badly, the others are killed soon after."""
-        alive = [process for process in self._processes if process.alive()]
+    def settled(self) -> bool:
+        """Return whether every process has said how the run ended, or cannot any more; some may still finish mirrors.
+
+        Where one has ended badly, the others are killed soon after: they hang, or learn of it from a broken connection.
+        """
+        waiting = [process for process in self._processes if process.alive() and process.answer() is None]
         if self._first_bad is None:
-            bad = [process for process in self._processes if process not in alive and process.bad()]
+            bad = [process for process in self._processes if process not in waiting and process.bad()]
             if bad:
                 self._first_bad = min(bad, key=_Process.ended), time.monotonic()
         elif time.monotonic() - self._first_bad[1] > LAST_WORDS_S:
-            for process in alive:
+            for process in waiting:
                 process.kill()
-        return not alive
+        return not waiting
+
+    def over(self) -> bool:
+        """Return whether every process has ended."""
+        if any(process.alive() for process in self._processes):
+            return False
+        for process in self._processes:
+            process.close()
+        return True
 
     def seconds(self) -> float:
         """Return the wall time since the job was made."""
@@ -97,13 +107,10 @@ class Job:
             process.kill()
 
     def reap(self) -> tuple[str, str | None, dict[str, Any] | None]:
-        """Return (status, message, result) of a job that is over, whatever way it ended, and file its log.
+        """Return (status, message, result) of a settled job, whatever way it ended, and file its log.
 
         The status is finished, diverged, failed, interrupted, or "claimed" where another process trains this run.
         """
-        self.over()  # takes note of who ended badly
-        for process in self._processes:
-            process.join()
         if any(process.answer() is None for process in self._processes):
             self._kill()  # what they have started lives in their process groups
         result = finished_result(self.spec)
@@ -165,9 +172,9 @@ class _Process:
         self._process.start()
         answer.close()
 
-    @property
-    def sentinel(self) -> int:
-        return int(self._process.sentinel)
+    def waitables(self) -> list[int | Connection]:
+        pipe = [self._pipe] if self._answer is None and not self._pipe.closed else []
+        return [int(self._process.sentinel), *pipe] if self.alive() else []
 
     def alive(self) -> bool:
         return self._process.is_alive()
@@ -176,7 +183,7 @@ class _Process:
         return self._process.exitcode or 0
 
     def answer(self) -> tuple[str, str | None] | None:
-        """Return (status, message) as the process has said it before it ended, else None."""
+        """Return (status, message) as the process has said it, else None."""
         if self._answer is None and not self._pipe.closed:
             with contextlib.suppress(EOFError, OSError):
                 if self._pipe.poll():
@@ -185,7 +192,7 @@ class _Process:
         return self._answer
 
     def bad(self) -> bool:
-        """Return whether the process, which has ended, failed or could not say how it ended."""
+        """Return whether the process has failed, or has ended and could not say how."""
         said = self.answer()
         return said is None or said[0] == "failed"
 
@@ -204,9 +211,8 @@ class _Process:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 kill(pid, signal.SIGKILL)
 
-    def join(self) -> None:
+    def close(self) -> None:
         self._process.join()
-        self.answer()
         self._pipe.close()
 
 
@@ -261,27 +267,32 @@ def _work(
     importlib.invalidate_caches()
     _redirect(place.log)
     threading.Thread(target=_leave_with_parent, name="neumann-parent", daemon=True).start()
-    try:
-        status, message = _train(spec, place.threads, ranks, listener)
-    except KeyboardInterrupt:
-        status, message = "interrupted", "stopped before its first step"
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # everything is on disk
-    with contextlib.suppress(OSError):  # the parent may be gone
-        answer.send((status, message and message[:LONGEST], time.monotonic()))
+    with contextlib.ExitStack() as closing:
+        try:
+            status, message = _train(spec, place.threads, ranks, listener, closing)
+        except KeyboardInterrupt:
+            status, message = "interrupted", "stopped before its first step"
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # everything is on disk
+        with contextlib.suppress(OSError):  # the parent may be gone
+            answer.send((status, message and message[:LONGEST], time.monotonic()))
     atexit._run_exitfuncs()  # multiprocessing leaves them out, and W&B's service waits for one
     parent = multiprocessing.parent_process()
     if (ranks is None or ranks.rank == 0) and (parent is None or not parent.is_alive()):
         _file(Path(place.log), spec)
 
 
-def _train(spec: RunSpec, threads: int, ranks: Ranks | None, listener: socket.socket | None) -> tuple[str, str | None]:
+def _train(
+    spec: RunSpec, threads: int, ranks: Ranks | None, listener: socket.socket | None, closing: contextlib.ExitStack
+) -> tuple[str, str | None]:
     from rich.console import Console
 
     from neumann.training.run import run
 
     try:
-        result = run(spec, Console(file=sys.stdout, width=120), threads=threads, ranks=ranks, listener=listener)
+        result = run(
+            spec, Console(file=sys.stdout, width=120), threads=threads, ranks=ranks, listener=listener, closing=closing
+        )
     except Claimed as error:
         return "claimed", str(error)
     except Interrupted as stop:

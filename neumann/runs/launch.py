@@ -124,6 +124,7 @@ class _Launch:
         self._elsewhere: list[RunSpec] = []  # another process trains them
         self._looked = 0.0
         self._running: list[Job] = []
+        self._closing: list[Job] = []  # their runs are over, their mirrors are not
         self._obeyed = 0
 
     def run(self, specs: Sequence[RunSpec]) -> dict[Key, Outcome]:
@@ -135,14 +136,14 @@ class _Launch:
             make_folder(folder)
         self._server.warm_up()
         try:
-            while self._running or ((self._waiting or self._elsewhere) and not self._signals):
+            while self._running or self._closing or ((self._waiting or self._elsewhere) and not self._signals):
                 self._look_elsewhere()
                 self._start()
                 self._view.tick([job.spec for job in self._running], len(self._waiting) + len(self._elsewhere))
                 self._wait()
         except BaseException:
             self._signals.append(signal.SIGTERM)
-            while self._running:
+            while self._running or self._closing:
                 self._wait()
             raise
         return self._outcomes
@@ -163,6 +164,8 @@ class _Launch:
 
     def _room_for(self, spec: RunSpec) -> bool:
         """Return whether ``spec`` may start beside what is running; one on several devices counts as several."""
+        if len(self._closing) >= self._launcher.parallel:
+            return False
         taken = sum(world_size(job.spec) for job in self._running)
         return not self._running or taken + world_size(spec) <= self._launcher.parallel
 
@@ -178,23 +181,26 @@ class _Launch:
 
     def _wait(self) -> None:
         """Return when a job is over, at the latest after a tick; then take note of it and of signals."""
-        if self._running:
-            connection.wait([one for job in self._running for one in job.sentinels], timeout=TICK_S)
+        jobs = [*self._running, *self._closing]
+        if jobs:
+            connection.wait([one for job in jobs for one in job.waitables()], timeout=TICK_S)
         elif self._elsewhere and not self._waiting:
             time.sleep(TICK_S)
         elif self._waiting:
             self._server.is_warm(TICK_S)
-        for job in [job for job in self._running if job.over()]:
+        for job in [job for job in self._running if job.settled()]:
             self._running.remove(job)
+            self._closing.append(job)
             status, message, result = job.reap()
             if status == "claimed":
                 self._elsewhere.append(job.spec)
             else:
                 folder = find(job.spec).path
                 self._done(Outcome(job.spec, status, result, message, False, job.seconds(), folder))
+        self._closing = [job for job in self._closing if not job.over()]
         if len(self._signals) > self._obeyed:
             self._obeyed = len(self._signals)
-            for job in self._running:
+            for job in [*self._running, *self._closing]:
                 job.stop(at_once=self._obeyed > 1)
 
     def _is_over(self, spec: RunSpec) -> bool:

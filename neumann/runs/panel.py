@@ -44,7 +44,7 @@ def result_panel(console: Console, folder: Path, result: Mapping[str, Any], *, r
     kept = ["result.json", "measurements.jsonl", "config.yaml", "provenance.json", result.get("eval_weights")]
     table.add_row("in it", "  ".join(name for name in kept if name))
     if result.get("wandb"):
-        where = "online" if result.get("wandb_online") else "offline, in wandb/ (wandb sync uploads it)"
+        where = "online" if result["wandb"] == "online" else "offline, in wandb/ (wandb sync uploads it)"
         table.add_row("W&B", where)
     status = f"{result['status']}, already there" if returned else result["status"]
     console.print(

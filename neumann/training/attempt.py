@@ -58,14 +58,22 @@ class _InTurn(pl.Callback):
             callback.on_train_end(trainer, pl_module)
 
 
-class _AtEnd(pl.Callback):
-    """Calls ``work`` after the last step, while Lightning has not moved anything off the device yet."""
+class _FirstAndLast(pl.Callback):
+    """Calls ``first`` after the first step, and ``last`` after the last, while everything is still on the device."""
 
-    def __init__(self, work: Callable[[pl.Trainer], None]) -> None:
-        self._work = work
+    def __init__(self, first: Callable[[], None], last: Callable[[pl.Trainer], None]) -> None:
+        self._first: Callable[[], None] | None = first
+        self._last = last
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._first is not None:
+            self._first()
+            self._first = None
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._work(trainer)
+        self._last(trainer)
 
 
 class Attempt:
@@ -107,6 +115,7 @@ class Attempt:
         self.census = Census(spec, group, self.batches, self.progress)
         self.stop = Stop(group)
         self.display = Display(console, self.evaluation, name=spec.name, total_steps=derived.total_steps)
+        self.first_step_at: float | None = None
         self.result: dict[str, Any] | None = None
 
     def fit(self, state: dict[str, Any] | None) -> dict[str, Any]:
@@ -180,10 +189,16 @@ class Attempt:
         callbacks: list[pl.Callback] = [state, self.census, self.stop, self.evaluation]
         if config.checkpoint.keep != "none":
             callbacks.append(Checkpointing(self.folder.last, self.evaluation, state, self.group, self.stop.agreed))
-        callbacks += [self.display, _AtEnd(self._finish)]
+        callbacks += [self.display, _FirstAndLast(self._begun, self._finish)]
         trainer = pl.Trainer(**self.parts.trainer_options, callbacks=[_InTurn(callbacks)])
         stream = Stream(self.batches["training"], self.progress.step, config.derived.total_steps)
         trainer.fit(self.parts.module, train_dataloaders=stream)
+
+    def _begun(self) -> None:
+        """Take note of the first step of this attempt."""
+        self.first_step_at = time.time()
+        if self.mirror is not None:
+            self.mirror.begin()
 
     def _finish(self, trainer: pl.Trainer) -> None:
         """Evaluate and record a run that has come to its end; one that was stopped before has no result."""
@@ -224,8 +239,8 @@ class Attempt:
             "eval_seconds": progress.eval_seconds,
             "attempts": self.attempt,
             "device": str(self.parts.module.device),
-            "wandb": self.mirror.folder if self.mirror else None,
-            "wandb_online": bool(self.mirror) and self.spec.config.logger.mode == "online",
+            "wandb": self.spec.config.logger.mode if self.spec.config.logger.kind == "wandb" else None,
+            "first_step_at": self.first_step_at,  # of the last attempt, in seconds since 1970, as time is
             "time": time.time(),
         }
 

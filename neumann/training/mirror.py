@@ -1,11 +1,17 @@
-"""How does a run appear on Weights & Biases? Through its client, fed from the measurements; nothing is read back."""
+"""How does a run appear on Weights & Biases? Through its client, fed from the measurements; nothing is read back.
+
+The client takes seconds to start and to end, so it has a thread of its own, which begins after the first step: training
+waits for it at no point, and a result is there before the mirror is whole.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Mapping
+import threading
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from neumann.config import RunSpec
@@ -14,48 +20,31 @@ from neumann.training.evaluation import Measurement
 
 
 class Mirror:
-    """One W&B run, its id signature-attempt: resuming offline would overwrite what was synced first (wandb#5865)."""
+    """One W&B run, its id signature-attempt: resuming offline would overwrite what was synced first (wandb#5865).
+
+    Raises UserError where W&B would need an account and has none. Whatever goes wrong later is a warning: local files
+    are the truth, and a run does not fail for its mirror.
+    """
 
     def __init__(self, spec: RunSpec, folder: Path, record: Mapping[str, Any], attempt: int) -> None:
         import wandb
 
-        logger = spec.config.logger
-        try:
-            self._run = wandb.init(
-                mode=logger.mode,  # type: ignore[arg-type]
-                project=logger.project,
-                entity=logger.entity,
-                dir=str(folder.resolve()),  # the client's service has a working directory of its own
-                id=f"{spec.signature}-{attempt}",
-                name=spec.name,
-                group=spec.config.study,
-                job_type=logger.job_type,
-                tags=[
-                    *logger.tags,
-                    *(
-                        f"{group}:{option}"
-                        for group, option in spec.choices.items()
-                        if group in ("data", "model", "optimizer")
-                    ),
-                ],
-                config={**spec.as_dict(), "signature": spec.signature, "attempt": attempt, "provenance": dict(record)},
-                settings=wandb.Settings(console="off", silent=True, x_disable_stats=True),
-                reinit="finish_previous",
-            )
-        except wandb.Error as error:
-            raise UserError(
-                f"logger.mode={logger.mode}: W&B cannot start ({first_line(error)}); "
-                "logger.mode=offline or logger=none trains without it"
-            ) from error
-        self._run.define_metric("step", hidden=True)
-        self._run.define_metric("examples", hidden=True)
-        self._run.define_metric("*", step_metric="step")
-        self._run.define_metric("by_examples/*", step_metric="examples")
+        self._spec, self._folder, self._record, self._attempt = spec, folder.resolve(), dict(record), attempt
+        self._work: SimpleQueue[Callable[[Any], object] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._mirror, name="neumann-mirror", daemon=True)
+        if spec.config.logger.mode == "online":
+            try:
+                wandb.login()
+            except wandb.Error as error:
+                raise UserError(
+                    f"logger.mode=online: W&B cannot log in ({first_line(error)}); logger.mode=offline or logger=none "
+                    "trains without it"
+                ) from error
 
-    @property
-    def folder(self) -> str:
-        """Return the folder of the offline run, for ``wandb sync``."""
-        return str(Path(self._run.dir).parent)
+    def begin(self) -> None:
+        """Start the client, beside training."""
+        if not self._thread.is_alive():
+            self._thread.start()
 
     def log(self, measurement: Measurement) -> None:
         """Log one measurement against the optimizer step, and the errors against the examples seen as well."""
@@ -68,11 +57,54 @@ class Mirror:
         flat["train/lr"] = measurement["lr"]
         flat["epoch"] = measurement["epoch"]
         flat = {k: v for k, v in flat.items() if v is not None and math.isfinite(v)}
-        self._run.log({**flat, "step": measurement["optimizer_step"], "examples": measurement["examples"]})
+        row = {**flat, "step": measurement["optimizer_step"], "examples": measurement["examples"]}
+        self._work.put(lambda run: run.log(row))
 
     def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
-        """Write the explicit summary keys and end the run; called on every way out."""
-        with contextlib.suppress(Exception):  # a mirror that fails must not take a finished run with it
-            for key, value in summary.items():
-                self._run.summary[key] = value
-        self._run.finish(exit_code=exit_code)
+        """Have the explicit summary keys written and the run ended; asked for on every way out."""
+        self.begin()
+        self._work.put(lambda run: run.summary.update(dict(summary)))
+        self._work.put(lambda run: run.finish(exit_code=exit_code))
+        self._work.put(None)
+
+    def close(self) -> None:
+        """Wait until the mirror is whole."""
+        self._thread.join()
+
+    def _mirror(self) -> None:
+        try:
+            run = self._start()
+            while (work := self._work.get()) is not None:
+                work(run)
+        except Exception as error:  # noqa: BLE001 - a mirror that fails must not take a run with it
+            warnings.warn(f"W&B failed ({first_line(error)}): {self._folder} is not mirrored", stacklevel=1)
+
+    def _start(self) -> Any:
+        import wandb
+
+        spec, logger = self._spec, self._spec.config.logger
+        groups = ("data", "model", "optimizer")
+        run = wandb.init(
+            mode=logger.mode,  # type: ignore[arg-type]
+            project=logger.project,
+            entity=logger.entity,
+            dir=str(self._folder),  # the client's service has a working directory of its own
+            id=f"{spec.signature}-{self._attempt}",
+            name=spec.name,
+            group=spec.config.study,
+            job_type=logger.job_type,
+            tags=[*logger.tags, *(f"{group}:{option}" for group, option in spec.choices.items() if group in groups)],
+            config={
+                **spec.as_dict(),
+                "signature": spec.signature,
+                "attempt": self._attempt,
+                "provenance": self._record,
+            },
+            settings=wandb.Settings(console="off", silent=True, x_disable_stats=True),
+            reinit="finish_previous",
+        )
+        run.define_metric("step", hidden=True)
+        run.define_metric("examples", hidden=True)
+        run.define_metric("*", step_metric="step")
+        run.define_metric("by_examples/*", step_metric="examples")
+        return run

@@ -11,7 +11,7 @@ import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -42,11 +42,13 @@ def run(
     threads: int | None = None,
     ranks: Ranks | None = None,
     listener: socket.socket | None = None,
+    closing: ExitStack | None = None,
 ) -> dict[str, Any]:
     """Train ``spec`` to its end, or return its result at once where it is over, and return the content of result.json.
 
     ``threads`` are torch's on the CPU, by default all cores. ``ranks`` is this process's place among those that train
-    the run together, which all call this function; ``listener`` see `neumann.training.distributed.joined`.
+    the run together, which all call this function; ``listener`` see `neumann.training.distributed.joined`. ``closing``
+    is handed what may be waited for after the run is over, its mirror; without it, that is waited for here.
 
     Raises UserError where the configuration is wrong (nothing is left behind then) and Interrupted where a signal
     stopped the run. Any other exception leaves the run as ``failed`` with its traceback in error.txt.
@@ -61,11 +63,12 @@ def run(
             f"trainer.devices={spec.config.trainer.devices}, trainer.num_nodes={spec.config.trainer.num_nodes}: such a "
             "run takes a process for each; neumann train starts them, and so do torchrun and srun"
         )
-    with joined(ranks, cuda=accelerator_of(spec) == "gpu", listener=listener) as group:
-        return _train(spec, (console or Console()) if group.is_main else Console(quiet=True), group)
+    with ExitStack() as here, joined(ranks, cuda=accelerator_of(spec) == "gpu", listener=listener) as group:
+        shown = (console or Console()) if group.is_main else Console(quiet=True)
+        return _train(spec, shown, group, here if closing is None else closing)
 
 
-def _train(spec: RunSpec, console: Console, group: Group) -> dict[str, Any]:
+def _train(spec: RunSpec, console: Console, group: Group, closing: ExitStack) -> dict[str, Any]:
     folder = find(spec)
     with _held(folder, group):
         fresh = not folder.config.exists()
@@ -83,6 +86,8 @@ def _train(spec: RunSpec, console: Console, group: Group) -> dict[str, Any]:
                 folder.set_status("interrupted", attempt=folder.status().get("attempt", 0))
             raise
         mirror = begun[1] if begun else None
+        if mirror is not None:
+            closing.callback(mirror.close)
         number, measured = group.broadcast((begun[0], begun[2]) if begun else (0, []))
         return Attempt(spec, folder, parts, console, group, number, mirror, measured).fit(state)
 
