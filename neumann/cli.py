@@ -151,7 +151,8 @@ def _train_in_processes(spec: RunSpec, console: Console) -> int:
 
 def _train_many(overrides: list[str], config_dirs: list[str], *, print_only: bool) -> int:
     from neumann.config import make_specs
-    from neumann.config.multirun import expand, varying
+    from neumann.config.multirun import expand, read_sweep, varying
+    from neumann.config.search import Search
     from neumann.runs.folder import OVER
     from neumann.runs.launch import Launcher
     from neumann.runs.progress import Progress, status_table
@@ -159,7 +160,12 @@ def _train_many(overrides: list[str], config_dirs: list[str], *, print_only: boo
 
     if (ranks := Ranks.from_environment()) is not None:
         raise UserError(f"{ranks.starter} starts the ranks of one run, and -m is many: leave out one of the two")
-    jobs = expand(overrides, config_dirs)
+    asked = read_sweep(overrides, config_dirs)
+    if isinstance(asked, Search) and not print_only:
+        from neumann.runs.optuna_sweep import run_search
+
+        return 0 if run_search(asked, config_dirs, Console()) else EXIT_FAILED
+    jobs = asked if isinstance(asked, list) else expand(overrides, config_dirs)  # which says why there is no list
     specs = make_specs(jobs, config_dirs)
     labels = [" ".join(words) for words in varying(jobs)]
     if print_only:
