@@ -7,6 +7,7 @@ from typing import Any
 
 from neumann.runs.panel import headline
 
+OBJECTIVE = "objective"  # its name on W&B, in a run's summary alone: W&B's search takes the best of a whole history
 WORST = 1.0  # the error of a model that is always wrong: no run that finished can be worse
 
 
