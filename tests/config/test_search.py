@@ -197,8 +197,8 @@ def test_a_file_chooses_as_hydra_does_and_the_command_line_wins(tmp_path: Path) 
 
 def test_reading_a_search_imports_neither_optuna_nor_torch() -> None:
     code = (
-        "import sys; from neumann.config.multirun import read_sweep; import neumann.runs.optuna_sweep;"
-        "read_sweep(['hydra/sweeper=optuna', 'optimizer.lr=interval(0.1,1)']); print({'optuna', 'torch'} & {*sys.modules})"
+        "import sys; from neumann.config.multirun import read_sweep; import neumann.runs.optuna_sweep, neumann.runs.wandb_sweep;"
+        "read_sweep(['hydra/sweeper=optuna', 'optimizer.lr=interval(0.1,1)']); print({'optuna', 'torch', 'wandb'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "set()", done.stderr

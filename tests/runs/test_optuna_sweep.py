@@ -278,6 +278,7 @@ def folders(study: str) -> dict[str, RunFolder]:
     return {path.name: RunFolder(path) for path in Path("runs", study).glob("d*")}
 
 
+@pytest.mark.timeout(600)  # four commands, each of which imports everything
 def test_kill_9_in_the_middle_and_once_more_ends_as_one_untouched(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "neumann.cli", "train", "-m", *WORDS]
     process = subprocess.Popen([*command, "study=killed"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

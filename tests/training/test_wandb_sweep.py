@@ -19,6 +19,7 @@ import yaml
 from quick_runs import QUICK
 from test_mirror import read_offline
 
+from neumann.cli import main
 from neumann.config import make_spec, make_specs
 from neumann.config.multirun import expand
 from neumann.errors import UserError
@@ -82,6 +83,16 @@ def test_the_file_says_what_it_is_and_what_it_needs() -> None:
     content = yaml.safe_load(text)
     assert (content["project"], content["entity"], content["name"]) == ("mine", "us", "rates")
     assert content["metric"] == {"name": "objective", "goal": "minimize"}
+
+
+def test_the_command_prints_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["wandb-sweep", "seed=0,1"]) == 0
+    assert capsys.readouterr().out == sweep_file(["seed=0,1"])
+    for words, part in ((["seed=0"], "the sweep has one run"), (["--config", "x"], "did you mean '--config-dir'?")):
+        assert main(["wandb-sweep", *words]) == 2
+        assert part in capsys.readouterr().err
+    assert main(["wandb-sweep", "--help"]) == 0
+    assert "as after neumann train -m" in capsys.readouterr().out
 
 
 def test_a_search_becomes_one_of_wandbs() -> None:
