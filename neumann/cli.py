@@ -2,6 +2,7 @@
 
 neumann train [OVERRIDE ...]     compose, train, evaluate and record one run
 neumann train -m seed=0,1,2      a run for each value, several at once; -m +sweeps=NAME runs a grid from sweeps/
+neumann wandb-sweep OVERRIDE ... print the same sweep as a file for `wandb sweep`, whose agents train the runs
 neumann study NAME [--plan]      train what a study lacks, then write its report
 neumann report NAME              write a study's report from what is there
 """
@@ -9,6 +10,7 @@ neumann report NAME              write a study's report from what is there
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -35,6 +37,7 @@ Many runs, each in a process of its own; what is finished is not trained again:
 
   neumann train -m optimizer=neumann,sgd seed=range(0,3) launch.parallel=2
   neumann train -m +sweeps=rates                  a grid from a file, see the group sweeps
+  neumann train -m hydra/sweeper=optuna hydra.sweeper.n_trials=20 'optimizer.lr=tag(log,interval(0.001,1))'
 
 groups:
 {groups}
@@ -46,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if argv is None and "" not in sys.path:
         sys.path.insert(0, "")  # as for `python -m`: one's own optimizer may lie in the working directory
-    commands = {"train": _train, "study": _study, "report": _report}
+    commands = {"train": _train, "study": _study, "wandb-sweep": _wandb_sweep, "report": _report}
     errors = Console(stderr=True)
     if not words or words[0] in ("-h", "--help", "help"):
         print((__doc__ or "").split("\n", 2)[2].rstrip())
@@ -119,6 +122,10 @@ def _train(words: list[str]) -> int:
         ranks.check(spec)
     result = finished_result(spec) if ranks is None else None  # answered without importing torch; ranks decide together
     if result is not None:
+        if spec.config.logger.kind == "wandb" and os.environ.get("WANDB_SWEEP_ID"):
+            from neumann.training.mirror import replay
+
+            replay(spec, find(spec), result)
         result_panel(console, find(spec).path, result, returned=True)
         return 0
     if ranks is None and world_size(spec) > 1:
@@ -151,15 +158,23 @@ def _train_in_processes(spec: RunSpec, console: Console) -> int:
 
 def _train_many(overrides: list[str], config_dirs: list[str], *, print_only: bool) -> int:
     from neumann.config import make_specs
-    from neumann.config.multirun import expand, varying
+    from neumann.config.multirun import expand, read_sweep, varying
+    from neumann.config.search import Search
     from neumann.runs.folder import OVER
     from neumann.runs.launch import Launcher
     from neumann.runs.progress import Progress, status_table
     from neumann.runs.ranks import Ranks
 
+    if os.environ.get("WANDB_SWEEP_ID"):
+        raise UserError("an agent of a W&B sweep trains one run at a time: leave out -m, or unset WANDB_SWEEP_ID")
     if (ranks := Ranks.from_environment()) is not None:
         raise UserError(f"{ranks.starter} starts the ranks of one run, and -m is many: leave out one of the two")
-    jobs = expand(overrides, config_dirs)
+    asked = read_sweep(overrides, config_dirs)
+    if isinstance(asked, Search) and not print_only:
+        from neumann.runs.optuna_sweep import run_search
+
+        return 0 if run_search(asked, config_dirs, Console()) else EXIT_FAILED
+    jobs = asked if isinstance(asked, list) else expand(overrides, config_dirs)  # which says why there is no list
     specs = make_specs(jobs, config_dirs)
     labels = [" ".join(words) for words in varying(jobs)]
     if print_only:
@@ -173,6 +188,19 @@ def _train_many(overrides: list[str], config_dirs: list[str], *, print_only: boo
         outcomes = launcher.run(specs, view)
     status_table(console, outcomes, labels)
     return 0 if all(outcome.status in OVER for outcome in outcomes) else EXIT_FAILED
+
+
+def _wandb_sweep(words: list[str]) -> int:
+    from neumann.runs.wandb_sweep import sweep_file
+
+    description = "Print the W&B sweep of what neumann train -m would train, for `wandb sweep FILE`."
+    parser = _Parser(prog="neumann wandb-sweep", description=description, add_help=False, allow_abbrev=False)
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as after neumann train -m, or +sweeps=NAME")
+    _common_options(parser)
+    given = _parsed(parser, words)
+    if given is not None:
+        print(sweep_file(given.overrides, given.config_dirs), end="")
+    return 0
 
 
 def _study(words: list[str]) -> int:
@@ -216,8 +244,13 @@ def _study_parser(command: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "overrides", nargs="*", metavar="OVERRIDE", help="what cannot change a result: output, logger, launch, ..."
     )
-    parser.add_argument("-h", "--help", action="store_true", help="print this")
     parser.add_argument("-b", "--budget", default="full", help="full, or one that the study names, such as small")
+    _common_options(parser)
+    return parser
+
+
+def _common_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-h", "--help", action="store_true", help="print this")
     parser.add_argument(
         "-cd",
         "--config-dir",
@@ -227,7 +260,6 @@ def _study_parser(command: str, description: str) -> argparse.ArgumentParser:
         metavar="DIR",
         help="a folder with groups of your own",
     )
-    return parser
 
 
 def _parsed(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace | None:

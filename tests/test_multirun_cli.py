@@ -114,5 +114,5 @@ def test_help_names_multirun_and_sweeps(capsys: pytest.CaptureFixture[str]) -> N
     assert "-m +sweeps=NAME" in capsys.readouterr().out
     assert main(["train", "--help"]) == 0
     out = capsys.readouterr().out
-    for part in ("-m optimizer=neumann,sgd", "+sweeps=rates", "launch.parallel", "ablations, rates"):
+    for part in ("-m optimizer=neumann,sgd", "+sweeps=rates", "launch.parallel", "ablations, rate_search, rates"):
         assert part in out

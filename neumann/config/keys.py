@@ -18,14 +18,12 @@ FILLED_IN = ("derived",)  # by RunSpec, never by the user
 
 
 def refuse_hydra(override: Override) -> None:
-    """Refuse what configures Hydra: its launchers and sweepers are not used here."""
+    """Refuse what configures Hydra: its launchers are not used here, its sweepers only by `neumann.config.multirun`."""
     key = override.key_or_group
     if key == "hydra/launcher" or key.startswith("hydra.launcher"):
         raise UserError(f"'{override.input_line}': runs are started by our own launcher, set launch.parallel=N")
-    if key == "hydra/sweeper" or key.startswith("hydra.sweeper"):
-        raise UserError(
-            f"'{override.input_line}': a grid is listed, as -m KEY=A,B or in a file named by -m +sweeps=NAME"
-        )
+    if key.startswith(("hydra/sweeper", "hydra.sweeper")):
+        raise UserError(f"'{override.input_line}' is about a sweep, which is several runs: add -m to the command")
     if key == "hydra" or override.is_hydra_override():
         raise UserError(f"'{override.input_line}': hydra's own settings have no effect here, runs go to output=FOLDER")
 

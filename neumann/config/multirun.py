@@ -2,7 +2,8 @@
 
 `a,b`, `range(0,3)`, `glob(*)`, `shuffle(...)` and quoted values are Hydra's: its parser reads them and its basic
 sweeper multiplies them out. `+sweeps=NAME` names a file in sweeps/ (ours or one under --config-dir) with a grid under
-`hydra.sweeper.params` and, beside it, settings that are the same for every run.
+`hydra.sweeper.params` and, beside it, settings that are the same for every run. Under `hydra/sweeper=optuna`, on the
+command line or in the file's defaults list, the same words span a space to search instead (`neumann.config.search`).
 """
 
 from __future__ import annotations
@@ -19,11 +20,23 @@ from omegaconf import OmegaConf
 
 from neumann.config.compose import CONF, SWEEPS, list_groups, sentences
 from neumann.config.keys import refuse_hydra
+from neumann.config.search import SAMPLER, SWEEPER, Search, chosen_sweeper, is_sweeper, read_search
 from neumann.errors import UserError, did_you_mean
 
 
 def expand(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[list[str]]:
-    """Return the overrides of each run, for `make_specs`.
+    """Return the overrides of each run of a grid, for `make_specs`.
+
+    Raises UserError where `read_sweep` does, and for a search.
+    """
+    asked = read_sweep(overrides, config_dirs)
+    if isinstance(asked, Search):
+        raise UserError(f"{SWEEPER}=optuna chooses its runs as it goes, so they cannot be listed beforehand")
+    return asked
+
+
+def read_sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[list[str]] | Search:
+    """Return the overrides of each run, or the search that is to choose them.
 
     What the command line says about a key replaces what the sweep file says about it. Raises UserError for a sweep
     that is not there, a grid without a run in it, and a sweep over what cannot differ between the runs of one launch.
@@ -37,11 +50,17 @@ def expand(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[li
         raise UserError("one command runs one sweep: give +sweeps=NAME once, with one name")
     said = {o.key_or_group for o in given}
     listed = [o for file in files for o in _read(parser, file, groups, config_dirs) if o.key_or_group not in said]
-    for override in [*listed, *given]:
+    both = [*listed, *given]
+    sweeper = [o for o in both if is_sweeper(o)]
+    settings = [o for o in both if not is_sweeper(o)]
+    searched = chosen_sweeper(sweeper) == "optuna"
+    for override in settings:
         refuse_hydra(override)
-        _check_sweep(override)
+        _check_sweep(override, searched)
+    if searched:
+        return read_search(sweeper, settings)
     try:
-        (jobs,) = BasicSweeper.split_arguments([*listed, *given], max_batch_size=None)
+        (jobs,) = BasicSweeper.split_arguments(settings, max_batch_size=None)
     except HydraException as error:
         raise UserError(f"the sweep cannot be read: {error}") from error
     if not jobs:
@@ -76,12 +95,13 @@ def _parse(parser: OverridesParser, text: str) -> Override:
     return override
 
 
-def _check_sweep(override: Override) -> None:
+def _check_sweep(override: Override, searched: bool) -> None:
     if not override.is_sweep_override():
         return
-    if not override.is_discrete_sweep():
+    if not override.is_discrete_sweep() and not searched:
         raise UserError(
-            f"'{override.input_line}' is a continuous range: list its values, as KEY=A,B or range(A,B,STEP)"
+            f"'{override.input_line}' is a continuous range: list its values, as KEY=A,B or range(A,B,STEP), or add "
+            f"{SWEEPER}=optuna to search it"
         )
     if override.key_or_group.split(".")[0] == "launch":
         raise UserError(f"'{override.input_line}': all runs of one command are launched alike, so give one value")
@@ -100,20 +120,33 @@ def _read(
         content: Any = OmegaConf.load(path)
         plain: Any = OmegaConf.to_container(content)
     match plain:
-        case {"hydra": {"sweeper": {"params": dict() as params, **others}, **more}, **fixed} if not others and not more:
+        case {"hydra": {"sweeper": {"params": dict() as params, **settings}, **more}, **fixed} if not more:
             pass
         case _:
             raise UserError(f"{path}: a sweep file has its grid under hydra.sweeper.params and nothing else of Hydra")
-    if "defaults" in fixed:
-        raise UserError(
-            f"{path}: choose groups in its hydra.sweeper.params, as 'optimizer: sgd', not in a defaults list"
-        )
-    lines = [*_settings(fixed), *(f"{key}={_text(value)}" for key, value in params.items())]
+    lines = [*_defaults(path, fixed.pop("defaults", [])), *_settings(settings, "hydra.sweeper.")]
+    lines += [*_settings(fixed), *(f"{key}={_text(value)}" for key, value in params.items())]
     for line in lines:
         override = _parse(parser, line)
         if override.key_or_group == SWEEPS:
             raise UserError(f"{path}: a sweep file cannot name another")
         yield override
+
+
+def _defaults(path: Path, items: Any) -> Iterator[str]:
+    """Yield the sweeper and its sampler, which Hydra has chosen in a defaults list."""
+    chosen = {f"override {slash}{group}": group for group in (SWEEPER, SAMPLER) for slash in ("", "/")}
+    for item in items if isinstance(items, list) else [items]:
+        match item:
+            case "_self_":
+                pass
+            case dict() if len(item) == 1 and next(iter(item)) in chosen:
+                ((key, value),) = item.items()
+                yield f"{chosen[key]}={_text(value)}"
+            case _:
+                raise UserError(
+                    f"{path}: choose groups in its hydra.sweeper.params, as 'optimizer: sgd', not in a defaults list"
+                )
 
 
 def _text(value: Any) -> str:

@@ -25,15 +25,28 @@ STYLES = {"finished": "green", "diverged": "yellow", "failed": "red", "interrupt
 class Progress:
     """A `neumann.runs.launch.View` of a sweep: a live table on a terminal, a line per finished run elsewhere."""
 
-    def __init__(self, console: Console, specs: Sequence[RunSpec], labels: Sequence[str]) -> None:
+    def __init__(
+        self, console: Console, specs: Sequence[RunSpec], labels: Sequence[str], total: int | None = None
+    ) -> None:
         self._console = console
-        self._labels = {spec.signature: label or spec.name for spec, label in zip(specs, labels, strict=True)}
+        self._labels: dict[str, str] = {}
+        self._known_total = total  # where the runs come by and by
+        self.add(specs, labels)
         self._announced = False
         self._over: list[Outcome] = []
         self._folders: dict[str, RunFolder] = {}
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._begun = time.monotonic()
         self._shown = 0.0
+
+    def add(self, specs: Sequence[RunSpec], labels: Sequence[str]) -> None:
+        """Take up further runs, each with what it is called here."""
+        for spec, label in zip(specs, labels, strict=True):
+            self._labels.setdefault(spec.signature, label or spec.name)
+
+    @property
+    def _total(self) -> int:
+        return self._known_total or len(self._labels)
 
     def __enter__(self) -> Progress:
         if self._live is not None:
@@ -55,7 +68,7 @@ class Progress:
         self._over.append(outcome)
         if self._live is None and not outcome.reused:
             label = self._labels[outcome.spec.signature]
-            words = [f"{len(self._over)}/{len(self._labels)}", label, outcome.status]
+            words = [f"{len(self._over)}/{self._total}", label, outcome.status]
             words += [f"validation error {_error(outcome, 'validation')}"] if outcome.result else []
             words += [outcome.message] if outcome.message else []
             self._print("  ".join([*words, f"{outcome.seconds:.1f} s"]))
@@ -65,9 +78,7 @@ class Progress:
         if self._live is None:
             if not self._announced:
                 self._announced = True
-                self._print(
-                    f"{len(running) + waiting} of {len(self._labels)} runs to train; importing PyTorch for them"
-                )
+                self._print(f"{len(running) + waiting} of {self._total} runs to train; importing PyTorch for them")
             return
         if time.monotonic() - self._shown < REFRESH_S:
             return
@@ -91,12 +102,15 @@ class Progress:
         self._console.print(Text(text), soft_wrap=True)
 
 
-def status_table(console: Console, outcomes: Sequence[Outcome], labels: Sequence[str]) -> None:
-    """Print a line per run, ``labels`` telling them apart, and what became of those that have no result."""
+def status_table(console: Console, outcomes: Sequence[Outcome], labels: Sequence[str], *, test: bool = True) -> None:
+    """Print a line per run, ``labels`` telling them apart, and what became of those that have no result.
+
+    Without ``test`` there is no test error in it: runs that are there to choose a setting are not to be chosen by it.
+    """
     home = {outcome.folder.parent for outcome in outcomes}
     where = f"folder in {home.pop()}" if len(home) == 1 else "folder"
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("run", "status", "validation", "test", "seconds", where):
+    for name in ("run", "status", "validation", *(("test",) if test else ()), "seconds", where):
         right = name in ("validation", "test", "seconds")
         table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name in ("status", "run"))
     for outcome, label in zip(outcomes, labels, strict=True):
@@ -107,7 +121,7 @@ def status_table(console: Console, outcomes: Sequence[Outcome], labels: Sequence
             Text(label or outcome.spec.name),
             Text(said, style=STYLES[outcome.status]),
             _error(outcome, "validation"),
-            _error(outcome, "test"),
+            *((_error(outcome, "test"),) if test else ()),
             "" if outcome.reused else f"{outcome.seconds:.1f}",
             Text(str(outcome.folder) if where == "folder" else outcome.folder.name),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -32,7 +32,7 @@ from neumann.training.checkpoints import (
 from neumann.training.display import Display
 from neumann.training.distributed import Group
 from neumann.training.evaluation import Evaluation, Measurement, Progress, evaluate
-from neumann.training.mirror import Mirror
+from neumann.training.mirror import Mirror, summary_of
 from neumann.training.parts import Parts
 from neumann.training.stopping import Stop
 
@@ -132,7 +132,7 @@ class Attempt:
                 self._train(state)
                 if self.result is None:
                     raise KeyboardInterrupt
-            summary = _summary(self.result)
+            summary = summary_of(self.result)
             exit_code = 0
             return self.result
         except (KeyboardInterrupt, SystemExit) as error:
@@ -267,15 +267,3 @@ class Attempt:
         self.folder.write_result(result)
         self._set_status(result["status"])
         remove_checkpoints(self.folder.last, but_the_last=keep == "last")
-
-
-def _summary(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return W&B's summary keys, each named for what it is."""
-    summary = {
-        key: result[key]
-        for key in ("status", "step", "examples", "epoch", "train_loss", "train_seconds", "best_validation_error")
-    }
-    for split in ("validation", "test"):
-        for point, scores in (result[split] or {}).items():
-            summary |= {f"final/{split}/{point}/{key}": scores[key] for key in ("loss", "error", "n")}
-    return summary

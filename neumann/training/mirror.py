@@ -2,21 +2,30 @@
 
 The client takes seconds to start and to end, so it has a thread of its own, which begins after the first step: training
 waits for it at no point, and a result is there before the mirror is whole.
+
+An agent of a W&B sweep has made the run already and names it in the environment; then the figures go there. Importing
+this module does not import torch, so a run that is over can answer an agent at once.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import threading
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neumann.config import RunSpec
 from neumann.errors import UserError, first_line
-from neumann.training.evaluation import Measurement
+from neumann.runs import RunFolder
+from neumann.runs.files import read_json
+from neumann.runs.objective import OBJECTIVE, objective
+
+if TYPE_CHECKING:
+    from neumann.training.evaluation import Measurement
 
 
 class Mirror:
@@ -24,6 +33,10 @@ class Mirror:
 
     Raises UserError where W&B would need an account and has none. Whatever goes wrong later is a warning: local files
     are the truth, and a run does not fail for its mirror.
+
+    Under an agent the id is the agent's, or its sweep would wait for a run that never reports. The sweep's parameters
+    take the places of equal names in the configuration there (``optimizer`` is then a word), so it stands whole under
+    ``resolved`` as well.
     """
 
     def __init__(self, spec: RunSpec, folder: Path, record: Mapping[str, Any], attempt: int) -> None:
@@ -84,18 +97,20 @@ class Mirror:
 
         spec, logger = self._spec, self._spec.config.logger
         groups = ("data", "model", "optimizer")
+        agent = under_agent()
         run = wandb.init(
             mode=logger.mode,  # type: ignore[arg-type]
-            project=logger.project,
-            entity=logger.entity,
+            project=None if agent else logger.project,
+            entity=None if agent else logger.entity,
             dir=str(self._folder),  # the client's service has a working directory of its own
-            id=f"{spec.signature}-{self._attempt}",
+            id=None if agent else f"{spec.signature}-{self._attempt}",
             name=spec.name,
             group=spec.config.study,
             job_type=logger.job_type,
             tags=[*logger.tags, *(f"{group}:{option}" for group, option in spec.choices.items() if group in groups)],
             config={
                 **spec.as_dict(),
+                **({"resolved": spec.as_dict()} if agent else {}),
                 "signature": spec.signature,
                 "attempt": self._attempt,
                 "provenance": self._record,
@@ -108,3 +123,31 @@ class Mirror:
         run.define_metric("*", step_metric="step")
         run.define_metric("by_examples/*", step_metric="examples")
         return run
+
+
+def under_agent() -> bool:
+    """Return whether an agent of a W&B sweep has started this process."""
+    return bool(os.environ.get("WANDB_SWEEP_ID"))
+
+
+def replay(spec: RunSpec, folder: RunFolder, result: Mapping[str, Any]) -> None:
+    """Log a run that is over as the run of the agent that has asked for it, so that its sweep gets the objective."""
+    recorded = read_json(folder.provenance)
+    attempts = recorded.get("attempts", []) if isinstance(recorded, dict) else []
+    mirror = Mirror(spec, folder.path, attempts[-1] if attempts else {}, int(result["attempts"]))
+    for measurement in folder.read_measurements():
+        mirror.log(measurement)
+    mirror.finish(summary_of(result), 0)
+    mirror.close()
+
+
+def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return W&B's summary keys, each named for what it is."""
+    summary = {
+        key: result[key]
+        for key in ("status", "step", "examples", "epoch", "train_loss", "train_seconds", "best_validation_error")
+    }
+    for split in ("validation", "test"):
+        for point, scores in (result[split] or {}).items():
+            summary |= {f"final/{split}/{point}/{key}": scores[key] for key in ("loss", "error", "n")}
+    return summary | {OBJECTIVE: objective(result)}

@@ -10,7 +10,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from neumann.config import LaunchConfig, RunSpec, make_spec, make_specs
-from neumann.config.multirun import expand, varying
+from neumann.config.multirun import expand, read_sweep, varying
+from neumann.config.search import Search
 from neumann.errors import UserError
 
 SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"
@@ -55,8 +56,10 @@ def test_shuffle_keeps_what_it_shuffles() -> None:
         (["launch.parallel=1,2"], ["all runs of one command are launched alike"]),
         (["launch=local,other"], ["all runs of one command are launched alike"]),
         (["hydra/launcher=joblib"], ["set launch.parallel=N"]),
-        (["hydra/sweeper=optuna"], ["-m +sweeps=NAME"]),
-        (["hydra.sweeper.params.seed='0,1'"], ["-m +sweeps=NAME"]),
+        (["hydra/sweeper=ax"], ["there is no hydra/sweeper 'ax': choose from basic, optuna"]),
+        (["hydra.sweeper.params.seed='0,1'"], ["the setting itself is given, as KEY=A,B"]),
+        (["hydra.sweeper.n_trials=3"], ["a setting of the Optuna sweeper: add hydra/sweeper=optuna"]),
+        (["hydra/sweeper=optuna", "optimizer.lr=interval(0.1,1)"], ["cannot be listed beforehand"]),
         (["hydra.sweep.dir=x"], ["runs go to output=FOLDER"]),
         (["nonsense"], ["cannot read 'nonsense'"]),
     ],
@@ -74,6 +77,9 @@ def test_without_m_a_sweep_says_what_is_missing() -> None:
     for words in (["+sweeps=rates"], ["sweeps=rates"]):
         with pytest.raises(UserError, match="is a sweep, which is several runs: add -m to the command"):
             make_spec(words)
+    for words in (["hydra/sweeper=optuna"], ["hydra.sweeper.n_trials=3"], ["hydra/sweeper/sampler=tpe"]):
+        with pytest.raises(UserError, match="is about a sweep, which is several runs: add -m to the command"):
+            make_spec(words)
     with pytest.raises(UserError, match=r"names several values.* add -m"):
         make_spec(["seed=0,1"])
 
@@ -83,7 +89,8 @@ def test_every_sweep_of_ours_opens_with_its_command_and_composes(path: Path) -> 
     sentence = path.read_text().splitlines()[1]
     assert sentence.startswith("# ")
     assert sentence.endswith(f"neumann train -m +sweeps={path.stem}")
-    jobs = expand([f"+sweeps={path.stem}"])
+    asked = read_sweep([f"+sweeps={path.stem}"])
+    jobs = asked.corners() if isinstance(asked, Search) else asked
     assert len(jobs) > 1
     specs = make_specs(jobs)
     assert len({spec.signature for spec in specs}) == len(jobs)
@@ -124,6 +131,7 @@ def test_an_own_sweep_file_brings_fixed_settings_and_the_command_line_wins(tmp_p
     [
         ("trainer: {max_epochs: 2}\n", "hydra.sweeper.params"),
         ("hydra: {launcher: {n_jobs: 2}, sweeper: {params: {seed: '0,1'}}}\n", "nothing else of Hydra"),
+        ("hydra: {sweeper: {n_trials: 3, params: {seed: '0,1'}}}\n", "add hydra/sweeper=optuna"),
         ("defaults: [{override /optimizer: sgd}]\nhydra: {sweeper: {params: {seed: '0,1'}}}\n", "not in a defaults list"),
         ("hydra: {sweeper: {params: {seed: '0,1', sweeps: rates}}}\n", "cannot name another"),
         ("hydra: {sweeper: {params: {seed: '0,1}}}\n", "cannot be read"),

@@ -94,6 +94,7 @@ def test_a_finished_run_is_whole_on_the_mirror(train: Train, monkeypatch: pytest
         assert row["train/lr"] == measurement["lr"]
     assert run["summary"]["final/test/base/error"] == result["test"]["base"]["error"]
     assert run["summary"]["final/test/base/n"] == 300
+    assert run["summary"]["objective"] == result["validation"]["base"]["error"]
     assert run["summary"]["status"] == "finished"
     for path in folder.path.rglob("*"):  # no secret in any file
         assert path.is_dir() or b"0123456789012345678901234567890123456789" not in path.read_bytes()

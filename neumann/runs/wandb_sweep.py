@@ -1,0 +1,107 @@
+"""How does a sweep become one of W&B's? As the YAML that `wandb sweep` reads, whose agents start single runs of ours.
+
+A grid keeps its values; a search (`hydra/sweeper=optuna`) becomes W&B's own: bayes for TPE, random for random. What is
+the same for every run stands in the command, word for word. A value keeps its kind where the agent gives it back
+unchanged and is Hydra's text otherwise: an agent writes a null as None, which Hydra would read as a word.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from neumann.config import make_specs
+from neumann.config.keys import OPEN_NODES
+from neumann.config.multirun import read_sweep
+from neumann.config.search import SAMPLER, SAMPLERS, Interval, Listed, Search
+from neumann.errors import UserError
+from neumann.runs.objective import OBJECTIVE
+
+METHODS = {"tpe": "bayes", "random": "random"}
+
+
+def sweep_file(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str:
+    """Return the YAML of the sweep that ``neumann train -m`` would run with the same words.
+
+    Every run of a grid is composed, and the corners of a search. Raises UserError for whatever is wrong with them, for
+    a sweep without W&B's mirror, which could not report, and for what W&B cannot do.
+    """
+    asked = read_sweep(overrides, config_dirs)
+    jobs = asked.corners() if isinstance(asked, Search) else asked
+    specs = make_specs(jobs, config_dirs)
+    if any(spec.config.logger.kind == "none" for spec in specs):
+        raise UserError("logger=none: a W&B sweep gets its figures from the mirror, so leave the logger as it is")
+    if isinstance(asked, Search):
+        method, fixed, parameters = _searched(asked)
+        runs = f"{asked.n_trials} runs at most"
+    else:
+        method, fixed, parameters = _grid(asked)
+        runs = f"{len({spec.signature for spec in specs})} runs"
+    if not parameters:
+        raise UserError("the sweep has one run: give a setting several values, as KEY=A,B")
+    logger = specs[0].config.logger
+    folders = [word for folder in config_dirs for word in ("--config-dir", folder)]
+    content: dict[str, Any] = {"program": "neumann", "name": specs[0].config.study, "project": logger.project}
+    content |= {"entity": logger.entity} if logger.entity else {}
+    content |= {"method": method, "metric": {"name": OBJECTIVE, "goal": "minimize"}}
+    content |= {"run_cap": asked.n_trials} if isinstance(asked, Search) else {}
+    content["command"] = ["neumann", "train", *folders, *fixed, "logger.mode=online", "${args_no_hyphens}"]
+    content["parameters"] = parameters
+    head = (
+        f"# A W&B sweep of {runs}, made by: {shlex.join(['neumann', 'wandb-sweep', *folders, *overrides])}\n"
+        "# `wandb sweep FILE` registers it and prints the `wandb agent` command; start that here, once for every run\n"
+        "# that is to train at once. Both need the network and `wandb login`: the runs log with logger.mode=online.\n"
+        f"# {OBJECTIVE} is the validation error at the eval point after the last step, 1 where the run diverged.\n"
+    )
+    return head + str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000))
+
+
+def _grid(jobs: Sequence[Sequence[str]]) -> tuple[str, list[str], dict[str, Any]]:
+    """Return method, fixed words and parameters: a grid sets the same keys in every run, in the same places."""
+    columns = [list(dict.fromkeys(column)) for column in zip(*jobs, strict=True)]
+    fixed = [words[0] for words in columns if len(words) == 1]
+    parameters = {}
+    for words in columns:
+        if len(words) > 1:
+            key = words[0].split("=", 1)[0]
+            parameters[_name(key)] = {"values": [_value(word.split("=", 1)[1]) for word in words]}
+    return "grid", fixed, parameters
+
+
+def _searched(search: Search) -> tuple[str, list[str], dict[str, Any]]:
+    if search.sampler not in METHODS:
+        raise UserError(f"{SAMPLER}={search.sampler}: W&B has no such search, choose {SAMPLER}=tpe or random")
+    if len(search.seeds) > 1:
+        raise UserError("W&B judges every run by itself, so a search there cannot average over seeds: give one seed")
+    if search.n_jobs is not None:
+        raise UserError("hydra.sweeper.n_jobs has no meaning for W&B: as many runs train at once as there are agents")
+    other = [key for key, value in search.settings.items() if value != SAMPLERS[search.sampler][key]]
+    if other:
+        raise UserError(f"hydra.sweeper.sampler.{other[0]} has no meaning for W&B, which has a sampler of its own")
+    parameters = {_name(key): _parameter(dimension) for key, dimension in search.space.items()}
+    return METHODS[search.sampler], [*search.fixed, *(f"seed={seed}" for seed in search.seeds)], parameters
+
+
+def _parameter(dimension: Interval | Listed) -> dict[str, Any]:
+    if isinstance(dimension, Listed):
+        return {"values": [_value(text) for text in dimension.values]}
+    if dimension.integer and dimension.log:
+        raise UserError(f"'{dimension.line}': W&B has no logarithmic interval of whole numbers, so list its values")
+    name = "int_uniform" if dimension.integer else "log_uniform_values" if dimension.log else "uniform"
+    return {"distribution": name, "min": dimension.low, "max": dimension.high}
+
+
+def _name(key: str) -> str:
+    """Return a parameter's name: a free-form setting needs no plus here."""
+    return key.lstrip("+") if key.lstrip("+").startswith(tuple(f"{node}." for node in OPEN_NODES)) else key
+
+
+def _value(text: str) -> Any:
+    value = OverridesParser.create().parse_override(f"x={text}").value()
+    plain = isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
+    return value if plain else text

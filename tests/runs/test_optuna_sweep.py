@@ -1,0 +1,315 @@
+"""A search asks for the same trials whenever it is started, trains none twice, and says plainly what it has found."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launching import left_over, wait_for
+from rich.console import Console
+
+from neumann.config import RunSpec, make_specs
+from neumann.config.multirun import read_sweep
+from neumann.config.search import Search
+from neumann.config.spec import making_specs
+from neumann.errors import Interrupted, UserError
+from neumann.runs import RunFolder, find
+from neumann.runs.files import read_json
+from neumann.runs.launch import Outcome, View
+from neumann.runs.objective import objective
+from neumann.runs.optuna_sweep import Trial, conclusion, run_search, search
+from neumann.runs.progress import Progress
+
+LR = "optimizer.lr=tag(log,interval(0.001,1))"
+Answer = tuple[str, float]  # status, validation error
+
+
+def read(*words: str) -> Search:
+    asked = read_sweep(["hydra/sweeper=optuna", *words])
+    assert isinstance(asked, Search)
+    return asked
+
+
+def bowl(spec: RunSpec) -> Answer:
+    """Return an error that is least at a rate of 0.03."""
+    return "finished", min(0.9, 0.05 + 0.1 * abs(math.log(spec.config.optimizer["lr"] / 0.03)))
+
+
+class Pretended:
+    """A launcher whose runs take no time; ``stop_at`` interrupts it when it is asked for that many more."""
+
+    def __init__(self, answer: Callable[[RunSpec], Answer] = bowl, parallel: int = 2) -> None:
+        self.parallel = parallel
+        self.answer = answer
+        self.results: dict[str, dict[str, Any]] = {}
+        self.trained: list[str] = []
+        self.calls: list[int] = []
+        self.stop_at: int | None = None
+
+    def run(self, specs: Sequence[RunSpec], view: View) -> list[Outcome]:
+        self.calls.append(len(specs))
+        outcomes = []
+        for spec in specs:
+            reused = spec.signature in self.results
+            if not reused:
+                if self.stop_at is not None and len(self.trained) >= self.stop_at:
+                    raise Interrupted("stopped")
+                self.trained.append(spec.signature)
+                status, error = self.answer(spec)
+                scores = {"held": {"error": 0.99, "loss": 9.0}, "base": {"error": error, "loss": 1.0}}
+                self.results[spec.signature] = {
+                    "status": status,
+                    "validation": scores,
+                    "test": {"base": {"error": 0.0}},
+                }
+            result = self.results[spec.signature]
+            over = result["status"] in ("finished", "diverged")
+            if not over:
+                del self.results[spec.signature]
+            outcomes.append(
+                Outcome(spec, result["status"], result if over else None, None, reused, 0.0, find(spec).path)
+            )
+        return outcomes
+
+
+def run(wanted: Search, launcher: Pretended) -> list[Trial]:
+    with making_specs() as make:
+        return search(wanted, make, launcher, Progress(Console(file=io.StringIO()), [], []))
+
+
+def rates(trials: Sequence[Trial]) -> list[str]:
+    return [trial.values["optimizer.lr"] for trial in trials]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "qmc", "random"])
+def test_the_same_command_asks_for_the_same_trials_and_another_seed_for_others(sampler: str) -> None:
+    words = (f"hydra/sweeper/sampler={sampler}", "hydra.sweeper.n_trials=16", LR, "batch.size=32,64")
+    wanted = read(*words)
+    first, second = run(wanted, Pretended()), run(wanted, Pretended())
+    assert [trial.values for trial in first] == [trial.values for trial in second]
+    assert len(set(rates(first))) == 16
+    assert rates(run(read(*words, "hydra.sweeper.sampler.seed=1"), Pretended())) != rates(first)
+
+
+def test_the_same_in_another_process(python: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import test_optuna_sweep as t\n"
+        "wanted = t.read('hydra.sweeper.n_trials=14', t.LR, 'batch.size=32,64', 'optimizer=sgd,adam')\n"
+        "print([trial.values for trial in t.run(wanted, t.Pretended())])"
+    )
+    said = set()
+    for seed in ("1", "2"):
+        monkeypatch.setenv("PYTHONHASHSEED", seed)
+        said.add(python(code))
+    assert len(said) == 1
+
+
+def test_quasi_random_trials_are_spread_from_the_first_one_on() -> None:
+    trials = run(read("hydra/sweeper/sampler=qmc", "hydra.sweeper.n_trials=16", LR), Pretended())
+    bins = sorted(int((math.log10(float(rate)) + 3) / 3 * 16) for rate in rates(trials))
+    assert bins == list(range(16))  # one in each sixteenth, which random trials are not
+
+
+def test_tpe_learns_and_keeps_away_from_what_diverged() -> None:
+    def high_diverges(spec: RunSpec) -> Answer:
+        return ("diverged", 0.0) if spec.config.optimizer["lr"] > 0.1 else bowl(spec)
+
+    words = ("hydra.sweeper.n_trials=60", "hydra.sweeper.n_jobs=2", LR)
+    trials = run(read(*words), Pretended(high_diverges))
+    began = [float(rate) > 0.1 for rate in rates(trials[:10])]
+    later = [float(rate) > 0.1 for rate in rates(trials[10:])]
+    assert sum(began) >= 2  # a third of the interval
+    assert sum(later) <= 8  # random ones have 16.7
+    near = [abs(math.log(float(rate) / 0.03)) < 1 for rate in rates(trials[10:])]
+    assert sum(near) > 25  # random ones have 14.5
+
+
+def test_a_failed_trial_is_told_as_failed_and_teaches_nothing() -> None:
+    told: list[Any] = []
+
+    def fails(spec: RunSpec) -> Answer:
+        return ("failed", 0.0) if spec.config.optimizer["lr"] > 0.1 else bowl(spec)
+
+    wanted = read("hydra.sweeper.n_trials=12", "hydra.sweeper.n_jobs=4", LR)
+    trials = run(wanted, Pretended(fails))
+    told = [trial.status for trial in trials]
+    assert "failed" in told
+    best = min((trial for trial in trials if trial.status == "finished"), key=Trial.rank)
+    assert best.told() == min(trial.told() for trial in trials if trial.status == "finished")
+    text = "\n".join(conclusion(wanted, trials, []))
+    assert f"{told.count('failed')} failed" in text
+
+
+def test_every_seed_counts_by_the_mean_and_one_that_diverged_counts_as_the_worst() -> None:
+    def by_seed(spec: RunSpec) -> Answer:
+        lr, seed = spec.config.optimizer["lr"], spec.config.seed
+        return ("diverged" if lr > 0.3 and seed == 2 else "finished"), 0.1 * seed
+
+    wanted = read("hydra.sweeper.n_trials=10", "seed=1,2,3", LR)
+    launcher = Pretended(by_seed, parallel=4)
+    trials = run(wanted, launcher)
+    assert launcher.calls == [6, 6, 6, 6, 6]  # two trials keep four busy
+    for trial in trials:
+        assert [outcome.spec.config.seed for outcome in trial.outcomes] == [1, 2, 3]
+        if float(trial.values["optimizer.lr"]) > 0.3:
+            assert (trial.status, trial.told()) == ("diverged", 1.0)
+        else:
+            assert trial.told() == pytest.approx(0.2)
+    assert {trial.status for trial in trials} == {"finished", "diverged"}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "qmc"])
+@pytest.mark.parametrize("stop_at", [1, 5, 13])
+def test_a_search_that_was_stopped_goes_on_with_the_same_trials(sampler: str, stop_at: int) -> None:
+    wanted = read(f"hydra/sweeper/sampler={sampler}", "hydra.sweeper.n_trials=16", "hydra.sweeper.n_jobs=3", LR)
+    untouched = run(wanted, Pretended())
+    launcher = Pretended()
+    launcher.stop_at = stop_at
+    with pytest.raises(Interrupted, match=f"stopped with {stop_at // 3 * 3} of 16 trials over"):
+        run(wanted, launcher)
+    launcher.stop_at = None
+    again = run(wanted, launcher)
+    assert [trial.values for trial in again] == [trial.values for trial in untouched]
+    assert sorted(launcher.trained) == sorted({outcome.spec.signature for t in untouched for outcome in t.outcomes})
+
+
+def test_only_tpe_is_asked_in_generations_of_what_trains_at_once() -> None:
+    for words, calls in (
+        (["hydra.sweeper.n_trials=7"], [3, 3, 1]),
+        (["hydra.sweeper.n_trials=7", "hydra.sweeper.n_jobs=5"], [5, 2]),
+        (["hydra.sweeper.n_trials=7", "hydra/sweeper/sampler=qmc"], [7]),
+        (["hydra.sweeper.n_trials=7", "hydra/sweeper/sampler=random", "hydra.sweeper.n_jobs=4"], [4, 3]),
+    ):
+        launcher = Pretended(parallel=3)
+        run(read(*words, LR), launcher)
+        assert launcher.calls == calls
+
+
+def test_the_objective_is_validation_at_the_eval_point_after_the_last_step() -> None:
+    scores = {"held": {"error": 0.3}, "base": {"error": 0.2}}
+    result = {
+        "status": "finished",
+        "validation": scores,
+        "test": {"base": {"error": 0.0}},
+        "best_validation_error": 0.1,
+    }
+    assert objective(result) == 0.2
+    assert objective(result | {"validation": {"held": {"error": 0.3}}}) == 0.3
+    assert objective(result | {"status": "diverged"}) == 1.0
+
+
+def test_the_conclusion_names_a_command_the_edge_and_how_often_was_tried() -> None:
+    wanted = read(
+        "hydra.sweeper.n_trials=32", "hydra/sweeper/sampler=qmc", "optimizer.lr=tag(log,interval(0.03,1))", "name='a b'"
+    )
+    trials = run(wanted, Pretended())
+    first, command, *more = conclusion(wanted, trials, ["my conf"])
+    best = min(trials, key=Trial.rank)
+    assert first == f"best of 32 trials: trial {best.number}, validation error {100 * best.told():.2f} %"
+    assert shlex.split(command)[:4] == ["neumann", "train", "--config-dir", "my conf"]
+    (spec,) = make_specs([shlex.split(command)[4:]])
+    assert spec.signature == best.outcomes[0].spec.signature
+    assert spec.config.name == "a b"
+    edge = [line for line in more if line.startswith("warning")]
+    assert len(edge) == 1
+    assert "lower edge of 'optimizer.lr=tag(log,interval(0.03,1))'" in edge[0]
+    assert "optimistic" in more[-1]
+    middle = read("hydra.sweeper.n_trials=12", LR)
+    assert not any("warning" in line for line in conclusion(middle, run(middle, Pretended()), []))
+
+
+def test_equal_errors_go_to_the_lower_loss_and_equal_settings_count_once() -> None:
+    wanted = read("hydra.sweeper.n_trials=9", "batch.size=32,64", "seed=0,1", "optimizer=sgd")
+    launcher = Pretended(lambda spec: ("finished", 0.5))
+    trials = run(wanted, launcher)
+    assert len(launcher.trained) == 4
+    for outcome in (o for t in trials if t.values["batch.size"] == "64" for o in t.outcomes):
+        outcome.result["validation"]["base"]["loss"] = 0.5
+    first, command, *_ = conclusion(wanted, trials, [])
+    assert "best of 9 trials (2 different settings)" in first
+    assert first.endswith("validation error 50.00 %, mean of 2 seeds")
+    assert command == "  neumann train -m optimizer=sgd batch.size=64 seed=0,1"
+
+
+def test_where_none_finished_nothing_is_best() -> None:
+    wanted = read("hydra.sweeper.n_trials=3", LR)
+    (line,) = conclusion(wanted, run(wanted, Pretended(lambda spec: ("diverged", 0.1))), [])
+    assert line == "none of 3 trials finished: 3 diverged"
+
+
+def test_without_optuna_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserError, match=r"needs Optuna: pip install 'neumann\[optuna\]'"):
+        run_search(read(LR), [], Console())
+
+
+def test_a_corner_that_does_not_compose_is_refused_before_anything_trains() -> None:
+    for words, part in (
+        (["optimizer=neumann,sgd", "optimizer.alpha=interval(0,1)"], "'alpha'"),
+        (["batch.size=int(interval(8,100000))"], "batch.size=100000 does not fit"),
+        (["recipe.label_smoothing=interval(0,1)"], "label_smoothing=1.0 is out of range"),
+    ):
+        console = Console(file=io.StringIO())
+        with pytest.raises(UserError, match=part):
+            run_search(read(*words), [], console)
+        assert console.file.getvalue() == ""  # type: ignore[attr-defined]
+        assert not Path("runs").exists()
+
+
+WORDS = [
+    *("hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2", LR, "optimizer=sgd"),
+    *("hydra.sweeper.sampler.n_startup_trials=2", "trainer.max_epochs=12", "batch.size=64", "+model.kwargs.width=8"),
+    *("logger=none", "launch.parallel=2", "launch.threads=1"),
+]
+
+
+def folders(study: str) -> dict[str, RunFolder]:
+    return {path.name: RunFolder(path) for path in Path("runs", study).glob("d*")}
+
+
+@pytest.mark.timeout(600)  # four commands, each of which imports everything
+def test_kill_9_in_the_middle_and_once_more_ends_as_one_untouched(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "neumann.cli", "train", "-m", *WORDS]
+    process = subprocess.Popen([*command, "study=killed"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    wait_for(lambda: sum(f.result() is None and bool(f.read_measurements()) for f in folders("killed").values()) and
+             sum(f.result() is not None for f in folders("killed").values()) >= 2)  # fmt: skip
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=20)
+    wait_for(lambda: not left_over(f"NEUMANN_CACHE={tmp_path}"), 30)
+    before = {name: folder.result() for name, folder in folders("killed").items()}
+    assert 2 <= sum(result is not None for result in before.values()) < 4
+    done = [
+        subprocess.run([*command, f"study={s}"], capture_output=True, text=True, timeout=200)
+        for s in ("killed", "whole")
+    ]
+    assert [d.returncode for d in done] == [0, 0], done[0].stderr + done[1].stderr
+    killed, whole = folders("killed"), folders("whole")
+    assert sorted(killed) == sorted(whole)
+    assert len(whole) == 4
+    for name, folder in killed.items():
+        result, other = folder.result(), whole[name].result()
+        assert result is not None
+        assert other is not None
+        assert result["validation"] == other["validation"]
+        if before.get(name) is not None:
+            assert result == before[name]
+            assert len(read_json(folder.provenance)["attempts"]) == 1
+    ends = [[line.replace("killed", "whole") for line in d.stdout.splitlines()[-3:]] for d in done]
+    assert ends[0] == ends[1]
+    assert "test" not in json.dumps(done[1].stdout)  # which is not to choose anything here
+    copied = shlex.split(next(line for line in done[1].stdout.splitlines() if line.startswith("  neumann train")))
+    again = subprocess.run(
+        [sys.executable, "-m", "neumann.cli", *copied[1:]], capture_output=True, text=True, timeout=60
+    )
+    assert "already there" in again.stdout
