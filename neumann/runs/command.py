@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
-from rich.table import Table
 from rich.text import Text
 
 from neumann.arguments import Parser, parsed
 from neumann.errors import UserError, did_you_mean, printable
 from neumann.runs import clean, listing, show
 from neumann.runs.folder import RunFolder
-from neumann.runs.listing import Filters, Row, list_runs, pick
+from neumann.runs.listing import Filters, Row, list_runs, pick, read_row
 
 if TYPE_CHECKING:
     from neumann.config import RunSpec
@@ -126,23 +125,23 @@ def _list(output: Path, filters: Filters, given: argparse.Namespace, console: Co
     if given.json:
         print(json.dumps([row.as_record() for row in rows], indent=1))
     elif rows:
-        wide = console if console.is_terminal else Console(file=console.file, width=500)
-        wide.print(_table(rows))
+        _print_table(rows, console)
     else:
         console.print(Text(f"no run in {printable(output)} fits"), soft_wrap=True)
     return 0 if rows else 1
 
 
-def _table(rows: Sequence[Row]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("study", "name", "status", "step", "validation", "test", "seed", "age", "signature"):
-        right = name in ("step", "validation", "test", "seed", "age")
-        table.add_column(name, justify="right" if right else "left", no_wrap=name != "name", overflow="fold")
-    for row in rows:
-        table.add_row(
-            Text(printable(row.study)),
-            Text(printable(row.name)),
-            Text(row.status, style=STYLES.get(row.status, "")),
+COLUMNS = ("study", "name", "status", "step", "validation", "test", "seed", "age", "signature")
+RIGHT = ("step", "validation", "test", "seed", "age")
+
+
+def _table(rows: Sequence[Row]) -> Text:
+    """Return the rows under each other; by hand, as 5,000 of them are many for a table that measures its cells."""
+    cells = [
+        (
+            printable(row.study),
+            printable(row.name),
+            row.status,
             _steps(row),
             _percent(row.validation),
             _percent(row.test),
@@ -150,7 +149,24 @@ def _table(rows: Sequence[Row]) -> Table:
             _age(row.time),
             row.signature,
         )
-    return table
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(COLUMNS, *cells, strict=True)]
+    text = Text(no_wrap=True, overflow="ellipsis")
+    for line, row in zip([COLUMNS, *cells], [None, *rows], strict=True):
+        for name, cell, width in zip(COLUMNS, line, widths, strict=True):
+            style = "bold" if row is None else STYLES.get(row.status, "") if name == "status" else ""
+            text.append(f"{cell:>{width}}" if name in RIGHT else f"{cell:<{width}}", style)
+            text.append("\n" if name == COLUMNS[-1] else "  ")
+    text.rstrip()
+    return text
+
+
+def _print_table(rows: Sequence[Row], console: Console) -> None:
+    if console.is_terminal:
+        console.print(_table(rows), overflow="ignore", crop=False)
+    else:
+        print(_table(rows).plain, file=console.file)
 
 
 def _steps(row: Row) -> str:
@@ -172,8 +188,7 @@ def _age(then: float) -> str:
 def _show(folder: Path, given: argparse.Namespace, console: Console) -> int:
     from neumann.config import make_spec
 
-    (row,) = list_runs(folder, Filters()) or [None]
-    assert row is not None
+    row = read_row(folder)
     run = RunFolder(folder)
     said = None
     changes: list[tuple[str, str, str]] = []
@@ -188,7 +203,7 @@ def _show(folder: Path, given: argparse.Namespace, console: Console) -> int:
     about = [("status", row.status + (f": {row.message}" if row.message else "")), ("folder", str(folder))]
     about += [("study", row.study), ("seed", str(row.seed)), ("attempts", str(row.attempt))]
     about += [("steps", _steps(row)), ("last change", f"{_age(row.time)} ago")]
-    parts: list[object] = [Text(printable(folder.name), style="bold"), _pairs(about)]
+    parts: list[Text | str] = [Text(printable(folder.name), style="bold"), _pairs(about)]
     if changes:
         parts += ["", Text("changed against the default:", style="bold")]
         parts.append(_pairs([(key, f"{mine}  (default {default})") for key, default, mine in changes]))
@@ -200,8 +215,12 @@ def _show(folder: Path, given: argparse.Namespace, console: Console) -> int:
         parts += ["", Text("latest figures:", style="bold"), _pairs(found)]
     for path in (run.error, folder / "output.log"):
         if lines := show.tail(path):
-            parts += ["", Text(f"last lines of {path.name}:", style="bold"), Text(printable("\n".join(lines)))]
-    console.print(Group(*parts), soft_wrap=not console.is_terminal)  # type: ignore[arg-type]
+            parts += [
+                "",
+                Text(f"last lines of {path.name}:", style="bold"),
+                Text(printable("\n".join(lines), lines=True)),
+            ]
+    console.print(Group(*parts), soft_wrap=not console.is_terminal)
     return 0
 
 
@@ -258,14 +277,8 @@ def _say_changes(rows: Sequence[Row], seen: dict[str, tuple[object, ...]], conso
         if seen.get(row.folder) != now:
             seen[row.folder] = now
             error = f"validation error {_percent(row.validation)}" if row.validation is not None else ""
-            words = [
-                time.strftime("%H:%M:%S"),
-                row.study,
-                f"{row.name}-{row.signature}",
-                row.status,
-                _steps(row),
-                error,
-            ]
+            words = [time.strftime("%H:%M:%S"), row.study, f"{row.name}-{row.signature}", row.status]
+            words += [_steps(row), error]
             console.print(Text(printable("  ".join(word for word in words if word))), soft_wrap=True)
 
 
@@ -277,7 +290,7 @@ def _clean(output: Path, filters: Filters, given: argparse.Namespace, console: C
     if not rows:
         console.print(Text(f"no run in {printable(output)} is {' or '.join(filters.statuses)}"), soft_wrap=True)
         return 0
-    (console if console.is_terminal else Console(file=console.file, width=500)).print(_table(rows))
+    _print_table(rows, console)
     if not given.yes:
         if not sys.stdin.isatty():
             raise UserError("neumann runs clean asks before it removes, and nobody can answer here: add --yes")

@@ -1,7 +1,7 @@
 """How are 5,000 runs listed at once? What was read of a run that is over is kept beside the runs and read no more.
 
-A hidden file in the results folder holds it, an entry per run with the sizes and times of the run's files. An entry that
-does not fit them is read anew, a damaged index is no index, and nothing but a list is ever answered from one.
+A hidden file in the results folder holds it, an entry per run with the sizes and times of the run's files. An entry
+that does not fit them is read anew, a damaged index is no index, and nothing but a list is ever answered from one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which runs lie in a results folder, how far is each, and which of them are meant?
 
-Everything that is read may be damaged or somebody else's: what is not of the kind that it should be counts as not there.
+Everything that is read may be damaged or somebody else's: what is not of its kind counts as not there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from neumann.config import NOT_SIGNED
 from neumann.errors import UserError, did_you_mean
 from neumann.runs.files import read_json
 from neumann.runs.folder import STATUSES, RunFolder
@@ -28,7 +27,7 @@ FILES = ("status.json", "result.json", "measurements.jsonl", "signed.json")
 
 @dataclass(frozen=True)
 class Row:
-    """One run in a list. Errors are fractions at the eval point, ``time`` is its last sign of progress in Unix seconds."""
+    """One run in a list. Errors are fractions at the eval point, ``time`` is its last progress in Unix seconds."""
 
     folder: str
     study: str
@@ -51,7 +50,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Filters:
-    """Which runs are meant: all that fit one of ``studies``, one of ``statuses``, one of ``names`` and all of ``where``.
+    """Which runs are meant: those that fit one of ``studies``, of ``statuses`` and of ``names``, and all of ``where``.
 
     Names and studies are globs, ``where`` holds (dotted configuration key, value or glob). Empty means any.
     """
@@ -68,7 +67,7 @@ class Filters:
 
 
 def list_runs(output: Path, filters: Filters) -> list[Row]:
-    """Return the runs of ``output`` (a results folder, a study's or one run's) that are meant, newest last.
+    """Return the runs of ``output`` (a results folder, or one study's in it) that are meant, newest last.
 
     Raises UserError where there is no such folder, and where no run has a key of ``filters.where``.
     """
@@ -94,8 +93,6 @@ def find_folders(output: Path) -> list[Path]:
     """Return the run folders in ``output``. Raises UserError where it cannot be listed."""
     if not output.is_dir():
         raise UserError(f"there is no results folder {output}: name one with output=FOLDER")
-    if RUN.fullmatch(output.name) and (output / "config.yaml").exists():
-        return [output]
     try:
         below = [Path(entry.path) for entry in os.scandir(output) if entry.is_dir()]
     except OSError as error:
@@ -146,6 +143,11 @@ def error_of(scores: object) -> float | None:
     return error if isinstance(error, int | float) and math.isfinite(error) else None
 
 
+def read_row(folder: Path) -> Row:
+    """Return one run, read from its files. ``folder`` must be named as a run's is."""
+    return _read(folder, _stamp(folder))[0]
+
+
 def _row(folder: Path, index: Index) -> Row:
     stamp = _stamp(folder)
     known = index.row(folder, stamp)
@@ -180,10 +182,7 @@ def _read(folder: Path, stamp: Sequence[int]) -> tuple[Row, bool]:
     recorded = read_json(folder / "status.json")
     status, result = run.status(), run.result()
     config = _signed_config(folder)
-    if result is not None:
-        last = result
-    else:
-        last = next(iter(reversed(run.read_measurements())), {})
+    last = result if result is not None else next(iter(reversed(run.read_measurements())), {})
     match = RUN.fullmatch(folder.name)
     assert match is not None
     running = isinstance(recorded, dict) and recorded.get("status") == "running"
@@ -227,6 +226,8 @@ def _fits(text: str, globs: Iterable[str]) -> bool:
 
 def _where(met: list[tuple[Row, Path]], key: str, value: str, index: Index) -> list[tuple[Row, Path]]:
     """Return the runs whose configuration has ``value`` at ``key``."""
+    from neumann.config import NOT_SIGNED  # what knows configurations takes a second to import
+
     from_yaml = any(key == name or key.startswith(f"{name}.") for name in NOT_SIGNED)
     kept, keys, found = [], set[str](), False
     for row, folder in met:
