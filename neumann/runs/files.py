@@ -30,6 +30,7 @@ def writing(path: Path) -> Iterator[None]:
         reason = (error.strerror or str(error)).lower()
         sentence = NotWritten(f"{path} cannot be written ({reason}): what was written before it stands")
         sentence.errno = error.errno
+        sentence.add_note("once that is mended, the same command goes on")
         raise sentence from error
 
 

@@ -21,7 +21,7 @@ from neumann.runs.folder import STATUSES, RunFolder
 from neumann.runs.index import Index
 from neumann.runs.panel import headline
 
-RUN = re.compile(r"(.+)-([0-9a-f]{12})")
+RUN = re.compile(r"(.+)-([0-9a-f]{12})", re.DOTALL)
 FILES = ("status.json", "result.json", "measurements.jsonl", "signed.json")
 
 

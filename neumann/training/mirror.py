@@ -39,7 +39,8 @@ class Mirror:
                     ),
                 ],
                 config={**spec.as_dict(), "signature": spec.signature, "attempt": attempt, "provenance": dict(record)},
-                settings=wandb.Settings(console="off", silent=True, x_disable_stats=True),
+                # git: a remote's URL may be a token, of which the client hides a password alone; provenance has the commit
+                settings=wandb.Settings(console="off", silent=True, x_disable_stats=True, disable_git=True),
                 reinit="finish_previous",
             )
         except wandb.Error as error:
