@@ -201,8 +201,8 @@ def _own_targets() -> frozenset[str]:
 def load_spec(record: Mapping[str, Any], *, trust: bool = False) -> RunSpec:
     """Return the run that `RunSpec.as_record` has described, on another day or another machine.
 
-    A record is data, whoever wrote it: nothing is interpolated, and a ``_target_`` that is not `TRUSTED` is refused unless
-    ``trust``. Raises UserError for that, for what is no record of a run, and where data or code have changed since.
+    A record is data, whoever wrote it: nothing is interpolated, and a ``_target_`` that is not `TRUSTED` is refused
+    unless ``trust``. Raises UserError for that, for what is no record of a run, and where data or code have changed.
     """
     match record:
         case {"config": dict() as config, "choices": dict() as choices, "signature": str() as signature}:

@@ -39,7 +39,7 @@ class Mirror:
                     ),
                 ],
                 config={**spec.as_dict(), "signature": spec.signature, "attempt": attempt, "provenance": dict(record)},
-                # git: a remote's URL may be a token, of which the client hides a password alone; provenance has the commit
+                # no git: a remote's URL may hold a token, and provenance has the commit
                 settings=wandb.Settings(console="off", silent=True, x_disable_stats=True, disable_git=True),
                 reinit="finish_previous",
             )
