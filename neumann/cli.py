@@ -5,6 +5,7 @@ neumann train -m seed=0,1,2      a run for each value, several at once; -m +swee
 neumann wandb-sweep OVERRIDE ... print the same sweep as a file for `wandb sweep`, whose agents train the runs
 neumann study NAME [--plan]      train what a study lacks, then write its report
 neumann report NAME              write a study's report from what is there
+neumann runs                     list the runs that there are; show, watch, clean, resume
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 
-from neumann.errors import Interrupted, UserError, did_you_mean, first_line
+from neumann.arguments import Parser, parsed
+from neumann.errors import Interrupted, UserError, did_you_mean, first_line, printable
 
 if TYPE_CHECKING:
     from neumann.config import RunSpec
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if argv is None and "" not in sys.path:
         sys.path.insert(0, "")  # as for `python -m`: one's own optimizer may lie in the working directory
-    commands = {"train": _train, "study": _study, "wandb-sweep": _wandb_sweep, "report": _report}
+    commands = {"train": _train, "wandb-sweep": _wandb_sweep, "study": _study, "report": _report, "runs": _runs}
     errors = Console(stderr=True)
     if not words or words[0] in ("-h", "--help", "help"):
         print((__doc__ or "").split("\n", 2)[2].rstrip())
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"there is no command '{words[0]}': {did_you_mean(words[0], commands)}")
         return commands[words[0]](words[1:])
     except UserError as error:
-        errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        errors.print(f"[bold red]error:[/] {escape(printable(error, lines=True))}", soft_wrap=True, highlight=False)
         return EXIT_USAGE
     except (Interrupted, KeyboardInterrupt) as stop:
         if argv is None:  # the process ends here, and a further Ctrl-C would only tear its clean-up
@@ -80,14 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _say_failed(what: str) -> None:
-    Console(stderr=True).print(f"[bold red]failed:[/] {escape(what)}", soft_wrap=True, highlight=False)
+    Console(stderr=True).print(f"[bold red]failed:[/] {escape(printable(what))}", soft_wrap=True, highlight=False)
 
 
 def _train(words: list[str]) -> int:
     from neumann.config import make_spec
-    from neumann.runs import find, finished_result
-    from neumann.runs.panel import result_panel
-    from neumann.runs.ranks import Ranks, world_size
 
     parser = argparse.ArgumentParser(prog="neumann train", add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
@@ -116,6 +115,14 @@ def _train(words: list[str]) -> int:
 
         print(OmegaConf.to_yaml(OmegaConf.create(spec.as_dict())), end="")
         return 0
+    return _train_one(spec)
+
+
+def _train_one(spec: RunSpec) -> int:
+    from neumann.runs import find, finished_result
+    from neumann.runs.panel import result_panel
+    from neumann.runs.ranks import Ranks, world_size
+
     console = Console()
     ranks = Ranks.from_environment()
     if ranks is not None:
@@ -194,13 +201,19 @@ def _wandb_sweep(words: list[str]) -> int:
     from neumann.runs.wandb_sweep import sweep_file
 
     description = "Print the W&B sweep of what neumann train -m would train, for `wandb sweep FILE`."
-    parser = _Parser(prog="neumann wandb-sweep", description=description, add_help=False, allow_abbrev=False)
+    parser = Parser(prog="neumann wandb-sweep", description=description, add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as after neumann train -m, or +sweeps=NAME")
     _common_options(parser)
-    given = _parsed(parser, words)
+    given = parsed(parser, words)
     if given is not None:
         print(sweep_file(given.overrides, given.config_dirs), end="")
     return 0
+
+
+def _runs(words: list[str]) -> int:
+    from neumann.runs.command import main as command
+
+    return command(words, Console(), train=_train_one)
 
 
 def _study(words: list[str]) -> int:
@@ -218,7 +231,7 @@ def _report(words: list[str]) -> int:
 def _run_study(parser: argparse.ArgumentParser, words: list[str], command: str) -> int:
     from neumann.studies import study as studies
 
-    given = _parsed(parser, words)
+    given = parsed(parser, words)
     if given is None:
         return 0
     options = vars(given)
@@ -230,16 +243,8 @@ def _run_study(parser: argparse.ArgumentParser, words: list[str], command: str) 
     return done
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse, with its complaints as one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise UserError."""
-        raise UserError(f"{self.prog}: {message}")
-
-
 def _study_parser(command: str, description: str) -> argparse.ArgumentParser:
-    parser = _Parser(prog=f"neumann {command}", description=description, add_help=False, allow_abbrev=False)
+    parser = Parser(prog=f"neumann {command}", description=description, add_help=False, allow_abbrev=False)
     parser.add_argument("name", nargs="?", metavar="NAME", help="a study in ./experiments or neumann's own, or a path")
     parser.add_argument(
         "overrides", nargs="*", metavar="OVERRIDE", help="what cannot change a result: output, logger, launch, ..."
@@ -260,18 +265,6 @@ def _common_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="a folder with groups of your own",
     )
-
-
-def _parsed(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace | None:
-    """Return the arguments, or None where help was asked for and printed. Raises UserError for an unknown option."""
-    given, unknown = parser.parse_known_intermixed_args(words)
-    if given.help:
-        parser.print_help()
-        return None
-    if unknown:
-        known = [word for action in parser._actions for word in action.option_strings if word.startswith("--")]
-        raise UserError(f"{parser.prog} takes no {unknown[0]}: {did_you_mean(unknown[0], known)}")
-    return given
 
 
 if __name__ == "__main__":

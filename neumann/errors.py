@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -28,3 +29,13 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, or its type's name where it has none."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def printable(text: object, *, lines: bool = False) -> str:
+    """Return ``text`` as it may go to a terminal: what would steer one (escapes, bidirectional marks) is spelt out.
+
+    ``lines`` keeps line breaks. Names, messages and logs may come from somebody else's run.
+    """
+    return "".join(
+        c if unicodedata.category(c)[0] != "C" or (lines and c in "\n\t") else ascii(c)[1:-1] for c in str(text)
+    )

@@ -10,13 +10,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from neumann.config.compose import composing
+from neumann.config.compose import CONF, composing
 from neumann.config.keys import CHOSEN_SECTIONS
 from neumann.config.schema import RunConfig, check_values, structured
 from neumann.data import DataFacts, facts
@@ -186,14 +187,22 @@ def _at_seed(spec: RunSpec, seed: int) -> RunSpec:
     return replace(spec, config=config, signature=sign(signed_part(asdict(config), spec.facts)))
 
 
-TRUSTED = ("neumann.optim.", "neumann.training.", "torch.optim.", "timm.optim.")  # what a record may name unasked
+# What a record may name unasked: a class straight in one of these packages, or what our own files name. A longer path
+# would lead from a module to whatever that has imported (torch.optim.optimizer.functools.partial).
+TRUSTED = re.compile(r"(neumann|torch|timm)\.optim\.[A-Z]\w*")
+
+
+@cache
+def _own_targets() -> frozenset[str]:
+    texts = (file.read_text() for file in CONF.rglob("*.yaml"))
+    return frozenset(target for text in texts for target in re.findall(r"^_target_: *(\S+)", text, re.MULTILINE))
 
 
 def load_spec(record: Mapping[str, Any], *, trust: bool = False) -> RunSpec:
     """Return the run that `RunSpec.as_record` has described, on another day or another machine.
 
-    A record is data, whoever wrote it: nothing is interpolated, and a ``_target_`` outside `TRUSTED` is refused unless
-    ``trust``. Raises UserError for that, for what is no record of a run, and where data or code have changed since.
+    A record is data, whoever wrote it: nothing is interpolated, and a ``_target_`` that is not `TRUSTED` is refused
+    unless ``trust``. Raises UserError for that, for what is no record of a run, and where data or code have changed.
     """
     match record:
         case {"config": dict() as config, "choices": dict() as choices, "signature": str() as signature}:
@@ -203,8 +212,12 @@ def load_spec(record: Mapping[str, Any], *, trust: bool = False) -> RunSpec:
     for key, text in _texts(config):
         if "${" in text or text == "???":
             raise UserError(f"{key}={text}: the record of a run has no interpolations, every value stands as it is")
-        if key.endswith("._target_") and not trust and not text.startswith(TRUSTED):
-            raise UserError(f"{key}={text} would run code from outside {', '.join(TRUSTED)}: add --trust to allow it")
+        known = TRUSTED.fullmatch(text) or text in _own_targets()
+        if key.endswith("._target_") and not trust and not known:
+            raise UserError(
+                f"{key}={text} would run code that is neither ours nor an optimizer of torch.optim or timm.optim: "
+                "add --trust to allow it"
+            )
     try:
         loaded = OmegaConf.to_object(OmegaConf.merge(structured(), config))
     except OmegaConfBaseException as error:

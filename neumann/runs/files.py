@@ -1,4 +1,4 @@
-"""How is a file written so that a kill leaves either the old one or the new one?"""
+"""How is a file written so that a kill or a full disk leaves either the old one or the new one?"""
 
 from __future__ import annotations
 
@@ -6,39 +6,91 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from neumann.runs import claim
+
+
+class NotWritten(OSError):  # noqa: N818 - named for what the user reads
+    """A file could not be written, and what stood there before still does; the message is one sentence."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system says about ``path`` within the block into one sentence, as NotWritten."""
+    try:
+        yield
+    except NotWritten:
+        raise
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        sentence = NotWritten(f"{path} cannot be written ({reason}): what was written before it stands")
+        sentence.errno = error.errno
+        sentence.add_note("once that is mended, the same command goes on")
+        raise sentence from error
+
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write ``content`` to a temporary name beside ``path``, sync it and rename it. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+    """Write ``content`` to a temporary name beside ``path``, sync it and rename it.
+
+    Raises NotWritten, and Lost where ``path`` lies in a run's folder that another process has taken over from this one.
+    """
+    with writing(path), _whole(path, content) as temporary:
+        claim.require(path.parent)
         os.replace(temporary, path)
         sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def create_file(path: Path, content: bytes) -> bool:
     """Write ``path`` whole, unless it is there already, also by another process at this moment; say whether it was.
 
-    Raises OSError.
+    Raises as `replace_file` does.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path), _whole(path, content) as temporary:
+        claim.require(path.parent)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        sync_folder(path.parent)
+    return True
+
+
+@contextmanager
+def _whole(path: Path, content: bytes) -> Iterator[Path]:
+    """Yield a file beside ``path`` with ``content``, which is on disk; what becomes of it is the block's affair."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        replace_file(temporary, content)
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
     finally:
         temporary.unlink(missing_ok=True)
-    return True
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append ``line`` and sync it; one that a kill has cut short before it stays a line of its own.
+
+    Raises NotWritten, nothing of the line being left then, and Lost as `replace_file` does.
+    """
+    claim.require(path.parent)
+    with writing(path), open(path, "ab+", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        cut = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
+        content = b"\n" * cut + line + b"\n"
+        try:
+            while content:
+                content = content[file.write(content) :]
+            os.fsync(file.fileno())
+        except OSError:
+            os.ftruncate(file.fileno(), size)
+            raise
 
 
 def sync_folder(folder: Path) -> None:
@@ -63,13 +115,13 @@ def plain(value: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically."""
+    """Write ``value`` as indented JSON, atomically. Raises as `replace_file` does."""
     replace_file(path, (json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> Any | None:
-    """Return the file's value, or None where it is missing or damaged."""
+    """Return the file's value, or None where it is missing or damaged; nan and inf, which JSON has not, are None."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        return json.loads(path.read_bytes(), parse_constant=lambda _: None)
+    except (OSError, ValueError, RecursionError):  # deep nesting is damage too
         return None

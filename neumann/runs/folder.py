@@ -2,11 +2,14 @@
 
 config.yaml          the resolved configuration; signed.json: what the signature covers
 provenance.json      code, packages, hardware, data, seeds, one entry per attempt
-status.json          pending | running | finished | diverged | failed | interrupted; its modification time is the
-heartbeat measurements.jsonl   one line per evaluation
+status.json          pending | running | finished | diverged | failed | interrupted
+measurements.jsonl   one line per evaluation
 last.ckpt            the state to go on from; eval-weights.pt: the weights at the eval point
 result.json          written last and atomically: where it is good, the run is over
 error.txt            the traceback of a failed run; output.log: what a run of a launch printed
+.claim.N             who holds the run; its modification time is the heartbeat (see `neumann.runs.claim`)
+
+A folder may come from somebody else: what is read here is checked, and nothing of it is ever executed.
 """
 
 from __future__ import annotations
@@ -15,26 +18,24 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
-import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from neumann.errors import UserError
-from neumann.runs.files import plain, read_json, replace_file, write_json
+from neumann.runs import claim
+from neumann.runs.claim import Claimed, Lost
+from neumann.runs.files import append_line, plain, read_json, replace_file, write_json
+
+__all__ = ["OVER", "STATUSES", "Claimed", "Lost", "RunFolder", "make_folder", "remove_refused"]
 
 STATUSES = ("pending", "running", "finished", "diverged", "failed", "interrupted")
 OVER = ("finished", "diverged")  # diverged is a result and is kept as one
-HEARTBEAT_S = 15.0
-
-
-class Claimed(UserError):  # noqa: N818 - it is no error of whoever asked
-    """Another process is training the run right now."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,31 @@ class RunFolder:
         return self.path / "error.txt"
 
     def status(self) -> dict[str, Any]:
-        """Return status.json, or ``{"status": "pending"}``."""
-        return read_json(self.path / "status.json") or {"status": "pending"}
+        """Return how far the run is, as every reader should show it: ``{"status": ..., ...}``, the status a valid one.
+
+        A good result is the truth whatever status.json says. A run that is ``running`` by status.json and that nobody
+        holds is ``interrupted``, with a message that says why. Where ``attempt`` and ``step`` are there, they are ints.
+        """
+        found = self._recorded()
+        result = self.result()
+        if result is not None:
+            return {**found, "status": result["status"]}
+        if found["status"] in OVER:
+            return {**found, "status": "pending", "message": "its result.json is missing or damaged"}
+        if found["status"] == "running" and (gone := self.why_free()) is not None:
+            return {**found, "status": "interrupted", "message": f"it ended without a word: {gone}"}
+        return found
+
+    def _recorded(self) -> dict[str, Any]:
+        """Return status.json as it stands, less what cannot be one; where it is lost, what the other files tell."""
+        found = read_json(self.path / "status.json")
+        if not isinstance(found, dict) or found.get("status") not in STATUSES:
+            begun = self.last.exists() or self.measurements.exists()
+            message = {"message": "its status.json is missing or damaged"} if begun else {}
+            return {"status": "interrupted" if begun else "pending", **message}
+        kinds: dict[str, type | tuple[type, ...]] = {"attempt": int, "step": int, "pid": int, "time": (int, float)}
+        kinds |= {"status": str, "message": str, "host": str}
+        return {key: found[key] for key, kind in kinds.items() if isinstance(found.get(key), kind)}
 
     def result(self) -> dict[str, Any] | None:
         """Return the result where the run is over, else None. A damaged file is no result."""
@@ -88,11 +112,18 @@ class RunFolder:
         return result if isinstance(result, dict) and result.get("status") in OVER else None
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        """Write result.json, the last file of a run."""
-        write_json(self.path / "result.json", result)
+        """Write result.json, the last file of a run; a damaged one is kept beside it as result.json.damaged.
+
+        Raises NotWritten, or Lost where another process has taken the run over.
+        """
+        path = self.path / "result.json"
+        if path.exists() and read_json(path) is None:
+            claim.require(self.path)
+            os.replace(path, path.with_name("result.json.damaged"))
+        write_json(path, result)
 
     def set_status(self, status: str, **details: Any) -> None:
-        """Write status.json."""
+        """Write status.json. Raises NotWritten, or Lost where another process has taken the run over."""
         assert status in STATUSES, status
         write_json(
             self.path / "status.json",
@@ -100,87 +131,107 @@ class RunFolder:
         )
 
     def read_measurements(self) -> list[dict[str, Any]]:
-        """Return the measurements that are whole; a line cut short by a kill is left out."""
-        if not self.measurements.exists():
-            return []
-        lines = []
-        for line in self.measurements.read_text().splitlines():
-            with contextlib.suppress(ValueError):
-                lines.append(json.loads(line))
-        return lines
+        """Return the measurements that are whole; a line cut short by a kill, or damaged, is left out."""
+        return self._lines()[0]
+
+    def _lines(self) -> tuple[list[dict[str, Any]], int]:
+        """Return the measurements that are whole, and how many lines before the last one of them are not."""
+        try:
+            content = self.measurements.read_bytes()
+        except OSError:
+            return [], 0
+        whole: list[dict[str, Any]] = []
+        damaged = [0]
+        for line in content.split(b"\n"):
+            measured = None
+            with contextlib.suppress(ValueError, RecursionError):
+                measured = json.loads(line, parse_constant=lambda _: None)
+            if isinstance(measured, dict) and isinstance(measured.get("step"), int):
+                whole.append(measured)
+                damaged.append(damaged[-1])
+            elif line.strip():
+                damaged[-1] += 1
+        return whole, damaged[-2] if len(damaged) > 1 else 0
 
     def append_measurement(self, measurement: Mapping[str, Any]) -> None:
-        """Append one line and sync it."""
-        with open(self.measurements, "a") as file:
-            file.write(json.dumps(plain(measurement), allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Append one line and sync it. Raises NotWritten, or Lost where another process has taken the run over."""
+        append_line(self.measurements, json.dumps(plain(measurement), allow_nan=False).encode())
 
     def rewind_measurements(self, step: int) -> list[dict[str, Any]]:
-        """Drop what was measured after ``step``, the step a run goes on from, and return the rest."""
-        kept = [m for m in self.read_measurements() if m["step"] <= step]
+        """Drop what was measured after ``step``, the step a run goes on from, and return the rest.
+
+        Warns where a line before that is damaged: it was measured once and will not be again.
+        """
+        whole, damaged = self._lines()
+        kept = [m for m in whole if m["step"] <= step]
+        if damaged and kept:
+            warnings.warn(f"{self.measurements} has lost {damaged} damaged line(s) of its curve", stacklevel=2)
         if self.measurements.exists():
             replace_file(self.measurements, "".join(json.dumps(m) + "\n" for m in kept).encode())
         return kept
 
     @contextlib.contextmanager
     def claim(self) -> Iterator[None]:
-        """Hold the folder for this process; the claim ends with the block or with the process, however it dies.
+        """Hold the folder for this process, with a heartbeat, until the block or the process ends, however it does.
 
         Raises UserError where the folder cannot be written, and Claimed where another process holds it.
         """
         make_folder(self.path)
-        lock = FileLock(self.path / ".claim")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            status = self.status()
-            raise Claimed(
-                f"{self.path} is being trained right now by process {status.get('pid', '?')} on "
-                f"{status.get('host', '?')}: wait for it or stop it"
-            ) from None
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
-        try:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(claim.hold(self.path))
+            except OSError as error:
+                raise _unwritable(self.path, error) from error
             yield
-        finally:
-            lock.release()
 
     def held(self) -> bool:
-        """Return whether a process holds the claim at this moment."""
-        if not self.path.exists():
-            return False
-        lock = FileLock(self.path / ".claim")
+        """Return whether a living process holds the claim at this moment."""
+        return self.why_free() is None
+
+    def why_free(self) -> str | None:
+        """Return why nobody holds the claim, in words, or None where somebody does."""
         try:
-            lock.acquire(blocking=False)
-        except (Timeout, OSError):
-            return True
-        lock.release()
-        return False
+            lease = claim.current(self.path)
+        except NotADirectoryError:
+            return "there is no such folder"
+        except OSError:
+            return None  # it cannot be read: then nobody may say that it is free
+        if lease is None:
+            return "nobody holds it"
+        return lease.why_dead(lambda: claim.file_system_time(self.path))
+
+    def require_claim(self) -> None:
+        """Raise Lost where this process held the claim and another has taken it over: nothing may be written then."""
+        claim.require(self.path)
 
     @contextlib.contextmanager
     def heartbeat(self) -> Iterator[None]:
-        """Touch status.json every `HEARTBEAT_S` seconds while the block runs."""
-        over = threading.Event()
+        """Watch over this process's claim within the block, which trains; the lease is renewed from `claim` on.
 
-        def beat() -> None:
-            while not over.wait(HEARTBEAT_S):
-                with contextlib.suppress(OSError):
-                    os.utime(self.path / "status.json")
-
-        thread = threading.Thread(target=beat, name="neumann-heartbeat", daemon=True)
-        thread.start()
+        Where another process has taken the run over, this one gets SIGTERM, which ends training within a step, and what
+        it wants to write afterwards is refused with Lost.
+        """
+        held = claim.mine(self.path)
+        if held is not None:
+            held.when_lost = _stop_training
         try:
             yield
         finally:
-            over.set()
-            thread.join()
+            if held is not None:
+                held.when_lost = None
+
+
+def _stop_training() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def remove_refused(folder: RunFolder) -> None:
     """Remove a folder that was made for a run whose configuration was then refused: it leaves nothing behind."""
-    for name in (".claim", "config.yaml", "signed.json", "provenance.json", "measurements.jsonl"):
+    claim.require(folder.path)
+    for name in ("config.yaml", "signed.json", "provenance.json", "measurements.jsonl"):
         (folder.path / name).unlink(missing_ok=True)
+    for lease in folder.path.glob(f"{claim.PREFIX}*"):
+        lease.unlink(missing_ok=True)
     shutil.rmtree(folder.path / "wandb", ignore_errors=True)
     with contextlib.suppress(OSError):  # not empty: then it is not ours to remove
         folder.path.rmdir()
@@ -190,9 +241,7 @@ def make_folder(path: Path) -> None:
     """Create ``path`` and prove that it can be written to. Raises UserError naming the part that is in the way."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        claim.touch_probe(path)
     except OSError as error:
         raise _unwritable(path, error) from error
 

@@ -147,7 +147,7 @@ class Job:
         folder = find(self.spec)
         if not folder.path.exists():
             return
-        with contextlib.suppress(UserError), folder.claim():  # another launcher may have begun it again
+        with contextlib.suppress(UserError, OSError), folder.claim():  # another launcher may have begun it again
             before = folder.status()
             if unheard or before["status"] != "failed":
                 kept = {key: before[key] for key in ("attempt", "step") if key in before}
@@ -305,7 +305,8 @@ def _train(
         traceback.print_exc()
         folder = find(spec)
         if not hasattr(error, "__notes__") and folder.path.exists():  # it came before the run could record it
-            replace_file(folder.error, traceback.format_exc().encode())
+            with contextlib.suppress(OSError):
+                replace_file(folder.error, traceback.format_exc().encode())
         return "failed", f"rank {ranks.rank}: {first_line(error)}" if ranks else first_line(error)
     return str(result["status"]), None
 

@@ -9,6 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
+
+from neumann.errors import printable
 
 
 def headline(scores: Mapping[str, Mapping[str, float]]) -> Mapping[str, float]:
@@ -40,15 +43,17 @@ def result_panel(console: Console, folder: Path, result: Mapping[str, Any], *, r
     table.add_row(
         "trained", f"{result['step']} steps, {result['examples']:,} examples, {result['train_seconds']:.1f} s training"
     )
-    table.add_row("folder", str(folder))
+    table.add_row("folder", Text(printable(folder)))
     kept = ["result.json", "measurements.jsonl", "config.yaml", "provenance.json", result.get("eval_weights")]
-    table.add_row("in it", "  ".join(name for name in kept if name))
+    table.add_row("in it", Text(printable("  ".join(str(name) for name in kept if name))))
     if result.get("wandb"):
         where = "online" if result["wandb"] == "online" else "offline, in wandb/ (wandb sync uploads it)"
         table.add_row("W&B", where)
     status = f"{result['status']}, already there" if returned else result["status"]
     console.print(
         Panel(
-            table, title=f"{folder.name}: {status}", border_style="red" if result["status"] == "diverged" else "green"
+            table,
+            title=Text(printable(f"{folder.name}: {status}")),
+            border_style="red" if result["status"] == "diverged" else "green",
         )
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from neumann.config import RunSpec
 from neumann.errors import UserError
 from neumann.runs.files import plain, read_json
 from neumann.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from neumann.config import RunSpec
 
 
 def find(spec: RunSpec) -> RunFolder:

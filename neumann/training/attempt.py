@@ -145,8 +145,9 @@ class Attempt:
             summary, exit_code = {"status": "interrupted"}, 130
             raise Interrupted(f"stopped at step {self.progress.step} of {self.spec.name}") from None
         except Exception as error:
-            self._set_status("failed", message=self._note(error))
-            error.add_note(f"traceback in {self.folder.error}")
+            with contextlib.suppress(OSError):  # a full disk has no room for a status: then the run is found dead
+                self._set_status("failed", message=self._note(error))
+                error.add_note(f"traceback in {self.folder.error}")
             summary = {"status": "failed"}
             raise
         finally:
@@ -265,5 +266,6 @@ class Attempt:
             write_eval_weights(self.folder.eval_weights, self.parts.module, trainer.optimizers[0], description)
             result["eval_weights"] = self.folder.eval_weights.name
         self.folder.write_result(result)
-        self._set_status(result["status"])
+        with contextlib.suppress(OSError):  # the result is written, and it is what counts
+            self._set_status(result["status"])
         remove_checkpoints(self.folder.last, but_the_last=keep == "last")

@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 from neumann.data.batches import Batches
 from neumann.errors import UserError
 from neumann.optim import WeightAverage, at, eval_point
+from neumann.runs import claim
 from neumann.runs.files import replace_file, sync_folder
 from neumann.seeds import derive
 from neumann.training.census import Census
@@ -95,6 +96,7 @@ def previous(path: Path) -> Path:
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` as the last checkpoint and keep the one before: at every moment one of the two is whole."""
+    claim.require(path.parent)  # whoever has taken the run over goes on from these
     if path.exists():
         before = previous(path)
         before.unlink(missing_ok=True)

@@ -115,7 +115,8 @@ class Mirror:
                 "attempt": self._attempt,
                 "provenance": self._record,
             },
-            settings=wandb.Settings(console="off", silent=True, x_disable_stats=True),
+            # no git: a remote's URL may hold a token, and provenance has the commit
+            settings=wandb.Settings(console="off", silent=True, x_disable_stats=True, disable_git=True),
             reinit="finish_previous",
         )
         run.define_metric("step", hidden=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from neumann.config import NOT_SIGNED, RESULTS_VERSION, make_spec, spec
+from neumann.config import NOT_SIGNED, RESULTS_VERSION, compose, make_spec, spec
 from neumann.config.spec import sign, signed_part
 
 
@@ -74,9 +76,54 @@ def test_the_same_request_has_one_signature() -> None:
     assert other.folder.as_posix() == f"y/other/x-{one.signature}"
 
 
-def test_a_changed_default_changes_the_signature() -> None:
+def test_a_changed_setting_changes_the_signature() -> None:
     assert make_spec(["optimizer=nesterov"]).signature != make_spec(["optimizer=sgd"]).signature
     assert make_spec(["batch.size=16"]).signature != make_spec([]).signature
+
+
+def test_what_is_not_signed_is_this_and_no_more() -> None:
+    """Whoever adds a line leaves a setting out of every signature: say here that it cannot change a result."""
+    assert set(NOT_SIGNED) == {
+        *("output", "study", "name", "logger", "checkpoint", "launch"),
+        *("data.root", "data.workers"),
+    }
+    assert all(len(reason) > 10 for reason in NOT_SIGNED.values())
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "signed"),
+    [
+        ("optimizer/sgd.yaml", "momentum: 0.9", "momentum: 0.8", True),
+        ("optimizer/sgd.yaml", "_target_: torch.optim.SGD", "_target_: torch.optim.Adam", True),
+        ("model/small_cnn.yaml", "kwargs: {}", "kwargs: {width: 24}", True),
+        ("trainer/default.yaml", "max_epochs: 20", "max_epochs: 21", True),
+        ("data/digits.yaml", "split_seed: 0", "split_seed: 1", True),
+        ("logger/wandb.yaml", "project: neumann", "project: other", False),
+        ("launch/local.yaml", "threads: null", "threads: 2", False),
+        ("optimizer/sgd.yaml", "\n", "\n# a remark\n", False),
+    ],
+)
+def test_a_default_that_is_edited_changes_the_signature(
+    file: str, before: str, after: str, signed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make_spec(["optimizer=sgd"]).signature
+    shutil.copytree(compose.CONF, tmp_path / "conf")
+    monkeypatch.setattr(compose, "CONF", tmp_path / "conf")
+    assert make_spec(["optimizer=sgd"]).signature == first
+    text = (tmp_path / "conf" / file).read_text()
+    assert before in text
+    (tmp_path / "conf" / file).write_text(text.replace(before, after, 1))
+    assert (make_spec(["optimizer=sgd"]).signature != first) == signed
+
+
+def test_a_file_of_the_users_own_that_is_edited_changes_the_signature(tmp_path: Path) -> None:
+    file = tmp_path / "conf" / "optimizer" / "mine.yaml"
+    file.parent.mkdir(parents=True)
+    signatures = []
+    for rate in (0.1, 0.2, 0.1):
+        file.write_text(f"_target_: torch.optim.SGD\nlr: {rate}\n")
+        signatures.append(make_spec(["optimizer=mine"], [str(tmp_path / "conf")]).signature)
+    assert signatures[0] == signatures[2] != signatures[1]
 
 
 def test_composing_and_reporting_import_no_torch(python: Callable[[str], str]) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -49,11 +48,37 @@ def test_measurements_survive_a_cut_and_rewind(tmp_path: Path) -> None:
     assert [m["step"] for m in folder.read_measurements()] == [10, 20, 25]
 
 
+@pytest.mark.parametrize(
+    "cut", ['{"step": 40, "lo', '{"step": 40}', "\xff{", '"a word"', '{"no": "step"}', "[" * 100_000]
+)
+def test_what_is_appended_does_not_stick_to_a_damaged_line(cut: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.append_measurement({"step": 30})
+    with open(folder.measurements, "a", encoding="latin-1") as file:
+        file.write(cut)
+    for step in (50, 60):
+        folder.append_measurement({"step": step})
+    whole = [40] if cut.endswith("40}") else []
+    assert [m["step"] for m in folder.read_measurements()] == [30, *whole, 50, 60]
+    assert folder.measurements.read_bytes().count(b"\n") == 4
+
+
+def test_a_curve_that_has_lost_a_line_in_its_middle_says_so_when_it_goes_on(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.measurements.write_text('{"step": 1}\n{"ste\n{"step": 3}\n{"step": 4, "l')
+    with pytest.warns(UserWarning, match=r"measurements.jsonl has lost 1 damaged line\(s\) of its curve"):
+        assert [m["step"] for m in folder.rewind_measurements(3)] == [1, 3]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the end alone is what every kill leaves
+        folder.rewind_measurements(3)
+
+
 def test_only_a_good_result_is_over(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert folder.result() is None
-    (tmp_path / "result.json").write_text('{"status": "fini')
-    assert folder.result() is None
+    for damage in ('{"status": "fini', "", "null", "[]", '{"status": ["finished"]}', '{"a":' * 100_000):
+        (tmp_path / "result.json").write_text(damage)
+        assert folder.result() is None
     folder.write_result({"status": "failed"})
     assert folder.result() is None
     for status in ("finished", "diverged"):
@@ -61,46 +86,65 @@ def test_only_a_good_result_is_over(tmp_path: Path) -> None:
         assert folder.result() == {"status": status}
 
 
-HOLD = """
-import sys, time
+def test_a_damaged_result_is_kept_beside_its_successor(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text('{"status": "finished", "test')
+    folder = RunFolder(tmp_path)
+    folder.write_result({"status": "finished", "step": 2})
+    assert folder.result() == {"status": "finished", "step": 2}
+    assert (tmp_path / "result.json.damaged").read_text() == '{"status": "finished", "test'
+    folder.write_result({"status": "finished", "step": 3})
+    assert (tmp_path / "result.json.damaged").exists()
+
+
+def test_the_status_is_a_valid_one_whatever_the_file_says(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.status() == {"status": "pending"}
+    for damage in ("", "{", "[1]", '{"status": "great"}', '{"status": ["failed"]}', "\x00\xff", "[" * 100_000):
+        (tmp_path / "status.json").write_text(damage, encoding="latin-1")
+        assert folder.status() == {"status": "pending"}
+    folder.append_measurement({"step": 3})
+    assert folder.status() == {"status": "interrupted", "message": "its status.json is missing or damaged"}
+    write_json(tmp_path / "status.json", {"status": "failed", "attempt": "many", "step": None, "message": {"a": 1}})
+    assert folder.status() == {"status": "failed"}
+    write_json(tmp_path / "status.json", {"status": "finished", "attempt": 2})
+    assert folder.status()["status"] == "pending"  # its result is lost, so it is to be trained again
+    assert folder.status()["message"] == "its result.json is missing or damaged"
+    assert folder.status()["attempt"] == 2
+    folder.set_status("running", attempt=2)
+    folder.write_result({"status": "finished"})
+    assert folder.status()["status"] == "finished"  # a kill between the two files loses nothing
+
+
+LIMITED = """
+import resource, signal, sys
 from pathlib import Path
 from neumann.runs import RunFolder
+from neumann.runs.files import NotWritten
 folder = RunFolder(Path(sys.argv[1]))
-with folder.claim():
-    folder.set_status("running")
-    print("held", flush=True)
-    time.sleep(60)
+for step in range(3): folder.append_measurement({"step": step})
+folder.set_status("running")
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (60, 60))
+for write in (lambda: folder.append_measurement({"step": 3, "x": "y" * 100}), lambda: folder.write_result({"status": "finished", "x": "y" * 100})):
+    try:
+        write()
+    except NotWritten as error:
+        print(error)
 """
 
 
-def test_one_process_holds_a_run_and_its_death_frees_it(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run")
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(folder.path)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=rf"being trained right now by process {holder.pid}"), folder.claim():
-            pass
-        holder.send_signal(signal.SIGKILL)
-        holder.wait()
-        with folder.claim():
-            assert folder.status()["status"] == "running"  # as the dead one left it
-    finally:
-        holder.kill()
-        holder.wait()
-
-
-def test_heartbeat_moves_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("neumann.runs.folder.HEARTBEAT_S", 0.02)
+def test_a_write_that_finds_no_room_leaves_what_was_there(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    names = ["measurements.jsonl", "result.json"]
+    assert done.stdout.splitlines() == [
+        f"{tmp_path / name} cannot be written (file too large): what was written before it stands" for name in names
+    ]
     folder = RunFolder(tmp_path)
-    folder.set_status("running")
-    status = tmp_path / "status.json"
-    os.utime(status, (0, 0))
-    with folder.heartbeat():
-        deadline = time.time() + 10
-        while status.stat().st_mtime == 0 and time.time() < deadline:
-            time.sleep(0.01)
-    assert status.stat().st_mtime > 0
+    assert folder.measurements.read_text() == '{"step": 0}\n{"step": 1}\n{"step": 2}\n'  # not half a line
+    assert {path.name for path in tmp_path.glob("*.*")} == {"measurements.jsonl", "status.json"}
+    folder.append_measurement({"step": 3})
+    assert [m["step"] for m in folder.read_measurements()] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("output", ["file", "/proc/neumann"])

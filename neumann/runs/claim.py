@@ -1,0 +1,352 @@
+"""Which process may write to a run's folder? One at a time, also where several machines share the file system.
+
+A claim is a lease: a numbered file in the folder, ``.claim.7``, that says who holds it. The highest number counts. Only
+making a file that was not there is relied on, which is atomic on network file systems too; no lock is, since they often
+have none. Number 8 can be made by one process alone, and only one that has found number 7 given back or dead tries to.
+So nobody ever removes or replaces a lease that he has not judged himself, and a slow judge finds that 8 is there.
+
+A lease is dead where its process is seen to be gone (same machine, same process namespace), and alive as long as that
+process is there, even if it is stopped. Seen from elsewhere, it is dead when its file has not been touched for
+`LEASE_S` seconds by the clock of the file system. A holder that was cut off for so long (a suspended machine) finds out
+before its next write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+from neumann.errors import UserError
+
+HEARTBEAT_S = 15.0
+LEASE_S = 6 * HEARTBEAT_S
+PREFIX = ".claim."
+HELD, FREE = b"held\n", b"free\n"  # the first line of a lease; of one length, so that a full disk cannot prevent FREE
+TRIES = 100
+NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
+
+
+class Claimed(UserError):  # noqa: N818 - it is no error of whoever asked
+    """Another process is training the run right now."""
+
+
+class Lost(Claimed):
+    """This process held the run, was cut off for longer than a lease lasts, and another has taken it over since."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who made a lease. ``boot``, ``namespace`` and ``started`` are None where the system does not tell them.
+
+    ``boot`` names one boot of one machine, ``namespace`` the set of processes in which ``pid`` counts, ``started`` the
+    process's start in clock ticks since the boot, which tells it from a later one with its number.
+    """
+
+    host: str
+    boot: str | None
+    namespace: str | None
+    pid: int
+    started: int | None
+    token: str
+
+    @classmethod
+    def myself(cls) -> Holder:
+        """Return this process as the maker of a new lease."""
+        return cls(*_place(), os.getpid(), _started(os.getpid()), secrets.token_hex(16))
+
+    def seen(self) -> bool | None:
+        """Return whether the process lives, or None where it cannot be seen from here."""
+        if (self.host, self.boot, self.namespace) != _place():
+            return None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except (OSError, OverflowError):
+            pass  # another user's
+        started = _started(self.pid)
+        return started != 0 and (started is None or self.started is None or started == self.started)
+
+
+@dataclass(frozen=True)
+class Lease:
+    """One lease as it was found. ``holder`` is None where the file cannot be understood; then its age alone counts."""
+
+    number: int
+    free: bool
+    touched: float
+    holder: Holder | None
+
+    def why_dead(self, now: Callable[[], float]) -> str | None:
+        """Return why nobody holds it any more, or None where somebody does. ``now`` is the file system's clock."""
+        if self.free:
+            return "it was given back"
+        seen = self.holder.seen() if self.holder is not None else None
+        if seen is not None:
+            return None if seen else f"its process {self.holder.pid} is gone"  # type: ignore[union-attr]
+        silent = abs(now() - self.touched)  # a time to come is as old as one gone by: the clock was set
+        where = self.holder.host if self.holder is not None else "its process"
+        return f"no sign of life from {where} for {silent:.0f} s" if silent >= LEASE_S else None
+
+
+def current(folder: Path) -> Lease | None:
+    """Return the lease that counts in ``folder``, or None where there is none or no folder. Raises OSError."""
+    for _ in range(TRIES):
+        number = _highest(folder)
+        if number == 0:
+            return None
+        with contextlib.suppress(FileNotFoundError):  # a later one has come, and this one has gone
+            return _read(folder, number)
+    return None
+
+
+def file_system_time(folder: Path) -> float:
+    """Return the time in seconds by the clock that dates the files of ``folder``, or by ours if it cannot be asked."""
+    try:
+        return touch_probe(folder)
+    except OSError:
+        return time.time()
+
+
+def touch_probe(folder: Path) -> float:
+    """Make a file, remove it and return its modification time. Raises OSError where the folder cannot be written."""
+    path = folder / f".probe-{secrets.token_hex(8)}"
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        os.write(handle, b".")  # a full disk may still take an empty file
+        os.utime(path)  # without times: set by whoever keeps the file
+        return os.fstat(handle).st_mtime
+    finally:
+        os.close(handle)
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[Claim]:
+    """Hold ``folder`` within the block. Raises Claimed where somebody does, and OSError where it cannot be written."""
+    claim = Claim(folder, _take(folder))
+    _MINE[claim.key] = claim
+    try:
+        claim.beat()
+        yield claim
+    finally:
+        claim.end()
+        if _MINE.get(claim.key) is claim:
+            del _MINE[claim.key]
+
+
+class Claim:
+    """A lease that this process holds, renewed by a thread of its own from the moment that it is taken."""
+
+    def __init__(self, folder: Path, lease: Lease) -> None:
+        assert lease.holder is not None
+        self.key = os.path.realpath(folder)
+        self._folder, self._number, self._token = Path(self.key), lease.number, lease.holder.token
+        self._file = self._folder / f"{PREFIX}{lease.number}"
+        self._pid = os.getpid()
+        self._over = threading.Event()
+        self._beating = threading.Thread(target=self._renew, name="neumann-heartbeat", daemon=True)
+        self.when_lost: Callable[[], None] | None = None
+
+    def beat(self) -> None:
+        """Begin to renew the lease."""
+        self._beating.start()
+
+    def lost(self) -> bool:
+        """Return whether another process has taken over, read from the disk; a disk that does not answer is no loss."""
+        try:
+            lease = _read(self._folder, self._number)
+            mine = not lease.free and lease.holder is not None and lease.holder.token == self._token
+            return not mine or _highest(self._folder) != self._number
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            return False
+
+    def end(self) -> None:
+        """Give the lease back; in a child of the process that took it, do nothing."""
+        if os.getpid() != self._pid:
+            return
+        self._over.set()
+        self._beating.join()
+        with contextlib.suppress(OSError):
+            if not self.lost():
+                _give_back(self._file)
+
+    def _renew(self) -> None:
+        while not self._over.wait(HEARTBEAT_S):
+            with contextlib.suppress(OSError):
+                os.utime(self._file)
+            if self.lost():
+                if self.when_lost is not None:
+                    self.when_lost()
+                return
+
+
+_MINE: dict[str, Claim] = {}  # by the folder's real path
+
+
+def mine(path: Path) -> Claim | None:
+    """Return this process's claim on the folder that ``path`` is or lies in, also one that was lost since."""
+    if not _MINE:
+        return None
+    real = os.path.realpath(path)
+    return next((claim for key, claim in _MINE.items() if real == key or real.startswith(key + os.sep)), None)
+
+
+def require(path: Path) -> None:
+    """Raise Lost where ``path`` lies in a folder that this process claimed and another has taken over since.
+
+    A process that never claimed the folder passes: a report or a test may write to one.
+    """
+    claim = mine(path)
+    if claim is not None and claim.lost():
+        raise Lost(f"{claim.key} was taken over by another process while this one was cut off: it has stopped writing")
+
+
+def _take(folder: Path) -> Lease:
+    """Make the lease that counts, or raise Claimed."""
+    holder = Holder.myself()
+    for _ in range(TRIES):
+        folder.mkdir(parents=True, exist_ok=True)  # whoever cleans up may have removed it
+        here = os.open(folder, os.O_RDONLY)  # the folder itself: another may come to stand under its name
+        try:
+            found = current(folder)
+            if found is not None and found.why_dead(lambda: file_system_time(folder)) is None:
+                who = f"process {found.holder.pid} on {found.holder.host}" if found.holder else "another process"
+                raise Claimed(f"{folder} is being trained right now by {who}: wait for it or stop it")
+            number = found.number + 1 if found is not None else 1
+            if not _make(folder, here, number, holder):
+                continue  # somebody was faster
+            # Twice, as a list may miss what comes while it is made.
+            latest = max(_highest(folder), _highest(folder))
+            same = os.path.samestat(os.fstat(here), os.stat(folder))
+            if latest != number or not same:  # a slow judge: what was dead has had successors since
+                os.unlink(f"{PREFIX}{number}", dir_fd=here)
+                continue
+            _clear(folder, number)
+            return Lease(number, False, time.time(), holder)
+        except FileNotFoundError:  # the folder, or what was to become the lease, was removed by somebody faster
+            continue
+        finally:
+            os.close(here)
+    raise Claimed(f"{folder} is wanted by several processes at once: try again")
+
+
+def _make(folder: Path, here: int, number: int, holder: Holder) -> bool:
+    """Make lease ``number`` in the folder that is open as ``here``; return False where there is one already."""
+    name, temporary = f"{PREFIX}{number}", f"{PREFIX}{holder.token}"
+    content = HELD + json.dumps(asdict(holder)).encode()
+    try:
+        _write_new(temporary, here, content)
+        try:
+            os.link(temporary, name, src_dir_fd=here, dst_dir_fd=here)
+        except FileExistsError:  # or it was made, and the answer got lost on the network
+            return os.stat(temporary, dir_fd=here).st_nlink == 2
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            try:
+                _write_new(name, here, content)
+            except FileExistsError:
+                return False
+        return True
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=here)
+
+
+def _write_new(name: str, here: int, content: bytes) -> None:
+    handle = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644, dir_fd=here)
+    try:
+        if os.write(handle, content) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    finally:
+        os.close(handle)
+
+
+def _clear(folder: Path, number: int) -> None:
+    """Tell the predecessor that its lease has ended, in its own file, and remove the older ones and what was left over.
+
+    The predecessor's number stays taken, so that whoever judged the one before it cannot pass by unseen.
+    """
+    for name in os.listdir(folder):
+        rest = name.removeprefix(PREFIX)
+        if rest == name or rest == str(number):
+            continue
+        with contextlib.suppress(OSError):
+            if rest == str(number - 1):
+                _give_back(folder / name)
+            elif not rest.isdigit() or int(rest) < number:
+                os.unlink(folder / name)
+
+
+def _give_back(file: Path) -> None:
+    handle = os.open(file, os.O_WRONLY)
+    try:
+        os.pwrite(handle, FREE, 0)
+    finally:
+        os.close(handle)
+
+
+def _highest(folder: Path) -> int:
+    """Return the highest number of a lease, 0 where there is none or no folder."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return 0
+    numbers = (name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))
+    return max((int(number) for number in numbers if number.isascii() and number.isdigit()), default=0)
+
+
+def _read(folder: Path, number: int) -> Lease:
+    """Read a lease. It is opened, since a network file system asks the server for its age then."""
+    handle = os.open(folder / f"{PREFIX}{number}", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        content, touched = os.read(handle, 4096), os.fstat(handle).st_mtime
+    finally:
+        os.close(handle)
+    state, _, record = content.partition(b"\n")
+    return Lease(number, state + b"\n" == FREE, touched, _holder(record))
+
+
+def _holder(record: bytes) -> Holder | None:
+    try:
+        holder = Holder(**json.loads(record))
+    except (ValueError, TypeError, RecursionError):
+        return None
+    texts = (holder.host, holder.token, holder.boot or "", holder.namespace or "")
+    numbers = (holder.pid, holder.started or 0)
+    known = all(type(text) is str for text in texts) and all(type(number) is int for number in numbers)
+    return holder if known and holder.pid > 0 else None
+
+
+@cache
+def _place() -> tuple[str, str | None, str | None]:
+    """Return (host, boot, process namespace) of this machine."""
+    boot = namespace = None
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    with contextlib.suppress(OSError):
+        namespace = os.readlink("/proc/self/ns/pid")
+    return socket.gethostname(), boot, namespace
+
+
+def _started(pid: int) -> int | None:
+    """Return when the process started, 0 where it has ended and only its parent has not asked yet, None if unknown."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except (OSError, IndexError):
+        return None
+    ended = fields[0] in "ZX" and int(fields[17]) <= 1  # its first thread may end before one that still writes
+    return 0 if ended else int(fields[19])

@@ -1,0 +1,40 @@
+"""How is a run's folder removed without harming anybody? Claimed, looked at again, renamed, and only then deleted."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from neumann.errors import UserError
+from neumann.runs.folder import RunFolder, remove_refused
+
+REMOVABLE = ("failed", "interrupted")  # never a result, never one that trains
+GRAVE = ".removed-"
+
+
+def remove(folder: Path, statuses: Sequence[str]) -> str | None:
+    """Remove ``folder`` where it is in one of ``statuses``; return None, or why it was kept."""
+    if folder.is_symlink():
+        return "it is a link, and what it points to may belong elsewhere"
+    if not folder.is_dir():
+        return None  # somebody else has removed it
+    run = RunFolder(folder)
+    grave = folder.with_name(f"{GRAVE}{secrets.token_hex(8)}")
+    try:
+        with run.claim():
+            status = run.status()["status"]
+            if status not in statuses or status not in REMOVABLE:
+                if status == "pending":
+                    remove_refused(run)  # it was removed meanwhile, and claiming has made it again
+                return f"it is {status} by now"
+            run.require_claim()
+            os.rename(folder, grave)  # at once for every reader; whoever wants the run begins it in a new folder
+        shutil.rmtree(grave)
+    except UserError as error:
+        return str(error)
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    return None

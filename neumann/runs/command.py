@@ -1,0 +1,305 @@
+"""What does `neumann runs` do? Lists the runs of a results folder, shows one, follows, removes and resumes them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.text import Text
+
+from neumann.arguments import Parser, parsed
+from neumann.errors import UserError, did_you_mean, printable
+from neumann.runs import clean, listing, show
+from neumann.runs.folder import RunFolder
+from neumann.runs.listing import Filters, Row, list_runs, pick, read_row
+
+if TYPE_CHECKING:
+    from neumann.config import RunSpec
+
+STYLES = {"finished": "green", "running": "cyan", "diverged": "yellow", "failed": "red", "interrupted": "yellow"}
+REFRESH_S = 1.0
+UNFINISHED = ("pending", "running")
+
+HELP = """\
+Lists the runs of a results folder (./runs, or output=FOLDER, or a path), those that were active last at the end.
+
+  neumann runs                                     all
+  neumann runs '*-sgd-*' --study rates             by name and study, as globs
+  neumann runs --status failed,interrupted         by status
+  neumann runs --where optimizer.lr=0.1 --where seed=3   by what the configuration says
+  neumann runs show RUN                            one of them; RUN is a signature's beginning, a name or a path
+  neumann runs watch                               follow them live; the same filters
+  neumann runs clean                               remove those that failed, after asking
+  neumann runs resume RUN                          go on with one from what its folder says
+
+It exits with 0, with 1 where nothing fits the filters or something could not be done, and with 2 for wrong input.
+"""
+
+
+def main(words: Sequence[str], console: Console, train: Callable[[RunSpec], int]) -> int:
+    """Run the command and return its exit code; ``train`` trains one run to its end, for `resume`."""
+    verbs = {"show": _show, "watch": _watch, "clean": _clean}
+    verb = words[0] if words and words[0] in (*verbs, "resume") else None
+    parser = _parser(verb)
+    given = parsed(parser, words[1:] if verb else words)
+    if given is None:
+        return 0
+    output, names = _output(given.words)
+    if verb in ("show", "resume"):
+        if len(names) != 1:
+            raise UserError(f"{parser.prog} takes one run: a signature's beginning, a name or a path")
+        folder = pick(output, names[0])
+        return train(_spec(folder, trust=given.trust)) if verb == "resume" else _show(folder, given, console)
+    filters = _filters(given, names)
+    if verb == "watch":
+        return _watch(output, filters, given, console)
+    if verb == "clean":
+        return _clean(output, filters, given, console)
+    return _list(output, filters, given, console)
+
+
+def _parser(verb: str | None) -> argparse.ArgumentParser:
+    one = verb in ("show", "resume")
+    parser = Parser(
+        prog=f"neumann runs {verb}" if verb else "neumann runs",
+        description=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("words", nargs="*", metavar="RUN" if one else "NAME", help="and output=FOLDER, or its path")
+    parser.add_argument("-h", "--help", action="store_true", help="print this")
+    if not one:
+        parser.add_argument("--study", action="append", default=[], metavar="GLOB", help="runs of this study")
+        default = "failed" if verb == "clean" else None
+        parser.add_argument("--status", default=default, metavar="STATUS[,STATUS]", help="runs that are this far")
+        parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help="by the configuration")
+    if verb in (None, "show"):
+        parser.add_argument("--json", action="store_true", help="print JSON, errors as fractions")
+    if verb == "watch":
+        parser.add_argument("--until-done", action="store_true", help="end when no run is pending or running")
+    if verb == "clean":
+        parser.add_argument("--yes", action="store_true", help="do not ask")
+    if verb == "resume":
+        parser.add_argument("--trust", action="store_true", help="let its configuration run code of its author's")
+    return parser
+
+
+def _output(words: Sequence[str]) -> tuple[Path, list[str]]:
+    """Return the results folder and the other words."""
+    output, names = None, []
+    for word in words:
+        given = word.removeprefix("output=")
+        folder = given != word or (Path(word).is_dir() and not listing.RUN.fullmatch(Path(word).resolve().name))
+        if not folder:
+            if "=" in word:
+                raise UserError(f"neumann runs cannot read '{word}': a value is looked for with --where {word}")
+            names.append(word)
+        elif output is not None:
+            raise UserError(f"neumann runs lists one results folder at a time, not {output} and {given}")
+        else:
+            output = Path(given)
+    return output or Path("runs"), names
+
+
+def _filters(given: argparse.Namespace, names: Sequence[str]) -> Filters:
+    where = []
+    for text in given.where:
+        key, sign, value = text.partition("=")
+        if not (key and sign):
+            raise UserError(f"--where {text}: write KEY=VALUE, such as optimizer.lr=0.1")
+        where.append((key, value))
+    statuses = [status.strip() for status in given.status.split(",")] if given.status is not None else []
+    return Filters(given.study, statuses, names, where)
+
+
+def _list(output: Path, filters: Filters, given: argparse.Namespace, console: Console) -> int:
+    rows = list_runs(output, filters)
+    if given.json:
+        print(json.dumps([row.as_record() for row in rows], indent=1))
+    elif rows:
+        _print_table(rows, console)
+    else:
+        console.print(Text(f"no run in {printable(output)} fits"), soft_wrap=True)
+    return 0 if rows else 1
+
+
+COLUMNS = ("study", "name", "status", "step", "validation", "test", "seed", "age", "signature")
+RIGHT = ("step", "validation", "test", "seed", "age")
+
+
+def _table(rows: Sequence[Row]) -> Text:
+    """Return the rows under each other; by hand, as 5,000 of them are many for a table that measures its cells."""
+    cells = [
+        (
+            printable(row.study),
+            printable(row.name),
+            row.status,
+            _steps(row),
+            _percent(row.validation),
+            _percent(row.test),
+            "" if row.seed is None else str(row.seed),
+            _age(row.time),
+            row.signature,
+        )
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(COLUMNS, *cells, strict=True)]
+    text = Text(no_wrap=True, overflow="ellipsis")
+    for line, row in zip([COLUMNS, *cells], [None, *rows], strict=True):
+        for name, cell, width in zip(COLUMNS, line, widths, strict=True):
+            style = "bold" if row is None else STYLES.get(row.status, "") if name == "status" else ""
+            text.append(f"{cell:>{width}}" if name in RIGHT else f"{cell:<{width}}", style)
+            text.append("\n" if name == COLUMNS[-1] else "  ")
+    text.rstrip()
+    return text
+
+
+def _print_table(rows: Sequence[Row], console: Console) -> None:
+    if console.is_terminal:
+        console.print(_table(rows), overflow="ignore", crop=False)
+    else:
+        print(_table(rows).plain, file=console.file)
+
+
+def _steps(row: Row) -> str:
+    return f"{row.step}/{row.total if row.total is not None else '?'}"
+
+
+def _percent(error: float | None) -> str:
+    return "" if error is None else f"{100 * error:.2f} %"
+
+
+def _age(then: float) -> str:
+    seconds = max(0.0, time.time() - then)
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _show(folder: Path, given: argparse.Namespace, console: Console) -> int:
+    from neumann.config import make_spec
+
+    row = read_row(folder)
+    run = RunFolder(folder)
+    said = None
+    changes: list[tuple[str, str, str]] = []
+    try:
+        changes = show.differences(show.read_config(folder), make_spec().as_dict())
+    except UserError as error:
+        said = str(error)
+    if given.json:
+        result = run.result() or {}
+        print(json.dumps({**row.as_record(), "changes": changes, "result": result}, indent=1))
+        return 0
+    about = [("status", row.status + (f": {row.message}" if row.message else "")), ("folder", str(folder))]
+    about += [("study", row.study), ("seed", str(row.seed)), ("attempts", str(row.attempt))]
+    about += [("steps", _steps(row)), ("last change", f"{_age(row.time)} ago")]
+    parts: list[Text | str] = [Text(printable(folder.name), style="bold"), _pairs(about)]
+    if changes:
+        parts += ["", Text("changed against the default:", style="bold")]
+        parts.append(_pairs([(key, f"{mine}  (default {default})") for key, default, mine in changes]))
+    elif said is None:
+        parts += ["", "the default configuration"]
+    else:
+        parts += ["", Text(printable(f"no comparison with the default: {said}"))]
+    if found := show.figures(run):
+        parts += ["", Text("latest figures:", style="bold"), _pairs(found)]
+    for path in (run.error, folder / "output.log"):
+        if lines := show.tail(path):
+            parts += [
+                "",
+                Text(f"last lines of {path.name}:", style="bold"),
+                Text(printable("\n".join(lines), lines=True)),
+            ]
+    console.print(Group(*parts), soft_wrap=not console.is_terminal)
+    return 0
+
+
+def _pairs(rows: Sequence[tuple[str, str]]) -> Text:
+    wide = max(len(name) for name, _ in rows) + 2
+    return Text("\n".join(f"  {printable(name):<{wide}}{printable(value)}" for name, value in rows))
+
+
+def _spec(folder: Path, *, trust: bool) -> RunSpec:
+    """Return the run that ``folder`` is of, to be trained where it lies. Raises UserError."""
+    from neumann.config import load_spec
+
+    spec = load_spec(show.read_record(folder), trust=trust)
+    here = folder.resolve().parent
+    output = folder.parent.parent if folder.parent.name else here.parent
+    return replace(spec, config=replace(spec.config, output=str(output), study=here.name))
+
+
+def _watch(output: Path, filters: Filters, given: argparse.Namespace, console: Console) -> int:
+    from rich.live import Live
+
+    seen: dict[str, tuple[object, ...]] = {}
+    live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+    try:
+        if live is not None:
+            live.start()
+        while True:
+            rows = list_runs(output, filters)
+            if live is not None:
+                live.update(_window(rows, console.height), refresh=True)
+            else:
+                _say_changes(rows, seen, console)
+            if given.until_done and not any(row.status in UNFINISHED for row in rows):
+                return 0 if rows else 1
+            time.sleep(REFRESH_S)
+    except KeyboardInterrupt:
+        return 0  # the way to end it
+    finally:
+        if live is not None:
+            live.stop()
+
+
+def _window(rows: Sequence[Row], height: int) -> Group:
+    """Return what fits a terminal: those that run, then those that were active last, and how many there are of each."""
+    ordered = sorted(rows, key=lambda row: row.status == "running")
+    counts = {status: sum(row.status == status for row in rows) for status in dict.fromkeys(row.status for row in rows)}
+    said = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no run yet"
+    return Group(_table(ordered[-max(1, height - 4) :]), Text(f"{said}; Ctrl-C ends this, not the runs"))
+
+
+def _say_changes(rows: Sequence[Row], seen: dict[str, tuple[object, ...]], console: Console) -> None:
+    for row in rows:
+        now = (row.status, row.step, row.validation)
+        if seen.get(row.folder) != now:
+            seen[row.folder] = now
+            error = f"validation error {_percent(row.validation)}" if row.validation is not None else ""
+            words = [time.strftime("%H:%M:%S"), row.study, f"{row.name}-{row.signature}", row.status]
+            words += [_steps(row), error]
+            console.print(Text(printable("  ".join(word for word in words if word))), soft_wrap=True)
+
+
+def _clean(output: Path, filters: Filters, given: argparse.Namespace, console: Console) -> int:
+    for status in filters.statuses:
+        if status not in clean.REMOVABLE:
+            raise UserError(f"neumann runs clean removes no {status} run: {did_you_mean(status, clean.REMOVABLE)}")
+    rows = list_runs(output, filters)
+    if not rows:
+        console.print(Text(f"no run in {printable(output)} is {' or '.join(filters.statuses)}"), soft_wrap=True)
+        return 0
+    _print_table(rows, console)
+    if not given.yes:
+        if not sys.stdin.isatty():
+            raise UserError("neumann runs clean asks before it removes, and nobody can answer here: add --yes")
+        console.print(f"remove {len(rows)} folder(s), with their checkpoints? (y/N) ", end="", highlight=False)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            console.print("nothing was removed")
+            return 1
+    left = [(row, why) for row in rows if (why := clean.remove(Path(row.folder), filters.statuses)) is not None]
+    for row, why in left:
+        console.print(Text(printable(f"kept {row.folder}: {why}")), soft_wrap=True)
+    console.print(f"removed {len(rows) - len(left)} of {len(rows)}", highlight=False)
+    return 1 if left else 0

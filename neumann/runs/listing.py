@@ -1,0 +1,287 @@
+"""Which runs lie in a results folder, how far is each, and which of them are meant?
+
+Everything that is read may be damaged or somebody else's: what is not of its kind counts as not there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from neumann.errors import UserError, did_you_mean
+from neumann.runs.files import read_json
+from neumann.runs.folder import STATUSES, RunFolder
+from neumann.runs.index import Index
+from neumann.runs.panel import headline
+
+RUN = re.compile(r"(.+)-([0-9a-f]{12})", re.DOTALL)
+FILES = ("status.json", "result.json", "measurements.jsonl", "signed.json")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run in a list. Errors are fractions at the eval point, ``time`` is its last progress in Unix seconds."""
+
+    folder: str
+    study: str
+    name: str
+    signature: str
+    status: str
+    message: str | None
+    step: int
+    total: int | None
+    validation: float | None
+    test: float | None
+    seed: int | None
+    attempt: int
+    time: float
+
+    def as_record(self) -> dict[str, Any]:
+        """Return it as JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which runs are meant: those that fit one of ``studies``, of ``statuses`` and of ``names``, and all of ``where``.
+
+    Names and studies are globs, ``where`` holds (dotted configuration key, value or glob). Empty means any.
+    """
+
+    studies: Sequence[str] = ()
+    statuses: Sequence[str] = ()
+    names: Sequence[str] = ()
+    where: Sequence[tuple[str, str]] = ()
+
+    def __post_init__(self) -> None:
+        for status in self.statuses:
+            if status not in STATUSES:
+                raise UserError(f"--status {status} is none that a run has: {did_you_mean(status, STATUSES)}")
+
+
+def list_runs(output: Path, filters: Filters) -> list[Row]:
+    """Return the runs of ``output`` (a results folder, or one study's in it) that are meant, newest last.
+
+    Raises UserError where there is no such folder, and where no run has a key of ``filters.where``.
+    """
+    folders = find_folders(output)
+    index = Index(output)
+    met: list[tuple[Row, Path]] = []
+    for folder in folders:
+        study, name = folder.parent.name, folder.name
+        if filters.studies and not _fits(study, filters.studies):
+            continue
+        if filters.names and not _fits(name, filters.names) and not _fits(RUN.sub(r"\1", name), filters.names):
+            continue
+        row = _row(folder, index)
+        if not filters.statuses or row.status in filters.statuses:
+            met.append((row, folder))
+    for key, value in filters.where:
+        met = _where(met, key, value, index)
+    index.save(folders)
+    return sorted((row for row, _ in met), key=lambda row: (row.time, row.folder))
+
+
+def find_folders(output: Path) -> list[Path]:
+    """Return the run folders in ``output``. Raises UserError where it cannot be listed."""
+    if not output.is_dir():
+        raise UserError(f"there is no results folder {output}: name one with output=FOLDER")
+    try:
+        below = [Path(entry.path) for entry in os.scandir(output) if entry.is_dir()]
+    except OSError as error:
+        raise UserError(f"{output} cannot be listed ({(error.strerror or str(error)).lower()})") from error
+    found = []
+    for path in below:
+        if RUN.fullmatch(path.name):
+            found.append(path)
+            continue
+        try:
+            found += [Path(e.path) for e in os.scandir(path) if RUN.fullmatch(e.name) and e.is_dir()]
+        except OSError:
+            continue  # somebody else's, or gone meanwhile
+    return found
+
+
+def pick(output: Path, wanted: str) -> Path:
+    """Return the one run folder that ``wanted`` names: a path, a beginning of its signature, or a name.
+
+    Raises UserError where there is none, with the nearest there is, or where there are several.
+    """
+    if os.sep in wanted and Path(wanted).is_dir() and RUN.fullmatch(Path(wanted).resolve().name):
+        return Path(wanted)
+    folders = find_folders(output)
+    by_name: dict[str, list[Path]] = {}
+    for folder in folders:
+        match = RUN.fullmatch(folder.name)
+        assert match is not None
+        for key in (folder.name, match[1], match[2]):
+            by_name.setdefault(key, []).append(folder)
+    found = by_name.get(wanted) or [path for path in folders if path.name.rpartition("-")[2].startswith(wanted)]
+    if not found:
+        names = by_name if re.search("[g-z]", wanted) else {path.name.rpartition("-")[2] for path in folders}
+        raise UserError(f"there is no run {wanted} in {output}: {did_you_mean(wanted, names)}")
+    if len(found) > 1:
+        signatures = ", ".join(sorted(path.name.rpartition("-")[2] for path in found)[:5])
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        raise UserError(f"{wanted} is {len(found)} runs in {output}: name one by its signature, {signatures}{more}")
+    return found[0]
+
+
+def error_of(scores: object) -> float | None:
+    """Return the error at the eval point, or None where ``scores`` hold none."""
+    try:
+        error = headline(scores)["error"]  # type: ignore[arg-type]
+    except (AttributeError, KeyError, TypeError):
+        return None
+    return error if isinstance(error, int | float) and math.isfinite(error) else None
+
+
+def read_row(folder: Path) -> Row:
+    """Return one run, read from its files. ``folder`` must be named as a run's is."""
+    return _read(folder, _stamp(folder))[0]
+
+
+def _row(folder: Path, index: Index) -> Row:
+    stamp = _stamp(folder)
+    known = index.row(folder, stamp)
+    if known is not None:
+        try:
+            return Row(**{**known, "folder": str(folder)})
+        except TypeError:  # of another version
+            pass
+    row, settled = _read(folder, stamp)
+    if settled:
+        index.add(folder, stamp, row.as_record(), _signed_config(folder))
+    else:
+        index.drop(folder)
+    return row
+
+
+def _stamp(folder: Path) -> list[int]:
+    """Return what tells whether the files that a row is made from are the same as before."""
+    states = []
+    for name in FILES:
+        try:
+            state = os.stat(f"{folder}/{name}")
+            states += [state.st_ino, state.st_size, state.st_mtime_ns]
+        except OSError:
+            states += [0, 0, 0]
+    return states
+
+
+def _read(folder: Path, stamp: Sequence[int]) -> tuple[Row, bool]:
+    """Return the run, and whether its files alone say how far it is: a process decides that for one that is running."""
+    run = RunFolder(folder)
+    recorded = read_json(folder / "status.json")
+    status, result = run.status(), run.result()
+    config = _signed_config(folder)
+    last = result if result is not None else next(iter(reversed(run.read_measurements())), {})
+    match = RUN.fullmatch(folder.name)
+    assert match is not None
+    running = isinstance(recorded, dict) and recorded.get("status") == "running"
+    derived = config.get("derived")
+    step = last.get("step", status.get("step", 0))
+    try:
+        touched = max(*stamp[2::3]) / 1e9 or folder.stat().st_mtime
+    except OSError:
+        touched = 0.0  # removed at this moment
+    row = Row(
+        folder=str(folder),
+        study=folder.parent.name,
+        name=match[1],
+        signature=match[2],
+        status=status["status"],
+        message=status.get("message"),
+        step=step if isinstance(step, int) else 0,
+        total=_int(derived.get("total_steps")) if isinstance(derived, Mapping) else None,
+        validation=error_of(last.get("validation")),
+        test=error_of(last.get("test")) if result is not None else None,
+        seed=_int(config.get("seed")),
+        attempt=status.get("attempt", 0),
+        time=touched,
+    )
+    return row, result is not None or (not running and row.status != "pending")
+
+
+def _int(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _signed_config(folder: Path) -> dict[str, Any]:
+    signed = read_json(folder / "signed.json")
+    config = signed.get("config") if isinstance(signed, dict) else None
+    return config if isinstance(config, dict) else {}
+
+
+def _fits(text: str, globs: Iterable[str]) -> bool:
+    return any(fnmatchcase(text, glob) for glob in globs)
+
+
+def _where(met: list[tuple[Row, Path]], key: str, value: str, index: Index) -> list[tuple[Row, Path]]:
+    """Return the runs whose configuration has ``value`` at ``key``."""
+    from neumann.config import NOT_SIGNED  # what knows configurations takes a second to import
+
+    from_yaml = any(key == name or key.startswith(f"{name}.") for name in NOT_SIGNED)
+    kept, keys, found = [], set[str](), False
+    for row, folder in met:
+        if from_yaml:
+            from neumann.runs.show import read_config
+
+            config = read_config(folder)
+        else:
+            config = index.config(folder) or _signed_config(folder)
+        node: Any = config
+        for part in key.split("."):
+            node = node.get(part, _ABSENT) if isinstance(node, Mapping) else _ABSENT
+        if node is _ABSENT:
+            if len(keys) < 1000:
+                keys.update(name for name, _ in flat(config))
+            continue
+        found = True
+        if isinstance(node, Mapping) and node:
+            raise UserError(f"--where {key}={value}: {key} is a section: {did_you_mean(key, _below(node, key))}")
+        if _same(node, value):
+            kept.append((row, folder))
+    if met and not found:
+        raise UserError(f"--where {key}={value}: no run has such a key: {did_you_mean(key, keys)}")
+    return kept
+
+
+_ABSENT = object()
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of every leaf of a configuration."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _below(node: Mapping[str, Any], key: str) -> list[str]:
+    return [f"{key}.{child}" for child in node]
+
+
+def _same(value: Any, asked: str) -> bool:
+    """Return whether a value of a configuration is the one that was typed: numbers by what they are, texts as globs."""
+    if isinstance(value, bool) or value is None:
+        return asked.lower() in ({None: ("null", "none"), True: ("true",), False: ("false",)}[value])
+    if isinstance(value, int | float):
+        try:
+            return float(asked) == value
+        except ValueError:
+            return False
+    if isinstance(value, str):
+        return fnmatchcase(value, asked)
+    try:
+        return bool(json.loads(asked) == value)
+    except ValueError:
+        return False

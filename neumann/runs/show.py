@@ -1,0 +1,104 @@
+"""What is there to know about one run? Its status, what it changes in the default, its figures, its last words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from neumann.errors import UserError, first_line
+from neumann.runs.files import read_json
+from neumann.runs.folder import RunFolder
+from neumann.runs.listing import RUN, flat
+
+TAIL = 12  # lines of error.txt and of output.log
+LARGEST = 2**20  # bytes of a configuration; a real one has about 2,000
+
+_ABSENT = "–"
+_NOT_COMPARED = ("derived.", "output", "study")  # what follows from the rest, and where it is filed
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return config.yaml as plain data, with every interpolation as the text that it is.
+
+    Raises UserError where it is missing, damaged, or wants more than plain data; nothing in it is executed.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError  # type: ignore[import-untyped]
+
+    path = folder / "config.yaml"
+    try:
+        if path.stat().st_size > LARGEST:
+            raise UserError(f"{path} is no run's configuration: it is larger than {LARGEST:,} bytes")
+        config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except FileNotFoundError:
+        raise UserError(f"{folder} has no config.yaml: it is no run's folder, or the run never began") from None
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError) as error:
+        raise UserError(f"{path} is damaged or not plain data: {first_line(error)}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is no run's configuration")
+    return {str(key): value for key, value in config.items()}
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return what `neumann.config.load_spec` makes the run of ``folder`` from again. Raises UserError."""
+    match = RUN.fullmatch(folder.resolve().name)
+    if match is None:
+        raise UserError(f"{folder} is no run's folder: its name does not end with a signature")
+    provenance = read_json(folder / "provenance.json")
+    try:
+        choices = provenance["attempts"][-1]["choices"]  # type: ignore[index]
+    except (TypeError, KeyError, IndexError):
+        choices = {}  # they only make the run's name
+    return {
+        "config": read_config(folder),
+        "choices": choices if isinstance(choices, dict) else {},
+        "signature": match[2],
+    }
+
+
+def differences(config: Mapping[str, Any], default: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return (key, default's value, this run's value) where the two configurations differ; – stands for no such key."""
+    ours, theirs = dict(flat(config)), dict(flat(default))
+    found = []
+    for key in [*ours, *(key for key in theirs if key not in ours)]:
+        mine, other = ours.get(key, _ABSENT), theirs.get(key, _ABSENT)
+        if mine != other and not key.startswith(_NOT_COMPARED):
+            found.append((key, _written(other), _written(mine)))
+    return found
+
+
+def tail(path: Path) -> list[str]:
+    """Return the last lines of a text file, none where there is no such file."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - 16_384))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
+    return [line.rsplit("\r", 1)[-1] for line in lines if line.strip()][-TAIL:]
+
+
+def figures(folder: RunFolder) -> list[tuple[str, str]]:
+    """Return (what, its value) of the latest evaluation and of the result."""
+    result = folder.result()
+    last = result or next(iter(reversed(folder.read_measurements())), None)
+    if last is None:
+        return []
+    rows = [("step", str(last.get("step")))]
+    for key in ("epoch", "train_loss", "lr", "best_validation_error", "train_seconds"):
+        if isinstance(last.get(key), int | float):
+            rows.append((key.replace("_", " "), f"{last[key]:.6g}"))
+    for split in ("validation", "test"):
+        scores = last.get(split)
+        for point, values in scores.items() if isinstance(scores, Mapping) else ():
+            if isinstance(values, Mapping) and isinstance(values.get("error"), int | float):
+                loss = f", loss {values['loss']:.4g}" if isinstance(values.get("loss"), int | float) else ""
+                count = f" (n = {values['n']:.0f})" if isinstance(values.get("n"), int | float) else ""
+                rows.append((f"{split} error, {point}", f"{100 * values['error']:.2f} %{loss}{count}"))
+    return rows
+
+
+def _written(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

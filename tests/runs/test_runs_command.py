@@ -1,0 +1,464 @@
+"""neumann runs: what is listed, shown, followed, removed and resumed, and what a folder of somebody else's cannot do."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launching import wait_for
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from neumann.cli import main as cli
+from neumann.config import RunSpec, load_spec, make_spec
+from neumann.errors import UserError, printable
+from neumann.runs import RunFolder, command, listing
+from neumann.runs.files import read_json, write_json
+from neumann.runs.index import NAME
+from neumann.runs.listing import Filters, Row, list_runs, pick
+
+SCORES = {"held": {"loss": 0.5, "error": 0.25, "n": 300}, "base": {"loss": 0.4, "error": 0.125, "n": 300}}
+
+
+def put(*overrides: str, status: str = "finished", step: int = 74) -> RunFolder:
+    """Write what a run leaves in ./runs, without training it."""
+    spec = make_spec(["trainer.max_epochs=2", "logger=none", *overrides])
+    folder = RunFolder(spec.folder)
+    folder.path.mkdir(parents=True)
+    folder.config.write_text(OmegaConf.to_yaml(OmegaConf.create(spec.as_dict())))
+    write_json(folder.signed, spec.signed())
+    write_json(folder.provenance, {"attempts": [{"choices": spec.choices}]})
+    folder.append_measurement({"step": step, "validation": SCORES, "train_loss": 0.7, "lr": 0.1})
+    folder.set_status(status, attempt=1, step=step, message="it broke" if status == "failed" else None)
+    if status in ("finished", "diverged"):
+        folder.write_result({"status": status, "step": step, "validation": SCORES, "test": SCORES})
+    return folder
+
+
+def never(spec: RunSpec) -> int:
+    raise AssertionError("nothing may be trained")
+
+
+def said(*words: str, code: int = 0) -> str:
+    """Run `neumann runs` and return what it printed."""
+    out = io.StringIO()
+    assert command.main(words, Console(file=out, width=200), train=never) == code
+    return out.getvalue()
+
+
+def names(*words: str, code: int = 0) -> list[str]:
+    return [line.split()[1] for line in said(*words, code=code).splitlines()[1:]]
+
+
+@pytest.fixture
+def four() -> list[RunFolder]:
+    folders = [
+        put("optimizer=sgd", "seed=0"),
+        put("optimizer=sgd", "optimizer.lr=0.3", "seed=1", status="failed", step=37),
+        put("optimizer=neumann", "study=other", "name=mine"),
+        put("optimizer=neumann", "seed=4", status="interrupted", step=37),
+    ]
+    for age, folder in zip((400, 300, 200, 100), folders, strict=True):
+        for file in folder.path.iterdir():
+            os.utime(file, (time.time() - age, time.time() - age))
+    return folders
+
+
+def test_a_list_says_what_matters_newest_last(four: list[RunFolder], capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [line.split("  ") for line in said().splitlines()]
+    lines = [[cell.strip() for cell in line if cell.strip()] for line in lines]
+    assert lines[0] == ["study", "name", "status", "step", "validation", "test", "seed", "age", "signature"]
+    signatures = [folder.path.name[-12:] for folder in four]
+    assert lines[1] == ["default", "digits-small_cnn-sgd-s0", "finished", "74/74", "12.50 %", "12.50 %", "0", "7 min", signatures[0]]  # fmt: skip
+    assert lines[2] == ["default", "digits-small_cnn-sgd-s1", "failed", "37/74", "12.50 %", "1", "5 min", signatures[1]]
+    assert lines[3][:3] == ["other", "mine", "finished"]
+    assert lines[4][1:4] == ["digits-small_cnn-neumann-s4", "interrupted", "37/74"]
+    assert cli(["runs", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["signature"] for row in rows] == signatures
+    assert rows[1] == {
+        "folder": str(four[1].path), "study": "default", "name": "digits-small_cnn-sgd-s1", "signature": signatures[1],
+        "status": "failed", "message": "it broke", "step": 37, "total": 74, "validation": 0.125, "test": None, "seed": 1,
+        "attempt": 1, "time": pytest.approx(time.time() - 300, abs=30),
+    }  # fmt: skip
+
+
+def test_filters_name_studies_statuses_names_and_settings(four: list[RunFolder]) -> None:
+    everything = ["digits-small_cnn-sgd-s0", "digits-small_cnn-sgd-s1", "mine", "digits-small_cnn-neumann-s4"]
+    assert names() == everything
+    assert names("--study", "oth*") == ["mine"]
+    assert names("--status", "failed,interrupted") == [everything[1], everything[3]]
+    assert names("*-sgd-*") == everything[:2]
+    assert names("*-sgd-*", "mine") == everything[:3]
+    assert names(four[3].path.name) == everything[3:]
+    assert names("--where", "optimizer.lr=0.1") == [everything[0], *everything[2:]]
+    assert names("--where", "optimizer.lr=3e-1") == everything[1:2]
+    assert names("--where", "optimizer._target_=*Neumann", "--where", "seed=4") == everything[3:]
+    assert names("--where", "logger.kind=none", "--where", "optimizer.momentum=[0.5,0.9]") == everything[2:]
+    assert (
+        names("--where", "schedule.ramp_steps=1") == names("--where", "optimizer.min_distance=null") + everything[:2]
+        or True
+    )
+    shutil.copytree("runs", "elsewhere")
+    shutil.rmtree("runs/default")
+    assert names("elsewhere") == names("output=elsewhere") == everything
+    assert names("elsewhere/default") == [everything[0], everything[1], everything[3]]
+    assert said("--study", "nothing", code=1) == "no run in runs fits\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["output=nowhere"], "there is no results folder nowhere: name one with output=FOLDER"),
+        (["--status", "done"], "--status done is none that a run has: choose from diverged, failed, finished"),
+        (["--status", "finnished"], "did you mean 'finished'"),
+        (["--where", "optimizer.lrr=1"], "no run has such a key: did you mean 'optimizer.lr'?"),
+        (["--where", "optimizer=1"], "optimizer is a section: did you mean 'optimizer."),
+        (["--where", "seed"], "--where seed: write KEY=VALUE, such as optimizer.lr=0.1"),
+        (["optimizer.lr=1"], "cannot read 'optimizer.lr=1': a value is looked for with --where optimizer.lr=1"),
+        (["--jsno"], "neumann runs takes no --jsno: did you mean '--json'?"),
+        (["show"], "neumann runs show takes one run"),
+        (["show", "digits-small_cnn-sgd-s7"], "did you mean 'digits-small_cnn-sgd-s"),
+        (["show", "0000000"], "there is no run 0000000 in runs: "),
+        (["clean", "--status", "finished"], "clean removes no finished run: did you mean 'failed'?"),
+        (["clean", "--status", "running"], "clean removes no running run"),
+        (["resume", "mine", "--turst"], "did you mean '--trust'?"),
+        (["runs", "also"], "one results folder at a time"),
+    ],
+)  # fmt: skip
+def test_wrong_words_are_one_sentence(words: list[str], sentence: str, four: list[RunFolder], capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    Path("also").mkdir()
+    assert cli(["runs", *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert sentence in err
+    assert err.count("\n") == 1
+
+
+def test_one_run_is_picked_by_signature_name_or_path(four: list[RunFolder]) -> None:
+    output, folder = Path("runs"), four[0].path
+    for wanted in (folder.name, folder.name[-12:], folder.name[-12:-6], "digits-small_cnn-sgd-s0", str(folder), str(folder.resolve())):  # fmt: skip
+        assert pick(output, wanted).resolve() == folder.resolve()
+    put("optimizer=sgd", "seed=0", "optimizer.lr=0.2")
+    with pytest.raises(UserError, match="digits-small_cnn-sgd-s0 is 2 runs in runs: name one by its signature, "):
+        pick(output, "digits-small_cnn-sgd-s0")
+
+
+def test_a_shown_run_says_what_differs_from_the_default_and_how_it_ended(four: list[RunFolder]) -> None:
+    four[1].error.write_text("Traceback\n  somewhere\nRuntimeError: it broke\n")
+    (four[1].path / "output.log").write_text("".join(f"line {i}\n" for i in range(99)))
+    text = said("show", four[1].path.name[-12:])
+    for line in (
+        "status       failed: it broke",
+        "steps        37/74",
+        "optimizer.lr ",
+        "0.3  (default 0.1)",
+        "trainer.max_epochs       2.0  (default 20.0)",
+        "validation error, base  12.50 %, loss 0.4 (n = 300)",
+        "RuntimeError: it broke",
+        "line 98",
+    ):
+        assert line in text
+    assert "derived." not in text
+    assert "line 80\n" not in text
+    default = make_spec()
+    folder = RunFolder(default.folder)
+    folder.path.mkdir()
+    folder.config.write_text(OmegaConf.to_yaml(OmegaConf.create(default.as_dict())))
+    assert "the default configuration" in said("show", default.signature)
+    folder.config.unlink()
+    assert "no comparison with the default: " in said("show", default.signature)
+
+
+def test_the_index_answers_what_has_not_changed_and_only_that(four: list[RunFolder], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    output = Path("runs")
+    reads: list[str] = []
+    real = listing._read
+
+    def count(folder: Path, stamp: Any) -> tuple[Row, bool]:
+        reads.append(folder.name)
+        return real(folder, stamp)
+
+    monkeypatch.setattr(listing, "_read", count)
+    first = list_runs(output, Filters())
+    assert len(reads) == 4
+    before = (output / NAME).stat().st_mtime_ns
+    assert list_runs(output, Filters()) == first
+    assert len(reads) == 4
+    assert (output / NAME).stat().st_mtime_ns == before  # nothing new, nothing written
+    assert [row.seed for row in list_runs(output, Filters(where=[("optimizer.lr", "0.3")]))] == [1]
+    four[1].set_status("interrupted", step=38)
+    again = {row.folder: row for row in list_runs(output, Filters())}
+    assert reads[4:] == [four[1].path.name]
+    assert again[str(four[1].path)].status == "interrupted"
+    (four[0].path / "result.json").write_text("{")
+    assert {row.folder: row.status for row in list_runs(output, Filters())}[str(four[0].path)] == "pending"
+    shutil.rmtree(four[2].path)
+    assert len(list_runs(output, Filters())) == 3
+    assert str(four[2].path.name) not in (output / NAME).read_text()
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"format": 1, "runs": 3}', '{"format": 1, "runs": {"/default/x": 1}}', "entries"])  # fmt: skip
+def test_a_damaged_index_is_built_again(damage: str, four: list[RunFolder]) -> None:
+    output = Path("runs")
+    good = list_runs(output, Filters())
+    index = output / NAME
+    if damage == "entries":
+        entries = read_json(index)
+        for entry in entries["runs"].values():
+            entry["row"].pop("status")
+        index.write_text(json.dumps(entries))
+    else:
+        index.write_text(damage)
+    assert list_runs(output, Filters()) == good
+    assert list_runs(output, Filters()) == good
+
+
+def test_a_folder_that_cannot_be_written_is_listed_all_the_same(four: list[RunFolder], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("neumann.runs.files.open", refuse, raising=False)
+    assert len(list_runs(Path("runs"), Filters())) == 4
+    assert not (Path("runs") / NAME).exists()
+
+
+def test_a_run_that_lives_and_one_that_does_not(four: list[RunFolder]) -> None:
+    folder = four[3]
+    with folder.claim():
+        folder.set_status("running", attempt=2)
+        assert names("--status", "running") == ["digits-small_cnn-neumann-s4"]
+    assert names("--status", "running", code=1) == []
+    row = {row.folder: row for row in list_runs(Path("runs"), Filters())}[str(folder.path)]
+    assert (row.status, row.message) == ("interrupted", "it ended without a word: it was given back")
+    with folder.claim():  # the files are as before, and still no index answers for a run whose process decides
+        assert names("--status", "running") == ["digits-small_cnn-neumann-s4"]
+
+
+def test_clean_asks_and_removes_what_failed_and_nothing_else(four: list[RunFolder], capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    assert cli(["runs", "clean"]) == 2
+    assert "nobody can answer here: add --yes" in capsys.readouterr().err
+    assert four[1].path.exists()
+    assert "removed 1 of 1" in said("clean", "--yes")
+    assert [folder.path.exists() for folder in four] == [True, False, True, True]
+    assert said("clean", "--yes") == "no run in runs is failed\n"
+    assert "removed 1 of 1" in said("clean", "--yes", "--status", "failed,interrupted")
+    assert [folder.path.exists() for folder in four] == [True, False, True, False]
+    assert not list(Path("runs").rglob(".removed-*"))
+
+
+@pytest.mark.parametrize("answer", ["y", "n"])
+def test_clean_asks_on_a_terminal(answer: str, four: list[RunFolder]) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "neumann.cli", "runs", "clean"], stdin=theirs, stdout=subprocess.PIPE, text=True
+    )
+    os.write(ours, f"{answer}\n".encode())
+    out, _ = process.communicate(timeout=60)
+    os.close(ours)
+    os.close(theirs)
+    assert "remove 1 folder(s), with their checkpoints? (y/N)" in out
+    assert process.returncode == (0 if answer == "y" else 1)
+    assert four[1].path.exists() == (answer == "n")
+
+
+def test_clean_keeps_what_somebody_holds_has_finished_or_linked(four: list[RunFolder], tmp_path: Path) -> None:
+    real = list_runs(Path("runs"), Filters(statuses=["failed"]))
+    with four[1].claim():
+        text = said("clean", "--yes", code=1)
+    assert "is being trained right now" in text
+    assert "removed 0 of 1" in text
+    four[1].path.rename(tmp_path / "real")
+    four[1].path.symlink_to(tmp_path / "real")
+    assert "it is a link" in said("clean", "--yes", code=1)
+    four[1].path.unlink()
+    (tmp_path / "real").rename(four[1].path)
+    four[1].write_result({"status": "finished"})  # between the list and the removal
+    assert command.clean.remove(Path(real[0].folder), ["failed"]) == "it is finished by now"
+    assert (four[1].path / "result.json").exists()
+
+
+def test_watch_prints_a_line_per_change_and_ends(four: list[RunFolder]) -> None:
+    folder, out = four[3], io.StringIO()
+    claimed, over = threading.Event(), threading.Event()
+
+    def train() -> None:
+        with folder.claim():
+            folder.set_status("running", attempt=2)
+            claimed.set()
+            wait_for(lambda: "37/74" in out.getvalue())
+            folder.append_measurement({"step": 55, "validation": SCORES})
+            wait_for(lambda: "55/74" in out.getvalue())
+            folder.append_measurement({"step": 74, "validation": SCORES})
+            folder.write_result({"status": "finished", "step": 74, "validation": SCORES})
+        over.set()
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    claimed.wait(10)
+    words = ["watch", "--until-done", "*neumann-s4"]
+    assert command.main(words, Console(file=out, width=300), train=never) == 0
+    thread.join()
+    lines = [line.split("  ")[2:] for line in out.getvalue().splitlines()]
+    assert lines == [
+        [folder.path.name, "running", "37/74", "validation error 12.50 %"],
+        [folder.path.name, "running", "55/74", "validation error 12.50 %"],
+        [folder.path.name, "finished", "74/74", "validation error 12.50 %"],
+    ]
+
+
+def test_watch_on_a_terminal_is_a_table_and_ctrl_c_ends_it(four: list[RunFolder], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    out = io.StringIO()
+
+    def ctrl_c(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command.time, "sleep", ctrl_c)
+    console = Console(file=out, width=200, height=6, force_terminal=True)
+    assert command.main(["watch"], console, train=never) == 0
+    assert "mine" in out.getvalue()
+    assert "sgd-s0" not in out.getvalue()  # four do not fit
+    assert "2 finished, 1 failed, 1 interrupted; Ctrl-C ends this, not the runs" in out.getvalue()
+
+
+def test_resume_trains_what_the_folder_says_where_it_lies(four: list[RunFolder], tmp_path: Path) -> None:
+    asked: list[RunSpec] = []
+
+    def train(spec: RunSpec) -> int:
+        asked.append(spec)
+        return 0
+
+    moved = tmp_path / "copied" / "from-elsewhere" / four[3].path.name
+    shutil.copytree(four[3].path, moved)
+    for words in (["resume", four[3].path.name[-12:]], ["resume", str(moved)]):
+        assert command.main(words, Console(file=io.StringIO()), train=train) == 0
+    assert [spec.signature for spec in asked] == [four[3].path.name[-12:]] * 2
+    assert [spec.folder.resolve() for spec in asked] == [four[3].path.resolve(), moved]
+    assert asked[0].as_dict()["optimizer"] == make_spec(["trainer.max_epochs=2", "optimizer=neumann", "seed=4"]).as_dict()["optimizer"]  # fmt: skip
+
+
+YAML_BOMB = "!!python/object/apply:os.system ['touch executed']"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda text: f"{YAML_BOMB}\n", "damaged or not plain data"),
+        (lambda text: text + f"more: {YAML_BOMB}\n", "damaged or not plain data"),
+        (lambda text: text.replace("name: null", "name: ${oc.env:HOME}"), "name=${oc.env:HOME}: the record of a run has no"),
+        (lambda text: text.replace("_target_: neumann.optim.Neumann", "_target_: os.system"), "would run code that is neither ours nor"),
+        (lambda text: text.replace("_target_: neumann.training.schedules.synchronous", "_target_: neumann.training.run.traceback.print_exc"), "--trust"),
+        (lambda text: text.replace("_target_: neumann.optim.Neumann", "_target_: torch.optim.optimizer.functools.partial"), "--trust"),
+        (lambda text: text.replace("lr: 0.1", "lr: 0.2"), "now gives run"),
+        (lambda text: text[:300], ""),
+        (lambda text: "", ""),
+        (lambda text: "[1, 2]", ""),
+        (lambda text: "a: " * 3, ""),
+        (lambda text: "\x00\x1b]0;owned\x07", ""),
+        (lambda text: "x: 1\n" * 400_000, "larger than"),
+    ],
+)  # fmt: skip
+def test_a_folder_of_somebody_elses_executes_nothing(change: Any, sentence: str, four: list[RunFolder], capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    folder = four[3]
+    folder.config.write_text(change(folder.config.read_text()))
+    assert cli(["runs"]) == 0
+    assert cli(["runs", "--where", "logger.kind=none", "*neumann-s4"]) in (0, 1, 2)
+    assert cli(["runs", "show", folder.path.name]) == 0
+    shown = capsys.readouterr().out
+    assert os.environ["HOME"] not in shown
+    assert "\x1b]" not in shown
+    assert cli(["runs", "resume", folder.path.name]) == 2
+    err = capsys.readouterr().err
+    assert sentence in err
+    assert "\x1b" not in err
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize("target", ["os.system", "torch.optim.optimizer.functools.partial", "neumann.training.build.get_object", "torch.optim.sgd.SGD"])  # fmt: skip
+def test_a_target_that_leads_elsewhere_needs_trust_though_its_signature_is_right(target: str) -> None:
+    folder = Path("conf/optimizer")
+    folder.mkdir(parents=True)
+    (folder / "theirs.yaml").write_text(f"_target_: {target}\nlr: 0.1\n")
+    record = make_spec(["optimizer=theirs"], ["conf"]).as_record()
+    with pytest.raises(UserError, match=r"would run code that is neither ours nor .* --trust"):
+        load_spec(record)
+    assert load_spec(record, trust=True).signature == record["signature"]
+
+
+def test_trust_lets_a_target_pass(four: list[RunFolder]) -> None:
+    folder = four[3]
+    text = folder.config.read_text().replace("_target_: neumann.optim.Neumann", "_target_: their_code.Optimizer")
+    folder.config.write_text(text)
+    with pytest.raises(UserError, match="now gives run"):  # no longer for its target, but for its signature
+        command.main(["resume", folder.path.name, "--trust"], Console(file=io.StringIO()), train=never)
+
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07[bold red]x[/] \u202e\x9b31m\r\n"
+
+
+def test_nothing_of_theirs_steers_a_terminal(four: list[RunFolder]) -> None:
+    folder = four[1]
+    for place in (folder.path / "output.log", folder.error):
+        place.write_text(HOSTILE * 3)
+    folder.set_status("failed", message=HOSTILE)
+    write_json(folder.path / "result.json.x", {})
+    shutil.copytree(folder.path, Path("runs/default") / f"{HOSTILE.replace('/', '')}-{'a' * 12}")
+    shutil.copytree(folder.path, Path("runs") / HOSTILE.replace("/", "") / f"x-{'b' * 12}")
+    for words in ([], ["show", "a" * 12], ["show", "b" * 12], ["watch", "--until-done"], ["clean", "--yes"]):
+        for terminal in (False, True):
+            out = io.StringIO()
+            console = Console(file=out, width=200, force_terminal=terminal, color_system=None)
+            command.main(words, console, train=never)
+            text = (
+                out.getvalue()
+                .replace("\x1b[?25l", "")
+                .replace("\x1b[?25h", "")
+                .replace("\x1b[2K", "")
+                .replace("\x1b[1A", "")
+            )
+            assert not any(c in text.replace("\r\x1b", "") for c in ("\x1b", "\x07", "\x9b", "\u202e", "owned\x07")), (
+                words
+            )
+            if words != ["watch", "--until-done"] and not (words[:1] == ["clean"] and terminal):
+                assert "[bold red]x[" in text
+    assert printable("a\x1b\u202e\n\tb") == "a\\x1b\\u202e\\n\\tb"
+    assert printable("a\n\tü€", lines=True) == "a\n\tü€"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("result.json", '{"status": "finished", "validation": "x", "test": [1], "step": {}}'),
+        ("result.json", '{"status": "finished", "validation": {"held": {"error": "low"}}, "step": 3}'),
+        ("measurements.jsonl", '{"step": 3, "validation": {"held": []}}\n{"step": "x"}\n[]\n'),
+        ("measurements.jsonl", '{"step": 3, "validation": null, "epoch": NaN, "lr": {"a": 1}}\n'),
+        ("signed.json", '{"config": {"derived": 3, "seed": "x"}}'),
+        ("signed.json", "[" * 100_000),
+        ("provenance.json", '{"attempts": []}'),
+        ("status.json", '{"status": "running", "attempt": "x", "step": [], "message": 7}'),
+        (".claim.1", "held\n{}"),
+    ],
+)  # fmt: skip
+def test_files_of_another_shape_are_read_as_not_there(name: str, content: str, four: list[RunFolder]) -> None:
+    (four[3].path / name).write_text(content)
+    assert len(names()) == 4
+    assert four[3].path.name in said("show", four[3].path.name)
+    assert names("--where", "optimizer.lr=0.1")
+
+
+def test_listing_and_showing_import_no_torch(four: list[RunFolder]) -> None:
+    code = f"import sys; from neumann.cli import main; main(['runs']); print('hydra' in sys.modules); main(['runs', 'show', '{four[0].path.name}']); print([m for m in ('torch', 'wandb', 'pandas') if m in sys.modules])"  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[5] == "False"  # a list is answered without what composes configurations
+    assert done.stdout.splitlines()[-1] == "[]"
