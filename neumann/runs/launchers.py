@@ -14,7 +14,9 @@ from neumann.runs.launch import Launcher, Outcome, View
 
 
 class AnyLauncher(Protocol):
-    """What every launcher can do; what its `run` raises is told there."""
+    """What every launcher can do; what its `run` raises is told there. ``first`` is what happens until a run begins."""
+
+    first: str
 
     def __enter__(self) -> AnyLauncher:
         """Get ready."""

@@ -32,6 +32,8 @@ GONE_LOOKS = 2  # at a queue without our jobs, before they are believed to be go
 class SlurmLauncher:
     """Trains runs on a cluster, as a context manager with the same `run` as `neumann.runs.launch.Launcher`."""
 
+    first = "waiting for Slurm"
+
     def __init__(self, settings: SlurmConfig, say: Callable[[str], None]) -> None:
         queue.check()
         self.settings = settings
