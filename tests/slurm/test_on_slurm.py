@@ -151,12 +151,13 @@ def test_a_time_limit_a_lost_job_and_ctrl_c_cost_no_step(cluster: slurm.Cluster,
     cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=20")
     steps = len(folder.read_measurements())
     until(lambda: attempts(folder) == 2 and len(folder.read_measurements()) > steps, head)
-    assert [m["step"] for m in folder.read_measurements()] == [18 * (i + 1) for i in range(len(folder.read_measurements()))]
+    assert [m["step"] for m in folder.read_measurements()] == [
+        18 * (i + 1) for i in range(len(folder.read_measurements()))
+    ]
 
     # the job vanishes as with its node: nobody writes a status, and the launcher submits another
     until(lambda: cluster.jobs()[job] == "RUNNING", head)
     cluster.ask("scancel", "--signal=KILL", "--full", job)
-    cluster.ask("scontrol", "update", f"JobId={job}", "Requeue=0")
     until(lambda: "1 runs have lost their jobs, and get others" in head.said, head)
     (tmp_path / "go").touch()
     assert head.wait() == 0, head.told()

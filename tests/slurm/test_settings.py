@@ -14,7 +14,9 @@ from neumann.runs.slurm_folder import LaunchFolder
 
 
 def test_settings_are_typed_by_kind_and_signed_by_none() -> None:
-    spec = make_spec(["launch=slurm", "launch.partition=gpu", "launch.time=1-12:00:00", "launch.sbatch.constraint=a100"])
+    spec = make_spec(
+        ["launch=slurm", "launch.partition=gpu", "launch.time=1-12:00:00", "launch.sbatch.constraint=a100"]
+    )
     launch = spec.config.launch
     assert isinstance(launch, SlurmConfig)
     assert (launch.partition, launch.time, launch.sbatch) == ("gpu", "1-12:00:00", {"constraint": "a100"})
@@ -110,7 +112,7 @@ def test_slurm_refuses_in_its_own_words(fake: FakeSlurm) -> None:
     fake.refuse("invalid partition specified: gpu")
     folder = LaunchFolder(Path("runs/.launches/abc"))
     folder.make()
-    with pytest.raises(UserError, match="^Slurm takes no job: invalid partition specified: gpu$"):
+    with pytest.raises(UserError, match=r"^Slurm takes no job: invalid partition specified: gpu$"):
         queue.submit(folder, WHOLE, [len])
 
 
