@@ -173,7 +173,10 @@ def _train_many(overrides: list[str], config_dirs: list[str], *, print_only: boo
             print(f"--- # {label}\n{OmegaConf.to_yaml(OmegaConf.create(spec.as_dict()))}", end="")
         return 0
     console = Console()
-    with make_launcher(specs[0].config.launch, console) as launcher, Progress(console, specs, labels, launcher.first) as view:
+    with (
+        make_launcher(specs[0].config.launch, console) as launcher,
+        Progress(console, specs, labels, launcher.first) as view,
+    ):
         outcomes = launcher.run(specs, view)
     status_table(console, outcomes, labels)
     return 0 if all(outcome.status in OVER for outcome in outcomes) else EXIT_FAILED

@@ -68,9 +68,7 @@ class Progress:
         if self._live is None:
             if not self._announced:
                 self._announced = True
-                self._print(
-                    f"{len(running) + waiting} of {len(self._labels)} runs to train; {self._first} for them"
-                )
+                self._print(f"{len(running) + waiting} of {len(self._labels)} runs to train; {self._first} for them")
             return
         if time.monotonic() - self._shown < REFRESH_S:
             return

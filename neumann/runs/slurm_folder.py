@@ -63,7 +63,7 @@ class Listed:
 def ranks_of(spec: RunSpec) -> tuple[int, int]:
     """Return (processes on each node, nodes) of a run."""
     trainer = spec.config.trainer
-    return trainer.devices, getattr(trainer, "num_nodes", 1)
+    return trainer.devices, trainer.num_nodes
 
 
 class LaunchFolder:

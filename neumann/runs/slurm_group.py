@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from neumann.errors import Interrupted, UserError, first_line
 from neumann.runs.folder import Claimed
+from neumann.runs.signals import STOP_SIGNALS
 from neumann.runs.slurm_folder import Journal, Journals, LaunchFolder, Listed, this_job
 from neumann.runs.slurm_rules import BEAT_S, State, state_of
 from neumann.runs.worker import go_to
+
+LAST_WORDS_S = 5.0  # in which rank 0 learns from a broken connection that another failed, and writes why
 
 
 @dataclass(frozen=True)
@@ -34,8 +40,14 @@ class Group:
         settings = folder.settings()
         go_to(settings)
         listed = next(listed for listed in folder.runs() if listed.signature == self.run)
+        for number in STOP_SIGNALS:
+            signal.signal(number, _interrupt)  # before the run listens itself; submitit's own would requeue the job
         if os.environ.get("SLURM_PROCID", "0") != "0":
-            return _train(listed)[0]
+            status, _, _ = _train(listed, int(settings["launch"]["cpus_per_task"]))
+            if status == "failed":
+                time.sleep(LAST_WORDS_S)
+                raise SystemExit(1)  # srun ends the others
+            return status
         return _First(folder, settings, self.submission, listed).work()
 
 
@@ -66,7 +78,7 @@ class _First:
         self._journal.write("start", run=signature)
         began = time.monotonic()
         with self._beating():
-            status, message, step = _train(self.listed)
+            status, message, step = _train(self.listed, int(self.settings["launch"]["cpus_per_task"]))
         seconds = round(time.monotonic() - began, 1)
         self._journal.write("end", run=signature, status=status, message=message, step=step, seconds=seconds)
         state = self._state()
@@ -107,20 +119,34 @@ class _First:
         subprocess.run(["scancel", "--signal=USR2", self._job], check=False, timeout=60)
 
 
-def _train(listed: Listed) -> tuple[str, str | None, int]:
+def _train(listed: Listed, threads: int) -> tuple[str, str | None, int]:
     """Return (status, message, step) of the run, trained as one rank of a group."""
     from rich.console import Console
 
+    from neumann.runs.ranks import Ranks
     from neumann.training.run import run
 
     try:
-        result = run(listed.spec(trust=True), Console(file=sys.stdout, width=120))
+        spec = listed.spec(trust=True)
+        console = Console(file=sys.stdout, width=120)
+        result = run(spec, console, threads=threads, ranks=Ranks.from_environment())
     except Claimed as error:
         return "claimed", str(error), 0
     except Interrupted as stop:
         return "interrupted", str(stop), int(listed.folder().status().get("step", 0))
     except UserError as error:
         return "failed", str(error), 0
+    except KeyboardInterrupt:
+        return "interrupted", "stopped before its first step", 0
+    except SystemExit as error:
+        return "failed", f"the program left with exit code {error.code}", int(listed.folder().status().get("step", 0))
     except Exception as error:  # noqa: BLE001 - the journal tells it, and the run's folder holds the traceback
-        return "failed", first_line(error), int(listed.folder().status().get("step", 0))
+        traceback.print_exc()
+        said = listed.folder().status()  # which knows the rank that failed first
+        message = said["message"] if said["status"] == "failed" else first_line(error)
+        return "failed", message, int(said.get("step", 0))
     return str(result["status"]), None, int(result["step"])
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -50,7 +50,8 @@ def parameters(launch: SlurmConfig, job_name: str, ranks: tuple[int, int] = (1, 
         "array_parallelism": launch.workers,
         "setup": list(launch.setup) or None,
         "stderr_to_stdout": True,
-        "srun_args": [f"--cpus-per-task={launch.cpus_per_task}"],  # since Slurm 22.05 srun does not ask sbatch
+        # since Slurm 22.05 srun does not ask sbatch; and a rank that dies takes the others with it
+        "srun_args": [f"--cpus-per-task={launch.cpus_per_task}", "--kill-on-bad-exit=1"],
         "additional_parameters": {"requeue": True, **launch.sbatch},
     }
     return {key: value for key, value in asked.items() if value is not None}

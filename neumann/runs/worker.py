@@ -31,7 +31,7 @@ TICK_S = 0.25
 LATER_S = 1.0  # until a run that somebody held is looked at again
 LOOKS = 3  # at runs that others hold, before there is nothing left to do here
 KILL_WAIT_S = 20.0  # Slurm's KillWait is 30 s unless its owner changed it
-REQUEUE = tuple(signal.Signals[name] for name in ("SIGUSR1", "SIGUSR2"))  # the time limit is near, or preemption
+REQUEUE = (signal.SIGUSR1, signal.SIGUSR2)  # the time limit is near, or preemption
 LEAVE = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -213,7 +213,7 @@ class _Shift:
     def _wait(self) -> None:
         """Return when a run is over, at the latest after a tick; then write what became of it."""
         if self._running:
-            connection.wait([running.job.sentinel for running in self._running], timeout=TICK_S)
+            connection.wait([one for running in self._running for one in running.job.sentinels], timeout=TICK_S)
         else:
             self._server.is_warm(TICK_S)
         self._reap()
@@ -255,7 +255,7 @@ class _Shift:
                 killed = True
                 for running in self._running:
                     running.job.stop(at_once=True)
-            connection.wait([running.job.sentinel for running in self._running], timeout=TICK_S)
+            connection.wait([one for running in self._running for one in running.job.sentinels], timeout=TICK_S)
             self._reap(asked=True)
 
     def _state(self) -> State:

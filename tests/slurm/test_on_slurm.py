@@ -164,3 +164,28 @@ def test_a_time_limit_a_lost_job_and_ctrl_c_cost_no_step(cluster: slurm.Cluster,
     assert folder.result()["step"] == 3600  # type: ignore[index]
     assert attempts(folder) == 3
     assert [m["step"] for m in folder.read_measurements()] == [18 * (i + 1) for i in range(200)]
+
+
+def test_two_ranks_train_as_a_job_of_their_own_and_go_on_after_a_signal(cluster: slurm.Cluster, tmp_path: Path) -> None:
+    two = [*optimizers.write(tmp_path), "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=20"]
+    head = Head(cluster, tmp_path, *two, "optimizer.ends=slow,second")
+    until(lambda: any(folder.read_measurements() for folder in folders(tmp_path, "ends: slow")), head)
+    (folder,) = folders(tmp_path, "ends: slow")
+    assert len(re.findall(r"submitted: 2 jobs for 2 runs", head.said)) == 1
+    start = next(event for event in events(tmp_path) if event.get("run") and event["run"] in folder.path.name)
+    job = next(
+        p.stem.split("-")[2] for p in tmp_path.glob("runs/.launches/*/journal*") if start["run"] in p.read_text()
+    )
+    cluster.ask("scancel", "--signal=USR2", job)  # as before the time limit, or at preemption
+    until(lambda: any(event.get("requeued") for event in events(tmp_path)), head)
+    (tmp_path / "go").touch()
+    assert head.wait() == 1, head.told()
+    result, record = folder.result(), read_json(folder.provenance)
+    assert result is not None
+    assert (result["status"], result["step"]) == ("finished", 360)
+    assert [len(attempt["ranks"]) for attempt in record["attempts"]] == [2, 2]
+    assert [m["step"] for m in folder.read_measurements()] == [18 * (i + 1) for i in range(20)]
+    (broken,) = folders(tmp_path, "ends: second")
+    assert "failed twice alike: rank 1: it broke on one rank" in " ".join(head.said.split())
+    assert "it broke on one rank" in broken.error.read_text()
+    assert attempts(broken) == 2

@@ -106,6 +106,7 @@ def test_a_run_on_several_devices_gets_a_task_and_a_gpu_for_each(fake: FakeSlurm
     assert "#SBATCH --nodes=2\n" in fake.scripts()[0]
     assert "#SBATCH --ntasks-per-node=4\n" in fake.scripts()[0]
     assert "#SBATCH --gpus-per-node=4\n" in fake.scripts()[0]
+    assert "--kill-on-bad-exit=1" in fake.scripts()[0]
 
 
 def test_slurm_refuses_in_its_own_words(fake: FakeSlurm) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -27,19 +28,24 @@ from neumann.runs.worker import work
 QUICK = ["trainer.max_epochs=2", "batch.size=64", "+model.kwargs.width=8", "logger=none"]
 
 
+@pytest.fixture(autouse=True)
+def _own_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
 def launch(
-    *words: str, settings: SlurmConfig | None = None, dirs: tuple[str, ...] = ()
+    *words: str, settings: SlurmConfig | None = None, place: Path | None = None
 ) -> tuple[LaunchFolder, list[RunSpec]]:
+    """Return a launch as its launcher leaves it. ``place`` gets optimizers that only the launcher could import."""
+    dirs = (optimizers.write(place)[0].removeprefix("--config-dir="),) if place else ()
     specs = make_specs(expand([*QUICK, *words], dirs), dirs)
     folder = LaunchFolder.of(specs)
     folder.make()
-    folder.write(settings or SlurmConfig(), specs, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        if place:
+            patch.syspath_prepend(str(place))
+        folder.write(settings or SlurmConfig(), specs, 1)
     return folder, specs
-
-
-def own(place: Path) -> tuple[str, ...]:
-    flag, _ = optimizers.write(place)
-    return (flag.removeprefix("--config-dir="),)
 
 
 def events(folder: LaunchFolder) -> list[dict[str, Any]]:
@@ -81,9 +87,8 @@ def test_a_worker_trains_what_is_left_and_a_second_finds_nothing(capfd: pytest.C
 
 
 def test_failures_are_tried_twice_and_stop_the_launch_where_they_are_alike(tmp_path: Path) -> None:
-    dirs = own(tmp_path)
     limits = SlurmConfig(stop_after_failures=3)
-    folder, specs = launch("optimizer=mine", "optimizer.ends=raise", "seed=range(0,5)", settings=limits, dirs=dirs)
+    folder, specs = launch("optimizer=mine", "optimizer.ends=raise", "seed=range(0,5)", settings=limits, place=tmp_path)
     os.chdir("/")  # a job may begin anywhere
     why = work(folder, trust=True)
     assert why == "stopped after 3 runs in a row failed alike (launch.stop_after_failures): it broke on purpose"
@@ -97,8 +102,7 @@ def test_failures_are_tried_twice_and_stop_the_launch_where_they_are_alike(tmp_p
 
 
 def test_what_a_stranger_launched_is_refused_unless_trusted(tmp_path: Path) -> None:
-    dirs = own(tmp_path)
-    folder, (spec,) = launch("optimizer=mine", dirs=dirs)
+    folder, (spec,) = launch("optimizer=mine", place=tmp_path)
     assert "nothing left" in work(folder)
     assert all("--trust" in event["message"] for event in told(folder, "end"))
     assert not find(spec).path.exists()
@@ -108,9 +112,8 @@ def test_what_a_stranger_launched_is_refused_unless_trusted(tmp_path: Path) -> N
 def test_a_signal_of_slurm_costs_no_step(
     number: int, requeues: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: FakeSlurm
 ) -> None:
-    dirs = own(tmp_path)
     words = ["optimizer=mine", "optimizer.ends=slow", "trainer.max_epochs=60"]
-    folder, (spec,) = launch(*words, settings=SlurmConfig(grace=60), dirs=dirs)
+    folder, (spec,) = launch(*words, settings=SlurmConfig(grace=60), place=tmp_path)
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     monkeypatch.setenv("SLURM_NTASKS", "1")  # Lightning would take the job for its own
     thread = when(lambda: find(spec).read_measurements(), lambda: os.kill(os.getpid(), number))
@@ -136,9 +139,8 @@ def test_a_signal_of_slurm_costs_no_step(
 
 def test_gpu_hours_end_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("neumann.runs.worker.BEAT_S", 0.2)
-    dirs = own(tmp_path)
     limits = SlurmConfig(gpus_per_node=1, gpu_hours=1000)
-    folder, (spec, _) = launch("optimizer=mine", "optimizer.ends=slow", "seed=0,1", settings=limits, dirs=dirs)
+    folder, (spec, _) = launch("optimizer=mine", "optimizer.ends=slow", "seed=0,1", settings=limits, place=tmp_path)
     spent = SlurmConfig(gpus_per_node=1, gpu_hours=1e-9)
     thread = when(lambda: find(spec).read_measurements(), lambda: folder.set_limits(spent))
     why = work(folder, trust=True)
