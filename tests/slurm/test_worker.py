@@ -140,9 +140,10 @@ def test_a_signal_of_slurm_costs_no_step(
 def test_gpu_hours_end_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("neumann.runs.worker.BEAT_S", 0.2)
     limits = SlurmConfig(gpus_per_node=1, gpu_hours=1000)
-    folder, (spec, _) = launch("optimizer=mine", "optimizer.ends=slow", "seed=0,1", settings=limits, place=tmp_path)
+    words = ["optimizer=mine", "optimizer.ends=slow", "trainer.max_epochs=60", "seed=0,1"]
+    folder, specs = launch(*words, settings=limits, place=tmp_path)
     spent = SlurmConfig(gpus_per_node=1, gpu_hours=1e-9)
-    thread = when(lambda: find(spec).read_measurements(), lambda: folder.set_limits(spent))
+    thread = when(lambda: any(find(spec).read_measurements() for spec in specs), lambda: folder.set_limits(spent))
     why = work(folder, trust=True)
     thread.join()
     assert "launch.gpu_hours=1e-09 allows no more" in why
