@@ -90,7 +90,7 @@ class Composer:
             raise UserError(f"launch.kind is what launch={choices['launch']} is for: choose another file of that group")
         extra = [f"{group}={option}" for group, option in choices.items() if group not in SECTIONS]
         if extra:  # an ablation or an experiment file, whose keys are to be checked as well
-            files = tuple(f"{group}={choices[group]}" for group in CHOSEN_SECTIONS)
+            files = tuple(f"{group}={choices[group]}" for group in (*CHOSEN_SECTIONS, "launch"))
         try:
             check_keys(config, self._schema(files), choices)
         except UserError as error:

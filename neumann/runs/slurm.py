@@ -25,7 +25,7 @@ from neumann.runs.slurm_rules import Standing, State, state_of
 from neumann.runs.worker import Worker
 
 TICK_S = 0.5
-POLL_S = 5.0  # between questions to squeue
+POLL_S = 10.0  # between questions to squeue
 GONE_LOOKS = 2  # at a queue without our jobs, before they are believed to be gone: the journals may lag behind
 
 

@@ -5,10 +5,12 @@ sacct needs accounting, which many clusters and every small one lack; submitit's
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from neumann.config import SlurmConfig
@@ -72,8 +74,9 @@ def submit(
     executor.update_parameters(**parameters(launch, folder.job_name, ranks))
     ids: list[str] = []
     try:
-        for i in range(0, len(functions), longest):
-            ids += [job.job_id for job in executor.submit_array(functions[i : i + longest])]
+        with without_slurm():
+            for i in range(0, len(functions), longest):
+                ids += [job.job_id for job in executor.submit_array(functions[i : i + longest])]
     except (FailedJobError, FailedSubmissionError, OSError) as error:
         before = f" (jobs {', '.join(short(ids))} are in the queue already)" if ids else ""
         raise UserError(f"Slurm takes no job: {_words(error)}{before}") from error
@@ -81,6 +84,16 @@ def submit(
         for link in (folder.path / "slurm").glob(".submission_file_*.sh"):
             link.unlink(missing_ok=True)  # beside the script itself
     return ids
+
+
+@contextlib.contextmanager
+def without_slurm() -> Iterator[None]:
+    """Hide the job that this process is in: Lightning would requeue it for a run, and sbatch take it for orders."""
+    hidden = {key: os.environ.pop(key) for key in list(os.environ) if key.startswith("SLURM_") and key != "SLURM_CONF"}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def _words(error: BaseException) -> str:

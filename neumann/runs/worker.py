@@ -25,6 +25,7 @@ from neumann.runs.folder import OVER, make_folder
 from neumann.runs.job import Job
 from neumann.runs.server import Server
 from neumann.runs.slurm_folder import Journal, Journals, LaunchFolder, Listed, this_job
+from neumann.runs.slurm_queue import without_slurm
 from neumann.runs.slurm_rules import BEAT_S, State, state_of
 
 TICK_S = 0.25
@@ -72,9 +73,14 @@ def work(folder: LaunchFolder, *, submission: int | None = None, trust: bool = F
 
 
 def go_to(settings: Mapping[str, Any]) -> None:
-    """Work where the launch was asked for, with the modules that could be imported there."""
-    with contextlib.suppress(OSError):
+    """Work where the launch was asked for, with the modules that could be imported there. Raises UserError."""
+    try:
         os.chdir(settings["cwd"])
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(
+            f"the launch was asked for in {settings['cwd']}, which cannot be entered here ({reason})"
+        ) from None
     sys.path.extend(folder for folder in settings.get("path", []) if folder not in sys.path)
 
 
@@ -116,8 +122,12 @@ class _Shift:
         """Train until nothing is left or a signal asks to leave; return which it was."""
         self.journal.write("began", gpus=self._gpus, host=os.uname().nodename)
         self._beat = time.monotonic()
-        if self._next(self._state()) is None:
-            return "nothing left to train"
+        looks = 0
+        while self._next(self._state()) is None:  # then PyTorch is imported for nothing
+            looks += 1
+            if not self._later or looks > LOOKS:
+                return "nothing left to train"
+            time.sleep(LATER_S)
         with _deaf():
             self._server.warm_up()
         try:
@@ -296,16 +306,6 @@ def _deaf() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def without_slurm() -> Iterator[None]:
-    """Keep Slurm's description of the job from its runs: Lightning and others would take it for theirs and requeue."""
-    hidden = {key: os.environ.pop(key) for key in list(os.environ) if key.startswith("SLURM_") and key != "SLURM_CONF"}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
 
 
 @contextlib.contextmanager

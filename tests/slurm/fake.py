@@ -9,6 +9,7 @@ from pathlib import Path
 SCRIPTS = {
     "sbatch": """\
 if [ -e {place}/refusal ]; then echo "sbatch: error: $(cat {place}/refusal)" >&2; exit 1; fi
+env > {place}/environment
 n=$(ls {place}/scripts | wc -l)
 cp "$1" {place}/scripts/$n
 echo "Submitted batch job $((7 + n))"

@@ -250,6 +250,8 @@ def test_the_command_line_launches_one_run_and_many(
     for words in (["-m", "seed=0,1"], ["seed=0"]):
         assert main(["train", "launch=slurm", *QUICK, *words]) == 2
         assert "Slurm takes no job: Invalid account" in " ".join(capsys.readouterr().err.split())
+    assert main(["study", "regularizers", "--budget", "small", "logger=none", "launch=slurm", "launch.workers=3"]) == 2
+    assert "Slurm takes no job: Invalid account" in " ".join(capsys.readouterr().err.split())
     monkeypatch.setenv("PATH", "/nowhere")
     assert main(["train", "launch=slurm", *QUICK, "seed=0"]) == 2
     assert "start it on a login node" in " ".join(capsys.readouterr().err.split())

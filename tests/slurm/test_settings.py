@@ -20,6 +20,7 @@ def test_settings_are_typed_by_kind_and_signed_by_none() -> None:
     launch = spec.config.launch
     assert isinstance(launch, SlurmConfig)
     assert (launch.partition, launch.time, launch.sbatch) == ("gpu", "1-12:00:00", {"constraint": "a100"})
+    assert make_spec(["launch=slurm", "ablation=no_alpha", "launch.qos=low"]).config.launch == SlurmConfig(qos="low")
     local = make_spec([])
     assert isinstance(local.config.launch, LaunchConfig)
     assert spec.signature == local.signature
@@ -107,6 +108,17 @@ def test_a_run_on_several_devices_gets_a_task_and_a_gpu_for_each(fake: FakeSlurm
     assert "#SBATCH --ntasks-per-node=4\n" in fake.scripts()[0]
     assert "#SBATCH --gpus-per-node=4\n" in fake.scripts()[0]
     assert "--kill-on-bad-exit=1" in fake.scripts()[0]
+
+
+def test_a_job_submitted_from_a_job_is_no_part_of_it(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "99")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    folder = LaunchFolder(Path("runs/.launches/abc"))
+    folder.make()
+    queue.submit(folder, WHOLE, [len])
+    told = (fake.place / "environment").read_text()
+    assert "SLURM_CPUS_PER_TASK" not in told
+    assert "SLURM_CONF=/etc/slurm.conf" in told
 
 
 def test_slurm_refuses_in_its_own_words(fake: FakeSlurm) -> None:

@@ -21,7 +21,7 @@ from neumann.config import RunSpec, SlurmConfig, make_specs
 from neumann.config.multirun import expand
 from neumann.errors import UserError
 from neumann.runs import find
-from neumann.runs.files import read_json
+from neumann.runs.files import read_json, write_json
 from neumann.runs.slurm_folder import LaunchFolder
 from neumann.runs.worker import work
 
@@ -160,6 +160,14 @@ def test_a_folder_that_is_none_of_a_launch(tmp_path: Path) -> None:
         work(folder)
     assert main(["worker", str(tmp_path)]) == 2
     assert main(["worker"]) == 2
+
+
+def test_a_place_that_is_not_here_is_no_place_to_train() -> None:
+    folder, _ = launch("seed=0")
+    settings = folder.settings()
+    write_json(folder.path / "launch.json", {**settings, "cwd": "/not/here"})
+    with pytest.raises(UserError, match="the launch was asked for in /not/here, which cannot be entered here"):
+        work(folder)
 
 
 def test_a_journal_that_is_cut_short_is_read_on_later() -> None:
