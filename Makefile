@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format constraints clean
+.PHONY: help setup demo test test-slow test-slurm lint format constraints clean
 
 help:            ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,10 +24,14 @@ demo: $(READY)   ## a small study on real digits, to its report: do the regulari
 	@$(BIN)/neumann study regularizers --budget small logger=none # W&B's client takes two seconds a run
 
 test: $(READY)   ## the fast test suite
-	@$(BIN)/python -m pytest -m 'not slow' -n 2 --dist worksteal
+	@$(BIN)/python -m pytest -m 'not slow and not slurm' -n 2 --dist worksteal
 
 test-slow: $(READY) ## the slow tests too
-	@$(BIN)/python -m pytest -n 2 --dist worksteal
+	@$(BIN)/python -m pytest -m 'not slurm' -n 2 --dist worksteal
+
+test-slurm: $(READY) ## a real Slurm of one machine (Debian's slurm-wlm, as root): sweeps, ranks, time limits, lost jobs
+	@sh tests/slurm/install.sh
+	@$(BIN)/python -m pytest -m slurm -n 0 -rs tests/slurm
 
 lint: $(READY)   ## ruff (style and format) and mypy (types)
 	@$(BIN)/ruff check .

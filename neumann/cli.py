@@ -6,6 +6,7 @@ neumann wandb-sweep OVERRIDE ... print the same sweep as a file for `wandb sweep
 neumann study NAME [--plan]      train what a study lacks, then write its report
 neumann report NAME              write a study's report from what is there
 neumann runs                     list the runs that there are; show, watch, clean, resume
+neumann worker FOLDER            train runs of a launch here too: what the jobs of launch=slurm do
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ Many runs, each in a process of its own; what is finished is not trained again:
   neumann train -m optimizer=neumann,sgd seed=range(0,3) launch.parallel=2
   neumann train -m +sweeps=rates                  a grid from a file, see the group sweeps
   neumann train -m hydra/sweeper=optuna hydra.sweeper.n_trials=20 'optimizer.lr=tag(log,interval(0.001,1))'
+  neumann train -m launch=slurm launch.partition=gpu launch.gpus_per_node=1 seed=range(0,50)
 
 groups:
 {groups}
@@ -51,7 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if argv is None and "" not in sys.path:
         sys.path.insert(0, "")  # as for `python -m`: one's own optimizer may lie in the working directory
-    commands = {"train": _train, "wandb-sweep": _wandb_sweep, "study": _study, "report": _report, "runs": _runs}
+    commands = {
+        "train": _train,
+        "wandb-sweep": _wandb_sweep,
+        "study": _study,
+        "report": _report,
+        "runs": _runs,
+        "worker": _worker,
+    }
     errors = Console(stderr=True)
     if not words or words[0] in ("-h", "--help", "help"):
         print((__doc__ or "").split("\n", 2)[2].rstrip())
@@ -119,6 +128,7 @@ def _train(words: list[str]) -> int:
 
 
 def _train_one(spec: RunSpec) -> int:
+    from neumann.config import LaunchConfig
     from neumann.runs import find, finished_result
     from neumann.runs.panel import result_panel
     from neumann.runs.ranks import Ranks, world_size
@@ -135,6 +145,8 @@ def _train_one(spec: RunSpec) -> int:
             replay(spec, find(spec), result)
         result_panel(console, find(spec).path, result, returned=True)
         return 0
+    if ranks is None and not isinstance(spec.config.launch, LaunchConfig):
+        return _launch([spec], [""])
     if ranks is None and world_size(spec) > 1:
         return _train_in_processes(spec, console)
     from neumann.training.run import run
@@ -148,11 +160,11 @@ def _train_one(spec: RunSpec) -> int:
 def _train_in_processes(spec: RunSpec, console: Console) -> int:
     """Train a run on several devices, each a process that the launcher starts."""
     from neumann.runs import RunFolder
-    from neumann.runs.launch import Launcher
+    from neumann.runs.launchers import make_launcher
     from neumann.runs.panel import result_panel
     from neumann.runs.progress import Progress
 
-    with Launcher(spec.config.launch) as launcher, Progress(console, [spec], [spec.name]) as view:
+    with make_launcher(spec.config.launch, console) as launcher, Progress(console, [spec], [spec.name]) as view:
         (outcome,) = launcher.run([spec], view)
     if outcome.result is None:
         trace = RunFolder(outcome.folder).error
@@ -167,9 +179,6 @@ def _train_many(overrides: list[str], config_dirs: list[str], *, print_only: boo
     from neumann.config import make_specs
     from neumann.config.multirun import expand, read_sweep, varying
     from neumann.config.search import Search
-    from neumann.runs.folder import OVER
-    from neumann.runs.launch import Launcher
-    from neumann.runs.progress import Progress, status_table
     from neumann.runs.ranks import Ranks
 
     if os.environ.get("WANDB_SWEEP_ID"):
@@ -190,8 +199,20 @@ def _train_many(overrides: list[str], config_dirs: list[str], *, print_only: boo
         for label, spec in zip(labels, specs, strict=True):
             print(f"--- # {label}\n{OmegaConf.to_yaml(OmegaConf.create(spec.as_dict()))}", end="")
         return 0
+    return _launch(specs, labels)
+
+
+def _launch(specs: Sequence[RunSpec], labels: Sequence[str]) -> int:
+    """Train runs where their launch says, and print what became of each."""
+    from neumann.runs.folder import OVER
+    from neumann.runs.launchers import make_launcher
+    from neumann.runs.progress import Progress, status_table
+
     console = Console()
-    with Launcher(specs[0].config.launch) as launcher, Progress(console, specs, labels) as view:
+    with (
+        make_launcher(specs[0].config.launch, console) as launcher,
+        Progress(console, specs, labels, first=launcher.first) as view,
+    ):
         outcomes = launcher.run(specs, view)
     status_table(console, outcomes, labels)
     return 0 if all(outcome.status in OVER for outcome in outcomes) else EXIT_FAILED
@@ -214,6 +235,30 @@ def _runs(words: list[str]) -> int:
     from neumann.runs.command import main as command
 
     return command(words, Console(), train=_train_one)
+
+
+def _worker(words: list[str]) -> int:
+    parser = Parser(
+        prog="neumann worker",
+        description="Train runs of a launch in this process's children, until nobody has to train any more of them.",
+        add_help=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="the folder of the launch, <output>/.launches/NUMBER")
+    parser.add_argument("-h", "--help", action="store_true", help="print this")
+    parser.add_argument("--trust", action="store_true", help="run optimizers that the launch brings from elsewhere")
+    if {"-h", "--help"} & set(words):
+        parser.print_help()
+        return 0
+    given = parsed(parser, words)
+    from pathlib import Path
+
+    from neumann.runs.slurm_folder import LaunchFolder
+    from neumann.runs.worker import work
+
+    assert given is not None
+    work(LaunchFolder(Path(given.folder)), trust=given.trust)
+    return 0
 
 
 def _study(words: list[str]) -> int:

@@ -86,9 +86,11 @@ class Composer:
         for override in values:
             check_key(override, baseline, choices, groups)
         config = self._with_values(baseline, [self._parse(_line(o)) for o in values])
+        if config.launch.get("kind") != baseline.launch.get("kind"):
+            raise UserError(f"launch.kind is what launch={choices['launch']} is for: choose another file of that group")
         extra = [f"{group}={option}" for group, option in choices.items() if group not in SECTIONS]
         if extra:  # an ablation or an experiment file, whose keys are to be checked as well
-            files = tuple(f"{group}={choices[group]}" for group in CHOSEN_SECTIONS)
+            files = tuple(f"{group}={choices[group]}" for group in (*CHOSEN_SECTIONS, "launch"))
         try:
             check_keys(config, self._schema(files), choices)
         except UserError as error:
@@ -130,7 +132,7 @@ class Composer:
         """Return every valid key: the chosen files are the schema of data, optimizer and schedule."""
         if files not in self._schemas:
             chosen, _ = self._files(files)
-            schema: Any = structured()
+            schema: Any = structured(OmegaConf.to_container(chosen.launch))
             for section in CHOSEN_SECTIONS:
                 schema[section] = OmegaConf.to_container(chosen[section], resolve=False)
             self._schemas[files] = schema

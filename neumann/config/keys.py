@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from neumann.config.schema import RunConfig
 from neumann.errors import UserError, did_you_mean
 
-OPEN_NODES = ("model.kwargs", "optimizer.kwargs")  # free-form: checked against the constructor before training
+OPEN_NODES = ("model.kwargs", "optimizer.kwargs", "launch.sbatch")  # free-form: checked by whom they are passed to
 CHOSEN_SECTIONS = ("data", "optimizer", "schedule")  # their group's YAML is their schema
 SECTIONS = tuple(f.name for f in fields(RunConfig))
 FILLED_IN = ("derived",)  # by RunSpec, never by the user
@@ -21,7 +21,9 @@ def refuse_hydra(override: Override) -> None:
     """Refuse what configures Hydra: its launchers are not used here, its sweepers only by `neumann.config.multirun`."""
     key = override.key_or_group
     if key == "hydra/launcher" or key.startswith("hydra.launcher"):
-        raise UserError(f"'{override.input_line}': runs are started by our own launcher, set launch.parallel=N")
+        raise UserError(
+            f"'{override.input_line}': runs are started by our own launcher, set launch.parallel=N or launch=slurm"
+        )
     if key.startswith(("hydra/sweeper", "hydra.sweeper")):
         raise UserError(f"'{override.input_line}' is about a sweep, which is several runs: add -m to the command")
     if key == "hydra" or override.is_hydra_override():

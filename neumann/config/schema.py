@@ -7,7 +7,8 @@ the only valid ones, so a new optimizer costs one YAML and is as strict as the o
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from typing import Any
@@ -92,11 +93,43 @@ class LoggerConfig:
 
 
 @dataclass
-class LaunchConfig:
+class LaunchBase:
+    """Where the runs of a sweep or a study train: ``kind`` is what the chosen file of conf/launch is for."""
+
+    kind: str = "local"
+
+
+@dataclass
+class LaunchConfig(LaunchBase):
     """How many runs of a sweep or a study train at once, and on how many threads each; null is by the machine."""
 
     parallel: int | None = _above(None, 1, or_equal=True)
     threads: int | None = _above(None, 1, or_equal=True)
+
+
+@dataclass
+class SlurmConfig(LaunchBase):
+    """What Slurm is asked for, and when a launch on a cluster gives up. null leaves a setting to the cluster."""
+
+    kind: str = "slurm"
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time: str = "60"  # as sbatch takes it: minutes, or D-HH:MM:SS
+    gpus_per_node: int | None = _above(None, 1, or_equal=True)
+    cpus_per_task: int = _above(1, 1, or_equal=True)
+    mem: str | None = None  # as sbatch takes it: 16G
+    setup: list[str] = field(default_factory=list)  # lines of shell before Python starts
+    sbatch: dict[str, Any] = field(default_factory=dict)  # further parameters of sbatch
+    workers: int = _above(8, 1, or_equal=True)  # at most, size of the array
+    runs_per_worker: int = _above(1, 1, or_equal=True)
+    grace: int = _above(120, 1, or_equal=True)  # seconds before the limit at which runs write a checkpoint and leave
+    max_attempts: int = _above(3, 1, or_equal=True)
+    stop_after_failures: int | None = _above(5, 1, or_equal=True)
+    gpu_hours: float | None = _above(None, 0)
+
+
+LAUNCHES: dict[str, type[LaunchBase]] = {"local": LaunchConfig, "slurm": SlurmConfig}
 
 
 @dataclass
@@ -123,7 +156,7 @@ class RunConfig:
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    launch: LaunchBase = field(default_factory=LaunchConfig)
     derived: DerivedConfig = field(default_factory=DerivedConfig)
     seed: int = _above(0, 0, or_equal=True)
     study: str = "default"
@@ -131,14 +164,21 @@ class RunConfig:
     output: str = "runs"
 
 
-def structured() -> DictConfig:
-    """Return a fresh OmegaConf of RunConfig, which converts what is merged into it to the types above or refuses it."""
-    return copy.deepcopy(_structured())
+def structured(launch: Any = None) -> DictConfig:
+    """Return a fresh OmegaConf of RunConfig, which converts what is merged into it to the types above or refuses it.
+
+    ``launch`` is the plain launch section, whose kind says which settings it has. Raises UserError for a kind that
+    there is not.
+    """
+    kind = launch.get("kind", "local") if isinstance(launch, Mapping) else "local"
+    if kind not in LAUNCHES:
+        raise UserError(f"launch.kind={kind} is not a choice: {did_you_mean(str(kind), LAUNCHES)}")
+    return copy.deepcopy(_structured(kind))
 
 
 @cache
-def _structured() -> DictConfig:
-    config: DictConfig = OmegaConf.structured(RunConfig)
+def _structured(kind: str) -> DictConfig:
+    config: DictConfig = OmegaConf.structured(RunConfig(launch=LAUNCHES[kind]()))
     return config
 
 
@@ -180,8 +220,40 @@ def check_values(config: RunConfig) -> None:
             f"batch.size={config.batch.size} is the global batch and cannot be shared evenly by {processes} devices: "
             f"choose {near}"
         )
+    if isinstance(config.launch, SlurmConfig):
+        _check_slurm(config.launch)
     if not config.output:
         raise UserError("output is empty: name the folder that results go to")
     for key, value in (("study", config.study), ("name", config.name)):
         if value is not None and (not value or value in (".", "..") or any(c in value for c in "/\\\0\n")):
             raise UserError(f"{key}={value!r} cannot be a folder's name: leave out slashes and line breaks")
+
+
+TIME = re.compile(r"\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+|\d+-\d+:\d\d|\d+-\d+:\d\d:\d\d")
+MEMORY = re.compile(r"\d+[KMGT]?")
+# sbatch's parameters that have a setting of their own, or that the launch itself sets; None: it is not to be set
+TAKEN: dict[str, str | None] = {
+    **{name: f"launch.{name}" for name in ("partition", "account", "qos", "time", "mem")},
+    "gpus_per_node": "launch.gpus_per_node",
+    "cpus_per_task": "launch.cpus_per_task",
+    "array": "launch.workers",
+    "signal": "launch.grace",
+    "nodes": "trainer.num_nodes",
+    "ntasks_per_node": "trainer.devices",
+    **dict.fromkeys(("ntasks", "output", "error", "open_mode", "requeue", "no_requeue", "job_name", "chdir", "wrap")),
+}
+
+
+def _check_slurm(launch: SlurmConfig) -> None:
+    """Raise UserError for what sbatch would refuse after the queue, or what two settings would say at once."""
+    if not TIME.fullmatch(launch.time):
+        raise UserError(f"launch.time={launch.time} is no time limit: write minutes, or D-HH:MM:SS as sbatch takes it")
+    if launch.mem is not None and not MEMORY.fullmatch(launch.mem):
+        raise UserError(f"launch.mem={launch.mem} is no amount of memory: write it as sbatch takes it, such as 16G")
+    if launch.gpu_hours is not None and launch.gpus_per_node is None:
+        raise UserError("launch.gpu_hours counts the GPUs that Slurm gives: set launch.gpus_per_node as well")
+    for key in launch.sbatch:
+        name = key.replace("-", "_")
+        if name in TAKEN:
+            own = TAKEN[name]
+            raise UserError(f"launch.sbatch.{key} is set " + (f"by {own}" if own else "by the launch itself"))

@@ -33,7 +33,7 @@ NOT_SIGNED: dict[str, str] = {
     "name": "what the run is called",
     "logger": "a mirror is only written to",
     "checkpoint": "what is kept afterwards",
-    "launch": "how many runs train beside this one; threads change rounding at most, and provenance.json records them",
+    "launch": "where it trains, beside how many; threads change rounding at most, and provenance.json records them",
     "data.root": "where the images lie; what they are is signed by the fingerprint",
     "data.workers": "order and augmentation are keyed by sample, not by worker",
 }
@@ -219,7 +219,7 @@ def load_spec(record: Mapping[str, Any], *, trust: bool = False) -> RunSpec:
                 "add --trust to allow it"
             )
     try:
-        loaded = OmegaConf.to_object(OmegaConf.merge(structured(), config))
+        loaded = OmegaConf.to_object(OmegaConf.merge(structured(config.get("launch")), config))
     except OmegaConfBaseException as error:
         raise UserError(f"the record of run {signature} does not fit this version: {_sentence(error)}") from error
     assert isinstance(loaded, RunConfig)
@@ -314,7 +314,8 @@ class _Resolver:
         known = key, _text(plain)
         if known not in self._typed:
             if OmegaConf.is_config(self._schema[key]):
-                self._typed[known] = OmegaConf.to_object(OmegaConf.merge(self._schema[key], plain))
+                schema = structured(plain) if key == "launch" else self._schema
+                self._typed[known] = OmegaConf.to_object(OmegaConf.merge(schema[key], plain))
             else:
                 self._schema[key] = plain
                 self._typed[known] = self._schema[key]

@@ -71,6 +71,8 @@ class Launcher:
     The fork server warms up from the first moment that something has to be trained, and not at all otherwise.
     """
 
+    first = "importing PyTorch"
+
     def __init__(self, settings: LaunchConfig) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.parallel: int = settings.parallel or (1 if _sees_gpu() else cores)

@@ -24,7 +24,8 @@ from neumann.config.search import Interval, Listed, Search
 from neumann.config.spec import MakeSpecs, making_specs
 from neumann.errors import Interrupted, UserError
 from neumann.runs.folder import OVER
-from neumann.runs.launch import Launcher, Outcome, View
+from neumann.runs.launch import Outcome, View
+from neumann.runs.launchers import make_launcher
 from neumann.runs.objective import objective
 from neumann.runs.panel import headline
 from neumann.runs.progress import Progress, status_table
@@ -82,7 +83,10 @@ def run_search(wanted: Search, config_dirs: Sequence[str], console: Console) -> 
     with making_specs(config_dirs) as make:
         corners = make(wanted.corners())
         total = wanted.n_trials * max(1, len(wanted.seeds))
-        with Launcher(corners[0].config.launch) as launcher, Progress(console, [], [], total) as view:
+        with (
+            make_launcher(corners[0].config.launch, console) as launcher,
+            Progress(console, [], [], total, launcher.first) as view,
+        ):
             console.print(Text(_heading(wanted, launcher)), soft_wrap=True)
             trials = search(wanted, make, launcher, view)
     outcomes = [outcome for trial in trials for outcome in trial.outcomes]

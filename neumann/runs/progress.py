@@ -26,13 +26,19 @@ class Progress:
     """A `neumann.runs.launch.View` of a sweep: a live table on a terminal, a line per finished run elsewhere."""
 
     def __init__(
-        self, console: Console, specs: Sequence[RunSpec], labels: Sequence[str], total: int | None = None
+        self,
+        console: Console,
+        specs: Sequence[RunSpec],
+        labels: Sequence[str],
+        total: int | None = None,
+        first: str = "importing PyTorch",
     ) -> None:
         self._console = console
         self._labels: dict[str, str] = {}
         self._known_total = total  # where the runs come by and by
         self.add(specs, labels)
         self._announced = False
+        self._first = first  # what happens until a run begins
         self._over: list[Outcome] = []
         self._folders: dict[str, RunFolder] = {}
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
@@ -78,7 +84,7 @@ class Progress:
         if self._live is None:
             if not self._announced:
                 self._announced = True
-                self._print(f"{len(running) + waiting} of {self._total} runs to train; importing PyTorch for them")
+                self._print(f"{len(running) + waiting} of {self._total} runs to train; {self._first} for them")
             return
         if time.monotonic() - self._shown < REFRESH_S:
             return
@@ -95,7 +101,7 @@ class Progress:
         said = [f"{count} {status}" for status, count in counts.items()]
         said += [f"{waiting} waiting", f"{time.monotonic() - self._begun:.0f} s so far"]
         if not running and waiting:
-            said.insert(0, "importing PyTorch, once for all runs")
+            said.insert(0, f"{self._first}, once for all runs")
         self._live.update(Group(table, Text(", ".join(said))), refresh=True)
 
     def _print(self, text: str) -> None:

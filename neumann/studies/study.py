@@ -52,12 +52,12 @@ def study(
     check_points(one, tuning)
     folder = _report_folder(tuning[0], one)
     make_folder(folder)
-    from neumann.runs.launch import Launcher
+    from neumann.runs.launchers import make_launcher
     from neumann.studies.live import StudyView
 
     console.print(f"[bold]{escape(one.config.title)}[/]: {escape(one.config.question)}", highlight=False)
     failed = 0
-    with Launcher(tuning[0].spec.config.launch) as launcher, StudyView(console, one, tuning) as view:
+    with make_launcher(tuning[0].spec.config.launch, console) as launcher, StudyView(console, one, tuning) as view:
         failed += sum(o.status == "failed" for o in launcher.run([run.spec for run in tuning], view))
         tuning = [refreshed(run) for run in tuning]
         trials = {row: tried(one, row, tuning) for row in one.config.rows}

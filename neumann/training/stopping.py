@@ -64,9 +64,9 @@ class Stop(pl.Callback):
             return
 
         def note(number: int, frame: FrameType | None) -> None:
-            if self.signal is not None:
+            if self.signal is not None and number == signal.SIGINT:
                 raise KeyboardInterrupt
-            self.signal = number
+            self.signal = number  # a cluster sends several, to the job and to each of its processes
 
         before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
         try:

@@ -1,0 +1,152 @@
+"""How does one run train on several devices or nodes of a cluster? As a job of its own, a rank per task of srun."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from neumann.errors import Interrupted, UserError, first_line
+from neumann.runs.folder import Claimed
+from neumann.runs.signals import STOP_SIGNALS
+from neumann.runs.slurm_folder import Journal, Journals, LaunchFolder, Listed, this_job
+from neumann.runs.slurm_rules import BEAT_S, State, state_of
+from neumann.runs.worker import go_to
+
+LAST_WORDS_S = 5.0  # in which rank 0 learns from a broken connection that another failed, and writes why
+
+
+@dataclass(frozen=True)
+class Group:
+    """What submitit pickles for such a job; srun calls it once per rank."""
+
+    folder: str
+    submission: int
+    run: str  # signature
+
+    def __call__(self) -> str:
+        """Train as the rank that srun started here, and return the status. Raises what stopped the run."""
+        folder = LaunchFolder(Path(self.folder))
+        settings = folder.settings()
+        go_to(settings)
+        listed = next(listed for listed in folder.runs() if listed.signature == self.run)
+        for number in STOP_SIGNALS:
+            signal.signal(number, _interrupt)  # before the run listens itself; submitit's own would requeue the job
+        if os.environ.get("SLURM_PROCID", "0") != "0":
+            status, _, _ = _train(listed, int(settings["launch"]["cpus_per_task"]))
+            if status == "failed":
+                time.sleep(LAST_WORDS_S)
+                raise SystemExit(1)  # srun ends the others
+            return status
+        return _First(folder, settings, self.submission, listed).work()
+
+
+@dataclass
+class _First:
+    """The first rank's process, which keeps the journal and requeues the job."""
+
+    folder: LaunchFolder
+    settings: Mapping[str, Any]
+    submission: int
+    listed: Listed
+
+    def __post_init__(self) -> None:
+        self._job = this_job()
+        self._journal = Journal(self.folder, self._job, self.submission)
+        self._journals = Journals(self.folder)
+
+    def work(self) -> str:
+        processes, nodes = self.listed.ranks
+        gpus = processes * nodes if self.settings["launch"]["gpus_per_node"] else 0
+        self._journal.write("began", gpus=gpus, host=os.uname().nodename)
+        signature = self.listed.signature
+        stopped = self._state().stopped
+        if stopped is not None:
+            self._journal.write("left", why=stopped)
+            self._end_ranks()
+            return stopped
+        self._journal.write("start", run=signature)
+        began = time.monotonic()
+        with self._beating():
+            status, message, step = _train(self.listed, int(self.settings["launch"]["cpus_per_task"]))
+        seconds = round(time.monotonic() - began, 1)
+        self._journal.write("end", run=signature, status=status, message=message, step=step, seconds=seconds)
+        state = self._state()
+        again = status == "interrupted" and state.stopped is None and state.standing(signature).open
+        self._journal.write("left", why=status, requeued=again)
+        if again:
+            subprocess.run(["scontrol", "requeue", self._job], check=True, timeout=60)
+            raise SystemExit(0)  # Slurm ends this process anyway
+        return status
+
+    def _state(self) -> State:
+        self._journals.look()
+        limits = (self.folder.known() or self.settings)["launch"]
+        return state_of(self._journals.events, limits, self.submission)
+
+    @contextlib.contextmanager
+    def _beating(self) -> Iterator[None]:
+        """Write a beat now and then, and end every rank where the GPU-hours are used up."""
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(BEAT_S):
+                self._journal.write("beat")
+                if self._state().spent:
+                    self._end_ranks()
+                    return
+
+        thread = threading.Thread(target=beat, name="neumann-beat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _end_ranks(self) -> None:
+        """Ask every rank to write a checkpoint and leave, as Slurm does before the time limit."""
+        subprocess.run(["scancel", "--signal=USR2", self._job], check=False, timeout=60)
+
+
+def _train(listed: Listed, threads: int) -> tuple[str, str | None, int]:
+    """Return (status, message, step) of the run, trained as one rank of a group."""
+    from rich.console import Console
+
+    from neumann.runs.ranks import Ranks
+    from neumann.training.run import run
+
+    try:
+        spec = listed.spec(trust=True)
+        console = Console(file=sys.stdout, width=120)
+        result = run(spec, console, threads=threads, ranks=Ranks.from_environment())
+    except Claimed as error:
+        return "claimed", str(error), 0
+    except Interrupted as stop:
+        return "interrupted", str(stop), int(listed.folder().status().get("step", 0))
+    except UserError as error:
+        return "failed", str(error), 0
+    except KeyboardInterrupt:
+        return "interrupted", "stopped before its first step", 0
+    except SystemExit as error:
+        return "failed", f"the program left with exit code {error.code}", int(listed.folder().status().get("step", 0))
+    except Exception as error:  # noqa: BLE001 - the journal tells it, and the run's folder holds the traceback
+        traceback.print_exc()
+        said = listed.folder().status()  # which knows the rank that failed first
+        message = said["message"] if said["status"] == "failed" else first_line(error)
+        return "failed", message, int(said.get("step", 0))
+    return str(result["status"]), None, int(result["step"])
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

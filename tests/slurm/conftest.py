@@ -1,0 +1,16 @@
+"""A Slurm that only remembers, for the tests that need no real one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from fake import FakeSlurm
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    one = FakeSlurm(tmp_path / "fake")
+    monkeypatch.setenv("PATH", f"{one.bin}{os.pathsep}{os.environ['PATH']}")
+    return one

@@ -1,0 +1,265 @@
+"""What the launcher on the login node does: it submits once, joins what is there, and tells losses from failures.
+
+Jobs are played by the tests: they write the journals and the results that real ones would write.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from fake import FakeSlurm
+
+from neumann.cli import main
+from neumann.config import RunSpec, SlurmConfig, make_specs
+from neumann.config.multirun import expand
+from neumann.errors import Interrupted, UserError
+from neumann.runs import RunFolder, find
+from neumann.runs.launch import Outcome
+from neumann.runs.slurm import SlurmLauncher
+from neumann.runs.slurm_folder import Journal, LaunchFolder
+
+QUICK = ["batch.size=64", "logger=none"]
+SCORES = {"held": {"loss": 1.0, "error": 0.5, "n": 300}}
+
+
+class Played:
+    """A view that plays the jobs: ``act`` is called at every tick, with the number of the tick."""
+
+    def __init__(self, act: Callable[[int], None] = lambda tick: None) -> None:
+        self.act, self.ticks = act, 0
+        self.over: list[Outcome] = []
+        self.begun: list[RunSpec] = []
+
+    def started(self, spec: RunSpec) -> None:
+        self.begun.append(spec)
+
+    def done(self, outcome: Outcome) -> None:
+        self.over.append(outcome)
+
+    def tick(self, running: Sequence[RunSpec], waiting: int) -> None:
+        self.ticks += 1
+        assert self.ticks < 200, "it does not end"
+        self.act(self.ticks)
+
+
+class Place:
+    """A launch of three runs on a cluster that is played."""
+
+    def __init__(self, fake: FakeSlurm, *words: str) -> None:
+        self.fake = fake
+        self.specs = make_specs(expand([*QUICK, *(words or ("seed=0,1,2",))]))
+        self.folder = LaunchFolder.of(self.specs)
+        self.said: list[str] = []
+
+    def launch(self, view: Played | None = None, settings: SlurmConfig | None = None) -> list[Outcome]:
+        with SlurmLauncher(settings or SlurmConfig(), self.said.append) as launcher:
+            return launcher.run(self.specs, view or Played())
+
+    def journal(self, job: str = "7_0", submission: int = 1) -> Journal:
+        return Journal(self.folder, job, submission)
+
+    def train(self, journal: Journal, *specs: RunSpec) -> None:
+        """Do as a worker that trains ``specs``."""
+        for spec in specs:
+            journal.write("start", run=spec.signature)
+            RunFolder(spec.folder).path.mkdir(parents=True, exist_ok=True)
+            find(spec).write_result({"status": "finished", "step": 9, "validation": SCORES, "test": SCORES})
+            journal.write("end", run=spec.signature, status="finished", step=9, seconds=2.5)
+
+    def fail(self, journal: Journal, spec: RunSpec, message: str) -> None:
+        journal.write("start", run=spec.signature)
+        journal.write("end", run=spec.signature, status="failed", message=message, step=0, seconds=1)
+
+
+@pytest.fixture
+def place(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setattr("neumann.runs.slurm.TICK_S", 0.001)
+    monkeypatch.setattr("neumann.runs.slurm.POLL_S", 0.0)
+    return Place(fake)
+
+
+def test_outcomes_come_from_journals_and_results(place: Place) -> None:
+    def act(tick: int) -> None:
+        if tick == 1:
+            place.fake.queue({"7_0": "RUNNING", "7_1": "PENDING", "7_2": "PENDING"})
+            journal = place.journal()
+            journal.write("began", gpus=0)
+            place.train(journal, *place.specs[:2])
+            place.fail(journal, place.specs[2], "boom")
+            place.fail(journal, place.specs[2], "boom")
+
+    place.fake.queue({"7_0": "PENDING"})
+    place.fake.queue({})
+    view = Played(act)
+    outcomes = place.launch(view)
+    assert [outcome.status for outcome in outcomes] == ["finished", "finished", "failed"]
+    assert [outcome.seconds for outcome in outcomes] == [2.5, 2.5, 2]
+    assert outcomes[2].message == "failed twice alike: boom"
+    assert not any(outcome.reused for outcome in outcomes)
+    assert len(view.begun) == 3
+    assert len(place.fake.scripts()) == 1
+    assert "array=0-2%3" in place.fake.scripts()[0]  # three runs need no eight workers
+    assert "submitted: 3 jobs for 3 runs (7)" in place.said[0]
+    # again: what is over is answered, what failed is submitted anew
+    place.fake.queue({})
+
+    def second(tick: int) -> None:
+        place.train(place.journal("8", 2), place.specs[2])
+
+    outcomes = place.launch(Played(second))
+    assert [outcome.reused for outcome in outcomes] == [True, True, False]
+    assert outcomes[2].status == "finished"
+    assert len(place.fake.scripts()) == 2
+    place.launch()
+    assert len(place.fake.scripts()) == 2  # nothing is left, so nothing is asked
+
+
+def test_the_same_command_joins_its_jobs_and_refuses_other_settings(place: Place) -> None:
+    def stop(tick: int) -> None:
+        place.fake.queue({"7_0": "RUNNING", "7_1": "RUNNING"})
+        if tick == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match=r"detached; jobs 7 stay in the queue and go on \('scancel 7' ends them\)"):
+        place.launch(Played(stop))
+    with pytest.raises(UserError, match=r"jobs 7 are in the queue for these runs with launch\.time=60: .*scancel 7"):
+        place.launch(settings=SlurmConfig(time="90"))
+
+    def work(tick: int) -> None:
+        place.train(place.journal(), *place.specs)
+
+    outcomes = place.launch(Played(work), SlurmConfig(max_attempts=9))
+    assert [outcome.status for outcome in outcomes] == ["finished"] * 3
+    assert len(place.fake.scripts()) == 1
+    assert "joined: 2 of its jobs are in the queue already (7)" in place.said[-1]
+    assert place.folder.settings()["launch"]["max_attempts"] == 9  # a limit may change under way
+
+
+def test_runs_of_a_vanished_job_get_another(place: Place) -> None:
+    def act(tick: int) -> None:
+        if tick == 1:
+            place.fake.queue({"7_0": "RUNNING"})
+            journal = place.journal()
+            journal.write("began", gpus=0)
+            place.train(journal, place.specs[0])
+            journal.write("start", run=place.specs[1].signature)
+        elif tick == 5:
+            place.fake.queue({"7_0": "NODE_FAIL", "7_1": "COMPLETED", "7_2": "COMPLETED"})
+        elif len(place.fake.scripts()) == 2:
+            place.fake.queue({"7_0": "NODE_FAIL", "8_0": "RUNNING"})
+            place.train(place.journal("8_0"), *place.specs[1:])
+
+    outcomes = place.launch(Played(act))
+    assert [outcome.status for outcome in outcomes] == ["finished"] * 3
+    assert len(place.fake.scripts()) == 2
+    assert "2 runs have lost their jobs, and get others" in place.said[1]
+
+
+def test_what_its_owner_cancels_is_not_submitted_again(place: Place) -> None:
+    def act(tick: int) -> None:
+        if tick == 1:
+            place.fake.queue({"7_0": "RUNNING"})
+            place.train(place.journal(), place.specs[0])
+        elif tick == 5:
+            place.fake.queue({"7_0": "CANCELLED", "7_1": "CANCELLED"})
+
+    outcomes = place.launch(Played(act))
+    assert [outcome.status for outcome in outcomes] == ["finished", "interrupted", "interrupted"]
+    assert outcomes[1].message == "job 7 was cancelled"
+    assert len(place.fake.scripts()) == 1
+
+
+def test_jobs_that_end_before_any_run_are_not_submitted_for_ever(place: Place) -> None:
+    def act(tick: int) -> None:
+        place.fake.queue({"7_0": "FAILED", "7_1": "FAILED", "7_2": "FAILED"})
+
+    outcomes = place.launch(Played(act))
+    assert [outcome.status for outcome in outcomes] == ["failed"] * 3
+    assert "its jobs ended (FAILED) before any run began: see " in str(outcomes[0].message)
+    assert len(place.fake.scripts()) == 1
+
+
+def test_a_queue_that_does_not_answer_is_asked_again(place: Place) -> None:
+    def act(tick: int) -> None:
+        place.fake.queue(None if tick < 5 else {"7_0": "RUNNING"})
+        if tick == 10:
+            place.train(place.journal(), *place.specs)
+
+    outcomes = place.launch(Played(act))
+    assert [outcome.status for outcome in outcomes] == ["finished"] * 3
+    assert sum("squeue does not answer" in text for text in place.said) == 1
+    place.fake.queue(None)
+    with pytest.raises(UserError, match="squeue does not answer, so nothing can be submitted"):
+        Place(place.fake, "seed=7").launch()
+
+
+def test_failures_alike_and_spent_gpu_hours_end_the_launch_with_a_sentence(place: Place) -> None:
+    settings = SlurmConfig(gpus_per_node=1, gpu_hours=5, stop_after_failures=2)
+
+    def act(tick: int) -> None:
+        place.fake.queue({"7_0": "RUNNING"})
+        if tick == 1:
+            journal = place.journal()
+            journal.write("began", gpus=100_000)
+            place.fail(journal, place.specs[0], "no such module")
+            time.sleep(0.3)  # 8 GPU-hours
+            place.fail(journal, place.specs[1], "no such module")
+
+    outcomes = place.launch(Played(act), settings)
+    assert {outcome.status for outcome in outcomes} == {"failed", "interrupted"}
+    assert all("launch.gpu_hours=5 allows no more: raise it to go on" in str(o.message) for o in outcomes)
+    place.fake.queue({})
+    with pytest.raises(UserError, match=r"launch\.gpu_hours=5 allows no more"):
+        place.launch(settings=settings)
+    assert len(place.fake.scripts()) == 1
+
+    place.fake.queue({"7_0": "RUNNING"})
+    outcomes = place.launch(settings=SlurmConfig(gpus_per_node=1, stop_after_failures=2))
+    assert all("stopped after 2 runs in a row failed alike" in str(outcome.message) for outcome in outcomes)
+
+
+def test_runs_on_several_devices_have_a_job_each(fake: FakeSlurm, place: Place) -> None:
+    mixed = Place(fake, "trainer.devices=1,2", "seed=0,1", "trainer.accelerator=cpu")
+
+    def act(tick: int) -> None:
+        fake.queue({"7_0": "RUNNING", "8_0": "RUNNING"})
+        mixed.train(mixed.journal(), *mixed.specs)
+
+    mixed.launch(Played(act))
+    workers, groups = fake.scripts()
+    assert "ntasks-per-node=1" in workers
+    assert "ntasks-per-node=2" in groups
+    assert "array=0-1" in workers
+    assert "array=0-1" in groups
+
+
+def test_one_run_in_two_folders_is_refused(fake: FakeSlurm) -> None:
+    with pytest.raises(UserError, match="is to lie in two folders"):
+        Place(fake, "study=a,b").launch()
+
+
+def test_the_command_line_launches_one_run_and_many(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.fake.refuse("Invalid account")
+    for words in (["-m", "seed=0,1"], ["seed=0"]):
+        assert main(["train", "launch=slurm", *QUICK, *words]) == 2
+        assert "Slurm takes no job: Invalid account" in " ".join(capsys.readouterr().err.split())
+    assert main(["study", "regularizers", "--budget", "small", "logger=none", "launch=slurm", "launch.workers=3"]) == 2
+    assert "Slurm takes no job: Invalid account" in " ".join(capsys.readouterr().err.split())
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert main(["train", "launch=slurm", *QUICK, "seed=0"]) == 2
+    assert "start it on a login node" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_login_node_imports_no_torch(place: Place, tmp_path: Path) -> None:
+    code = (
+        "import sys, neumann.runs.slurm, neumann.runs.worker, neumann.runs.slurm_group; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "False\n"

@@ -1,0 +1,191 @@
+"""A real Slurm on this machine: runs are shared out, cut off, requeued, lost and found again, and fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cluster as slurm
+import optimizers
+import pytest
+
+from neumann.runs import RunFolder
+from neumann.runs.files import read_json
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
+
+QUICK = ["batch.size=64", "+model.kwargs.width=8", "logger=none"]
+JOBS = ["launch=slurm", "launch.time=20", "launch.grace=15", "launch.cpus_per_task=1"]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurm.Cluster]:
+    why = slurm.missing()
+    if why:
+        pytest.skip(why)
+    place = tmp_path_factory.mktemp("slurm")
+    more = {"NEUMANN_CACHE": str(place / "cache"), "PYTHONPATH": ""}
+    with slurm.running(place / "cluster", more) as one:
+        yield one
+
+
+class Head:
+    """`neumann train -m` on the login node, in a folder of its own."""
+
+    def __init__(self, cluster: slurm.Cluster, place: Path, *words: str) -> None:
+        self.place, self.cluster = place, cluster
+        self._out = place / "head.out"
+        command = [sys.executable, "-m", "neumann.cli", "train", "-m", *JOBS, *QUICK, *words]
+        with open(self._out, "wb") as out:
+            self.process = subprocess.Popen(
+                command, env=cluster.env, cwd=place, stdout=out, stderr=out, start_new_session=True
+            )
+
+    @property
+    def said(self) -> str:
+        return self._out.read_text()
+
+    def wait(self, seconds: float = 600) -> int:
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(f"it does not end:\n{self.told()}") from None
+
+    def told(self) -> str:
+        """Return what a person would look at where a test fails."""
+        journals = [p.read_text()[-2000:] for p in self.place.glob("runs/.launches/*/journal*")]
+        logs = [p.read_text()[-2000:] for p in self.place.glob("runs/.launches/*/slurm/*.out")]
+        return "\n".join([self.said, *journals, *logs, str(self.cluster.jobs()), self.cluster.logs()])
+
+
+def events(place: Path) -> list[dict[str, Any]]:
+    """Return every line of every journal, in the order of time."""
+    lines = [line for path in place.glob("runs/.launches/*/journal*") for line in path.read_text().splitlines()]
+    return sorted((json.loads(line) for line in lines), key=lambda event: event["at"])
+
+
+def folders(place: Path, ending: str = "") -> list[RunFolder]:
+    found = [RunFolder(path) for path in sorted((place / "runs/default").glob("digits-*"))]
+    return [folder for folder in found if ending in (folder.config.read_text() if folder.config.exists() else "")]
+
+
+def attempts(folder: RunFolder) -> int:
+    record = read_json(folder.provenance)
+    return len(record["attempts"]) if record else 0
+
+
+def until(condition: Callable[[], object], head: Head, seconds: float = 400) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not happen in time:\n{head.told()}"
+        time.sleep(0.2)
+
+
+def test_workers_share_a_sweep_and_a_run_that_fails_is_tried_twice(cluster: slurm.Cluster, tmp_path: Path) -> None:
+    chosen = optimizers.write(tmp_path)
+    grid = ["optimizer.ends=well,raise", "seed=0,1,2", "trainer.max_epochs=2"]
+    words = [*chosen, *grid, "launch.workers=2", "launch.runs_per_worker=2", "launch.cpus_per_task=2"]
+    head = Head(cluster, tmp_path, *words)
+    assert head.wait() == 1, head.told()
+    assert "submitted: 2 jobs for 6 runs" in head.said
+    assert head.said.count("failed twice alike: it broke on purpose") >= 3, head.said
+    good, bad = folders(tmp_path, "ends: well"), folders(tmp_path, "ends: raise")
+    assert [len(good), len(bad)] == [3, 3]
+    assert all(folder.result() for folder in good)
+    assert [attempts(folder) for folder in good] == [1, 1, 1]
+    assert [attempts(folder) for folder in bad] == [2, 2, 2]
+    assert all("RuntimeError" in folder.error.read_text() for folder in bad)
+    until(lambda: not cluster.jobs("running,pending"), head)
+    told = events(tmp_path)
+    assert len({event["run"] for event in told if event["what"] == "start"}) == 6
+    assert sum(event["what"] == "began" for event in told) == 2  # as many queue waits as workers, not as runs
+    for folder in good:
+        assert read_json(folder.provenance)["attempts"][0]["torch_threads"] == 1  # two cores for two runs
+    # a few files: for the launch, for each worker, and for each run
+    launch = next((tmp_path / "runs/.launches").iterdir())
+    assert len([path for path in launch.rglob("*") if path.is_file()]) <= 4 + 4 * 2
+    # the failure is mended: the same command trains what is left, as a new submission
+    module = tmp_path / "cluster_optimizers.py"
+    module.write_text(module.read_text().replace('self.ends == "raise"', "False"))
+    again = Head(cluster, tmp_path, *words)
+    assert again.wait() == 0, again.told()
+    assert "submitted: 2 jobs for 3 runs" in again.said
+    assert [attempts(folder) for folder in good] == [1, 1, 1]
+    assert all(folder.result() for folder in bad)
+
+
+def test_a_time_limit_a_lost_job_and_ctrl_c_cost_no_step(cluster: slurm.Cluster, tmp_path: Path) -> None:
+    words = [*optimizers.write(tmp_path), "optimizer.ends=slow", "trainer.max_epochs=200", "launch.workers=1"]
+    head = Head(cluster, tmp_path, *words)
+    until(lambda: any(folder.read_measurements() for folder in folders(tmp_path)), head)
+    (folder,) = folders(tmp_path)
+    job = re.search(r"submitted: 1 jobs for 1 runs \((\d+)\)", head.said).group(1)  # type: ignore[union-attr]
+
+    # Ctrl-C leaves the job; the same command joins it, and other settings for it are refused
+    os.killpg(head.process.pid, signal.SIGINT)
+    assert head.wait(60) == 130, head.said
+    assert f"jobs {job} stay in the queue" in head.said
+    assert cluster.jobs()[job] == "RUNNING"
+    other = Head(cluster, tmp_path, *words, "launch.mem=100M")
+    assert other.wait(120) == 2, other.said
+    assert f"jobs {job} are in the queue for these runs with launch.mem=None" in " ".join(other.said.split())
+    head = Head(cluster, tmp_path, *words)
+    until(lambda: f"joined: 1 of its jobs are in the queue already ({job})" in head.said, head)
+
+    # Slurm's own limit comes: the run writes a checkpoint, the job is requeued and goes on from there
+    elapsed = int(time.time() - next(event["at"] for event in events(tmp_path) if event["what"] == "began"))
+    cluster.ask("scontrol", "update", f"JobId={job}", f"TimeLimit={elapsed // 60 + 1}")
+    until(lambda: any(event.get("requeued") for event in events(tmp_path)), head)
+    cut = next(event for event in events(tmp_path) if event["what"] == "end")
+    assert cut["status"] == "interrupted"
+    assert cut["step"] > 0
+    cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=20")
+    steps = len(folder.read_measurements())
+    until(lambda: attempts(folder) == 2 and len(folder.read_measurements()) > steps, head)
+    assert [m["step"] for m in folder.read_measurements()] == [
+        18 * (i + 1) for i in range(len(folder.read_measurements()))
+    ]
+
+    # the job vanishes as with its node: nobody writes a status, and the launcher submits another
+    until(lambda: cluster.jobs()[job] == "RUNNING", head)
+    cluster.ask("scancel", "--signal=KILL", "--full", job)
+    until(lambda: "1 runs have lost their jobs, and get others" in head.said, head)
+    (tmp_path / "go").touch()
+    assert head.wait() == 0, head.told()
+    assert folder.result()["step"] == 3600  # type: ignore[index]
+    assert attempts(folder) == 3
+    assert [m["step"] for m in folder.read_measurements()] == [18 * (i + 1) for i in range(200)]
+
+
+def test_two_ranks_train_as_a_job_of_their_own_and_go_on_after_a_signal(cluster: slurm.Cluster, tmp_path: Path) -> None:
+    two = [*optimizers.write(tmp_path), "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=20"]
+    head = Head(cluster, tmp_path, *two, "optimizer.ends=slow,second")
+    until(lambda: any(folder.read_measurements() for folder in folders(tmp_path, "ends: slow")), head)
+    (folder,) = folders(tmp_path, "ends: slow")
+    assert len(re.findall(r"submitted: 2 jobs for 2 runs", head.said)) == 1
+    start = next(event for event in events(tmp_path) if event.get("run") and event["run"] in folder.path.name)
+    job = next(
+        p.stem.split("-")[2] for p in tmp_path.glob("runs/.launches/*/journal*") if start["run"] in p.read_text()
+    )
+    cluster.ask("scancel", "--signal=USR2", job)  # as before the time limit, or at preemption
+    until(lambda: any(event.get("requeued") for event in events(tmp_path)), head)
+    (tmp_path / "go").touch()
+    assert head.wait() == 1, head.told()
+    result, record = folder.result(), read_json(folder.provenance)
+    assert result is not None
+    assert (result["status"], result["step"]) == ("finished", 360)
+    assert [len(attempt["ranks"]) for attempt in record["attempts"]] == [2, 2]
+    assert [m["step"] for m in folder.read_measurements()] == [18 * (i + 1) for i in range(20)]
+    (broken,) = folders(tmp_path, "ends: second")
+    assert "failed twice alike: rank 1: it broke on one rank" in " ".join(head.said.split())
+    assert "it broke on one rank" in broken.error.read_text()
+    assert attempts(broken) == 2

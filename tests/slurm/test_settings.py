@@ -1,0 +1,146 @@
+"""What Slurm is asked for, and which settings are refused before it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fake import FakeSlurm
+
+from neumann.config import LaunchConfig, SlurmConfig, make_spec
+from neumann.errors import UserError
+from neumann.runs import slurm_queue as queue
+from neumann.runs.slurm_folder import LaunchFolder
+
+
+def test_settings_are_typed_by_kind_and_signed_by_none() -> None:
+    spec = make_spec(
+        ["launch=slurm", "launch.partition=gpu", "launch.time=1-12:00:00", "launch.sbatch.constraint=a100"]
+    )
+    launch = spec.config.launch
+    assert isinstance(launch, SlurmConfig)
+    assert (launch.partition, launch.time, launch.sbatch) == ("gpu", "1-12:00:00", {"constraint": "a100"})
+    assert make_spec(["launch=slurm", "ablation=no_alpha", "launch.qos=low"]).config.launch == SlurmConfig(qos="low")
+    local = make_spec([])
+    assert isinstance(local.config.launch, LaunchConfig)
+    assert spec.signature == local.signature
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["launch.partition=gpu"], "launch=local has no setting 'partition'"),
+        (["launch=slurm", "launch.parallel=2"], "launch=slurm has no setting 'parallel'"),
+        (["launch=slurm", "launch.partitoin=gpu"], "did you mean 'partition'"),
+        (["launch.kind=slurm"], "choose another file of that group"),
+        (["launch=slurm", "launch.time=tomorrow"], "is no time limit"),
+        (["launch=slurm", "launch.mem=much"], "is no amount of memory"),
+        (["launch=slurm", "launch.workers=0"], "launch.workers=0 is out of range"),
+        (["launch=slurm", "launch.gpu_hours=3"], "set launch.gpus_per_node as well"),
+        (["launch=slurm", "launch.sbatch.gpus-per-node=3"], "is set by launch.gpus_per_node"),
+        (["launch=slurm", "launch.sbatch.output=x"], "is set by the launch itself"),
+    ],
+)
+def test_a_setting_that_would_do_nothing_is_refused(words: list[str], sentence: str) -> None:
+    with pytest.raises(UserError) as refused:
+        make_spec(words)
+    assert sentence in str(refused.value)
+
+
+def test_a_users_own_cluster_file(tmp_path: Path) -> None:
+    (tmp_path / "launch").mkdir()
+    text = "# Ours: neumann train -m launch=ours\ndefaults: [slurm, _self_]\npartition: big\ncpus_per_task: 4\n"
+    (tmp_path / "launch/ours.yaml").write_text(text)
+    launch = make_spec(["launch=ours", "launch.workers=3"], [str(tmp_path)]).config.launch
+    assert isinstance(launch, SlurmConfig)
+    assert (launch.partition, launch.cpus_per_task, launch.workers, launch.grace) == ("big", 4, 3, 120)
+
+
+WHOLE = SlurmConfig(
+    partition="gpu",
+    account="me",
+    qos="low",
+    time="1-00:00:00",
+    gpus_per_node=1,
+    cpus_per_task=6,
+    mem="16G",
+    setup=["module load cuda"],
+    sbatch={"constraint": "a100"},
+    workers=2,
+    grace=90,
+)
+
+
+def test_every_setting_reaches_sbatch(fake: FakeSlurm) -> None:
+    folder = LaunchFolder(Path("runs/.launches/abc"))
+    folder.make()
+    ids = queue.submit(folder, WHOLE, [len, len, len, len])
+    assert ids == ["7_0", "7_1", "7_2", "8"]  # MaxArraySize is 3 there
+    script = fake.scripts()[0]
+    asked = {line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")}
+    assert asked >= {
+        "job-name=neumann-abc",
+        "partition=gpu",
+        "account=me",
+        "qos=low",
+        "time=1-00:00:00",
+        "nodes=1",
+        "ntasks-per-node=1",
+        "gpus-per-node=1",
+        "cpus-per-task=6",
+        "mem=16G",
+        "constraint=a100",
+        "signal=USR2@90",
+        "requeue",
+        "array=0-2%2",
+    }
+    assert "module load cuda" in script
+    assert "srun" in script
+    assert "--cpus-per-task=6" in script.split("srun", 1)[1]
+    assert not list((folder.path / "slurm").glob(".*"))
+
+
+def test_a_run_on_several_devices_gets_a_task_and_a_gpu_for_each(fake: FakeSlurm) -> None:
+    folder = LaunchFolder(Path("runs/.launches/abc"))
+    folder.make()
+    queue.submit(folder, WHOLE, [len], (4, 2))
+    assert "#SBATCH --nodes=2\n" in fake.scripts()[0]
+    assert "#SBATCH --ntasks-per-node=4\n" in fake.scripts()[0]
+    assert "#SBATCH --gpus-per-node=4\n" in fake.scripts()[0]
+    assert "--kill-on-bad-exit=1" in fake.scripts()[0]
+
+
+def test_a_job_submitted_from_a_job_is_no_part_of_it(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "99")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    folder = LaunchFolder(Path("runs/.launches/abc"))
+    folder.make()
+    queue.submit(folder, WHOLE, [len])
+    told = (fake.place / "environment").read_text()
+    assert "SLURM_CPUS_PER_TASK" not in told
+    assert "SLURM_CONF=/etc/slurm.conf" in told
+
+
+def test_slurm_refuses_in_its_own_words(fake: FakeSlurm) -> None:
+    fake.refuse("invalid partition specified: gpu")
+    folder = LaunchFolder(Path("runs/.launches/abc"))
+    folder.make()
+    with pytest.raises(UserError, match=r"^Slurm takes no job: invalid partition specified: gpu$"):
+        queue.submit(folder, WHOLE, [len])
+
+
+def test_without_slurm_it_is_said_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="there is no sbatch here"):
+        queue.check()
+
+
+def test_the_queue_answers_or_not(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake.queue({"7_0": "RUNNING", "7_1": "PENDING", "7_2": "NODE_FAIL"})
+    jobs = queue.jobs("neumann-abc")
+    assert jobs == {"7_0": "RUNNING", "7_1": "PENDING", "7_2": "NODE_FAIL"}
+    assert queue.alive(jobs) == ["7_0", "7_1"]
+    assert queue.short(["7_0", "7_1", "8"]) == ["7", "8"]
+    assert queue.max_array_size() == 3
+    fake.queue(None)
+    assert queue.jobs("neumann-abc") is None

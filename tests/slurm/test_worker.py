@@ -1,0 +1,185 @@
+"""A worker pulls what nobody trains, and knows when to leave. Jobs are real, the cluster is not needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optimizers
+import pytest
+from fake import FakeSlurm
+
+from neumann.cli import main
+from neumann.config import RunSpec, SlurmConfig, make_specs
+from neumann.config.multirun import expand
+from neumann.errors import UserError
+from neumann.runs import find
+from neumann.runs.files import read_json, write_json
+from neumann.runs.slurm_folder import LaunchFolder
+from neumann.runs.worker import work
+
+QUICK = ["trainer.max_epochs=2", "batch.size=64", "+model.kwargs.width=8", "logger=none"]
+
+
+@pytest.fixture(autouse=True)
+def _own_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+def launch(
+    *words: str, settings: SlurmConfig | None = None, place: Path | None = None
+) -> tuple[LaunchFolder, list[RunSpec]]:
+    """Return a launch as its launcher leaves it. ``place`` gets optimizers that only the launcher could import."""
+    dirs = (optimizers.write(place)[0].removeprefix("--config-dir="),) if place else ()
+    specs = make_specs(expand([*QUICK, *words], dirs), dirs)
+    folder = LaunchFolder.of(specs)
+    folder.make()
+    with pytest.MonkeyPatch.context() as patch:
+        if place:
+            patch.syspath_prepend(str(place))
+        folder.write(settings or SlurmConfig(), specs, 1)
+    return folder, specs
+
+
+def events(folder: LaunchFolder) -> list[dict[str, Any]]:
+    return [json.loads(line) for path in sorted(folder.path.glob("journal*")) for line in path.read_text().splitlines()]
+
+
+def told(folder: LaunchFolder, what: str) -> list[dict[str, Any]]:
+    return [event for event in events(folder) if event["what"] == what]
+
+
+def when(condition: Callable[[], object], act: Callable[[], object]) -> threading.Thread:
+    """Act in another thread as soon as ``condition`` holds."""
+
+    def watch() -> None:
+        deadline = time.monotonic() + 200
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        act()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_worker_trains_what_is_left_and_a_second_finds_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    folder, specs = launch("optimizer=sgd", "seed=0,1,2", settings=SlurmConfig(runs_per_worker=2, cpus_per_task=4))
+    held = find(specs[2])
+    with held.claim():  # somebody else trains this one
+        assert main(["worker", str(folder.path)]) == 0
+        assert "nothing left to train, 2 runs begun" in capfd.readouterr().out
+    assert [bool(find(spec).result()) for spec in specs] == [True, True, False]
+    record = read_json(find(specs[0]).provenance)
+    assert record["attempts"][0]["torch_threads"] == 2  # four cores for two runs
+    assert [event["status"] for event in told(folder, "end")] == ["finished", "finished"]
+    assert "nothing left" in work(folder)
+    assert find(specs[2]).result()  # it was given up there, and so it was trained here
+    assert work(folder) == "nothing left to train"
+    assert len(told(folder, "start")) == 3
+
+
+def test_failures_are_tried_twice_and_stop_the_launch_where_they_are_alike(tmp_path: Path) -> None:
+    limits = SlurmConfig(stop_after_failures=3)
+    folder, specs = launch("optimizer=mine", "optimizer.ends=raise", "seed=range(0,5)", settings=limits, place=tmp_path)
+    os.chdir("/")  # a job may begin anywhere
+    why = work(folder, trust=True)
+    assert why == "stopped after 3 runs in a row failed alike (launch.stop_after_failures): it broke on purpose"
+    assert len({event["run"] for event in told(folder, "start")}) == 3
+    assert work(folder, trust=True) == why or "nothing left" in work(folder, trust=True)
+    folder.set_limits(SlurmConfig(stop_after_failures=None))
+    work(folder, trust=True)
+    starts = [event["run"] for event in told(folder, "start")]
+    assert sorted(starts.count(spec.signature) for spec in specs) == [2] * 5
+    assert {event["message"] for event in told(folder, "end")} == {"it broke on purpose"}
+
+
+def test_what_a_stranger_launched_is_refused_unless_trusted(tmp_path: Path) -> None:
+    folder, (spec,) = launch("optimizer=mine", place=tmp_path)
+    assert "nothing left" in work(folder)
+    assert all("--trust" in event["message"] for event in told(folder, "end"))
+    assert not find(spec).path.exists()
+
+
+@pytest.mark.parametrize(("number", "requeues"), [(signal.SIGUSR2, True), (signal.SIGTERM, False)])
+def test_a_signal_of_slurm_costs_no_step(
+    number: int, requeues: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: FakeSlurm
+) -> None:
+    words = ["optimizer=mine", "optimizer.ends=slow", "trainer.max_epochs=60"]
+    folder, (spec,) = launch(*words, settings=SlurmConfig(grace=60), place=tmp_path)
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_NTASKS", "1")  # Lightning would take the job for its own
+    thread = when(lambda: find(spec).read_measurements(), lambda: os.kill(os.getpid(), number))
+    if requeues:
+        with pytest.raises(SystemExit) as left:
+            work(folder, submission=1, trust=True)
+        assert left.value.code == 0
+    else:
+        assert "SIGTERM" in work(folder, submission=1, trust=True)
+    thread.join()
+    assert os.environ["SLURM_NTASKS"] == "1"
+    (end,) = told(folder, "end")
+    assert end["status"] == "interrupted"
+    assert end["step"] > 0
+    assert find(spec).last.exists()
+    assert fake.requeued() == ("requeue 12\n" if requeues else "")
+    assert told(folder, "left")[0]["requeued"] == requeues
+    (tmp_path / "go").touch()
+    assert "nothing left" in work(folder, submission=1, trust=True)
+    assert find(spec).result()
+    assert len(read_json(find(spec).provenance)["attempts"]) == 2
+
+
+def test_gpu_hours_end_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neumann.runs.worker.BEAT_S", 0.2)
+    limits = SlurmConfig(gpus_per_node=1, gpu_hours=1000)
+    words = ["optimizer=mine", "optimizer.ends=slow", "trainer.max_epochs=60", "seed=0,1"]
+    folder, specs = launch(*words, settings=limits, place=tmp_path)
+    spent = SlurmConfig(gpus_per_node=1, gpu_hours=1e-9)
+    thread = when(lambda: any(find(spec).read_measurements() for spec in specs), lambda: folder.set_limits(spent))
+    why = work(folder, trust=True)
+    thread.join()
+    assert "launch.gpu_hours=1e-09 allows no more" in why
+    assert [event["status"] for event in told(folder, "end")] == ["interrupted"]
+    assert len(told(folder, "start")) == 1
+
+
+def test_a_folder_that_is_none_of_a_launch(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no folder of a launch"):
+        work(LaunchFolder(tmp_path))
+    folder, _ = launch("seed=0")
+    (folder.path / "runs.jsonl").write_text('{"signature": "x"}\n')
+    with pytest.raises(UserError, match="is no list of runs"):
+        work(folder)
+    assert main(["worker", str(tmp_path)]) == 2
+    assert main(["worker"]) == 2
+
+
+def test_a_place_that_is_not_here_is_no_place_to_train() -> None:
+    folder, _ = launch("seed=0")
+    settings = folder.settings()
+    write_json(folder.path / "launch.json", {**settings, "cwd": "/not/here"})
+    with pytest.raises(UserError, match="the launch was asked for in /not/here, which cannot be entered here"):
+        work(folder)
+
+
+def test_a_journal_that_is_cut_short_is_read_on_later() -> None:
+    folder, _ = launch("seed=0")
+    from neumann.runs.slurm_folder import Journals
+
+    path = folder.path / "journal-001-7_0.jsonl"
+    path.write_text('{"what": "began", "at": 1}\nnot json\n{"what": "sta')
+    journals = Journals(folder)
+    assert [event.what for event in journals.look()] == ["began"]
+    with open(path, "a") as file:
+        file.write('rt", "at": 2, "run": "a"}\n')
+    assert [(event.what, event.job, event.said) for event in journals.look()] == [("start", "7_0", {"run": "a"})]
+    assert journals.look() == []
+    assert len(journals.events) == 2
