@@ -27,7 +27,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from neumann.config.keys import CHOSEN_SECTIONS, OPEN_NODES, SECTIONS, check_key, check_keys, check_option, refuse_hydra
+from neumann.config.keys import (
+    CHOSEN_SECTIONS,
+    OPEN_NODES,
+    SECTIONS,
+    check_key,
+    check_keys,
+    check_option,
+    refuse_hydra,
+    spelt,
+)
 from neumann.config.resolvers import register_resolvers
 from neumann.config.schema import structured
 from neumann.errors import UserError
@@ -100,7 +109,7 @@ class Composer:
     def _parse(self, text: str) -> Override:
         if text not in self._parsed:
             try:
-                self._parsed[text] = self._parser.parse_override(text)
+                self._parsed[text] = self._parser.parse_override(spelt(text))
             except HydraException as error:
                 raise UserError(f"cannot read '{text}': an override is written key=value or group=option") from error
         return self._parsed[text]

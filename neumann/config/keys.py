@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from typing import Any
 
@@ -15,6 +16,12 @@ OPEN_NODES = ("model.kwargs", "optimizer.kwargs", "launch.sbatch")  # free-form:
 CHOSEN_SECTIONS = ("data", "optimizer", "schedule")  # their group's YAML is their schema
 SECTIONS = tuple(f.name for f in fields(RunConfig))
 FILLED_IN = ("derived",)  # by RunSpec, never by the user
+
+
+def spelt(text: str) -> str:
+    """Return an override with a list of GPUs in Hydra's spelling: ``launch.devices=0,1`` is one value, no sweep."""
+    devices = re.fullmatch(r"launch\.devices=(\d+(?:,\d+)*)", text)
+    return f"launch.devices=[{devices[1]}]" if devices else text
 
 
 def refuse_hydra(override: Override) -> None:

@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from neumann.config.compose import CONF, SWEEPS, list_groups, sentences
-from neumann.config.keys import refuse_hydra
+from neumann.config.keys import refuse_hydra, spelt
 from neumann.config.search import SAMPLER, SWEEPER, Search, chosen_sweeper, is_sweeper, read_search
 from neumann.errors import UserError, did_you_mean
 
@@ -89,7 +89,7 @@ class _Options:
 
 def _parse(parser: OverridesParser, text: str) -> Override:
     try:
-        (override,) = parser.parse_overrides([text])
+        (override,) = parser.parse_overrides([spelt(text)])
     except HydraException as error:
         raise UserError(f"cannot read '{text}': an override is written key=value or group=option") from error
     return override

@@ -105,6 +105,8 @@ class LaunchConfig(LaunchBase):
 
     parallel: int | None = _above(None, 1, or_equal=True)
     threads: int | None = _above(None, 1, or_equal=True)
+    devices: list[int] | None = None  # GPUs, counted among the visible ones
+    runs_per_device: int = _above(1, 1, or_equal=True)
 
 
 @dataclass

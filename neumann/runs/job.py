@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -40,17 +41,21 @@ LONGEST = 2000  # characters of a message, which waits in a pipe until the job i
 
 
 class Job:
-    """One run in processes of its own, one a device, from the moment that it is made."""
+    """One run in processes of its own, one a device, from the moment that it is made.
 
-    def __init__(self, spec: RunSpec, threads: int) -> None:
-        self.spec = spec
+    ``gpus`` are the only ones that it sees, as CUDA_VISIBLE_DEVICES names them; without any, it sees what we see.
+    """
+
+    def __init__(self, spec: RunSpec, threads: int, gpus: Sequence[str] = ()) -> None:
+        self.spec, self.gpus = spec, list(gpus)
         self._began = time.monotonic()
         self._log = (spec.folder.parent / f".{spec.folder.name}.{os.getpid()}.log").resolve()
         self._log.write_bytes(b"")
         self._stopped = False
         self._first_bad: tuple[_Process, float] | None = None  # the rank that ended badly first, and when
         path = [os.path.abspath(folder) for folder in sys.path]
-        place = _Place(dict(os.environ), os.getcwd(), path, threads, str(self._log))
+        environment = dict(os.environ) | ({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})
+        place = _Place(environment, os.getcwd(), path, threads, str(self._log))
         self._processes: list[_Process] = []
         try:
             with without_main(), contextlib.ExitStack() as ours:

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from neumann.config import LaunchConfig, RunSpec
 from neumann.errors import Interrupted, UserError
 from neumann.runs.folder import make_folder
+from neumann.runs.gpus import Pool, chosen
 from neumann.runs.job import Job
 from neumann.runs.ranks import world_size
 from neumann.runs.reuse import find, finished_result
@@ -75,7 +76,10 @@ class Launcher:
 
     def __init__(self, settings: LaunchConfig) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.parallel: int = settings.parallel or (1 if _sees_gpu() else cores)
+        self.gpus = Pool(chosen(settings.devices), settings.runs_per_device)
+        if settings.runs_per_device > 1 and not len(self.gpus):
+            raise UserError(f"launch.runs_per_device={settings.runs_per_device}: there is no NVIDIA GPU here to share")
+        self.parallel: int = settings.parallel or len(self.gpus) or cores
         self._threads, self._cores = settings.threads, cores
         self._server = Server()
 
@@ -103,6 +107,10 @@ class Launcher:
                 raise UserError(
                     f"trainer.num_nodes={nodes}: this machine is one node, so start the ranks of one run with srun or "
                     "torchrun on each, or the whole launch with launch=slurm"
+                )
+            if len(self.gpus) and (wanted := spec.config.trainer.devices) > len(self.gpus.names):
+                raise UserError(
+                    f"trainer.devices={wanted}: the launch has {len(self.gpus.names)} GPUs, see launch.devices"
                 )
         with _listening() as signals:
             launch = _Launch(self, self._server, view, signals)
@@ -154,12 +162,17 @@ class _Launch:
         while self._waiting and self._room_for(self._waiting[0]) and not self._signals:
             if not self._server.is_warm():
                 return
+            gpus = self._launcher.gpus.take(world_size(self._waiting[0]))
+            if gpus is None:
+                return
             spec = self._waiting.popleft()
             if self._is_over(spec):  # another launcher was faster
+                self._launcher.gpus.give_back(gpus)
                 continue
             try:
-                self._running.append(Job(spec, self._launcher.threads(spec)))
+                self._running.append(Job(spec, self._launcher.threads(spec), gpus))
             except (OSError, EOFError) as error:
+                self._launcher.gpus.give_back(gpus)
                 self._done(Outcome(spec, "failed", None, f"no process for it: {error}", False, 0.0, find(spec).path))
                 continue
             self._view.started(spec)
@@ -193,6 +206,7 @@ class _Launch:
         for job in [job for job in self._running if job.settled()]:
             self._running.remove(job)
             self._closing.append(job)
+            self._launcher.gpus.give_back(job.gpus)
             status, message, result = job.reap()
             if status == "claimed":
                 self._elsewhere.append(job.spec)
@@ -237,9 +251,3 @@ def _listening() -> Iterator[list[int]]:
 
 def _key(spec: RunSpec) -> Key:
     return spec.folder.parent, spec.signature
-
-
-def _sees_gpu() -> bool:
-    """Return whether a second run would share an NVIDIA device with the first; asked without torch."""
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    return not hidden and any(Path("/dev").glob("nvidia[0-9]*"))

@@ -1,0 +1,66 @@
+"""Which GPUs may a launch use, and which of them does a run get? Asked and shared out without torch, so without CUDA.
+
+The fork server never touches CUDA, and a run sees only its own GPUs, by CUDA_VISIBLE_DEVICES in its environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from neumann.errors import UserError
+
+
+def visible() -> list[str]:
+    """Return the NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    here = sorted((path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")), key=int)
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None or not here:
+        return here
+    names = [name.strip() for name in given.split(",")]
+    return names[: names.index("-1")] if "-1" in names else [name for name in names if name]
+
+
+def chosen(devices: Sequence[int] | None) -> list[str]:
+    """Return the GPUs that ``devices`` counts out of the visible ones, all of them for None. Raises UserError."""
+    there = visible()
+    if devices is None:
+        return there
+    for device in devices:
+        if not 0 <= device < len(there):
+            have = f"there are {len(there)}, counted from 0" if there else "there is no NVIDIA GPU here"
+            raise UserError(f"launch.devices names GPU {device}, and {have}")
+    if len(set(devices)) < len(devices) or not devices:
+        raise UserError(
+            f"launch.devices={list(devices)} must name each GPU once: several runs on one are launch.runs_per_device"
+        )
+    return [there[device] for device in devices]
+
+
+class Pool:
+    """GPUs with room for ``runs_each`` runs; without any GPU there is room for everybody."""
+
+    def __init__(self, gpus: Sequence[str], runs_each: int) -> None:
+        self.names, self._each = list(gpus), runs_each
+        self._load: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        """Return how many runs on one GPU fit at once."""
+        return len(self.names) * self._each
+
+    def take(self, count: int) -> list[str] | None:
+        """Return ``count`` GPUs with room, the emptiest first, or None where there are not as many."""
+        if not self.names:
+            return []
+        free = sorted((gpu for gpu in self.names if self._load[gpu] < self._each), key=lambda gpu: self._load[gpu])
+        if len(free) < count:
+            return None
+        taken = free[:count]
+        self._load.update(taken)
+        return taken
+
+    def give_back(self, gpus: Sequence[str]) -> None:
+        """Take back what `take` has handed out."""
+        self._load.subtract(gpus)

@@ -1,0 +1,109 @@
+"""Which GPUs does a run get? Shared out by name; what CUDA makes of it needs a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from launching import QUICK, Seen, own_optimizer
+
+from neumann.config import LaunchConfig, make_spec, make_specs
+from neumann.config.multirun import expand
+from neumann.errors import UserError
+from neumann.runs import gpus
+from neumann.runs.gpus import Pool, chosen, visible
+from neumann.runs.launch import Launcher
+
+
+class Dev:
+    """A /dev with some GPUs in it."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __call__(self, name: str) -> Dev:
+        return self
+
+    def glob(self, pattern: str) -> list[Path]:
+        return [Path(f"/dev/nvidia{i}") for i in reversed(range(self.count))]
+
+
+@pytest.fixture
+def four(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "Path", Dev(4))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [(None, ["0", "1", "2", "3"]), ("2,3", ["2", "3"]), ("", []), ("-1", []), ("1,-1,2", ["1"]), ("GPU-a", ["GPU-a"])],
+)
+def test_what_is_visible(given: str | None, names: list[str], four: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert visible() == names
+
+
+def test_the_choice_counts_among_the_visible(four: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert chosen([2, 0]) == ["2", "0"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
+    assert chosen([1]) == ["1"]
+    assert chosen(None) == ["3", "1"]
+    for wrong, words in (([2], "there are 2, counted from 0"), ([0, 0], "each GPU once"), ([], "each GPU once")):
+        with pytest.raises(UserError, match=words):
+            chosen(wrong)
+
+
+def test_options_without_a_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "Path", Dev(0))
+    with pytest.raises(UserError, match=r"launch.devices names GPU 0, and there is no NVIDIA GPU here"):
+        Launcher(LaunchConfig(devices=[0]))
+    with pytest.raises(UserError, match=r"launch.runs_per_device=2: there is no NVIDIA GPU"):
+        Launcher(LaunchConfig(runs_per_device=2))
+
+
+def test_a_pool_fills_the_emptiest_first() -> None:
+    pool = Pool(["0", "1"], runs_each=2)
+    assert len(pool) == 4
+    assert [pool.take(1), pool.take(1), pool.take(1)] == [["0"], ["1"], ["0"]]
+    assert pool.take(2) is None  # one has room left, not two
+    pool.give_back(["0"])
+    assert pool.take(2) == ["0", "1"]
+    assert pool.take(1) is None
+    assert Pool([], 1).take(3) == []
+
+
+def test_a_list_of_gpus_is_no_sweep() -> None:
+    jobs = expand(["launch.devices=0,1", "seed=0,1"])
+    assert [make_spec(job).config.launch.devices for job in jobs] == [[0, 1], [0, 1]]  # type: ignore[attr-defined]
+    assert make_spec(["launch.devices=3"]).config.launch.devices == [3]  # type: ignore[attr-defined]
+
+
+SAYS = """
+import os, torch
+
+class Mine(torch.optim.SGD):
+    def __init__(self, params, lr, ends="", at=0, weight_decay=0.0):
+        super().__init__(params, lr=lr)
+        with open("seen", "a") as file:
+            file.write(os.environ["CUDA_VISIBLE_DEVICES"] + "\\n")
+"""
+
+
+def test_a_run_sees_its_own_gpus_alone(four: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names are made up and training is on the CPU: it is the environment that is looked at."""
+    dirs = (own_optimizer(Path.cwd(), SAYS),)
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    words = [*QUICK, "trainer.max_epochs=0.2", "optimizer=mine", "seed=0,1", "trainer.accelerator=cpu"]
+    specs = make_specs(expand([*words, "trainer.devices=1,2"], dirs), dirs)
+    settings = LaunchConfig(devices=[1, 3], threads=1)
+    with Launcher(settings) as launcher:
+        assert launcher.parallel == 2
+        outcomes = launcher.run(specs, Seen())
+        with pytest.raises(UserError, match=r"trainer.devices=4: the launch has 2 GPUs"):
+            launcher.run([make_spec([*QUICK, "trainer.devices=4"])], Seen())
+    assert [o.message for o in outcomes] == [None] * 4
+    seen = set(Path("seen").read_text().split())
+    assert seen <= {"1", "3", "1,3", "3,1"}
+    assert seen & {"1,3", "3,1"}
+    assert seen & {"1", "3"}
