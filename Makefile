@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-slurm lint format constraints clean
+.PHONY: help setup demo test test-slow test-slurm bench-launch lint format constraints clean
 
 help:            ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test-slow: $(READY) ## the slow tests too
 test-slurm: $(READY) ## a real Slurm of one machine (Debian's slurm-wlm, as root): sweeps, ranks, time limits, lost jobs
 	@sh tests/slurm/install.sh
 	@$(BIN)/python -m pytest -m slurm -n 0 -rs tests/slurm
+
+bench-launch: $(READY) ## what the launcher and the mirror cost: starts, and a sweep against its training times (5 min)
+	@$(BIN)/python benchmarks/launch.py --write
 
 lint: $(READY)   ## ruff (style and format) and mypy (types)
 	@$(BIN)/ruff check .

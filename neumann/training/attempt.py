@@ -37,6 +37,15 @@ from neumann.training.parts import Parts
 from neumann.training.stopping import Stop
 
 
+def _leave_signals_to_us(trainer: pl.Trainer) -> None:
+    """Keep Lightning 2.6 from answering SIGTERM by a collective out of the handler, which may come between two others.
+
+    It also asks rank 0 at every step and waits for the device; `neumann.training.stopping` asks all, waiting for none.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
 class _InTurn(pl.Callback):
     """Several callbacks as one: Lightning spends time on every hook of every callback, also on empty ones."""
 
@@ -136,7 +145,7 @@ class Attempt:
             exit_code = 0
             return self.result
         except (KeyboardInterrupt, SystemExit) as error:
-            # Lightning makes a SystemExit of a second Ctrl-C, and one of every SIGTERM at the end of its step
+            # Lightning makes a SystemExit of a second Ctrl-C
             asked = self.stop.asked() or self.stop.agreed() or isinstance(error.__context__, KeyboardInterrupt)
             if isinstance(error, SystemExit) and not asked:
                 self._set_status("failed", message=f"the program left with exit code {error.code}")
@@ -192,6 +201,7 @@ class Attempt:
             callbacks.append(Checkpointing(self.folder.last, self.evaluation, state, self.group, self.stop.agreed))
         callbacks += [self.display, _FirstAndLast(self._begun, self._finish)]
         trainer = pl.Trainer(**self.parts.trainer_options, callbacks=[_InTurn(callbacks)])
+        _leave_signals_to_us(trainer)
         stream = Stream(self.batches["training"], self.progress.step, config.derived.total_steps)
         trainer.fit(self.parts.module, train_dataloaders=stream)
 

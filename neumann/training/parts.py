@@ -57,7 +57,7 @@ def build_parts(spec: RunSpec, group: Group) -> Parts:
     if accelerator == "gpu" and torch.cuda.device_count() < trainer.devices:
         raise UserError(
             f"trainer.devices={trainer.devices}: torch sees {torch.cuda.device_count()} CUDA devices here, choose "
-            "at most as many, or trainer.accelerator=cpu"
+            "at most as many, or trainer.accelerator=cpu (an srun task must see all GPUs of its node)"
         )
     if trainer.precision == "16-mixed" and accelerator == "cpu":
         raise UserError("trainer.precision=16-mixed needs a GPU: choose bf16-mixed or 32-true")

@@ -86,6 +86,7 @@ class Mine(torch.optim.SGD):
             if self.how == "kill": os.kill(os.getpid(), signal.SIGKILL)
             if self.how == "exit": os._exit(3)
             if self.how == "stop": os.kill(os.getpid(), signal.SIGUSR2)
+            if self.how == "term": os.kill(os.getpid(), signal.SIGTERM)
         return super().step(closure)
 """
 
@@ -93,7 +94,7 @@ class Mine(torch.optim.SGD):
 def test_a_rank_that_dies_takes_its_job_down_and_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     dirs = (own_optimizer(Path.cwd(), ON_ONE_RANK),)
     monkeypatch.syspath_prepend(str(Path.cwd()))
-    endings = ["raise_0", "raise_1", "kill_0", "kill_1", "exit_1", "stop_1"]
+    endings = ["raise_0", "raise_1", "kill_0", "kill_1", "exit_1", "stop_1", "term_0", "term_1"]
     specs = specs_of(*QUICK, "optimizer=mine", f"optimizer.ends={','.join(endings)}", "trainer.devices=2", dirs=dirs)
     ended: dict[str, float] = {}
 
@@ -104,7 +105,7 @@ def test_a_rank_that_dies_takes_its_job_down_and_says_why(monkeypatch: pytest.Mo
     with Launcher(LaunchConfig(parallel=2, threads=1)) as launcher:
         outcomes = dict(zip(endings, launcher.run(specs, Clock()), strict=True))
         assert not left_over(f"NEUMANN_CACHE={tmp_path}", besides=_server())
-    assert {ending: (o.status, o.message) for ending, o in outcomes.items() if ending != "stop_1"} == {
+    assert {ending: (o.status, o.message) for ending, o in outcomes.items() if ending[:4] not in ("stop", "term")} == {
         "raise_0": ("failed", "rank 0: it broke"),
         "raise_1": ("failed", "rank 1: it broke"),
         "kill_0": ("failed", "rank 0 of 2 was killed by signal 9 (SIGKILL); out of memory?"),
@@ -121,15 +122,16 @@ def test_a_rank_that_dies_takes_its_job_down_and_says_why(monkeypatch: pytest.Mo
         assert folder.status()["status"] == "failed"
         assert folder.status()["message"] == f"rank {rank}: it broke"
     # a signal to one rank stops all after the same step, and the run goes on from there
-    stopped = outcomes["stop_1"]
-    assert stopped.status == "interrupted", stopped.message
-    assert RunFolder(stopped.folder).status()["status"] == "interrupted"
-    assert torch.load(RunFolder(stopped.folder).last, weights_only=True)["global_step"] in (20, 21)
+    for ending in ("stop_1", "term_0", "term_1"):
+        stopped = outcomes[ending]
+        assert stopped.status == "interrupted", stopped.message
+        assert RunFolder(stopped.folder).status()["status"] == "interrupted"
+        assert torch.load(RunFolder(stopped.folder).last, weights_only=True)["global_step"] in (20, 21)
     own_optimizer(Path.cwd(), ON_ONE_RANK.replace("self.steps == self.at", "False"))
-    (more,) = launch(specs[-1:])
-    assert more.status == "finished", more.message
-    assert more.result is not None
-    assert more.result["attempts"] == 2
+    for outcome in launch(specs[-3:]):
+        assert outcome.status == "finished", outcome.message
+        assert outcome.result is not None
+        assert outcome.result["attempts"] == 2
 
 
 def _server() -> int:
