@@ -1,4 +1,4 @@
-"""Which process made a lease, and does it still live? Told for a process of this machine, and not guessed for another."""
+"""Which process made a lease, and does it still live? Told for one of this machine, and not guessed for another."""
 
 from __future__ import annotations
 
