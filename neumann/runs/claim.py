@@ -18,19 +18,19 @@ import errno
 import json
 import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 
 from neumann.errors import UserError
+from neumann.runs.holder import Holder
 
 HEARTBEAT_S = 15.0
 LEASE_S = 6 * HEARTBEAT_S
 PREFIX = ".claim."
+CLOCK_S = 30.0  # between two looks at a file system's clock, where thousands of leases are judged
 HELD, FREE = b"held\n", b"free\n"  # the first line of a lease; of one length, so that a full disk cannot prevent FREE
 TRIES = 100
 NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
@@ -42,40 +42,6 @@ class Claimed(UserError):  # noqa: N818 - it is no error of whoever asked
 
 class Lost(Claimed):
     """This process held the run, was cut off for longer than a lease lasts, and another has taken it over since."""
-
-
-@dataclass(frozen=True)
-class Holder:
-    """Who made a lease. ``boot``, ``namespace`` and ``started`` are None where the system does not tell them.
-
-    ``boot`` names one boot of one machine, ``namespace`` the set of processes in which ``pid`` counts, ``started`` the
-    process's start in clock ticks since the boot, which tells it from a later one with its number.
-    """
-
-    host: str
-    boot: str | None
-    namespace: str | None
-    pid: int
-    started: int | None
-    token: str
-
-    @classmethod
-    def myself(cls) -> Holder:
-        """Return this process as the maker of a new lease."""
-        return cls(*_place(), os.getpid(), _started(os.getpid()), secrets.token_hex(16))
-
-    def seen(self) -> bool | None:
-        """Return whether the process lives, or None where it cannot be seen from here."""
-        if (self.host, self.boot, self.namespace) != _place():
-            return None
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except (OSError, OverflowError):
-            pass  # another user's
-        started = _started(self.pid)
-        return started != 0 and (started is None or self.started is None or started == self.started)
 
 
 @dataclass(frozen=True)
@@ -112,10 +78,19 @@ def current(folder: Path) -> Lease | None:
 
 def file_system_time(folder: Path) -> float:
     """Return the time in seconds by the clock that dates the files of ``folder``, or by ours if it cannot be asked."""
+    now = time.monotonic()
     try:
-        return touch_probe(folder)
+        device = os.stat(folder).st_dev
+        offset, asked = _CLOCKS.get(device, (0.0, -CLOCK_S))
+        if now - asked >= CLOCK_S:
+            offset = touch_probe(folder) - now
+            _CLOCKS[device] = offset, now
     except OSError:
         return time.time()
+    return now + offset
+
+
+_CLOCKS: dict[int, tuple[float, float]] = {}  # by file system: its time less ours, and when that was asked
 
 
 def touch_probe(folder: Path) -> float:
@@ -222,7 +197,7 @@ def _take(folder: Path) -> Lease:
         here = os.open(folder, os.O_RDONLY)  # the folder itself: another may come to stand under its name
         try:
             found = current(folder)
-            if found is not None and found.why_dead(lambda: file_system_time(folder)) is None:
+            if found is not None and found.why_dead(lambda: touch_probe(folder)) is None:
                 who = f"process {found.holder.pid} on {found.holder.host}" if found.holder else "another process"
                 raise Claimed(f"{folder} is being trained right now by {who}: wait for it or stop it")
             number = found.number + 1 if found is not None else 1
@@ -317,36 +292,4 @@ def _read(folder: Path, number: int) -> Lease:
     finally:
         os.close(handle)
     state, _, record = content.partition(b"\n")
-    return Lease(number, state + b"\n" == FREE, touched, _holder(record))
-
-
-def _holder(record: bytes) -> Holder | None:
-    try:
-        holder = Holder(**json.loads(record))
-    except (ValueError, TypeError, RecursionError):
-        return None
-    texts = (holder.host, holder.token, holder.boot or "", holder.namespace or "")
-    numbers = (holder.pid, holder.started or 0)
-    known = all(type(text) is str for text in texts) and all(type(number) is int for number in numbers)
-    return holder if known and holder.pid > 0 else None
-
-
-@cache
-def _place() -> tuple[str, str | None, str | None]:
-    """Return (host, boot, process namespace) of this machine."""
-    boot = namespace = None
-    with contextlib.suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    with contextlib.suppress(OSError):
-        namespace = os.readlink("/proc/self/ns/pid")
-    return socket.gethostname(), boot, namespace
-
-
-def _started(pid: int) -> int | None:
-    """Return when the process started, 0 where it has ended and only its parent has not asked yet, None if unknown."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except (OSError, IndexError):
-        return None
-    ended = fields[0] in "ZX" and int(fields[17]) <= 1  # its first thread may end before one that still writes
-    return 0 if ended else int(fields[19])
+    return Lease(number, state + b"\n" == FREE, touched, Holder.read(record))

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from neumann.config import RunSpec
+from neumann.errors import printable
 from neumann.runs.folder import OVER, RunFolder
 from neumann.runs.launch import Outcome
 from neumann.runs.panel import headline
@@ -105,7 +106,7 @@ class Progress:
         self._live.update(Group(table, Text(", ".join(said))), refresh=True)
 
     def _print(self, text: str) -> None:
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(Text(printable(text)), soft_wrap=True)
 
 
 def status_table(console: Console, outcomes: Sequence[Outcome], labels: Sequence[str], *, test: bool = True) -> None:
@@ -136,7 +137,8 @@ def status_table(console: Console, outcomes: Sequence[Outcome], labels: Sequence
     for outcome, label in zip(outcomes, labels, strict=True):
         if outcome.status not in OVER:
             text = Text(f"{outcome.status}: ", style=STYLES[outcome.status])
-            text.append(f"{label or outcome.spec.name}: {outcome.message or 'no reason is known'}", style="default")
+            said = f"{label or outcome.spec.name}: {outcome.message or 'no reason is known'}"
+            text.append(printable(said), style="default")
             trace = RunFolder(outcome.folder).error
             if outcome.status == "failed" and trace.exists():
                 text.append(f" (traceback in {trace})", style="default")

@@ -26,8 +26,9 @@ from launching import wait_for
 
 from neumann.errors import UserError
 from neumann.runs import RunFolder, claim
-from neumann.runs.claim import Claimed, Holder, Lost
+from neumann.runs.claim import Claimed, Lost
 from neumann.runs.files import read_json, replace_file
+from neumann.runs.holder import Holder
 
 ELSEWHERE = Holder("another-machine", "another-boot", "pid:[1]", 1, 1, "its-token")
 

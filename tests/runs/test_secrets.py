@@ -16,7 +16,7 @@ SECRETS = {
     "HTTP_PROXY": "http://user:planted-proxy@127.0.0.1:9",
 }
 REMOTES = {
-    "origin": "https://planted-remote-token@git.invalid/x.git",
+    "origin": "https://planted-remote-token:x-oauth-basic@git.invalid/x.git",
     "other": "https://me:planted-remote@git.invalid/x",
 }
 PLANTED = [b"feedface0123456789", b"planted"]
