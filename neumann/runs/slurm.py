@@ -90,6 +90,7 @@ class _Watch:
         self._journals = Journals(folder)
         self._submission = 0
         self._jobs: dict[str, str] = {}  # what squeue said last
+        self._mine: set[str] = set()  # those of this submission; the queue remembers earlier ones for a while
         self._asked = 0.0
         self._gone = 0
         self._seen = 0  # starts of runs when jobs were last submitted
@@ -113,6 +114,7 @@ class _Watch:
             if jobs is None:
                 raise UserError("squeue does not answer, so nothing can be submitted: try again when Slurm is up")
             self._jobs = jobs
+            self._mine |= set(queue.alive(jobs))
             known = self._folder.known()
             living = queue.alive(jobs)
             self._journals.look()
@@ -158,6 +160,7 @@ class _Watch:
             groups = [Group(str(self._folder.path), self._submission, spec.signature) for spec in its]
             ids += queue.submit(self._folder, self._settings, groups, ranks)
         self._jobs = dict.fromkeys(ids, "PENDING")
+        self._mine |= set(ids)
         self._asked = time.monotonic()
         numbers = " ".join(queue.short(ids))
         self._say(
@@ -191,6 +194,7 @@ class _Watch:
             return
         self._silent = False
         self._jobs = {**dict.fromkeys(self._jobs, "COMPLETED"), **jobs}  # one that the queue has forgotten has ended
+        self._mine |= set(queue.alive(jobs))
         self._gone = 0 if queue.alive(self._jobs) else self._gone + 1
 
     def _state(self) -> State:
@@ -218,7 +222,7 @@ class _Watch:
         left = [spec for spec in self._left() if not find(spec).held()]
         if not left:
             return
-        cancelled = sorted(job for job, status in self._jobs.items() if status == "CANCELLED")
+        cancelled = sorted(job for job in self._mine if self._jobs.get(job) == "CANCELLED")
         logs = self._folder.path / "slurm"
         if cancelled:
             why = f"job {' '.join(queue.short(cancelled))} was cancelled"
@@ -226,14 +230,21 @@ class _Watch:
             ends = ", ".join(sorted(set(self._jobs.values())))
             why = f"its jobs ended ({ends}) before any run began: see {logs}"
         else:
-            with FileLock(self._folder.path / ".submit"):
-                self._say(f"{len(left)} runs have lost their jobs, and get others")
-                self._gone = 0
-                self._submit(left)
+            self._again(left)
             return
         for spec in left:
             status = "failed" if not cancelled else "interrupted"
             self._end(spec, status, why, state.standing(spec.signature))
+
+    def _again(self, left: Sequence[RunSpec]) -> None:
+        with FileLock(self._folder.path / ".submit"):
+            self._gone, self._asked = 0, 0.0
+            jobs = queue.jobs(self._folder.job_name)
+            if jobs is None or queue.alive(jobs):  # another launcher of the same runs was faster
+                return
+            self._say(f"{len(left)} runs have no job left, and get others")
+            self._folder.set_gone({event.job for event in self._journals.events})
+            self._submit(left)
 
     def _left(self) -> list[RunSpec]:
         return [spec for signature, spec in self._specs.items() if signature not in self._outcomes]

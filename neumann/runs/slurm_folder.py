@@ -13,7 +13,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -107,7 +107,7 @@ class LaunchFolder:
         place = {"cwd": os.getcwd(), "path": [os.path.abspath(folder) for folder in sys.path]}
         write_json(
             self.path / "launch.json",
-            {"launch": asdict(launch), "submission": submission, "asked": time.time(), **place},
+            {"launch": asdict(launch), "submission": submission, "gone": [], "asked": time.time(), **place},
         )
 
     def set_limits(self, launch: SlurmConfig) -> None:
@@ -115,6 +115,10 @@ class LaunchFolder:
         known = self.settings()
         asked = asdict(launch)
         write_json(self.path / "launch.json", {**known, "launch": {**known["launch"], **{k: asked[k] for k in LIMITS}}})
+
+    def set_gone(self, jobs: Iterable[str]) -> None:
+        """Tell the jobs to come which of the earlier ones have ended without a word, whatever their journals say."""
+        write_json(self.path / "launch.json", {**self.settings(), "gone": sorted(jobs)})
 
     def runs(self) -> list[Listed]:
         """Return the runs. Raises UserError where the file is not a list of them."""

@@ -44,6 +44,7 @@ class Group:
             signal.signal(number, _interrupt)  # before the run listens itself; submitit's own would requeue the job
         if os.environ.get("SLURM_PROCID", "0") != "0":
             status, _, _ = _train(listed, int(settings["launch"]["cpus_per_task"]))
+            _ignore_signals()
             if status == "failed":
                 time.sleep(LAST_WORDS_S)
                 raise SystemExit(1)  # srun ends the others
@@ -79,10 +80,11 @@ class _First:
         began = time.monotonic()
         with self._beating():
             status, message, step = _train(self.listed, int(self.settings["launch"]["cpus_per_task"]))
+        _ignore_signals()
         seconds = round(time.monotonic() - began, 1)
         self._journal.write("end", run=signature, status=status, message=message, step=step, seconds=seconds)
         state = self._state()
-        again = status == "interrupted" and state.stopped is None and state.standing(signature).open
+        again = status in ("interrupted", "failed") and state.stopped is None and state.standing(signature).open
         self._journal.write("left", why=status, requeued=again)
         if again:
             subprocess.run(["scontrol", "requeue", self._job], check=True, timeout=60)
@@ -91,8 +93,8 @@ class _First:
 
     def _state(self) -> State:
         self._journals.look()
-        limits = (self.folder.known() or self.settings)["launch"]
-        return state_of(self._journals.events, limits, self.submission)
+        settings = self.folder.known() or self.settings
+        return state_of(self._journals.events, settings["launch"], self.submission, gone=settings.get("gone", ()))
 
     @contextlib.contextmanager
     def _beating(self) -> Iterator[None]:
@@ -146,6 +148,12 @@ def _train(listed: Listed, threads: int) -> tuple[str, str | None, int]:
         message = said["message"] if said["status"] == "failed" else first_line(error)
         return "failed", message, int(said.get("step", 0))
     return str(result["status"]), None, int(result["step"])
+
+
+def _ignore_signals() -> None:
+    """Let nothing cut off what is written at the end: srun ends all ranks where one has failed."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

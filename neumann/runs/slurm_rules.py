@@ -79,15 +79,17 @@ def state_of(
     submission: int,
     *,
     alive: Iterable[str] | None = None,
+    gone: Iterable[str] = (),
     now: float | None = None,
 ) -> State:
     """Return where a launch stands.
 
     ``limits`` are the launch's settings; attempts and failures count within ``submission``, GPU-hours over all.
-    ``alive`` are the jobs that the queue knows; where it is None, a job is alive while it writes.
+    ``alive`` are the jobs that the queue knows; where it is None, a job is alive while it writes, unless it is among
+    those that are known to be ``gone``.
     """
     now = time.time() if now is None else now
-    alive = None if alive is None else set(alive)
+    alive, gone = None if alive is None else set(alive), set(gone)
     runs: dict[str, Standing] = {}
     hours = 0.0
     by_job: dict[tuple[int, str], list[Event]] = {}
@@ -95,7 +97,7 @@ def state_of(
         by_job.setdefault((event.submission, event.job), []).append(event)
     for (number, job), lines in by_job.items():
         known = alive is not None and SLURM.fullmatch(job)  # the queue knows nothing of a worker started by hand
-        dead = job not in (alive or ()) if known else now - lines[-1].at > SILENT_S
+        dead = job not in (alive or ()) if known else job in gone or now - lines[-1].at > SILENT_S
         sessions = _sessions(lines)
         for i, session in enumerate(sessions):
             gpus = session[0].said.get("gpus", 0) if session[0].what == "began" else 0

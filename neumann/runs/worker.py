@@ -29,6 +29,7 @@ from neumann.runs.slurm_queue import without_slurm
 from neumann.runs.slurm_rules import BEAT_S, State, state_of
 
 TICK_S = 0.25
+SETTLE_S = 2.0  # a signal to the job may have reached its runs as well, and they need not be asked twice
 LATER_S = 1.0  # until a run that somebody held is looked at again
 LOOKS = 3  # at runs that others hold, before there is nothing left to do here
 KILL_WAIT_S = 20.0  # Slurm's KillWait is 30 s unless its owner changed it
@@ -264,22 +265,20 @@ class _Shift:
             return
         requeue = not signals or signals[0] in REQUEUE
         patience = max(1.0, 0.75 * self._grace if requeue else min(KILL_WAIT_S, 0.75 * self._grace))
-        deadline = time.monotonic() + (0 if at_once else patience)
-        for running in self._running:
-            running.job.stop(at_once=at_once)
-        killed = at_once
+        began = time.monotonic()
+        due = [(0.0, True)] if at_once else [(SETTLE_S if signals else 0.0, False), (patience, True)]
         while self._running or self._closing:
-            if time.monotonic() > deadline and not killed:
-                killed = True
-                for job in [*(running.job for running in self._running), *self._closing]:
-                    job.stop(at_once=True)
+            while due and time.monotonic() - began >= due[0][0]:
+                _, now = due.pop(0)
+                for job in [*(running.job for running in self._running), *(self._closing if now else ())]:
+                    job.stop(at_once=now)
             self._sleep()
             self._reap(asked=True)
 
     def _state(self) -> State:
         self._journals.look()
-        limits = (self.folder.known() or self.settings)["launch"]  # they may have been changed since
-        return state_of(self._journals.events, limits, self.submission)
+        settings = self.folder.known() or self.settings  # they may have been changed since
+        return state_of(self._journals.events, settings["launch"], self.submission, gone=settings.get("gone", ()))
 
 
 def hash_of(text: str) -> int:

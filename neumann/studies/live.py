@@ -27,7 +27,7 @@ REFRESH_S = 0.5
 class StudyView:
     """A `neumann.runs.launch.View`: a live table on a terminal, a line per finished run elsewhere."""
 
-    def __init__(self, console: Console, study: Study, tuning: Sequence[Run]) -> None:
+    def __init__(self, console: Console, study: Study, tuning: Sequence[Run], first: str = "importing PyTorch") -> None:
         self._console = console
         self._study = study
         self._runs: dict[str, list[Run]] = {TUNING: list(tuning), EVALUATION: []}
@@ -35,6 +35,7 @@ class StudyView:
         self._over: dict[str, Outcome] = {}
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._shown = 0.0
+        self._first = first  # what happens until a run begins
         self._begun = time.monotonic()
 
     def __enter__(self) -> StudyView:
@@ -128,5 +129,5 @@ class StudyView:
             total = spec.config.derived.total_steps
             text.append(f"{spec.name} lr={spec.config.optimizer.get('lr')}  step {step}/{total}\n")
         seconds = time.monotonic() - self._begun
-        starting = "" if running or self._over else "starting: the first seconds go into importing PyTorch; "
+        starting = "" if running or self._over else f"{self._first} first; "
         return text.append(f"{starting}{waiting} waiting, {seconds:.0f} s so far")

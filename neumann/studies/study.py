@@ -57,7 +57,10 @@ def study(
 
     console.print(f"[bold]{escape(one.config.title)}[/]: {escape(one.config.question)}", highlight=False)
     failed = 0
-    with make_launcher(tuning[0].spec.config.launch, console) as launcher, StudyView(console, one, tuning) as view:
+    with (
+        make_launcher(tuning[0].spec.config.launch, console) as launcher,
+        StudyView(console, one, tuning, launcher.first) as view,
+    ):
         failed += sum(o.status == "failed" for o in launcher.run([run.spec for run in tuning], view))
         tuning = [refreshed(run) for run in tuning]
         trials = {row: tried(one, row, tuning) for row in one.config.rows}

@@ -70,6 +70,26 @@ class Cluster:
         out = self.ask("squeue", "--noheader", "--array", f"--states={states}", "--format=%i|%T")
         return dict(line.strip().split("|") for line in out.splitlines() if line.strip())
 
+    def kill(self, job: str) -> None:
+        """Kill every process of a job at once, as a machine does that loses its power."""
+        parents: dict[int, int] = {}
+        roots = []
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                parents[int(path.name)] = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                mine = f"SLURM_JOB_ID={job}\0SLURM_CONF={self.env['SLURM_CONF']}".split("\0")
+                environ = (path / "environ").read_bytes().decode(errors="replace").split("\0")
+                if set(mine) <= set(environ) and b"submitit.core._submit" in (path / "cmdline").read_bytes():
+                    roots.append(int(path.name))
+        assert roots, f"job {job} has no process"
+        doomed = set(roots)
+        while grown := {pid for pid, parent in parents.items() if parent in doomed} - doomed:
+            doomed |= grown
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # nobody has time for last words
+            for pid in doomed:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+
     def logs(self) -> str:
         """Return the ends of what the daemons wrote, for the message of a test that fails."""
         return "\n".join(f"== {p.name}\n{p.read_text()[-3000:]}" for p in self.folder.glob("*.log"))

@@ -157,7 +157,23 @@ def test_runs_of_a_vanished_job_get_another(place: Place) -> None:
     outcomes = place.launch(Played(act))
     assert [outcome.status for outcome in outcomes] == ["finished"] * 3
     assert len(place.fake.scripts()) == 2
-    assert "2 runs have lost their jobs, and get others" in place.said[1]
+    assert "2 runs have no job left, and get others" in place.said[1]
+    assert place.folder.settings()["gone"] == ["7_0"]  # so that the next job need not wait for its silence
+
+
+def test_jobs_of_another_submission_are_nobodys_reason(place: Place) -> None:
+    def act(tick: int) -> None:
+        if tick == 5:
+            place.fake.queue({"3_0": "CANCELLED", "7_0": "FAILED"})
+        elif len(place.fake.scripts()) == 2:
+            place.fake.queue({"3_0": "CANCELLED", "7_0": "FAILED", "8_0": "RUNNING"})
+            place.train(place.journal("8_0"), *place.specs[1:])
+        elif tick == 1:
+            place.fake.queue({"3_0": "CANCELLED", "7_0": "RUNNING"})
+            place.train(place.journal(), place.specs[0])
+
+    place.fake.queue({"3_0": "CANCELLED"})  # by its owner, who has then thought better of it
+    assert [outcome.status for outcome in place.launch(Played(act))] == ["finished"] * 3
 
 
 def test_what_its_owner_cancels_is_not_submitted_again(place: Place) -> None:

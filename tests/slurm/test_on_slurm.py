@@ -23,7 +23,7 @@ from neumann.runs.files import read_json
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
 
 QUICK = ["batch.size=64", "+model.kwargs.width=8", "logger=none"]
-JOBS = ["launch=slurm", "launch.time=20", "launch.grace=15", "launch.cpus_per_task=1"]
+JOBS = ["launch=slurm", "launch.time=20", "launch.grace=50", "launch.cpus_per_task=1"]
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +157,8 @@ def test_a_time_limit_a_lost_job_and_ctrl_c_cost_no_step(cluster: slurm.Cluster,
 
     # the job vanishes as with its node: nobody writes a status, and the launcher submits another
     until(lambda: cluster.jobs()[job] == "RUNNING", head)
-    cluster.ask("scancel", "--signal=KILL", "--full", job)
-    until(lambda: "1 runs have lost their jobs, and get others" in head.said, head)
+    cluster.kill(job)
+    until(lambda: "1 runs have no job left, and get others" in head.said, head)
     (tmp_path / "go").touch()
     assert head.wait() == 0, head.told()
     assert folder.result()["step"] == 3600  # type: ignore[index]

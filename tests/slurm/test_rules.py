@@ -77,6 +77,7 @@ def test_a_run_is_lost_with_its_job_and_not_before() -> None:
     assert told.state(later=SILENT_S - 1).standing("a").running
     assert told.state(later=SILENT_S + 1).standing("a").open  # it is silent for too long
     assert told.state(later=SILENT_S + 1, alive=["1_0"]).standing("a").running  # the queue knows better
+    assert state_of(told.events, LIMITS, 1, gone=["1_0"], now=told.at).standing("a").open  # somebody has looked
     lost = told.state(alive=["1_1"]).standing("a")
     assert lost.status == "lost"
     assert lost.open
