@@ -26,7 +26,7 @@ from neumann.runs.job import Job
 from neumann.runs.server import Server
 from neumann.runs.slurm_folder import Journal, Journals, LaunchFolder, Listed, this_job
 from neumann.runs.slurm_queue import without_slurm
-from neumann.runs.slurm_rules import BEAT_S, State, state_of
+from neumann.runs.slurm_rules import BEAT_S, Paced, State, state_of
 
 TICK_S = 0.25
 SETTLE_S = 2.0  # a signal to the job may have reached its runs as well, and they need not be asked twice
@@ -110,6 +110,7 @@ class _Shift:
 
     def __post_init__(self) -> None:
         self._journals = Journals(self.folder)
+        self._paced = Paced()
         launch = self.settings["launch"]
         self._slots = int(launch["runs_per_worker"])
         self._threads = max(1, int(launch["cpus_per_task"]) // self._slots)
@@ -142,7 +143,7 @@ class _Shift:
 
     def more_to_do(self) -> bool:
         """Return whether a further session of this job would have work, as far as this one can tell."""
-        state = self._state()
+        state = self._state(fresh=True)
         if state.stopped is not None or not self._begun:  # a limit too short to begin in is not tried for ever
             return False
         return any(state.standing(run.signature).open and run.folder().result() is None for run in self._runs)
@@ -275,7 +276,10 @@ class _Shift:
             self._sleep()
             self._reap(asked=True)
 
-    def _state(self) -> State:
+    def _state(self, *, fresh: bool = False) -> State:
+        return self._paced(self._look, fresh=fresh)
+
+    def _look(self) -> State:
         self._journals.look()
         settings = self.folder.known() or self.settings  # they may have been changed since
         return state_of(self._journals.events, settings["launch"], self.submission, gone=settings.get("gone", ()))
