@@ -22,6 +22,7 @@ from typing import Any
 
 from neumann.errors import UserError, first_line
 from neumann.runs.folder import OVER, make_folder
+from neumann.runs.gpus import visible
 from neumann.runs.job import Job
 from neumann.runs.server import Server
 from neumann.runs.slurm_folder import Journal, Journals, LaunchFolder, Listed, this_job
@@ -216,12 +217,16 @@ class _Shift:
         try:
             spec = listed.spec(trust=self.trust)
             make_folder(spec.folder.parent)
-            with _gpu_of(slot):
-                job = Job(spec, self._threads)
+            job = Job(spec, self._threads, self._gpus_of(slot))
         except (UserError, OSError, EOFError) as error:
             self.journal.write("end", run=listed.signature, status="failed", message=first_line(error))
             return
         self._running.append(_Running(listed, job, slot))
+
+    def _gpus_of(self, slot: int) -> list[str]:
+        """Return what a run sees of the job's GPUs: one of them, which others may share."""
+        gpus = visible() if self._gpus else []
+        return [gpus[slot % len(gpus)]] if gpus else []
 
     def _wait(self) -> None:
         """Return when a run is over, at the latest after a tick; then write what became of it."""
@@ -317,18 +322,3 @@ def _deaf() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _gpu_of(slot: int) -> Iterator[None]:
-    """Show a run that starts in the block one of the job's GPUs."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    gpus = visible.split(",")
-    if len(gpus) < 2:
-        yield
-        return
-    os.environ["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
-    try:
-        yield
-    finally:
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible
