@@ -21,7 +21,7 @@ from neumann.runs.launch import Outcome, View
 from neumann.runs.reuse import find, finished_result
 from neumann.runs.slurm_folder import LIMITS, Journals, LaunchFolder, ranks_of
 from neumann.runs.slurm_group import Group
-from neumann.runs.slurm_rules import Standing, State, state_of
+from neumann.runs.slurm_rules import Paced, Standing, State, state_of
 from neumann.runs.worker import Worker
 
 TICK_S = 0.5
@@ -88,6 +88,7 @@ class _Watch:
         self._specs = {spec.signature: spec for spec in specs}
         self._outcomes: dict[str, Outcome] = {}
         self._journals = Journals(folder)
+        self._paced = Paced()
         self._submission = 0
         self._jobs: dict[str, str] = {}  # what squeue said last
         self._mine: set[str] = set()  # those of this submission; the queue remembers earlier ones for a while
@@ -171,8 +172,7 @@ class _Watch:
     def _over(self) -> bool:
         """Take note of what has happened and return whether every run has an outcome."""
         self._poll()
-        self._journals.look()
-        state = self._state()
+        state = self._paced(self._look, fresh=self._gone >= GONE_LOOKS)
         for signature, spec in self._specs.items():
             if signature not in self._outcomes:
                 self._settle(spec, state)
@@ -196,6 +196,10 @@ class _Watch:
         self._jobs = {**dict.fromkeys(self._jobs, "COMPLETED"), **jobs}  # one that the queue has forgotten has ended
         self._mine |= set(queue.alive(jobs))
         self._gone = 0 if queue.alive(self._jobs) else self._gone + 1
+
+    def _look(self) -> State:
+        self._journals.look()
+        return self._state()
 
     def _state(self) -> State:
         jobs = queue.alive(self._jobs) if self._gone >= GONE_LOOKS else None  # else a job is alive while it writes

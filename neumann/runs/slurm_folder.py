@@ -41,7 +41,9 @@ class Listed:
     @classmethod
     def of(cls, spec: RunSpec) -> Listed:
         """Return the line of ``spec``."""
-        return cls(spec.signature, str(spec.folder.parent), spec.name, ranks_of(spec), spec.as_record())
+        folder = spec.folder
+        name = folder.name.removesuffix(f"-{spec.signature}")
+        return cls(spec.signature, str(folder.parent), name, ranks_of(spec), spec.as_record())
 
     @property
     def alone(self) -> bool:
@@ -102,7 +104,7 @@ class LaunchFolder:
 
     def write(self, launch: SlurmConfig, specs: Sequence[RunSpec], submission: int) -> None:
         """Write what jobs submitted from now on do; ``submission`` counts from 1."""
-        lines = [json.dumps(plain(asdict(Listed.of(spec)))) + "\n" for spec in specs]
+        lines = [json.dumps(plain(vars(Listed.of(spec)))) + "\n" for spec in specs]
         replace_file(self.path / "runs.jsonl", "".join(lines).encode())
         place = {"cwd": os.getcwd(), "path": [os.path.abspath(folder) for folder in sys.path]}
         write_json(

@@ -22,11 +22,12 @@ from typing import Any
 
 from neumann.errors import UserError, first_line
 from neumann.runs.folder import OVER, make_folder
+from neumann.runs.gpus import visible
 from neumann.runs.job import Job
 from neumann.runs.server import Server
 from neumann.runs.slurm_folder import Journal, Journals, LaunchFolder, Listed, this_job
 from neumann.runs.slurm_queue import without_slurm
-from neumann.runs.slurm_rules import BEAT_S, State, state_of
+from neumann.runs.slurm_rules import BEAT_S, Paced, State, state_of
 
 TICK_S = 0.25
 SETTLE_S = 2.0  # a signal to the job may have reached its runs as well, and they need not be asked twice
@@ -110,6 +111,7 @@ class _Shift:
 
     def __post_init__(self) -> None:
         self._journals = Journals(self.folder)
+        self._paced = Paced()
         launch = self.settings["launch"]
         self._slots = int(launch["runs_per_worker"])
         self._threads = max(1, int(launch["cpus_per_task"]) // self._slots)
@@ -142,7 +144,7 @@ class _Shift:
 
     def more_to_do(self) -> bool:
         """Return whether a further session of this job would have work, as far as this one can tell."""
-        state = self._state()
+        state = self._state(fresh=True)
         if state.stopped is not None or not self._begun:  # a limit too short to begin in is not tried for ever
             return False
         return any(state.standing(run.signature).open and run.folder().result() is None for run in self._runs)
@@ -215,12 +217,16 @@ class _Shift:
         try:
             spec = listed.spec(trust=self.trust)
             make_folder(spec.folder.parent)
-            with _gpu_of(slot):
-                job = Job(spec, self._threads)
+            job = Job(spec, self._threads, self._gpus_of(slot))
         except (UserError, OSError, EOFError) as error:
             self.journal.write("end", run=listed.signature, status="failed", message=first_line(error))
             return
         self._running.append(_Running(listed, job, slot))
+
+    def _gpus_of(self, slot: int) -> list[str]:
+        """Return what a run sees of the job's GPUs: one of them, which others may share."""
+        gpus = visible() if self._gpus else []
+        return [gpus[slot % len(gpus)]] if gpus else []
 
     def _wait(self) -> None:
         """Return when a run is over, at the latest after a tick; then write what became of it."""
@@ -275,7 +281,10 @@ class _Shift:
             self._sleep()
             self._reap(asked=True)
 
-    def _state(self) -> State:
+    def _state(self, *, fresh: bool = False) -> State:
+        return self._paced(self._look, fresh=fresh)
+
+    def _look(self) -> State:
         self._journals.look()
         settings = self.folder.known() or self.settings  # they may have been changed since
         return state_of(self._journals.events, settings["launch"], self.submission, gone=settings.get("gone", ()))
@@ -313,18 +322,3 @@ def _deaf() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _gpu_of(slot: int) -> Iterator[None]:
-    """Show a run that starts in the block one of the job's GPUs."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    gpus = visible.split(",")
-    if len(gpus) < 2:
-        yield
-        return
-    os.environ["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
-    try:
-        yield
-    finally:
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible

@@ -124,7 +124,7 @@ def test_workers_share_a_sweep_and_a_run_that_fails_is_tried_twice(cluster: slur
 
 
 def test_a_time_limit_a_lost_job_and_ctrl_c_cost_no_step(cluster: slurm.Cluster, tmp_path: Path) -> None:
-    words = [*optimizers.write(tmp_path), "optimizer.ends=slow", "trainer.max_epochs=200", "launch.workers=1"]
+    words = [*optimizers.write(tmp_path), "optimizer.ends=slow", "trainer.max_epochs=100", "launch.workers=1"]
     head = Head(cluster, tmp_path, *words)
     until(lambda: any(folder.read_measurements() for folder in folders(tmp_path)), head)
     (folder,) = folders(tmp_path)
@@ -161,9 +161,9 @@ def test_a_time_limit_a_lost_job_and_ctrl_c_cost_no_step(cluster: slurm.Cluster,
     until(lambda: "1 runs have no job left, and get others" in head.said, head)
     (tmp_path / "go").touch()
     assert head.wait() == 0, head.told()
-    assert folder.result()["step"] == 3600  # type: ignore[index]
+    assert folder.result()["step"] == 1800  # type: ignore[index]
     assert attempts(folder) == 3
-    assert [m["step"] for m in folder.read_measurements()] == [18 * (i + 1) for i in range(200)]
+    assert [m["step"] for m in folder.read_measurements()] == [18 * (i + 1) for i in range(100)]
 
 
 def test_two_ranks_train_as_a_job_of_their_own_and_go_on_after_a_signal(cluster: slurm.Cluster, tmp_path: Path) -> None:

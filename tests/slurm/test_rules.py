@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from neumann.runs.slurm_folder import Event
-from neumann.runs.slurm_rules import SILENT_S, State, state_of
+from neumann.runs.slurm_rules import SILENT_S, Paced, State, state_of
 
 LIMITS: dict[str, Any] = {"max_attempts": 3, "stop_after_failures": 3, "gpu_hours": None}
 
@@ -127,3 +128,22 @@ def test_gpu_hours_are_summed_over_jobs_sessions_and_submissions() -> None:
     assert state.spent
     assert "2.50 GPU-hours" in str(state.stopped)
     assert "launch.gpu_hours=2.5 allows no more" in str(state.stopped)
+
+
+def test_looks_at_a_state_take_a_twentieth_of_the_time() -> None:
+    looks: list[float] = []
+
+    def look() -> State:
+        looks.append(time.monotonic())
+        time.sleep(0.02)
+        return State({}, 0.0, None)
+
+    paced = Paced()
+    begun = time.monotonic()
+    while time.monotonic() - begun < 1:
+        paced(look)
+    assert 1 <= len(looks) <= 3  # every 0.4 s, or later on a machine that is busy
+    before = len(looks)
+    paced(look, fresh=True)
+    paced(look)
+    assert len(looks) == before + 1

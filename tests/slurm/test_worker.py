@@ -22,8 +22,8 @@ from neumann.config.multirun import expand
 from neumann.errors import UserError
 from neumann.runs import find
 from neumann.runs.files import read_json, write_json
-from neumann.runs.slurm_folder import LaunchFolder
-from neumann.runs.worker import work
+from neumann.runs.slurm_folder import Journal, LaunchFolder
+from neumann.runs.worker import _Shift, work
 
 QUICK = ["trainer.max_epochs=2", "batch.size=64", "+model.kwargs.width=8", "logger=none"]
 
@@ -149,6 +149,20 @@ def test_gpu_hours_end_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "launch.gpu_hours=1e-09 allows no more" in why
     assert [event["status"] for event in told(folder, "end")] == ["interrupted"]
     assert len(told(folder, "start")) == 1
+
+
+def test_runs_of_a_worker_share_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neumann.runs.worker.visible", lambda: ["3", "5"])
+    cases = (("seed=0,1,2,3", 2, [["3"], ["5"], ["3"], ["5"]]), ("seed=4,5,6,7", None, [[], [], [], []]))
+    for grid, gpus, expected in cases:
+        seen: list[list[str]] = []
+        settings = SlurmConfig(gpus_per_node=gpus, runs_per_worker=4, cpus_per_task=8)
+        folder, _ = launch(grid, settings=settings)
+        shift = _Shift(folder, folder.settings(), Journal(folder, "7", 1), 1)
+        monkeypatch.setattr("neumann.runs.worker.Job", lambda spec, threads, gpus, seen=seen: seen.append(gpus))
+        monkeypatch.setattr("neumann.runs.server.Server.is_warm", lambda self: True)
+        shift._fill(shift._state(), [])
+        assert seen == expected
 
 
 def test_a_folder_that_is_none_of_a_launch(tmp_path: Path) -> None:
