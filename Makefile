@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)   ## a small study on real digits, to its report: do the regularizers of the Neumann optimizer help?
-	@$(BIN)/neumann study regularizers --budget small logger=none # W&B's client takes two seconds a run
+	@$(BIN)/neumann study regularizers --budget small logger=none # W&B's client takes processor time
 
 test: $(READY)   ## the fast test suite
 	@$(BIN)/python -m pytest -m 'not slow and not slurm' -n 2 --dist worksteal
