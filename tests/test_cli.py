@@ -178,7 +178,7 @@ def test_online_without_a_login_is_one_sentence(tmp_path: Path) -> None:
     done = neumann("train", "logger.mode=online", env=env)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "logger.mode=online: W&B cannot start" in done.stderr
+    assert "logger.mode=online: W&B cannot log in" in done.stderr
     assert not any(p.is_dir() for p in Path("runs").glob("*/*"))
 
 
