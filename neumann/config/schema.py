@@ -61,6 +61,7 @@ class TrainerConfig:
     accelerator: str = _choice("auto", "auto", "cpu", "gpu")
     devices: int = _above(1, 1, or_equal=True)
     num_nodes: int = _above(1, 1, or_equal=True)
+    deterministic: bool = False
     precision: str = _choice("32-true", "32-true", "bf16-mixed", "16-mixed", "64-true")
 
 

@@ -105,6 +105,7 @@ def build_parts(spec: RunSpec, group: Group) -> Parts:
             "num_nodes": trainer.num_nodes,
             **_distributed(group, accelerator),
             "precision": trainer.precision,
+            "deterministic": trainer.deterministic or None,
             "max_epochs": 1,  # the whole run is one stream of batches (see checkpoints.py)
             "limit_val_batches": 0,
             "num_sanity_val_steps": 0,

@@ -20,7 +20,13 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
 ]
-GPU = [*QUICK, "trainer.accelerator=gpu", "optimizer=neumann", "+model.kwargs.drop_rate=0.2"]
+GPU = [
+    *QUICK,
+    "trainer.accelerator=gpu",
+    "trainer.deterministic=true",
+    "optimizer=neumann",
+    "+model.kwargs.drop_rate=0.2",
+]
 
 
 def specs_of(*words: str) -> list[RunSpec]:

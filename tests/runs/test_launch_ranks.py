@@ -178,3 +178,26 @@ def test_torchrun_starts_the_ranks_too(tmp_path: Path) -> None:
     folder = find(specs_of(*broken, dirs=(dirs,))[0])
     assert folder.error.read_text().startswith("rank 1: it broke\n"), folder.error.read_text()
     wait_for(lambda: not left_over(f"NEUMANN_CACHE={tmp_path}"), 20)
+
+
+ASKS = """
+import torch
+
+class Mine(torch.optim.SGD):
+    def __init__(self, params, lr, ends="", at=0, weight_decay=0.0):
+        super().__init__(params, lr=lr)
+    def step(self, closure=None):
+        open(f"asked-{torch.are_deterministic_algorithms_enabled()}", "w").close()
+        return super().step(closure)
+"""
+
+
+def test_deterministic_kernels_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    dirs = (own_optimizer(Path.cwd(), ASKS),)
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    for asked in (False, True):
+        words = [*QUICK, "optimizer=mine", "trainer.max_epochs=0.1", f"trainer.deterministic={asked}"]
+        (outcome,) = launch(specs_of(*words, dirs=dirs))
+        assert outcome.status == "finished", outcome.message
+        assert Path(f"asked-{asked}").exists()
+        assert not Path(f"asked-{not asked}").exists() or asked
