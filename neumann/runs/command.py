@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from rich.text import Text
 from neumann.arguments import Parser, parsed
 from neumann.errors import UserError, did_you_mean, printable
 from neumann.runs import clean, listing, show
-from neumann.runs.folder import RunFolder
+from neumann.runs.folder import STATUSES, RunFolder
 from neumann.runs.listing import Filters, Row, list_runs, pick, read_row
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ def _output(words: Sequence[str]) -> tuple[Path, list[str]]:
         given = word.removeprefix("output=")
         folder = given != word or (Path(word).is_dir() and not listing.RUN.fullmatch(Path(word).resolve().name))
         if not folder:
+            if os.sep in word.rstrip(os.sep) and not any(mark in word for mark in "*?[") and not Path(word).exists():
+                raise UserError(f"there is no folder {printable(word)}")
             if "=" in word:
                 raise UserError(f"neumann runs cannot read '{word}': a value is looked for with --where {word}")
             names.append(word)
@@ -117,6 +120,8 @@ def _filters(given: argparse.Namespace, names: Sequence[str]) -> Filters:
             raise UserError(f"--where {text}: write KEY=VALUE, such as optimizer.lr=0.1")
         where.append((key, value))
     statuses = [status.strip() for status in given.status.split(",")] if given.status is not None else []
+    if "" in statuses:
+        raise UserError(f"--status '{given.status}' has an empty part: choose from {', '.join(STATUSES)}")
     return Filters(given.study, statuses, names, where)
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from neumann.runs import claim
+
+LARGEST = 2**28  # bytes of a file that is read whole
 
 
 class NotWritten(OSError):  # noqa: N818 - named for what the user reads
@@ -119,9 +123,29 @@ def write_json(path: Path, value: Any) -> None:
     replace_file(path, (json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode())
 
 
+def read_file(path: Path, largest: int = LARGEST) -> bytes:
+    """Return a file's content. Raises OSError as `opened` does, and for one larger than ``largest`` bytes."""
+    with opened(path) as file:
+        if os.fstat(file.fileno()).st_size > largest:
+            raise OSError(errno.EFBIG, f"it is larger than {largest:,} bytes", str(path))
+        return file.read()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Hold ``path`` open for reading. Raises OSError, also for what is no file.
+
+    The folder may be somebody else's: a pipe in it must not be waited for, nor a device be read to its end.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no file", str(path))
+        yield file
+
+
 def read_json(path: Path) -> Any | None:
     """Return the file's value, or None where it is missing or damaged; nan and inf, which JSON has not, are None."""
     try:
-        return json.loads(path.read_bytes(), parse_constant=lambda _: None)
+        return json.loads(read_file(path), parse_constant=lambda _: None)
     except (OSError, ValueError, RecursionError):  # deep nesting is damage too
         return None

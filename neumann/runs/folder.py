@@ -30,7 +30,7 @@ from typing import Any
 from neumann.errors import UserError
 from neumann.runs import claim
 from neumann.runs.claim import Claimed, Lost
-from neumann.runs.files import append_line, plain, read_json, replace_file, write_json
+from neumann.runs.files import append_line, plain, read_file, read_json, replace_file, write_json
 
 __all__ = ["OVER", "STATUSES", "Claimed", "Lost", "RunFolder", "make_folder", "remove_refused"]
 
@@ -137,7 +137,7 @@ class RunFolder:
     def _lines(self) -> tuple[list[dict[str, Any]], int]:
         """Return the measurements that are whole, and how many lines before the last one of them are not."""
         try:
-            content = self.measurements.read_bytes()
+            content = read_file(self.measurements)
         except OSError:
             return [], 0
         whole: list[dict[str, Any]] = []
@@ -146,7 +146,7 @@ class RunFolder:
             measured = None
             with contextlib.suppress(ValueError, RecursionError):
                 measured = json.loads(line, parse_constant=lambda _: None)
-            if isinstance(measured, dict) and isinstance(measured.get("step"), int):
+            if isinstance(measured, dict) and type(measured.get("step")) is int:
                 whole.append(measured)
                 damaged.append(damaged[-1])
             elif line.strip():

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,7 +27,7 @@ from typing import Any
 from neumann.config import RunSpec
 from neumann.errors import Interrupted, UserError, first_line
 from neumann.runs.files import replace_file
-from neumann.runs.folder import Claimed
+from neumann.runs.folder import Claimed, RunFolder
 from neumann.runs.ranks import Ranks, world_size
 from neumann.runs.reuse import find, finished_result
 from neumann.runs.server import THREADS, without_main
@@ -148,15 +148,38 @@ class Job:
         return "failed", killed + ("; out of memory?" if -code == signal.SIGKILL else "")
 
     def _record_failure(self, message: str | None, *, unheard: bool) -> None:
-        """Write the status that the run could not write itself, where it has left a folder."""
+        """Write what the run could not write itself, where it has left a folder: it has ended, and its ranks know less.
+
+        A rank that was killed leaves no words, and what the others write is that the connection to it broke.
+        """
         folder = find(self.spec)
         if not folder.path.exists():
             return
-        with contextlib.suppress(UserError, OSError), folder.claim():  # another launcher may have begun it again
+        with contextlib.suppress(UserError, OSError), _patiently(folder):
             before = folder.status()
-            if unheard or before["status"] != "failed":
-                kept = {key: before[key] for key in ("attempt", "step") if key in before}
-                folder.set_status("failed", message=message, **kept)
+            said = before.get("message")
+            if not unheard and before["status"] == "failed" and said == message:
+                return
+            step = max([int(before.get("step", 0)), *(m["step"] for m in folder.read_measurements()[-1:])])
+            folder.set_status("failed", message=message, step=step, attempt=before.get("attempt", 1))
+            if len(self._processes) > 1 and folder.error.exists() and unheard:
+                others = folder.error.read_text()
+                replace_file(folder.error, f"{message}\n\nWhat another rank saw of it:\n\n{others}".encode())
+
+
+@contextlib.contextmanager
+def _patiently(folder: RunFolder) -> Iterator[None]:
+    """Claim a folder whose processes are dying, but not from another launcher that has begun it again."""
+    with contextlib.ExitStack() as stack:
+        for patience in (*[0.1] * 20, None):
+            try:
+                stack.enter_context(folder.claim())
+                break
+            except Claimed:
+                if patience is None:
+                    raise
+                time.sleep(patience)
+        yield
 
 
 class _Process:
@@ -294,6 +317,7 @@ def _train(
 
     from neumann.training.run import run
 
+    who = f"rank {ranks.rank}: " if ranks else ""
     try:
         result = run(
             spec, Console(file=sys.stdout, width=120), threads=threads, ranks=ranks, listener=listener, closing=closing
@@ -305,14 +329,14 @@ def _train(
     except UserError as error:
         return "failed", str(error)
     except SystemExit as error:
-        return "failed", f"the program left with exit code {error.code}"
+        return "failed", who + f"the program left with exit code {error.code}"
     except Exception as error:  # noqa: BLE001 - the launcher tells the user, and the others go on
         traceback.print_exc()
         folder = find(spec)
         if not hasattr(error, "__notes__") and folder.path.exists():  # it came before the run could record it
             with contextlib.suppress(OSError):
                 replace_file(folder.error, traceback.format_exc().encode())
-        return "failed", f"rank {ranks.rank}: {first_line(error)}" if ranks else first_line(error)
+        return "failed", who + first_line(error)
     return str(result["status"]), None
 
 

@@ -140,7 +140,8 @@ def error_of(scores: object) -> float | None:
         error = headline(scores)["error"]  # type: ignore[arg-type]
     except (AttributeError, KeyError, TypeError):
         return None
-    return error if isinstance(error, int | float) and math.isfinite(error) else None
+    known = isinstance(error, int | float) and not isinstance(error, bool)
+    return error if known and math.isfinite(error) else None
 
 
 def read_row(folder: Path) -> Row:
@@ -199,7 +200,7 @@ def _read(folder: Path, stamp: Sequence[int]) -> tuple[Row, bool]:
         signature=match[2],
         status=status["status"],
         message=status.get("message"),
-        step=step if isinstance(step, int) else 0,
+        step=step if type(step) is int else 0,
         total=_int(derived.get("total_steps")) if isinstance(derived, Mapping) else None,
         validation=error_of(last.get("validation")),
         test=error_of(last.get("test")) if result is not None else None,
@@ -211,7 +212,7 @@ def _read(folder: Path, stamp: Sequence[int]) -> tuple[Row, bool]:
 
 
 def _int(value: object) -> int | None:
-    return value if isinstance(value, int) else None
+    return value if type(value) is int else None
 
 
 def _signed_config(folder: Path) -> dict[str, Any]:

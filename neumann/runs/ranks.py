@@ -52,9 +52,11 @@ class Ranks:
         ]
         if missing:
             raise UserError(
-                f"RANK is set and {', '.join(missing)} is not: start the ranks of a run with torchrun or srun, "
-                "or unset RANK"
+                f"RANK is set without {', '.join(missing)}: start ranks with torchrun or srun, or unset RANK"
             )
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "MASTER_PORT"):
+            if not given.get(name, "0").isdecimal():
+                raise UserError(f"{name}={given[name]} in the environment is no number, as torchrun would set it")
         return Ranks(
             rank=int(given["RANK"]),
             world_size=int(given["WORLD_SIZE"]),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from neumann.errors import UserError, first_line
-from neumann.runs.files import read_json
+from neumann.runs.files import opened, read_file, read_json
 from neumann.runs.folder import RunFolder
 from neumann.runs.listing import RUN, flat
 
@@ -29,9 +31,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     path = folder / "config.yaml"
     try:
-        if path.stat().st_size > LARGEST:
-            raise UserError(f"{path} is no run's configuration: it is larger than {LARGEST:,} bytes")
-        config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        content = read_file(path, LARGEST).decode()
+        config = OmegaConf.to_container(OmegaConf.create(content), resolve=False)
     except FileNotFoundError:
         raise UserError(f"{folder} has no config.yaml: it is no run's folder, or the run never began") from None
     except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError) as error:
@@ -72,8 +73,8 @@ def differences(config: Mapping[str, Any], default: Mapping[str, Any]) -> list[t
 def tail(path: Path) -> list[str]:
     """Return the last lines of a text file, none where there is no such file."""
     try:
-        with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - 16_384))
+        with opened(path) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 16_384))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return []
@@ -88,16 +89,20 @@ def figures(folder: RunFolder) -> list[tuple[str, str]]:
         return []
     rows = [("step", str(last.get("step")))]
     for key in ("epoch", "train_loss", "lr", "best_validation_error", "train_seconds"):
-        if isinstance(last.get(key), int | float):
+        if _is_number(last.get(key)):
             rows.append((key.replace("_", " "), f"{last[key]:.6g}"))
     for split in ("validation", "test"):
         scores = last.get(split)
         for point, values in scores.items() if isinstance(scores, Mapping) else ():
-            if isinstance(values, Mapping) and isinstance(values.get("error"), int | float):
-                loss = f", loss {values['loss']:.4g}" if isinstance(values.get("loss"), int | float) else ""
-                count = f" (n = {values['n']:.0f})" if isinstance(values.get("n"), int | float) else ""
+            if isinstance(values, Mapping) and _is_number(values.get("error")):
+                loss = f", loss {values['loss']:.4g}" if _is_number(values.get("loss")) else ""
+                count = f" (n = {values['n']:.0f})" if _is_number(values.get("n")) else ""
                 rows.append((f"{split} error, {point}", f"{100 * values['error']:.2f} %{loss}{count}"))
     return rows
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _written(value: Any) -> str:

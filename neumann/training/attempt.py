@@ -148,14 +148,14 @@ class Attempt:
             # Lightning makes a SystemExit of a second Ctrl-C
             asked = self.stop.asked() or self.stop.agreed() or isinstance(error.__context__, KeyboardInterrupt)
             if isinstance(error, SystemExit) and not asked:
-                self._set_status("failed", message=f"the program left with exit code {error.code}")
+                self._set_status("failed", message=self._note(f"the program left with exit code {error.code}"))
                 raise
             self._set_status("interrupted")
             summary, exit_code = {"status": "interrupted"}, 130
             raise Interrupted(f"stopped at step {self.progress.step} of {self.spec.name}") from None
         except Exception as error:
             with contextlib.suppress(OSError):  # a full disk has no room for a status: then the run is found dead
-                self._set_status("failed", message=self._note(error))
+                self._set_status("failed", message=self._note(first_line(error)))
                 error.add_note(f"traceback in {self.folder.error}")
             summary = {"status": "failed"}
             raise
@@ -164,12 +164,12 @@ class Attempt:
             if self.mirror is not None:
                 self.mirror.finish(summary, exit_code)
 
-    def _note(self, error: Exception) -> str:
+    def _note(self, message: str) -> str:
         """Write the traceback unless another rank has failed before; return what the first one's error says.
 
         The others learn of it when the connection to it breaks, which says nothing about the cause.
         """
-        message, text = first_line(error), traceback.format_exc()
+        text = traceback.format_exc()
         if self.group.world_size > 1:
             message = f"rank {self.group.rank}: {message}"
             text = f"{message}\n\n{text}"

@@ -1,7 +1,8 @@
 """Does everybody train on the examples that are theirs, and all together on each exactly once? Checked, then counted.
 
 At the start of fit the ranks lay their shards side by side. Along the way every example that was trained on is counted,
-and at the end of each epoch the distinct ones over all ranks must be as many as the epoch has.
+and at the end of each epoch the distinct ones over all ranks must be as many as the epoch has. At every evaluation and
+checkpoint the weights of all ranks must be the same bits, since rank 0's stand for all.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from neumann.config import RunSpec
 from neumann.data.batches import Batches
 from neumann.runs.ranks import world_size
 from neumann.training.distributed import Group, WrongShards
 from neumann.training.evaluation import Progress
+
+CHUNK = 2**22  # elements of a tensor whose bits are summed at once
 
 
 def check_group(group: Group, trainer: pl.Trainer, spec: RunSpec, batches: Mapping[str, Batches], epoch: int) -> None:
@@ -54,6 +59,44 @@ def check_group(group: Group, trainer: pl.Trainer, spec: RunSpec, batches: Mappi
             )
 
 
+def check_weights(group: Group, module: nn.Module, optimizer: Optimizer, step: int) -> None:
+    """Hold the weights and the optimizer's state of every rank against the others', to the bit. Raises WrongShards.
+
+    DDP shares gradients alone; from equal gradients every rank makes its own step. Where an optimizer draws random
+    numbers of its own or looks at the rank, the replicas drift apart, and nothing else would tell.
+    """
+    if group.world_size == 1:
+        return
+    named: dict[str, Tensor] = dict(module.named_parameters())
+    names = {id(parameter): name for name, parameter in named.items()}
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor):
+                named[f"{names.get(id(parameter), 'a parameter')}, the optimizer's {key}"] = value
+    first, *others = group.gather(torch.stack([_digest(value) for value in named.values()]).tolist())
+    for rank, other in enumerate(others, start=1):
+        for name, one, two in zip(named, first, other, strict=True):
+            if one != two:
+                raise WrongShards(
+                    f"after step {step} the weights of rank {rank} are not those of rank 0, first in {name}: an "
+                    "optimizer must make the same step on every rank, and draw the same random numbers if it draws any"
+                )
+
+
+def _digest(value: Tensor) -> Tensor:
+    """Return two sums over the bits of ``value``, int64 [2]; exact, in whatever order they are taken."""
+    value = value.detach().contiguous().reshape(-1)
+    if value.is_complex():
+        value = torch.view_as_real(value).reshape(-1)
+    bits = value.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[value.element_size()])
+    sums = torch.zeros(2, dtype=torch.int64, device=value.device)
+    for begin in range(0, len(bits), CHUNK):
+        part = bits[begin : begin + CHUNK].long()
+        places = torch.arange(begin + 1, begin + 1 + len(part), device=part.device)
+        sums += torch.stack([part.sum(), (part * places).sum()])
+    return sums.cpu()
+
+
 class Census(pl.Callback):
     """Checks the group at the start, then counts the examples of every epoch over all ranks.
 
@@ -80,7 +123,10 @@ class Census(pl.Callback):
             raise WrongShards(f"a batch has {len(batch[1])} examples where {len(self._batches.taken)} were loaded")
         self._counts[self._batches.taken] += 1
         step, steps = self._progress.step + 1, len(self._batches)
-        if step % steps == 0 or step == self._spec.config.derived.total_steps:
+        derived = self._spec.config.derived
+        if step % derived.eval_every_steps == 0 or step == derived.total_steps:  # an evaluation is due
+            check_weights(self._group, pl_module, trainer.optimizers[0], step)
+        if step % steps == 0 or step == derived.total_steps:
             self._close(step, (step - 1) % steps + 1)
 
     def _close(self, step: int, steps: int) -> None:

@@ -7,6 +7,7 @@ middle of an epoch (Lightning#19367).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -29,7 +30,7 @@ from neumann.optim import WeightAverage, at, eval_point
 from neumann.runs import claim
 from neumann.runs.files import replace_file, sync_folder
 from neumann.seeds import derive
-from neumann.training.census import Census
+from neumann.training.census import Census, check_weights
 from neumann.training.classifier import Batch
 from neumann.training.distributed import Group
 from neumann.training.evaluation import Evaluation, Progress
@@ -129,6 +130,8 @@ def load_training_state(path: Path, signature: str) -> dict[str, Any] | None:
             if file == path and not previous(path).exists():
                 then = "the run begins again"
             warnings.warn(f"{file} is damaged ({error}) and is left aside: {then}", stacklevel=2)
+            with contextlib.suppress(OSError):  # else the next checkpoint would take it for the one to keep
+                os.replace(file, file.with_suffix(".damaged"))
             continue
         if not isinstance(state, dict) or state.get("format") != FORMAT or state.get("signature") != signature:
             raise UserError(f"{file} is not a checkpoint of this run: move it away to begin again")
@@ -246,6 +249,8 @@ class Checkpointing(pl.Callback):
         progress = self._evaluation.progress
         evaluated = progress.loss_steps == 0
         if progress.diverged_at is None and (evaluated or self._stop_agreed()):
+            if not evaluated:  # else they were compared before the evaluation
+                check_weights(self._group, pl_module, trainer.optimizers[0], progress.step)
             self._evaluation.flush()
             state = self._state.gather(trainer)
             if self._group.is_main:

@@ -33,7 +33,7 @@ RUN = [
     "checkpoint=last",
     "logger=none",
 ]
-CLOCKS = {"train_seconds", "eval_seconds", "time", "attempts", "study"}
+CLOCKS = {"train_seconds", "eval_seconds", "time", "first_step_at", "attempts", "study"}
 
 
 def spec_of(devices: int, seed: int, study: str) -> RunSpec:

@@ -68,6 +68,29 @@ def test_device_counts_mixed_in_one_sweep_give_the_same_numbers() -> None:
     assert not list(Path("runs/there").glob(".*"))
 
 
+def test_what_was_evaluated_is_what_was_saved() -> None:
+    """Batch norm's statistics differ by rank; every rank evaluates its share of the images with those of rank 0."""
+    (spec,) = specs_of(*QUICK, "optimizer=sgd", "trainer.devices=2", "checkpoint=last", "trainer.max_epochs=3")
+    (outcome,) = launch([spec])
+    assert outcome.result is not None, outcome.message
+    from neumann.data.module import build
+    from neumann.training.models import build_model
+
+    config = spec.config
+    data = build(config.data, spec.facts, batch_size=64, seed=0)
+    model = build_model("small_cnn", config.model.kwargs, in_chans=1, num_classes=10, image_size=(8, 8))
+    model.load_state_dict(weights(outcome.folder))
+    model.eval()
+    with torch.no_grad():
+        losses = [torch.nn.functional.cross_entropy(model(x), y, reduction="sum") for x, y in data.test_dataloader()]
+    expected = float(sum(losses)) / 300
+    assert outcome.result["test"]["held"]["loss"] == pytest.approx(expected, rel=1e-5)
+    # and dropout draws by rank
+    streams = torch.load(outcome.folder / "last.ckpt", weights_only=True)["rng"]
+    assert len(streams) == 2
+    assert not torch.equal(streams[0]["torch"], streams[1]["torch"])
+
+
 ON_ONE_RANK = """
 import os, signal, time
 import torch, torch.distributed as dist
@@ -85,6 +108,9 @@ class Mine(torch.optim.SGD):
             if self.how == "raise": raise RuntimeError("it broke\\nin two lines")
             if self.how == "kill": os.kill(os.getpid(), signal.SIGKILL)
             if self.how == "exit": os._exit(3)
+            if self.how == "leave": raise SystemExit(0)
+            if self.how == "drift":
+                for p in self.param_groups[0]["params"][:1]: p.data += 1e-3
             if self.how == "stop": os.kill(os.getpid(), signal.SIGUSR2)
             if self.how == "term": os.kill(os.getpid(), signal.SIGTERM)
         return super().step(closure)
@@ -94,7 +120,7 @@ class Mine(torch.optim.SGD):
 def test_a_rank_that_dies_takes_its_job_down_and_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     dirs = (own_optimizer(Path.cwd(), ON_ONE_RANK),)
     monkeypatch.syspath_prepend(str(Path.cwd()))
-    endings = ["raise_0", "raise_1", "kill_0", "kill_1", "exit_1", "stop_1", "term_0", "term_1"]
+    endings = ["raise_0", "raise_1", "kill_0", "kill_1", "exit_1", "leave_1", "drift_1", "stop_1", "term_0", "term_1"]
     specs = specs_of(*QUICK, "optimizer=mine", f"optimizer.ends={','.join(endings)}", "trainer.devices=2", dirs=dirs)
     ended: dict[str, float] = {}
 
@@ -104,16 +130,32 @@ def test_a_rank_that_dies_takes_its_job_down_and_says_why(monkeypatch: pytest.Mo
 
     with Launcher(LaunchConfig(parallel=2, threads=1)) as launcher:
         outcomes = dict(zip(endings, launcher.run(specs, Clock()), strict=True))
-        assert not left_over(f"NEUMANN_CACHE={tmp_path}", besides=_server())
+        assert not set(left_over(f"NEUMANN_CACHE={tmp_path}")) - _helpers()
     assert {ending: (o.status, o.message) for ending, o in outcomes.items() if ending[:4] not in ("stop", "term")} == {
         "raise_0": ("failed", "rank 0: it broke"),
         "raise_1": ("failed", "rank 1: it broke"),
         "kill_0": ("failed", "rank 0 of 2 was killed by signal 9 (SIGKILL); out of memory?"),
         "kill_1": ("failed", "rank 1 of 2 was killed by signal 9 (SIGKILL); out of memory?"),
         "exit_1": ("failed", "rank 1 of 2 left with exit code 3"),
+        "leave_1": ("failed", "rank 1: the program left with exit code 0"),
+        "drift_1": ("failed", outcomes["drift_1"].message),
     }
+    # whichever rank was first to say so
+    assert "the weights of rank 1 are not those of rank 0, first in model.features.0.weight" in str(
+        outcomes["drift_1"].message
+    )
     for ending in endings:
+        if ending == "drift_1":  # it goes on to the next evaluation
+            continue
         assert ended[ending] - Path(f"ended-{ending.replace('_', '-')}").stat().st_mtime < 15
+    for rank in (0, 1):
+        killed = RunFolder(outcomes[f"kill_{rank}"].folder)
+        assert killed.error.read_text().startswith(f"rank {rank} of 2 was killed by signal 9")
+        assert killed.status()["message"] == outcomes[f"kill_{rank}"].message
+        assert killed.status()["step"] in (18, 19)
+    left = RunFolder(outcomes["leave_1"].folder)
+    assert left.error.read_text().startswith("rank 1: the program left with exit code 0\n")
+    assert left.status()["message"] == "rank 1: the program left with exit code 0"
     for rank in (0, 1):
         folder = RunFolder(outcomes[f"raise_{rank}"].folder)
         trace = folder.error.read_text()
@@ -134,10 +176,12 @@ def test_a_rank_that_dies_takes_its_job_down_and_says_why(monkeypatch: pytest.Mo
         assert outcome.result["attempts"] == 2
 
 
-def _server() -> int:
-    from multiprocessing import forkserver
+def _helpers() -> set[int]:
+    """Return the processes that Python itself keeps beside ours: the fork server and the tracker of its resources."""
+    from multiprocessing import forkserver, resource_tracker
 
-    return int(forkserver._forkserver._forkserver_pid)  # type: ignore[attr-defined]
+    tracker = resource_tracker._resource_tracker._pid  # type: ignore[attr-defined]
+    return {forkserver._forkserver._forkserver_pid, tracker}  # type: ignore[attr-defined]
 
 
 def test_this_machine_is_one_node() -> None:

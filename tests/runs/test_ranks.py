@@ -31,7 +31,9 @@ SRUN = {
 
 def test_torchrun() -> None:
     assert Ranks.from_environment(TORCHRUN) == Ranks(3, 4, 1, 1, "node0", 29500, "torchrun")
-    with pytest.raises(UserError, match="RANK is set and WORLD_SIZE, MASTER_PORT is not"):
+    with pytest.raises(UserError, match="WORLD_SIZE=many in the environment is no number"):
+        Ranks.from_environment(TORCHRUN | {"WORLD_SIZE": "many"})
+    with pytest.raises(UserError, match="RANK is set without WORLD_SIZE, MASTER_PORT: "):
         Ranks.from_environment({k: v for k, v in TORCHRUN.items() if k not in ("WORLD_SIZE", "MASTER_PORT")})
 
 

@@ -459,3 +459,31 @@ def test_listing_and_showing_import_no_torch(four: list[RunFolder]) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[5] == "False"  # a list is answered without what composes configurations
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder", "a link to nothing"])
+def test_what_is_no_file_is_neither_waited_for_nor_read(kind: str, four: list[RunFolder]) -> None:
+    folder = four[0].path
+    for name in ("result.json", "status.json", "signed.json", "config.yaml", "provenance.json", "measurements.jsonl"):
+        (folder / name).unlink(missing_ok=True)
+    (folder / "error.txt").unlink(missing_ok=True)
+    for name in ("result.json", "status.json", "config.yaml", "provenance.json", "measurements.jsonl", "error.txt"):
+        path = folder / name
+        if kind == "a pipe":
+            os.mkfifo(path)
+        elif kind == "a device":
+            path.symlink_to("/dev/zero")
+        elif kind == "a folder":
+            path.mkdir()
+        else:
+            path.symlink_to("nowhere")
+    assert len(names()) == 4
+    assert folder.name in said("show", str(folder))
+
+
+def test_a_path_that_is_not_there_is_said(four: list[RunFolder]) -> None:
+    with pytest.raises(UserError, match="there is no folder no/where"):
+        said("no/where")
+    with pytest.raises(UserError, match=r"--status 'failed,,' has an empty part: choose from pending"):
+        said("--status", "failed,,")

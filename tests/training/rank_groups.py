@@ -12,8 +12,10 @@ from typing import Any
 from neumann.runs.ranks import Ranks
 
 
-def together(work: Callable[..., Any], size: int, *arguments: Any) -> list[Any]:
+def together(work: Callable[..., Any], size: int, *arguments: Any, joined_already: bool = True) -> list[Any]:
     """Return what ``work(group, *arguments)`` returns on each of ``size`` ranks, or the exception it raised there.
+
+    Where they have not ``joined_already``, it is ``work(ranks, listener, *arguments)`` that does.
 
     The ranks are forked, so that a test's monkeypatching holds in them too.
     """
@@ -25,7 +27,7 @@ def together(work: Callable[..., Any], size: int, *arguments: Any) -> list[Any]:
             ours, theirs = context.Pipe(duplex=False)
             ranks = Ranks(rank, size, rank, 0, "127.0.0.1", port, "neumann")
             process = context.Process(
-                target=_work, args=(work, ranks, listener if rank == 0 else None, theirs, arguments), daemon=True
+                target=_work, args=(work, ranks, listener if rank == 0 else None, theirs, arguments, joined_already)
             )
             process.start()
             theirs.close()
@@ -45,6 +47,7 @@ def _work(
     listener: socket.socket | None,
     answer: Connection,
     arguments: Sequence[Any],
+    joined_already: bool,
 ) -> None:
     import torch
 
@@ -52,8 +55,11 @@ def _work(
 
     torch.set_num_threads(1)
     try:
-        with joined(ranks, cuda=False, listener=listener) as group:
-            said: Any = work(group, *arguments)
+        if joined_already:
+            with joined(ranks, cuda=False, listener=listener) as group:
+                said: Any = work(group, *arguments)
+        else:
+            said = work(ranks, listener, *arguments)
     except Exception as error:  # noqa: BLE001 - it is what the test looks at
         said = error
     answer.send(said)

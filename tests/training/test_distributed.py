@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,11 +11,13 @@ import pytest
 import torch
 from quick_runs import quick
 from rank_groups import together
+from rich.console import Console
 
 from neumann.config import RunSpec
 from neumann.data.batches import Plan
 from neumann.errors import UserError
-from neumann.training.census import Census, check_group
+from neumann.runs.ranks import Ranks
+from neumann.training.census import Census, check_group, check_weights
 from neumann.training.distributed import Environment, Group, WrongShards
 from neumann.training.evaluation import Progress
 from neumann.training.parts import build_parts
@@ -155,15 +159,17 @@ def test_a_size_that_lightning_does_not_find_is_refused() -> None:
 
 def counted(group: Group, spec: RunSpec, repeat: bool) -> int | None:
     """Hand out an epoch by hand; rank 1 sees its first batch twice where ``repeat``."""
-    batches = build_parts(spec, group).data.train_dataloader()
+    parts = build_parts(spec, group)
+    batches = parts.data.train_dataloader()
     progress = Progress()
     census = Census(spec, group, {"training": batches}, progress)
+    trainer = SimpleNamespace(optimizers=[torch.optim.SGD(parts.module.parameters(), lr=0.1)])
     first = None
     for batch in batches:
         first = batches.taken if first is None else first
         if repeat and group.rank == 1:
             batches.taken = first
-        census.on_train_batch_end(None, None, None, batch, 0)  # type: ignore[arg-type]
+        census.on_train_batch_end(trainer, parts.module, None, batch, 0)  # type: ignore[arg-type]
         progress.step += 1
     return census.distinct
 
@@ -173,4 +179,83 @@ def test_the_examples_that_were_trained_on_are_counted() -> None:
     assert together(counted, 2, spec, False) == [18 * 64, 18 * 64]
     for answer in together(counted, 2, spec, True):
         with pytest.raises(WrongShards, match=r"trained on 608 distinct examples, 1152 in all, where 1152 were due"):
+            raise answer
+
+
+def test_a_batch_that_is_not_the_one_that_was_loaded_is_noticed() -> None:
+    spec = quick()
+    batches = build_parts(spec, Group()).data.train_dataloader()
+    census = Census(spec, Group(), {"training": batches}, Progress())
+    images, labels = next(iter(batches))
+    with pytest.raises(WrongShards, match="a batch has 63 examples where 64 were loaded"):
+        census.on_train_batch_end(None, None, None, (images[1:], labels[1:]), 0)  # type: ignore[arg-type]
+
+
+def drifted(group: Group, how: str) -> None:
+    model = torch.nn.Linear(3, 2)
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    if group.rank == 1 and how == "weights":
+        model.weight.data[1, 2] += 1e-7
+    if group.rank == 1 and how == "swapped":
+        model.bias.data[:] = model.bias.data.flip(0)
+    if group.rank == 1 and how == "state":
+        optimizer.state[model.bias]["momentum_buffer"][0] += 1
+    check_weights(group, model, optimizer, 7)
+
+
+@pytest.mark.parametrize(
+    ("how", "where"),
+    [("not", None), ("weights", "first in weight:"), ("swapped", "bias:"), ("state", "bias, the optimizer's momentum")],
+)
+def test_replicas_that_drift_apart_are_noticed(how: str, where: str | None) -> None:
+    for answer in together(drifted, 2, how):
+        if where is None:
+            assert answer is None
+        else:
+            with pytest.raises(
+                WrongShards, match=f"after step 7 the weights of rank 1 are not those of rank 0.*{where}"
+            ):
+                raise answer
+
+
+def run_with(ranks: Ranks, listener: socket.socket | None, spec: RunSpec) -> Any:
+    from neumann.training.run import run
+
+    return run(spec, Console(quiet=True), threads=1, ranks=ranks, listener=listener)
+
+
+def test_the_checks_are_made_by_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ranks load the first shard: the run refuses at the start, and, without that, in the first evaluation."""
+    import neumann.training.parts as parts
+
+    whole = parts.build_data
+    monkeypatch.setattr(parts, "build_data", lambda *words, **options: whole(*words, **(options | {"rank": 0})))
+    for answer in together(run_with, 2, quick("trainer.devices=2"), joined_already=False):
+        with pytest.raises(WrongShards, match="load shards"):
+            raise answer
+    monkeypatch.setattr("neumann.training.census.check_group", lambda *words: None)
+    for answer in together(run_with, 2, quick("trainer.devices=2", "seed=1"), joined_already=False):
+        with pytest.raises((WrongShards, RuntimeError), match=r"576 distinct examples|Connection closed"):
+            raise answer
+
+
+def test_an_evaluation_that_counts_some_twice_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import neumann.training.parts as parts
+
+    whole = parts.build_data
+
+    def all_of_it(*words: Any, **options: Any) -> Any:
+        data = whole(*words, **options)
+        data.val_dataloader = lambda: whole(*words, **(options | {"rank": 0, "world_size": 1})).val_dataloader()
+        return data
+
+    monkeypatch.setattr(parts, "build_data", all_of_it)
+    monkeypatch.setattr("neumann.training.census.check_group", lambda *words: None)
+    for answer in together(run_with, 2, quick("trainer.devices=2"), joined_already=False):
+        with pytest.raises((WrongShards, RuntimeError), match=r"counted 600 examples of 300|Connection closed"):
             raise answer

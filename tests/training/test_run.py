@@ -25,7 +25,7 @@ from neumann.training.models import build_model
 from neumann.training.run import run
 from neumann.training.stopping import Stop
 
-CLOCKS = ("train_seconds", "eval_seconds", "time", "attempts")
+CLOCKS = ("train_seconds", "eval_seconds", "time", "first_step_at", "attempts")
 
 
 def without_clocks(record: dict[str, Any]) -> dict[str, Any]:
