@@ -37,6 +37,7 @@ from neumann.training.evaluation import Evaluation, Progress
 from neumann.training.schedules import RateSchedule
 
 FORMAT = 2
+DAMAGED = ".damaged"  # the suffix of a checkpoint that was found so
 MARK = b"sha256:"  # of the comment that ends a checkpoint's zip file
 
 
@@ -113,7 +114,8 @@ def remove_checkpoints(path: Path, *, but_the_last: bool) -> None:
     """Remove what only an unfinished run needs."""
     if not but_the_last:
         path.unlink(missing_ok=True)
-    previous(path).unlink(missing_ok=True)
+    for file in (previous(path), path.with_suffix(DAMAGED), previous(path).with_suffix(DAMAGED)):
+        file.unlink(missing_ok=True)
 
 
 def load_training_state(path: Path, signature: str) -> dict[str, Any] | None:
@@ -131,7 +133,7 @@ def load_training_state(path: Path, signature: str) -> dict[str, Any] | None:
                 then = "the run begins again"
             warnings.warn(f"{file} is damaged ({error}) and is left aside: {then}", stacklevel=2)
             with contextlib.suppress(OSError):  # else the next checkpoint would take it for the one to keep
-                os.replace(file, file.with_suffix(".damaged"))
+                os.replace(file, file.with_suffix(DAMAGED))
             continue
         if not isinstance(state, dict) or state.get("format") != FORMAT or state.get("signature") != signature:
             raise UserError(f"{file} is not a checkpoint of this run: move it away to begin again")
