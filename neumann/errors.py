@@ -12,7 +12,9 @@ class UserError(Exception):
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
-    """The run was asked to stop; it goes on from its last checkpoint when it is started again."""
+    """The run was asked to stop, by ``signal`` if that is known; started again, it goes on from its last checkpoint."""
+
+    signal: int | None = None
 
 
 def did_you_mean(word: str, choices: Iterable[str], *, listed: int = 12) -> str:

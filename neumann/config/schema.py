@@ -247,16 +247,34 @@ TAKEN: dict[str, str | None] = {
 }
 
 
+def _seconds(time: str) -> int:
+    """Return sbatch's time in seconds: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S."""
+    days, _, rest = time.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if days:
+        hours, minutes, seconds = (*parts, 0, 0)[:3]
+    else:
+        hours, minutes, seconds = parts if len(parts) == 3 else (0, *(*parts, 0)[:2])
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
 def _check_slurm(launch: SlurmConfig) -> None:
     """Raise UserError for what sbatch would refuse after the queue, or what two settings would say at once."""
     if not TIME.fullmatch(launch.time):
         raise UserError(f"launch.time={launch.time} is no time limit: write minutes, or D-HH:MM:SS as sbatch takes it")
+    if _seconds(launch.time) <= launch.grace:
+        raise UserError(
+            f"launch.time={launch.time} is {_seconds(launch.time)} s and launch.grace={launch.grace} s of it are for "
+            "leaving: give more time, or less grace"
+        )
     if launch.mem is not None and not MEMORY.fullmatch(launch.mem):
         raise UserError(f"launch.mem={launch.mem} is no amount of memory: write it as sbatch takes it, such as 16G")
     if launch.gpu_hours is not None and launch.gpus_per_node is None:
         raise UserError("launch.gpu_hours counts the GPUs that Slurm gives: set launch.gpus_per_node as well")
     for key in launch.sbatch:
         name = key.replace("-", "_")
+        if launch.gpus_per_node is not None and name in ("gres", "gpus", "gpus_per_task"):
+            raise UserError(f"launch.sbatch.{key} and launch.gpus_per_node both ask for GPUs: leave out one of the two")
         if name in TAKEN:
             own = TAKEN[name]
             raise UserError(f"launch.sbatch.{key} is set " + (f"by {own}" if own else "by the launch itself"))

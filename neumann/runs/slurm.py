@@ -217,7 +217,8 @@ class _Watch:
             self._end(spec, "failed", standing.given_up, standing)
         elif state.stopped is not None and not standing.running:
             status = "failed" if standing.status == "failed" else "interrupted"
-            self._end(spec, status, state.stopped, standing)
+            own = standing.attempts[-1].message if status == "failed" else None
+            self._end(spec, status, f"{own}; {state.stopped}" if own else state.stopped, standing)
 
     def _after_all_jobs(self, state: State) -> None:
         """Decide on what no job is left for: submit again after a loss, unless somebody wanted it so."""
@@ -231,8 +232,9 @@ class _Watch:
         if cancelled:
             why = f"job {' '.join(queue.short(cancelled))} was cancelled"
         elif self._starts() == self._seen:
-            ends = ", ".join(sorted(set(self._jobs.values())))
-            why = f"its jobs ended ({ends}) before any run began: see {logs}"
+            ends = sorted({str(end) for job, end in self._jobs.items() if job in self._mine})
+            said = sorted({str(event.said.get("why")) for event in self._journals.events if event.what == "left"})
+            why = f"its jobs ended ({', '.join([*ends, *said])}) before any run began: see {logs}"
         else:
             self._again(left)
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,8 +22,9 @@ from neumann.runs.folder import Claimed
 from neumann.runs.signals import STOP_SIGNALS
 from neumann.runs.slurm_folder import Journal, Journals, LaunchFolder, Listed, this_job
 from neumann.runs.slurm_rules import BEAT_S, State, state_of
-from neumann.runs.worker import go_to
+from neumann.runs.worker import LEAVE, go_to
 
+BROKEN = re.compile(r"Connection (closed|reset)|Read error|Socket closed|NCCL communicator was aborted")
 LAST_WORDS_S = 5.0  # in which rank 0 learns from a broken connection that another failed, and writes why
 
 
@@ -43,7 +45,7 @@ class Group:
         for number in STOP_SIGNALS:
             signal.signal(number, _interrupt)  # before the run listens itself; submitit's own would requeue the job
         if os.environ.get("SLURM_PROCID", "0") != "0":
-            status, _, _ = _train(listed, int(settings["launch"]["cpus_per_task"]))
+            status, *_ = _train(listed, int(settings["launch"]["cpus_per_task"]))
             _ignore_signals()
             if status == "failed":
                 time.sleep(LAST_WORDS_S)
@@ -79,12 +81,13 @@ class _First:
         self._journal.write("start", run=signature)
         began = time.monotonic()
         with self._beating():
-            status, message, step = _train(self.listed, int(self.settings["launch"]["cpus_per_task"]))
+            status, message, step, asked = _train(self.listed, int(self.settings["launch"]["cpus_per_task"]))
         _ignore_signals()
         seconds = round(time.monotonic() - began, 1)
         self._journal.write("end", run=signature, status=status, message=message, step=step, seconds=seconds)
         state = self._state()
-        again = status in ("interrupted", "failed") and state.stopped is None and state.standing(signature).open
+        wanted = status in ("failed", "lost") or (status == "interrupted" and asked not in LEAVE)
+        again = wanted and state.stopped is None and state.standing(signature).open
         self._journal.write("left", why=status, requeued=again)
         if again:
             subprocess.run(["scontrol", "requeue", self._job], check=True, timeout=60)
@@ -121,8 +124,11 @@ class _First:
         subprocess.run(["scancel", "--signal=USR2", self._job], check=False, timeout=60)
 
 
-def _train(listed: Listed, threads: int) -> tuple[str, str | None, int]:
-    """Return (status, message, step) of the run, trained as one rank of a group."""
+def _train(listed: Listed, threads: int) -> tuple[str, str | None, int, int | None]:
+    """Return (status, message, step, the signal that asked it to stop) of the run, trained as one rank of a group.
+
+    The status is "lost" where another rank vanished without a word: it was killed, or its node has failed.
+    """
     from rich.console import Console
 
     from neumann.runs.ranks import Ranks
@@ -133,21 +139,25 @@ def _train(listed: Listed, threads: int) -> tuple[str, str | None, int]:
         console = Console(file=sys.stdout, width=120)
         result = run(spec, console, threads=threads, ranks=Ranks.from_environment())
     except Claimed as error:
-        return "claimed", str(error), 0
+        return "claimed", str(error), 0, None
     except Interrupted as stop:
-        return "interrupted", str(stop), int(listed.folder().status().get("step", 0))
+        return "interrupted", str(stop), int(listed.folder().status().get("step", 0)), stop.signal
     except UserError as error:
-        return "failed", str(error), 0
-    except KeyboardInterrupt:
-        return "interrupted", "stopped before its first step", 0
+        return "failed", str(error), 0, None
+    except KeyboardInterrupt as stop:
+        return "interrupted", "stopped before its first step", 0, stop.args[0] if stop.args else None
     except SystemExit as error:
-        return "failed", f"the program left with exit code {error.code}", int(listed.folder().status().get("step", 0))
+        step = int(listed.folder().status().get("step", 0))
+        return "failed", f"the program left with exit code {error.code}", step, None
     except Exception as error:  # noqa: BLE001 - the journal tells it, and the run's folder holds the traceback
         traceback.print_exc()
         said = listed.folder().status()  # which knows the rank that failed first
-        message = said["message"] if said["status"] == "failed" else first_line(error)
-        return "failed", message, int(said.get("step", 0))
-    return str(result["status"]), None, int(result["step"])
+        message = str(said["message"] if said["status"] == "failed" else first_line(error))
+        step = int(said.get("step", 0))
+        if message.startswith("rank 0: ") and BROKEN.search(message):
+            return "lost", f"another rank vanished while it trained (node failure, or killed): {message}", step, None
+        return "failed", message, step, None
+    return str(result["status"]), None, int(result["step"]), None
 
 
 def _ignore_signals() -> None:
@@ -157,4 +167,4 @@ def _ignore_signals() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(number)

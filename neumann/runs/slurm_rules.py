@@ -169,10 +169,15 @@ def _attempts(session: Sequence[Event], runs: dict[str, Standing], over: bool) -
             attempt.message = f"job {attempt.job} vanished while it trained (node failure, or killed from outside)"
 
 
+def same(message: str | None) -> str:
+    """Return ``message`` without its numbers: a time, a port or an address tells no failure from another."""
+    return re.sub(r"\d+", "#", message or "")
+
+
 def _given_up(attempts: Sequence[Attempt], most: int) -> str | None:
     """Return why a run is not tried again, or None."""
     failed = [attempt for attempt in attempts if attempt.status == "failed"]
-    if len(failed) > 1 and failed[-1].message == failed[-2].message:
+    if len(failed) > 1 and same(failed[-1].message) == same(failed[-2].message):
         return f"failed twice alike: {failed[-1].message}"
     counted, furthest = 0, 0
     for attempt in attempts:
@@ -192,7 +197,7 @@ def _alike(ended: Sequence[tuple[str, Attempt]], most: int | None) -> str | None
     runs: set[str] = set()
     message: str | None = None
     for signature, attempt in ended:
-        if attempt.status != "failed" or (runs and attempt.message != message):
+        if attempt.status != "failed" or (runs and same(attempt.message) != same(message)):
             runs = set()
         if attempt.status == "failed":
             message = attempt.message

@@ -32,6 +32,7 @@ from neumann.runs.slurm_rules import BEAT_S, Paced, State, state_of
 TICK_S = 0.25
 SETTLE_S = 2.0  # a signal to the job may have reached its runs as well, and they need not be asked twice
 LATER_S = 1.0  # until a run that somebody held is looked at again
+CLAIMED_S = 60.0  # after its start at the latest, a run's folder is held
 LOOKS = 3  # at runs that others hold, before there is nothing left to do here
 KILL_WAIT_S = 20.0  # Slurm's KillWait is 30 s unless its owner changed it
 REQUEUE = (signal.SIGUSR1, signal.SIGUSR2)  # the time limit is near, or preemption
@@ -195,7 +196,7 @@ class _Shift:
                 for run in self._runs
                 if run.signature not in self._over | mine
                 and self._later.get(run.signature, 0) <= now
-                and state.standing(run.signature).open
+                and (state.standing(run.signature).open or self._abandoned(run, state))
             ),
             key=lambda run: len(state.standing(run.signature).attempts),
         )
@@ -209,6 +210,16 @@ class _Shift:
             else:
                 return run
         return None
+
+    def _abandoned(self, run: Listed, state: State) -> bool:
+        """Return whether the process that trained ``run`` is seen to be gone, before its job's silence tells it."""
+        standing = state.standing(run.signature)
+        if not standing.running or standing.given_up is not None:
+            return False
+        recent = any(
+            attempt.status is None and time.time() - attempt.began < CLAIMED_S for attempt in standing.attempts
+        )
+        return not recent and not run.folder().held()
 
     def _start(self, listed: Listed) -> None:
         self._begun += 1

@@ -152,7 +152,9 @@ class Attempt:
                 raise
             self._set_status("interrupted")
             summary, exit_code = {"status": "interrupted"}, 130
-            raise Interrupted(f"stopped at step {self.progress.step} of {self.spec.name}") from None
+            stopped = Interrupted(f"stopped at step {self.progress.step} of {self.spec.name}")
+            stopped.signal = self.stop.signal
+            raise stopped from None
         except Exception as error:
             with contextlib.suppress(OSError):  # a full disk has no room for a status: then the run is found dead
                 self._set_status("failed", message=self._note(first_line(error)))

@@ -79,9 +79,9 @@ class Group:
         dist.all_reduce(summed, group=self._control)
         return summed.numpy()
 
-    def ask(self, yes: bool) -> Asked:
-        """Begin to ask whether any rank says yes; nobody waits until the answer is read."""
-        return Asked(yes, self._control)
+    def ask(self, number: int) -> Asked:
+        """Begin to ask for the largest ``number`` that any rank has; nobody waits until the answer is read."""
+        return Asked(number, self._control)
 
     def share_buffers(self, module: nn.Module) -> None:
         """Give every rank the buffers of rank 0, as DDP does before each training step: they are what is evaluated."""
@@ -93,15 +93,15 @@ class Group:
 class Asked:
     """A question under way."""
 
-    def __init__(self, yes: bool, group: dist.ProcessGroup | None) -> None:
-        self._answer = torch.tensor([int(yes)])
+    def __init__(self, number: int, group: dist.ProcessGroup | None) -> None:
+        self._answer = torch.tensor([number])
         self._work = None if group is None else dist.all_reduce(self._answer, dist.ReduceOp.MAX, group, async_op=True)
 
-    def answer(self) -> bool:
-        """Return whether any rank has said yes."""
+    def answer(self) -> int:
+        """Return the largest number."""
         if self._work is not None:
             self._work.wait()
-        return bool(self._answer.item())
+        return int(self._answer.item())
 
 
 class Environment(ClusterEnvironment):

@@ -46,8 +46,11 @@ class Stop(pl.Callback):
         if self._group.world_size == 1:
             self._agreed = self.asked()
         else:
-            self._agreed = self._question is not None and self._question.answer()
-            self._question = None if self._agreed else self._group.ask(self.asked())
+            agreed = self._question.answer() if self._question is not None else 0
+            self._agreed = agreed > 0
+            if self._agreed:
+                self.signal = agreed  # the others' may be the only one
+            self._question = None if self._agreed else self._group.ask(self.signal or 0)
         if self._agreed:
             trainer.should_stop = True
 
@@ -66,7 +69,8 @@ class Stop(pl.Callback):
         def note(number: int, frame: FrameType | None) -> None:
             if self.signal is not None and number == signal.SIGINT:
                 raise KeyboardInterrupt
-            self.signal = number  # a cluster sends several, to the job and to each of its processes
+            if self.signal is None:  # a cluster sends several, to the job and to each of its processes
+                self.signal = number
 
         before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
         try:

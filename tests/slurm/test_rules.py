@@ -112,7 +112,7 @@ def test_different_runs_that_fail_alike_in_a_row_stop_the_launch() -> None:
 def test_failures_that_differ_do_not_stop_the_launch() -> None:
     told = Told().line("1_0", "began")
     for i, run in enumerate("abcdef"):
-        told.ended("1_0", run, "failed", f"failure {i % 2}")
+        told.ended("1_0", run, "failed", f"failure {'ab'[i % 2]} at {i}")
     assert told.state().stopped is None
 
 

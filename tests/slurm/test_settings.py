@@ -8,6 +8,7 @@ import pytest
 from fake import FakeSlurm
 
 from neumann.config import LaunchConfig, SlurmConfig, make_spec
+from neumann.config.schema import _seconds
 from neumann.errors import UserError
 from neumann.runs import slurm_queue as queue
 from neumann.runs.slurm_folder import LaunchFolder
@@ -39,12 +40,23 @@ def test_settings_are_typed_by_kind_and_signed_by_none() -> None:
         (["launch=slurm", "launch.gpu_hours=3"], "set launch.gpus_per_node as well"),
         (["launch=slurm", "launch.sbatch.gpus-per-node=3"], "is set by launch.gpus_per_node"),
         (["launch=slurm", "launch.sbatch.output=x"], "is set by the launch itself"),
+        (["launch=slurm", "launch.gpus_per_node=1", "launch.sbatch.gres=gpu:4"], "both ask for GPUs"),
+        (["launch=slurm", "launch.time=2"], "launch.time=2 is 120 s and launch.grace=120 s of it are for leaving"),
+        (["launch=slurm", "launch.time='0-0:01:30'"], "launch.time=0-0:01:30 is 90 s"),
     ],
 )
 def test_a_setting_that_would_do_nothing_is_refused(words: list[str], sentence: str) -> None:
     with pytest.raises(UserError) as refused:
         make_spec(words)
     assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [("90", 5400), ("1:30", 90), ("2:00:05", 7205), ("1-2", 93600), ("1-2:30", 95400), ("1-00:00:01", 86401)],
+)
+def test_times_are_read_as_sbatch_reads_them(time: str, seconds: int) -> None:
+    assert _seconds(time) == seconds
 
 
 def test_a_users_own_cluster_file(tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ def words(group: Group) -> dict[str, Any]:
         "gather": group.gather(group.rank * 10),
         "total": group.total(torch.tensor([1.5, group.rank], dtype=torch.float32)).tolist(),
         "counts": group.counts(np.array([group.rank, 1], dtype=np.int32)).tolist(),
-        "nobody": group.ask(False).answer(),
-        "one": group.ask(group.rank == 1).answer(),
+        "nobody": group.ask(0).answer(),
+        "one": group.ask(15 * group.rank).answer(),
     }
     module = torch.nn.BatchNorm1d(2)
     module.running_mean += group.rank
@@ -49,8 +49,8 @@ def test_what_ranks_tell_each_other() -> None:
         "gather": [0, 10],
         "total": [3.0, 1.0],
         "counts": [1, 2],
-        "nobody": False,
-        "one": True,
+        "nobody": 0,
+        "one": 15,
         "buffers": [0.0, 0.0],
     }
 

@@ -1,0 +1,69 @@
+"""What the job of a run on several devices does at its end. srun and training are played; see test_on_slurm.py for both."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake import FakeSlurm
+
+from neumann.config import SlurmConfig, make_specs
+from neumann.runs import slurm_group
+from neumann.runs.slurm_folder import LaunchFolder
+from neumann.runs.slurm_group import BROKEN, Group
+
+QUICK = ["trainer.max_epochs=2", "batch.size=64", "logger=none", "trainer.devices=2"]
+
+
+@pytest.mark.parametrize(
+    ("ended", "again"),
+    [
+        (("interrupted", "stopped at step 3", 3, int(signal.SIGUSR2)), True),
+        (("interrupted", "stopped at step 3", 3, int(signal.SIGUSR1)), True),
+        (("interrupted", "stopped at step 3", 3, int(signal.SIGTERM)), False),  # scancel, or Slurm requeues by itself
+        (("failed", "it broke", 3, None), True),
+        (("lost", "another rank vanished", 3, None), True),
+        (("finished", None, 36, None), False),
+    ],
+)
+def test_what_puts_the_job_back_into_the_queue(
+    ended: tuple[Any, ...], again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm = FakeSlurm(tmp_path / "slurm")
+    monkeypatch.setenv("PATH", f"{slurm.bin}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    (spec,) = make_specs([QUICK])
+    folder = LaunchFolder.of([spec])
+    folder.make()
+    folder.write(SlurmConfig(), [spec], 1)
+    before = {number: signal.getsignal(number) for number in (*slurm_group.STOP_SIGNALS,)}
+    monkeypatch.setattr(slurm_group, "_train", lambda listed, threads: ended)
+    try:
+        if again:
+            with pytest.raises(SystemExit):
+                Group(str(folder.path), 1, spec.signature)()
+        else:
+            Group(str(folder.path), 1, spec.signature)()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert ("requeue 7" in slurm.requeued()) == again
+    lines = [json.loads(line) for path in folder.path.glob("journal*") for line in path.read_text().splitlines()]
+    assert [line["requeued"] for line in lines if line["what"] == "left"] == [again]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "rank 0: [../third_party/gloo/gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:57052: Connection reset by peer",
+        "rank 0: [../third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:12467.",
+    ],
+)
+def test_a_rank_that_vanished_is_told_from_one_that_failed(message: str) -> None:
+    assert BROKEN.search(message)
+    assert not BROKEN.search("rank 0: it broke")
