@@ -86,6 +86,21 @@ def test_a_worker_trains_what_is_left_and_a_second_finds_nothing(capfd: pytest.C
     assert len(told(folder, "start")) == 3
 
 
+def test_a_run_whose_process_is_gone_is_taken_over_before_its_job_has_been_silent_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, (spec,) = launch("optimizer=sgd")
+    other = Journal(folder, "9_0", 1)  # written to just now, so its job seems to live
+    other.write("began", gpus=0, host="elsewhere")
+    other.write("start", run=spec.signature)
+    assert work(folder) == "nothing left to train"  # its process may be about to claim the run
+    monkeypatch.setattr("neumann.runs.worker.CLAIMED_S", 0.0)
+    with find(spec).claim():
+        assert work(folder) == "nothing left to train"
+    assert "1 runs begun" in work(folder)
+    assert find(spec).result()
+
+
 def test_failures_are_tried_twice_and_stop_the_launch_where_they_are_alike(tmp_path: Path) -> None:
     limits = SlurmConfig(stop_after_failures=3)
     folder, specs = launch("optimizer=mine", "optimizer.ends=raise", "seed=range(0,5)", settings=limits, place=tmp_path)
