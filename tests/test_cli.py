@@ -182,6 +182,7 @@ def test_online_without_a_login_is_one_sentence(tmp_path: Path) -> None:
     assert not any(p.is_dir() for p in Path("runs").glob("*/*"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_terminal_reaches_every_process_and_still_leaves_a_clean_run(photos: Path) -> None:
     """The terminal signals the whole group: decoding workers and W&B's service too."""
     words = ["train", "+model.kwargs.width=8", "data=image_folder", f"data.root={photos}", "data.in_memory=false"]

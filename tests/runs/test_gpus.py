@@ -90,6 +90,7 @@ class Mine(torch.optim.SGD):
 """
 
 
+@pytest.mark.slow
 def test_a_run_sees_its_own_gpus_alone(four: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The names are made up and training is on the CPU: it is the environment that is looked at."""
     dirs = (own_optimizer(Path.cwd(), SAYS),)

@@ -279,6 +279,7 @@ def folders(study: str) -> dict[str, RunFolder]:
 
 
 @pytest.mark.timeout(600)  # four commands, each of which imports everything
+@pytest.mark.slow
 def test_kill_9_in_the_middle_and_once_more_ends_as_one_untouched(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "neumann.cli", "train", "-m", *WORDS]
     process = subprocess.Popen([*command, "study=killed"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SECRETS = {
     "WANDB_API_KEY": "feedface0123456789abcdef0123456789abcdef",
     "AWS_SECRET_ACCESS_KEY": "planted-aws-key",
@@ -26,6 +28,7 @@ def files(root: Path) -> list[Path]:
     return [path for path in root.rglob("*") if path.is_file() and ".git" not in path.parts]
 
 
+@pytest.mark.slow
 def test_no_file_of_a_run_holds_a_secret_of_the_environment(tmp_path: Path) -> None:
     place, home = tmp_path / "place", tmp_path / "home"
     place.mkdir()
@@ -55,6 +58,7 @@ def test_no_file_of_a_run_holds_a_secret_of_the_environment(tmp_path: Path) -> N
     assert "planted" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_error_of_a_run_does_not_repeat_the_environment(tmp_path: Path) -> None:
     """A traceback shows lines of code, and no values."""
     (tmp_path / "work" / "theirs.py").write_text(

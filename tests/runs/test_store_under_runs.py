@@ -33,6 +33,7 @@ def full_disk() -> None:
 
 
 @pytest.mark.parametrize("many", [False, True])
+@pytest.mark.slow
 def test_a_run_that_finds_no_room_says_so_and_goes_on_later(many: bool) -> None:
     words = ["optimizer=sgd", *QUICK[:2], "+model.kwargs.width=16", "logger=none"]
     command = [sys.executable, "-m", "neumann.cli", "train", *(["-m"] if many else []), *words]

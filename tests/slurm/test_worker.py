@@ -101,6 +101,7 @@ def test_a_run_whose_process_is_gone_is_taken_over_before_its_job_has_been_silen
     assert find(spec).result()
 
 
+@pytest.mark.slow
 def test_failures_are_tried_twice_and_stop_the_launch_where_they_are_alike(tmp_path: Path) -> None:
     limits = SlurmConfig(stop_after_failures=3)
     folder, specs = launch("optimizer=mine", "optimizer.ends=raise", "seed=range(0,5)", settings=limits, place=tmp_path)
@@ -116,6 +117,7 @@ def test_failures_are_tried_twice_and_stop_the_launch_where_they_are_alike(tmp_p
     assert {event["message"] for event in told(folder, "end")} == {"it broke on purpose"}
 
 
+@pytest.mark.slow
 def test_what_a_stranger_launched_is_refused_unless_trusted(tmp_path: Path) -> None:
     folder, (spec,) = launch("optimizer=mine", place=tmp_path)
     assert "nothing left" in work(folder)
@@ -124,6 +126,7 @@ def test_what_a_stranger_launched_is_refused_unless_trusted(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("number", "requeues"), [(signal.SIGUSR2, True), (signal.SIGTERM, False)])
+@pytest.mark.slow
 def test_a_signal_of_slurm_costs_no_step(
     number: int, requeues: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: FakeSlurm
 ) -> None:

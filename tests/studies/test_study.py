@@ -120,6 +120,7 @@ def children(pid: int) -> set[int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_killed_study_loses_nothing_that_was_finished() -> None:
     write_study(small())
     words = [sys.executable, "-m", "neumann.cli", "study", "mine", "logger=none"]
@@ -144,6 +145,7 @@ def test_a_killed_study_loses_nothing_that_was_finished() -> None:
         assert len(read_json(Path("runs/mine", name, "provenance.json"))["attempts"]) == 1
 
 
+@pytest.mark.slow
 def test_a_failing_row_leaves_the_others_and_exits_with_1() -> None:
     content = small()
     del content["rows"]["averaged"]
