@@ -34,9 +34,7 @@ from neumann.runs.server import THREADS, without_main
 from neumann.runs.signals import STOP_SIGNALS
 
 LOG = "output.log"
-LAST_WORDS_S = (
-    2.0  # between a rank's bad end and the end of the others, which hang or learn of it from a broken connection
-)
+LAST_WORDS_S = 2.0  # between a rank's bad end and the end of the others
 LONGEST = 2000  # characters of a message, which waits in a pipe until the job is over
 
 
@@ -137,9 +135,9 @@ class Job:
             told = next((said for said in others if said and said[0] == "interrupted"), None)
             if told or answer is None:
                 return told or ("interrupted", "stopped before it could write where it was")
-        who = f"rank {process.rank} of {len(self._processes)} " if len(self._processes) > 1 else ""
         if answer is not None:
             return answer
+        who = f"rank {process.rank} of {len(self._processes)} " if len(self._processes) > 1 else ""
         code = process.code()
         if code >= 0:
             return "failed", f"{who or 'its process '}left with exit code {code}"
