@@ -11,7 +11,7 @@ import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -95,12 +95,9 @@ def _train(spec: RunSpec, console: Console, group: Group, closing: ExitStack) ->
 @contextmanager
 def _held(folder: RunFolder, group: Group) -> Iterator[None]:
     """Claim the folder for all ranks; where rank 0 cannot, none goes on."""
-    claim = folder.claim() if group.is_main else nullcontext()
-    _on_main(group, lambda: claim.__enter__())
-    try:
+    with ExitStack() as held:
+        _on_main(group, lambda: held.enter_context(folder.claim()))
         yield
-    finally:
-        claim.__exit__(None, None, None)
 
 
 def _found(folder: RunFolder, spec: RunSpec) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:

@@ -210,7 +210,7 @@ def test_torchrun_starts_the_ranks_too(tmp_path: Path) -> None:
     theirs = find(specs_of(*words, "study=torchrun")[0])
     a, b = weights(ours.folder), weights(theirs.path)
     assert all(torch.equal(a[key], b[key]) for key in a)
-    assert "world_size" in (theirs.result() or {})
+    assert (theirs.result() or {})["world_size"] == 2
     refused = subprocess.run(torchrun(1, *words, "seed=1"), capture_output=True, text=True, timeout=250)
     assert refused.returncode != 0
     assert "torchrun started 1 processes and the run wants 2" in refused.stderr
