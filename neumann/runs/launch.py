@@ -15,7 +15,6 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import connection
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Protocol
@@ -25,12 +24,12 @@ from neumann.errors import Interrupted, UserError
 from neumann.runs.folder import make_folder
 from neumann.runs.gpus import Pool, chosen
 from neumann.runs.job import Job
+from neumann.runs.jobs import TICK_S, Jobs
 from neumann.runs.ranks import world_size
 from neumann.runs.reuse import find, finished_result
 from neumann.runs.server import Server
 from neumann.runs.signals import STOP_SIGNALS
 
-TICK_S = 0.25
 ELSEWHERE_S = 1.0  # between looks at runs that another launcher is training
 
 Key = tuple[Path, str]  # where its results are filed, and its signature
@@ -133,8 +132,7 @@ class _Launch:
         self._waiting: deque[RunSpec] = deque()
         self._elsewhere: list[RunSpec] = []  # another process trains them
         self._looked = 0.0
-        self._running: list[Job] = []
-        self._closing: list[Job] = []  # their runs are over, their mirrors are not
+        self._jobs = Jobs()
         self._obeyed = 0
 
     def run(self, specs: Sequence[RunSpec]) -> dict[Key, Outcome]:
@@ -146,14 +144,14 @@ class _Launch:
             make_folder(folder)
         self._server.warm_up()
         try:
-            while self._running or self._closing or ((self._waiting or self._elsewhere) and not self._signals):
+            while len(self._jobs) or ((self._waiting or self._elsewhere) and not self._signals):
                 self._look_elsewhere()
                 self._start()
-                self._view.tick([job.spec for job in self._running], len(self._waiting) + len(self._elsewhere))
+                self._view.tick([job.spec for job in self._jobs.training], len(self._waiting) + len(self._elsewhere))
                 self._wait()
         except BaseException:
             self._signals.append(signal.SIGTERM)
-            while self._running or self._closing:
+            while len(self._jobs):
                 self._wait()
             raise
         return self._outcomes
@@ -170,7 +168,7 @@ class _Launch:
                 self._launcher.gpus.give_back(gpus)
                 continue
             try:
-                self._running.append(Job(spec, self._launcher.threads(spec), gpus))
+                self._jobs.add(Job(spec, self._launcher.threads(spec), gpus))
             except (OSError, EOFError) as error:
                 self._launcher.gpus.give_back(gpus)
                 self._done(Outcome(spec, "failed", None, f"no process for it: {error}", False, 0.0, find(spec).path))
@@ -179,10 +177,10 @@ class _Launch:
 
     def _room_for(self, spec: RunSpec) -> bool:
         """Return whether ``spec`` may start beside what is running; one on several devices counts as several."""
-        if len(self._closing) >= self._launcher.parallel:
+        if self._jobs.closing >= self._launcher.parallel:
             return False
-        taken = sum(world_size(job.spec) for job in self._running)
-        return not self._running or taken + world_size(spec) <= self._launcher.parallel
+        taken = sum(world_size(job.spec) for job in self._jobs.training)
+        return not taken or taken + world_size(spec) <= self._launcher.parallel
 
     def _look_elsewhere(self) -> None:
         """Take back what another process was training, where that is over or given up."""
@@ -196,16 +194,11 @@ class _Launch:
 
     def _wait(self) -> None:
         """Return when a job is over, at the latest after a tick; then take note of it and of signals."""
-        jobs = [*self._running, *self._closing]
-        if jobs:
-            connection.wait([one for job in jobs for one in job.waitables()], timeout=TICK_S)
-        elif self._elsewhere and not self._waiting:
-            time.sleep(TICK_S)
-        elif self._waiting:
+        if self._waiting and not len(self._jobs):
             self._server.is_warm(TICK_S)
-        for job in [job for job in self._running if job.settled()]:
-            self._running.remove(job)
-            self._closing.append(job)
+        elif self._elsewhere and not len(self._jobs):
+            time.sleep(TICK_S)
+        for job in self._jobs.wait():
             self._launcher.gpus.give_back(job.gpus)
             status, message, result = job.reap()
             if status == "claimed":
@@ -213,11 +206,9 @@ class _Launch:
             else:
                 folder = find(job.spec).path
                 self._done(Outcome(job.spec, status, result, message, False, job.seconds(), folder))
-        self._closing = [job for job in self._closing if not job.over()]
         if len(self._signals) > self._obeyed:
             self._obeyed = len(self._signals)
-            for job in [*self._running, *self._closing]:
-                job.stop(at_once=self._obeyed > 1)
+            self._jobs.stop(at_once=self._obeyed > 1)
 
     def _is_over(self, spec: RunSpec) -> bool:
         result = finished_result(spec)

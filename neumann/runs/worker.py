@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from multiprocessing import connection
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,12 +23,12 @@ from neumann.errors import UserError, first_line
 from neumann.runs.folder import OVER, make_folder
 from neumann.runs.gpus import visible
 from neumann.runs.job import Job
+from neumann.runs.jobs import TICK_S, Jobs
 from neumann.runs.server import Server
 from neumann.runs.slurm_folder import Journal, Journals, LaunchFolder, Listed, this_job
 from neumann.runs.slurm_queue import without_slurm
 from neumann.runs.slurm_rules import BEAT_S, Paced, State, state_of
 
-TICK_S = 0.25
 SETTLE_S = 2.0  # a signal to the job may have reached its runs as well, and they need not be asked twice
 LATER_S = 1.0  # until a run that somebody held is looked at again
 CLAIMED_S = 60.0  # after its start at the latest, a run's folder is held
@@ -88,13 +87,6 @@ def go_to(settings: Mapping[str, Any]) -> None:
 
 
 @dataclass
-class _Running:
-    listed: Listed
-    job: Job
-    slot: int
-
-
-@dataclass
 class _Shift:
     """One session of a worker."""
 
@@ -103,8 +95,8 @@ class _Shift:
     journal: Journal
     submission: int
     trust: bool = False
-    _running: list[_Running] = field(default_factory=list)
-    _closing: list[Job] = field(default_factory=list)  # their runs are over, their mirrors are not
+    _jobs: Jobs = field(default_factory=Jobs)
+    _training: dict[Job, tuple[Listed, int]] = field(default_factory=dict)  # with the slot that it takes
     _over: set[str] = field(default_factory=set)
     _later: dict[str, float] = field(default_factory=dict)  # monotonic seconds
     _begun: int = 0
@@ -159,10 +151,10 @@ class _Shift:
             state = self._state()
             if state.spent:
                 self._stop(signals)
-            if state.stopped and not self._running and not self._closing:
+            if state.stopped and not len(self._jobs):
                 return state.stopped
             idle = not self._fill(state, signals)
-            if idle and not self._running and not self._closing:
+            if idle and not len(self._jobs):
                 held = bool(self._later)
                 looks += 1
                 if not held or looks > LOOKS:
@@ -175,7 +167,7 @@ class _Shift:
     def _fill(self, state: State, signals: list[int]) -> bool:
         """Start runs in the free slots; return whether there was one to start, or would be once the server is warm."""
         found = False
-        while len(self._running) < self._slots and not signals and not state.stopped:
+        while len(self._training) < self._slots and not signals and not state.stopped:
             listed = self._next(state)
             if listed is None:
                 return found
@@ -188,7 +180,7 @@ class _Shift:
 
     def _next(self, state: State) -> Listed | None:
         """Return a run that nobody trains, those first that were tried least."""
-        mine = {running.listed.signature for running in self._running}
+        mine = {listed.signature for listed, _ in self._training.values()}
         now = time.monotonic()
         fresh = sorted(
             (
@@ -224,7 +216,7 @@ class _Shift:
     def _start(self, listed: Listed) -> None:
         self._begun += 1
         self.journal.write("start", run=listed.signature)
-        slot = min(set(range(self._slots)) - {running.slot for running in self._running})
+        slot = min(set(range(self._slots)) - {taken for _, taken in self._training.values()})
         try:
             spec = listed.spec(trust=self.trust)
             make_folder(spec.folder.parent)
@@ -232,7 +224,8 @@ class _Shift:
         except (UserError, OSError, EOFError) as error:
             self.journal.write("end", run=listed.signature, status="failed", message=first_line(error))
             return
-        self._running.append(_Running(listed, job, slot))
+        self._jobs.add(job)
+        self._training[job] = listed, slot
 
     def _gpus_of(self, slot: int) -> list[str]:
         """Return what a run sees of the job's GPUs: one of them, which others may share."""
@@ -241,27 +234,17 @@ class _Shift:
 
     def _wait(self) -> None:
         """Return when a run is over, at the latest after a tick; then write what became of it."""
-        if not self._sleep():
+        if not len(self._jobs):
             self._server.is_warm(TICK_S)
         self._reap()
         if time.monotonic() - self._beat > BEAT_S:
             self._beat = time.monotonic()
             self.journal.write("beat")
 
-    def _sleep(self) -> bool:
-        """Return at the latest after a tick, and whether there was a process to wait for."""
-        jobs = [*(running.job for running in self._running), *self._closing]
-        if jobs:
-            connection.wait([one for job in jobs for one in job.waitables()], timeout=TICK_S)
-        return bool(jobs)
-
     def _reap(self, *, asked: bool = False) -> None:
-        self._closing = [job for job in self._closing if not job.over()]
-        for running in [running for running in self._running if running.job.settled()]:
-            self._running.remove(running)
-            self._closing.append(running.job)
-            status, message, result = running.job.reap()
-            listed = running.listed
+        for job in self._jobs.wait():
+            listed, _ = self._training.pop(job)
+            status, message, result = job.reap()
             step = (result or listed.folder().status()).get("step", 0)
             if listed.record["config"]["checkpoint"]["keep"] == "none" and result is None:
                 step = 0  # the next attempt begins at the start
@@ -271,25 +254,21 @@ class _Shift:
                 self._later[listed.signature] = time.monotonic() + LATER_S
             elif asked and status == "failed":  # a signal to the whole job reaches its helpers too, such as decoders
                 status = "interrupted"
-            seconds = running.job.seconds()
-            self.journal.write(
-                "end", run=listed.signature, status=status, message=message, step=step, seconds=round(seconds, 1)
-            )
+            seconds = round(job.seconds(), 1)
+            self.journal.write("end", run=listed.signature, status=status, message=message, step=step, seconds=seconds)
 
     def _stop(self, signals: list[int], *, at_once: bool = False) -> None:
         """Have every run write a checkpoint and leave, and kill those that cannot in time."""
-        if not self._running and not self._closing:
+        if not len(self._jobs):
             return
         requeue = not signals or signals[0] in REQUEUE
         patience = max(1.0, 0.75 * self._grace if requeue else min(KILL_WAIT_S, 0.75 * self._grace))
         began = time.monotonic()
         due = [(0.0, True)] if at_once else [(SETTLE_S if signals else 0.0, False), (patience, True)]
-        while self._running or self._closing:
+        while len(self._jobs):
             while due and time.monotonic() - began >= due[0][0]:
                 _, now = due.pop(0)
-                for job in [*(running.job for running in self._running), *(self._closing if now else ())]:
-                    job.stop(at_once=now)
-            self._sleep()
+                self._jobs.stop(at_once=now)
             self._reap(asked=True)
 
     def _state(self, *, fresh: bool = False) -> State:
