@@ -37,6 +37,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurm.Cluster]
         yield one
 
 
+def _hear_ctrl_c() -> None:
+    """Undo what a shell does to the tests that it has started in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Head:
     """`neumann train -m` on the login node, in a folder of its own."""
 
@@ -46,7 +51,13 @@ class Head:
         command = [sys.executable, "-m", "neumann.cli", "train", "-m", *JOBS, *QUICK, *words]
         with open(self._out, "wb") as out:
             self.process = subprocess.Popen(
-                command, env=cluster.env, cwd=place, stdout=out, stderr=out, start_new_session=True
+                command,
+                env=cluster.env,
+                cwd=place,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                preexec_fn=_hear_ctrl_c,
             )
 
     @property
