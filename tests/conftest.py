@@ -15,11 +15,27 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ.pop("WANDB_API_KEY", None)
+if not Path("/dev/nvidiactl").exists():
+    os.environ["TRITON_INTERPRET"] = "1"  # before anybody imports triton: kernels for CUDA then run on CPU tensors
+
+
+@pytest.fixture(scope="session")
+def kernel_library(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
+    """The C++ kernel, compiled once for all tests; None where there is no compiler."""
+    from neumann.optim.kernels import cpu
+
+    try:
+        return cpu.build(tmp_path_factory.mktemp("kernel"))
+    except OSError:
+        return None
 
 
 @pytest.fixture(autouse=True)
-def _own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel_library: Path | None) -> None:
     monkeypatch.setenv("NEUMANN_CACHE", str(tmp_path / "cache"))
+    if kernel_library is not None:
+        (tmp_path / "cache").mkdir()
+        os.link(kernel_library, tmp_path / "cache" / kernel_library.name)
     work = tmp_path / "work"
     work.mkdir(exist_ok=True)
     monkeypatch.chdir(work)

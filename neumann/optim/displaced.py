@@ -27,6 +27,7 @@ class DisplacedOptimizer(Optimizer):
     """
 
     points: ClassVar[tuple[str, ...]] = ("held", "base")
+    wide_state: ClassVar[tuple[str, ...]] = ()  # tensors of the state that are float32 where the parameter is a half
 
     @property
     def point(self) -> str:
@@ -85,13 +86,33 @@ class DisplacedOptimizer(Optimizer):
                 if name != "differentiable":  # torch puts it among the defaults when it loads, and in no group
                     group.setdefault(name, default)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state as :class:`torch.optim.Optimizer` does, but do not round it to the type of a half parameter."""
+        seen: list[dict[str, Any]] = []
+        last = self.register_load_state_dict_pre_hook(lambda _, loaded: seen.append(loaded))  # what others made of it
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            last.remove()
+        ids = [index for group in seen[0]["param_groups"] for index in group["params"]]
+        params = [p for group in self.param_groups for p in group["params"]]
+        for index, p in zip(ids, params, strict=True):
+            for name, value in seen[0]["state"].get(index, {}).items():
+                if name in self.wide_state:
+                    self.state[p][name] = value.to(p.device, torch.promote_types(p.dtype, torch.float32))
+                elif name == "coefficient" and isinstance(value, Tensor):
+                    self.state[p][name] = value.to(p.device)
+
     def _validated(self, hyperparameters: dict[str, Any]) -> dict[str, Any]:
         """Return a group's hyperparameters as plain, valid values, or raise ValueError; a subclass says which are."""
         raise NotImplementedError
 
     def _weights_at(self, point: str, p: Tensor, state: dict[str, Any]) -> Tensor:
         """Return the weights at ``point``, given the held ones ``p``."""
-        return p.sub(state["m"], alpha=state["coefficient"])
+        coefficient = state["coefficient"]
+        if isinstance(coefficient, Tensor):  # kept on the device
+            return p.sub(state["m"] * coefficient)
+        return p.sub(state["m"], alpha=coefficient)
 
     def _moved(self) -> Iterator[tuple[Tensor, dict[str, Any]]]:
         """Yield every parameter that has been trained, with its state; the others are at all points at once."""

@@ -6,6 +6,9 @@ arXiv 1712.03298, Algorithm 2. `neumann_reference.py` is the same algorithm as t
 
 from __future__ import annotations
 
+import functools
+import warnings
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -13,18 +16,14 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from neumann.optim import schedules, validation
+from neumann.optim import validation
 from neumann.optim.displaced import DisplacedOptimizer
-from neumann.optim.phases import Phase, push_coefficient
-from neumann.optim.tensors import (
-    by_device_and_dtype,
-    fitted,
-    foreach_subtract_scaled_,
-    global_norm,
-    subtract_scaled_,
-    use_foreach,
-    with_gradient,
-)
+from neumann.optim.kernels import Kernel, kernel_for, state_type, why_none
+from neumann.optim.one_pass import SQUARES, Entry, OnePass, memory_format
+from neumann.optim.phases import Phase, Scalar
+from neumann.optim.plain import move
+from neumann.optim.sharding import shards_of, sum_over_shards
+from neumann.optim.tensors import local, local_gradient, total_square, use_foreach, with_gradient
 
 
 class Neumann(DisplacedOptimizer):
@@ -88,10 +87,26 @@ class Neumann(DisplacedOptimizer):
     ``weight_decay``           0.0          coefficient of the L2 term inside the gradient, in every phase
     ``min_distance``           None         δ, in the unit of ‖w‖; None is √β, 0.0 is the paper's unguarded pole
     ``maximize``               False        climb instead of descend
-    ``foreach``                None         on lists of tensors at once; None does on CUDA, where it saves launches
-    ``fused``                  None         not available in this version
-    ``capturable``             False        not available in this version
+    ``foreach``                None         True: on lists of tensors at once; False: one tensor after the other
+    ``fused``                  None         True: in one pass over memory; see below
+    ``capturable``             False        keep ``step`` and the phases on the parameters' device, for CUDA graphs
+    ``process_group``          None         the ranks that hold shards which cannot be seen, see below
     ================= ======== ============ ===========================================================================
+
+    **Which path.** ``fused`` reads and writes each of w, m, r once and g once, 28 bytes for a float32 parameter, which
+    is what fused Adam moves; ‖r‖ of the next step is summed on the way. On a CPU it is C++, compiled at the first use
+    (a second or two, kept in ``$NEUMANN_CACHE`` or ``~/.cache/neumann``), on CUDA Triton. With ``fused`` and
+    ``foreach`` both None it is taken wherever it can be, since it is the fastest for small and for large models. It
+    needs a C++ compiler, or Triton, and dense tensors; otherwise, and within ``torch.compile``, lists of tensors are
+    used on CUDA (80 bytes, but few launches) and a loop over the tensors on a CPU, whose temporaries stay in the cache.
+    ``fused=True`` warns once where there is no compiler, and is an error for a type or device that it cannot do.
+
+    **Types.** m and r have the parameter's type, but float32 for halves; loading keeps that.
+
+    **Shards.** ‖r‖ runs over the whole model. Parameters that are ``DTensor`` (FSDP2, tensor parallel) are seen to be
+    sharded, and one scalar is all-reduced in a step. Sharding that cannot be seen (FSDP1, ZeRO) needs
+    ``process_group``, and β as a total, ``beta_count="absolute"``, since the variables cannot be counted; all its ranks
+    must then step together.
 
     **The pole.** β/‖w − v‖² has no bound: v started next to w, a push of norm 853 against gradients of norm 1 was
     measured, and training diverged. Closer than δ the push falls off linearly, so that its norm is β/δ² at most; the
@@ -109,6 +124,9 @@ class Neumann(DisplacedOptimizer):
     """
 
     points: ClassVar[tuple[str, ...]] = ("held", "base", "average")
+    wide_state: ClassVar[tuple[str, ...]] = ("m", "r")
+    process_group: Any = None
+    _passes: tuple[OnePass, ...]  # what a copy makes anew
 
     def __init__(
         self,
@@ -131,7 +149,12 @@ class Neumann(DisplacedOptimizer):
         foreach: bool | None = None,
         fused: bool | None = None,
         capturable: bool = False,
+        process_group: Any = None,
     ) -> None:
+        if process_group is not None and beta and beta_count != "absolute":
+            raise ValueError(
+                f"with process_group the variables cannot be counted: beta_count must be 'absolute', got {beta_count!r}"
+            )
         defaults = {
             "lr": lr,
             "alpha": alpha,
@@ -151,6 +174,8 @@ class Neumann(DisplacedOptimizer):
             "fused": fused,
             "capturable": capturable,
         }
+        self.process_group = process_group
+        self._passes = ()
         super().__init__(params, self._validated(defaults))
 
     @classmethod
@@ -184,13 +209,45 @@ class Neumann(DisplacedOptimizer):
         Raises:
             ValueError: a hyperparameter is not valid, or a parameter is not a real floating-point tensor.
         """
-        param_group["step"] = self.param_groups[0]["step"] if self.param_groups else 0
+        first = self.param_groups[0] if self.param_groups else None
+        step = first["step"] if first else 0
+        param_group["step"] = step.clone() if isinstance(step, Tensor) else step
         super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            if first and group["capturable"] != first["capturable"]:
+                raise ValueError(f"capturable must be the same in all groups, here it is {first['capturable']}")
+            if group["fused"]:
+                _require_fusable(group["params"])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+        _place_step(group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._passes = ()
         for group in self.param_groups:
             group.setdefault("step", 0)
+            _place_step(group)
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.process_group is not None:
+            raise TypeError("an optimizer with a process_group cannot be copied or pickled; save its state_dict()")
+        return {**super().__getstate__(), "state": self._with_squares(self.state)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as :class:`torch.optim.Optimizer` does, with what the fused path carries over."""
+        state_dict = super().state_dict()
+        order = [p for group in self.param_groups for p in group["params"]]
+        ids = [index for group in state_dict["param_groups"] for index in group["params"]]
+        named = dict(zip(order, ids, strict=True))
+        carried = {named[p]: squares for p, squares in self._carried().items()}
+        state = {
+            key: {**value, SQUARES: carried[key]} if key in carried else value
+            for key, value in state_dict["state"].items()
+        }
+        return {**state_dict, "state": state}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -211,32 +268,40 @@ class Neumann(DisplacedOptimizer):
             with torch.enable_grad():
                 loss = closure()
         moved = [with_gradient(group) for group in self.param_groups]
-        if not any(params for params, _ in moved):
+        if not any(params for params, _ in moved) and self.process_group is None:
             return loss
 
-        step = self.param_groups[0]["step"] + 1
-        phases = self._phases(step)  # for all groups before any is moved: the norm in them is that of r_{t-1}
-        for group, (params, grads), phase in zip(self.param_groups, moved, phases, strict=True):
-            group["step"] = step
-            states = [self._initialized(p) for p in params]
-            neumann(
-                params,
-                grads,
-                [state["m"] for state in states],
-                [state["r"] for state in states],
-                phase,
-                weight_decay=group["weight_decay"],
-                maximize=group["maximize"],
-                foreach=use_foreach(group["foreach"], params),
-            )
-            for state in states:
-                state["coefficient"] = phase.mu_u
+        scale, active = getattr(self, "grad_scale", None), self._active()
+        phases = self._phases(self._advanced(active))
+        for params, _ in moved:
+            for p in params:
+                self._initialized(p)
+        passes, rest = self._split()
+        squares: Tensor | None = None
+        if any(phase.pushes for phase in phases) and not self._is_whole(passes, rest):
+            squares = self._square(passes, rest)  # before any of them moves: the norm is that of r_{t-1}
+
+        rows = [
+            phase.row(group["weight_decay"], group["maximize"], 1.0 if scale is None else scale, active)
+            for group, phase in zip(self.param_groups, phases, strict=True)
+        ]
+        for each in passes:
+            total = None if squares is None else squares.to(each.device, torch.float64).reshape(1)
+            grads = [None if p.grad is None else local_gradient(p.grad, p) for p in each.params]
+            each.step(grads, rows, total, in_place=self.param_groups[0]["capturable"])
+        for group, plain, phase in zip(self.param_groups, rest, phases, strict=True):
+            self._step_plainly(group, [p for p in plain if p.grad is not None], phase, squares)
+        for (params, _), phase in zip(moved, phases, strict=True):
+            self._note_coefficient(params, phase.mu_u, active)
         return loss
 
     @torch.no_grad()
     def distance(self) -> Tensor:
-        """Return ‖w − v‖ over all parameters of all groups, a 0-dim tensor on their device, in the unit of ‖w‖."""
-        return global_norm([state["r"] for _, state in self._moved()])
+        """Return ‖w − v‖ over all parameters of all groups, 0-dim in float64 on their device, in the unit of ‖w‖.
+
+        Where the parameters are sharded, every rank must ask.
+        """
+        return self._square(*self._split()).sqrt()
 
     def beta_total(self, group: dict[str, Any]) -> float:
         """Return β, the coefficient of the repulsive term in ``group``: its ``beta`` times what ``beta_count`` counts.
@@ -244,29 +309,115 @@ class Neumann(DisplacedOptimizer):
         All parameters of all groups are counted, frozen or not: the paper's "1e-5 × number of variables" is a
         property of the model.
         """
+        if group["beta_count"] == "absolute":
+            return group["beta"]
         params = [p for each in self.param_groups for p in each["params"]]
-        counts = {"tensors": len(params), "scalars": sum(p.numel() for p in params), "absolute": 1}
-        return group["beta"] * counts[group["beta_count"]]
+        return group["beta"] * (len(params) if group["beta_count"] == "tensors" else sum(p.numel() for p in params))
 
-    def _phases(self, step: int) -> list[Phase]:
-        """Return the scalars of step number ``step`` for each group; the norm is taken only where one needs it."""
-        distance: Tensor | None = None
-        phases = []
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether ``GradScaler`` may leave it to the step to divide the gradients, and to skip itself on the device."""
+        return all(
+            group["capturable"] and all(self._takes_one_pass(group, p) for p in group["params"])
+            for group in self.param_groups
+        )
+
+    def _active(self) -> Scalar:
+        """Return 0 where ``GradScaler`` has found gradients that are not finite and leaves it to us to skip them."""
+        found = getattr(self, "found_inf", None)
+        return 1.0 if found is None else (found == 0).double().reshape(())
+
+    def _advanced(self, active: Scalar) -> int | Tensor:
+        """Count the step and return its number."""
         for group in self.param_groups:
-            lr, t = group["lr"], step - group["burn_in_steps"]
-            if t < 1:
-                phases.append(Phase.burn_in(lr))
-            elif schedules.is_reset(t, group["reset_period"], group["reset_growth"], group["reset_rule"]):
-                phases.append(Phase.reset(lr))
+            group["step"] += active.to(torch.int64) if isinstance(active, Tensor) else 1
+        return self.param_groups[0]["step"]
+
+    def _phases(self, step: int | Tensor) -> list[Phase]:
+        return [Phase.of_step(step, group, self.beta_total(group)) for group in self.param_groups]
+
+    def _takes_one_pass(self, group: dict[str, Any], p: Tensor) -> bool:
+        wanted = group["fused"] if group["fused"] is not None else group["foreach"] is None
+        return wanted and not torch.compiler.is_compiling() and _unfusable(p) is None
+
+    def _split(self) -> tuple[tuple[OnePass, ...], list[list[Tensor]]]:
+        """Return what moves in one pass, by device, type and sharding, and each group's parameters that do not."""
+        fused: dict[tuple[Any, ...], list[Entry]] = {}
+        rest: list[list[Tensor]] = [[] for _ in self.param_groups]
+        for index, group in enumerate(self.param_groups):
+            for p in group["params"]:
+                state = self.state.get(p, {})
+                if "m" not in state:
+                    continue
+                if self._takes_one_pass(group, p):
+                    key = p.device, p.dtype, shards_of(p, self.process_group)
+                    fused.setdefault(key, []).append(Entry(p, state, index))
+                else:
+                    state.pop(SQUARES, None)
+                    rest[index].append(p)
+        made = tuple(
+            next((each for each in self._passes if each.fits(entries)), None) or OnePass(entries, _kernel(entries[0].p))
+            for entries in fused.values()
+        )
+        self._passes = made
+        return made, rest
+
+    def _is_whole(self, passes: tuple[OnePass, ...], rest: list[list[Tensor]]) -> bool:
+        """Return whether one pass carries all of ‖r‖², so that its kernel can add it up by itself."""
+        return len(passes) == 1 and not any(rest) and not shards_of(passes[0].params[0], self.process_group)
+
+    def _square(self, passes: tuple[OnePass, ...], rest: list[list[Tensor]]) -> Tensor:
+        """Return ‖r‖² over all parameters of all groups and all ranks that share them."""
+        shares = [(shards_of(each.params[0], self.process_group), each.squares.sum()) for each in passes]
+        by_shards: dict[Any, list[Tensor]] = {}
+        for p in (p for plain in rest for p in plain):
+            by_shards.setdefault(shards_of(p, self.process_group), []).append(local(self.state[p]["r"]))
+        shares += [(shards, total_square(rs)) for shards, rs in by_shards.items()]
+        if self.process_group is not None:  # also where this rank has nothing yet, for the others wait
+            shares.append(((self.process_group,), self._nothing()))
+        return sum_over_shards(shares) if shares else self._nothing()
+
+    def _nothing(self) -> Tensor:
+        params = [p for group in self.param_groups for p in group["params"]]
+        return torch.zeros((), dtype=torch.float64, device=params[0].device if params else None)
+
+    def _step_plainly(self, group: dict[str, Any], params: list[Tensor], phase: Phase, squares: Tensor | None) -> None:
+        states = [self.state[p] for p in params]
+        move(
+            [local(p) for p in params],
+            [local_gradient(p.grad, p) for p in params if p.grad is not None],
+            [local(state["m"]) for state in states],
+            [local(state["r"]) for state in states],
+            phase,
+            None if squares is None else squares.sqrt(),
+            weight_decay=group["weight_decay"],
+            maximize=group["maximize"],
+            foreach=use_foreach(group["foreach"], params),
+        )
+
+    def _note_coefficient(self, params: list[Tensor], coefficient: Scalar, active: Scalar) -> None:
+        """Keep μ_u of the last step that moved each parameter, which the way to the answer needs."""
+        for p in params:
+            state = self.state[p]
+            if isinstance(coefficient, Tensor):  # in place, as the replay of a CUDA graph needs it
+                kept = state["coefficient"]
+                kept.copy_(torch.where(active != 0, coefficient, kept) if isinstance(active, Tensor) else coefficient)
             else:
-                push: float | Tensor = 0.0
-                alpha, beta = group["alpha"], self.beta_total(group)
-                if alpha or beta:
-                    distance = self.distance() if distance is None else distance
-                    push = push_coefficient(distance, alpha, beta, group["min_distance"])
-                mu = schedules.momentum(t, group["momentum"], group["momentum_unit"])
-                phases.append(Phase(carry=mu, push=push, eta_m=lr, mu_u=mu, eta_u=lr, gamma=group["gamma"]))
-        return phases
+                state["coefficient"] = coefficient
+
+    def _carried(self) -> dict[Tensor, list[float]]:
+        """Return each parameter's carried squares; none where they are of one rank's shard, which may be cut anew."""
+        return {
+            p: squares
+            for each in self._passes
+            if not shards_of(each.params[0], self.process_group)
+            for p, squares in each.saved().items()
+        }
+
+    def _with_squares(self, state: dict[Tensor, dict[str, Any]]) -> dict[Tensor, dict[str, Any]]:
+        carried = self._carried()
+        found = {p: {**own, SQUARES: carried[p]} if p in carried else own for p, own in state.items()}
+        return defaultdict(dict, found)
 
     def _validated(self, hyperparameters: dict[str, Any]) -> dict[str, Any]:
         return validation.neumann_hyperparameters(hyperparameters)
@@ -274,89 +425,54 @@ class Neumann(DisplacedOptimizer):
     def _initialized(self, p: Tensor) -> dict[str, Any]:
         state = self.state[p]
         if "m" not in state:
-            state["m"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-            state["r"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-            state["coefficient"] = 0.0
+            wide = state_type(p.dtype)
+            state["m"] = torch.zeros_like(p, dtype=wide, memory_format=torch.preserve_format)
+            state["r"] = torch.zeros_like(p, dtype=wide, memory_format=torch.preserve_format)
+            on_device = self.param_groups[0]["capturable"]
+            state["coefficient"] = torch.zeros((), dtype=torch.float64, device=p.device) if on_device else 0.0
         return state
 
     def _weights_at(self, point: str, p: Tensor, state: dict[str, Any]) -> Tensor:
         return p.sub(state["r"]) if point == "average" else super()._weights_at(point, p, state)
 
 
-def neumann(
-    params: list[Tensor],
-    grads: list[Tensor],
-    ms: list[Tensor],
-    rs: list[Tensor],
-    phase: Phase,
-    *,
-    weight_decay: float,
-    maximize: bool,
-    foreach: bool,
-) -> None:
-    """Functional form of one step: ``params``, ``ms`` and ``rs`` change in place. See :class:`Phase` for the formula.
-
-    Args:
-        params: w.
-        grads: ∇f̂ at w.
-        ms: m, as params in shape, type and device; likewise:
-        rs: r = w − v.
-        phase: the step's scalars; tensors among them are 0-dim.
-        weight_decay: the L2 term inside the gradient, in every phase.
-        maximize: turns the gradient's sign, not the decay's.
-        foreach: on lists of tensors at once instead of one tensor after the other.
-    """
-    run = _multi_tensor if foreach else _single_tensor
-    for w, g, m, r in by_device_and_dtype(params, grads, ms, rs):
-        push, eta_m, eta_u = (fitted(scalar, w[0]) for scalar in (phase.push, phase.eta_m, phase.eta_u))
-        scalars = phase._replace(push=push, eta_m=eta_m, eta_u=eta_u)
-        run(w, g, m, r, scalars, weight_decay=weight_decay, maximize=maximize)
+def _place_step(group: dict[str, Any]) -> None:
+    """Have the count of steps be a tensor on the parameters' device where it is ``capturable``, else an int."""
+    step, params = group["step"], group["params"]
+    if group["capturable"]:
+        device = params[0].device if params else None
+        group["step"] = torch.as_tensor(step, dtype=torch.int64).to(device, copy=True)
+    else:
+        group["step"] = int(step)
 
 
-def _single_tensor(
-    params: list[Tensor],
-    grads: list[Tensor],
-    ms: list[Tensor],
-    rs: list[Tensor],
-    phase: Phase,
-    *,
-    weight_decay: float,
-    maximize: bool,
-) -> None:
-    for w, g, m, r in zip(params, grads, ms, rs, strict=True):
-        d = -g if maximize else g
-        if weight_decay:
-            d = d.add(w, alpha=weight_decay)
-        if isinstance(phase.push, Tensor):  # else it is 0.0: burn-in, reset, or α = β = 0; spare the pass over r
-            d = d + phase.push * r
-        subtract_scaled_(m.mul_(phase.carry), phase.eta_m, d)
-        u = subtract_scaled_(m * phase.mu_u, phase.eta_u, d)
-        w.add_(u)
-        r.add_(u).mul_(phase.gamma)
+def _kernel(p: Tensor) -> Kernel:
+    kernel = kernel_for(p.device)
+    assert kernel is not None  # _unfusable has asked
+    return kernel
 
 
-def _multi_tensor(
-    params: list[Tensor],
-    grads: list[Tensor],
-    ms: list[Tensor],
-    rs: list[Tensor],
-    phase: Phase,
-    *,
-    weight_decay: float,
-    maximize: bool,
-) -> None:
-    w, m, r = params, ms, rs  # lists of one device and type, named as the tensors above
-    d = torch._foreach_neg(grads) if maximize else grads
-    if weight_decay:
-        d = torch._foreach_add(d, w, alpha=weight_decay)
-    if isinstance(phase.push, Tensor):
-        pushed = torch._foreach_mul(r, phase.push)
-        torch._foreach_add_(pushed, d)
-        d = pushed
-    torch._foreach_mul_(m, phase.carry)
-    foreach_subtract_scaled_(m, phase.eta_m, d)
-    u = torch._foreach_mul(m, phase.mu_u)
-    foreach_subtract_scaled_(u, phase.eta_u, d)
-    torch._foreach_add_(w, u)
-    torch._foreach_add_(r, u)
-    torch._foreach_mul_(r, phase.gamma)
+def _unfusable(p: Tensor) -> str | None:
+    """Return why the one-pass kernel cannot take ``p``, in half a sentence, else None."""
+    kernel = kernel_for(p.device)
+    if kernel is None:
+        return why_none(p.device)
+    if p.dtype not in kernel.types:
+        return f"there is none for {p.dtype} on {p.device.type}"
+    return None if memory_format(local(p)) else f"a parameter of strides {tuple(p.stride())} is not dense"
+
+
+def _require_fusable(params: list[Tensor]) -> None:
+    """Raise ValueError where ``fused=True`` cannot be done; where only the compiler is missing, warn instead."""
+    for p in params:
+        reason = _unfusable(p)
+        if reason is None:
+            continue
+        if p.device.type not in ("cpu", "cuda") or kernel_for(p.device) is not None:
+            raise ValueError(f"fused=True needs a kernel, and {reason}: leave fused at None")
+        _warn_once(f"fused=True: the slower path is taken, because {reason}")
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, stacklevel=2)

@@ -3,37 +3,96 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from neumann.optim import schedules
+
+Scalar = float | Tensor  # a tensor is 0-dim, on the parameters' device
 
 
 class Phase(NamedTuple):
     """The scalars of one step, in the one formula that covers every phase, so that one kernel does:
 
-    d = g + push·r;  m ← carry·m − eta_m·d;  u = mu_u·m − eta_u·d;  w ← w + u;  r ← gamma·(r + u).
+    d = g + c·r;  m ← carry·m − eta_m·d;  u = mu_u·m − eta_u·d;  w ← w + u;  r ← gamma·(r + u),
+
+    with c = :func:`push_coefficient` of ‖r‖, ``alpha``, ``beta`` and ``min_distance``.
     """
 
-    carry: float
-    push: float | Tensor
-    eta_m: float | Tensor
-    mu_u: float
-    eta_u: float | Tensor
-    gamma: float
+    carry: Scalar
+    alpha: Scalar
+    beta: Scalar
+    min_distance: float
+    eta_m: Scalar
+    mu_u: Scalar
+    eta_u: Scalar
+    gamma: Scalar
 
     @classmethod
-    def burn_in(cls, lr: float | Tensor) -> Phase:
+    def of_step(cls, step: int | Tensor, group: Mapping[str, Any], beta: float) -> Phase:
+        """Return the scalars of step number ``step``, which counts from 1.
+
+        Args:
+            step: an int; or a 0-dim tensor, then the scalars are tensors too and nothing waits for the device.
+            group: the hyperparameters.
+            beta: β in total, after counting.
+        """
+        min_distance = math.sqrt(beta) if group["min_distance"] is None else group["min_distance"]
+        t = step - group["burn_in_steps"]
+        resets = group["reset_period"], group["reset_growth"], group["reset_rule"]
+        if isinstance(t, Tensor):
+            burn_in = t < 1
+            ordinary = ~burn_in & ~schedules.is_reset_tensor(t, *resets)
+            on = ordinary.double()
+            lr = torch.ones_like(on) * group["lr"]
+            mu = schedules.momentum_tensor(t, group["momentum"], group["momentum_unit"]) * ordinary
+            eta_u = torch.where(burn_in | ordinary, lr, 0.0)
+            gamma = torch.where(ordinary, torch.full_like(on, group["gamma"]), 1.0)
+            eta_m = torch.where(burn_in, 0.0, lr)
+            return cls(mu, group["alpha"] * on, beta * on, min_distance, eta_m, mu, eta_u, gamma)
+        if t < 1:
+            return cls.burn_in(group["lr"])
+        if schedules.is_reset(t, *resets):
+            return cls.reset(group["lr"])
+        now = schedules.momentum(t, group["momentum"], group["momentum_unit"])
+        return cls(now, group["alpha"], beta, min_distance, group["lr"], now, group["lr"], group["gamma"])
+
+    @classmethod
+    def burn_in(cls, lr: Scalar) -> Phase:
         """SGD without momentum; v stays at w_0, so r takes up the whole way (γ' = 1), and m stays 0."""
-        return cls(carry=0.0, push=0.0, eta_m=0.0, mu_u=0.0, eta_u=lr, gamma=1.0)
+        return cls(carry=0.0, alpha=0.0, beta=0.0, min_distance=0.0, eta_m=0.0, mu_u=0.0, eta_u=lr, gamma=1.0)
 
     @classmethod
-    def reset(cls, lr: float | Tensor) -> Phase:
+    def reset(cls, lr: Scalar) -> Phase:
         """m_t = −η ∇f̂ and nothing else: Algorithm 2, as printed, moves w and v only in its else-branch."""
-        return cls(carry=0.0, push=0.0, eta_m=lr, mu_u=0.0, eta_u=0.0, gamma=1.0)
+        return cls(carry=0.0, alpha=0.0, beta=0.0, min_distance=0.0, eta_m=lr, mu_u=0.0, eta_u=0.0, gamma=1.0)
+
+    @property
+    def pushes(self) -> bool:
+        """Whether a regularizer may act, so that ‖r‖ is needed; scalars on a device are not looked at."""
+        return any(isinstance(term, Tensor) or term != 0 for term in (self.alpha, self.beta))
+
+    def push(self, distance: Tensor) -> Scalar:
+        """Return c for ‖r‖ = ``distance``; the plain number 0 where no regularizer acts, which spares a pass over r."""
+        return push_coefficient(distance, self.alpha, self.beta, self.min_distance) if self.pushes else 0.0
+
+    def row(self, weight_decay: float, maximize: bool, scale: Scalar = 1.0, active: Scalar = 1.0) -> list[Scalar]:
+        """Return a row of the kernels' table of scalars.
+
+        Args:
+            weight_decay: the L2 term inside the gradient, in every phase.
+            maximize: turns the gradient's sign.
+            scale: what the gradients were multiplied with.
+            active: 0 skips the step.
+        """
+        sign: Scalar = (-1.0 if maximize else 1.0) / scale
+        return [*self, weight_decay, sign, active]
 
 
-def push_coefficient(distance: Tensor, alpha: float, beta: float, min_distance: float | None) -> Tensor:
+def push_coefficient(distance: Tensor, alpha: Scalar, beta: Scalar, min_distance: float) -> Tensor:
     """Return c, 0-dim, such that the gradient of the two regularizers is c·r, with r = w − v (section 3.1).
 
     ∇ĝ − ∇f̂ = (α‖r‖² − β/‖r‖²) r/‖r‖ = (α‖r‖ − β/‖r‖³) r,   guarded: c = α‖r‖ − β/max(‖r‖, δ)³;
@@ -43,8 +102,8 @@ def push_coefficient(distance: Tensor, alpha: float, beta: float, min_distance: 
         distance: ‖r‖, a 0-dim tensor.
         alpha: α, the cubic coefficient.
         beta: β in total, after counting.
-        min_distance: δ, in the unit of ‖w‖; None is √β, which bounds the repulsion by β/δ² = 1.
+        min_distance: δ, in the unit of ‖w‖; δ = √β bounds the repulsion by β/δ² = 1.
     """
-    delta = math.sqrt(beta) if min_distance is None else min_distance
-    repulsion = beta / distance.clamp(min=delta) ** 3 if beta else torch.zeros_like(distance)
-    return torch.where(distance == 0, 0.0, alpha * distance - repulsion)  # β/0³: a push has no direction at w = v
+    none = distance == 0  # β/0³: a push has no direction at w = v
+    guarded = torch.where(none, 1.0, distance.clamp(min=min_distance))
+    return torch.where(none, 0.0, alpha * distance - beta / guarded**3)

@@ -6,9 +6,14 @@ state: whoever knows t knows the phase, so a checkpoint needs one counter only. 
 
 from __future__ import annotations
 
+import functools
 import math
 
+import torch
+from torch import Tensor
+
 RESET_RULES = ("countdown", "absolute")
+LAST_STEP = 2**53  # more than anybody takes
 
 
 def momentum(t: int, momentum: float | tuple[float, float], unit: float = 1.0) -> float:
@@ -26,6 +31,14 @@ def momentum(t: int, momentum: float | tuple[float, float], unit: float = 1.0) -
         return momentum
     start, peak = momentum
     return min(peak, max(start, 1 - 1 / (1 + t / unit)))
+
+
+def momentum_tensor(t: Tensor, momentum: float | tuple[float, float], unit: float = 1.0) -> Tensor:
+    """Return :func:`momentum` for a t on a device, in float64 and without waiting for it; void at t < 1."""
+    if not isinstance(momentum, (list, tuple)):
+        return torch.full_like(t, momentum, dtype=torch.float64)
+    start, peak = momentum
+    return (1 - 1 / (1 + t.clamp(min=1).double() / unit)).clamp(start, peak)
 
 
 def is_reset(t: int, period: int | None, growth: float = 2.0, rule: str = "countdown") -> bool:
@@ -61,6 +74,25 @@ def is_reset(t: int, period: int | None, growth: float = 2.0, rule: str = "count
         periods, rest = divmod(elapsed, period)
         return rest == 0 and (_is_power_of_two(periods + 1) if rule == "countdown" else _is_power_of_two(periods, 2))
     return _is_reset_by_walking(elapsed, period, growth, rule)
+
+
+def is_reset_tensor(t: Tensor, period: int | None, growth: float = 2.0, rule: str = "countdown") -> Tensor:
+    """Return :func:`is_reset` for an integer t on a device, without waiting for it."""
+    elapsed = t - 1
+    if period is not None and growth == 1:
+        return (elapsed >= 0) & (elapsed % period == 0)
+    return (_resets(period, growth, rule, t.device) == elapsed).any()
+
+
+@functools.cache  # made once: a CUDA graph that is being captured allows no copy from the host
+def _resets(period: int | None, growth: float, rule: str, device: torch.device) -> Tensor:
+    """Return t − 1 of every reset up to the last step that anybody will take."""
+    resets, j = [0], 0 if rule == "countdown" else 1
+    while period is not None and period * growth**j < LAST_STEP and resets[-1] < LAST_STEP:
+        K = grown_period(period, growth, j)
+        resets.append(resets[-1] + K if rule == "countdown" else (resets[-1] // K + 1) * K)
+        j += 1
+    return torch.tensor(resets, device=device)
 
 
 def _is_power_of_two(n: int, least: int = 1) -> bool:

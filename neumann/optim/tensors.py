@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim.optimizer import Optimizer
 
 TensorList = list[Tensor] | tuple[Tensor, ...]  # what torch._foreach_* take and return
@@ -34,20 +35,35 @@ def use_foreach(foreach: bool | None, params: list[Tensor]) -> bool:
     return all(p.is_cuda for p in params) if foreach is None else foreach
 
 
-def by_device_and_dtype(*lists: list[Tensor]) -> Iterator[list[list[Tensor]]]:
-    """Yield the parallel ``lists`` cut into parts whose tensors share one device and one type."""
-    if not lists[0]:
+def by_device_and_dtype(first: list[Tensor], *others: list[Any]) -> Iterator[list[list[Any]]]:
+    """Yield the parallel lists cut into parts in which the tensors of the ``first`` share one device and one type."""
+    if not first:
         return
-    grouped = Optimizer._group_tensors_by_device_and_dtype([list(each) for each in lists])
-    for part, _ in grouped.values():
-        yield cast(list[list[Tensor]], part)
+    lists: list[list[Tensor | None]] = [[*first]]
+    for (part, *_), indices in Optimizer._group_tensors_by_device_and_dtype(lists, with_indices=True).values():
+        yield [cast(list[Any], part), *([each[index] for index in indices] for each in others)]
 
 
-def global_norm(tensors: list[Tensor]) -> Tensor:
-    """Return the Euclidean norm of all ``tensors`` together, 0-dim, on the first one's device; of none it is 0.
+def local(tensor: Tensor) -> Tensor:
+    """Return this process's part of a ``DTensor``, which shares its memory; any other tensor as it is."""
+    if type(tensor) in (Tensor, Parameter):
+        return tensor
+    to_local = getattr(tensor, "to_local", None)
+    return tensor if to_local is None else to_local()
+
+
+def local_gradient(grad: Tensor, p: Tensor) -> Tensor:
+    """Return this process's part of ``grad``, sharded as ``p`` is."""
+    if hasattr(p, "placements") and grad.placements != p.placements:  # type: ignore[attr-defined]
+        grad = grad.redistribute(placements=p.placements)  # type: ignore[attr-defined]
+    return local(grad)
+
+
+def total_square(tensors: list[Tensor]) -> Tensor:
+    """Return the sum of all squares in ``tensors``, 0-dim in float64 (float32 on MPS), on the first one's device.
 
     Halves are summed as floats; the sum over tensors is in float64 where the device has it. The order is fixed, so
-    replicas that hold the same values get the same bits. Nothing here waits for the device.
+    replicas that hold the same values get the same bits. Nothing here waits for the device. Of no tensors it is 0.
     """
     if not tensors:
         return torch.zeros((), dtype=torch.float64)
@@ -60,7 +76,7 @@ def global_norm(tensors: list[Tensor]) -> Tensor:
             norms += [torch.linalg.vector_norm(tensor, dtype=wide) for tensor in part]
     device = tensors[0].device
     exact = torch.float32 if device.type == "mps" else torch.float64
-    return torch.linalg.vector_norm(torch.stack([norm.to(device, exact) for norm in norms]))
+    return torch.stack([norm.to(device, exact) for norm in norms]).square().sum()
 
 
 def fitted(value: float | Tensor, like: Tensor) -> float | Tensor:

@@ -135,9 +135,8 @@ def neumann_hyperparameters(group: dict[str, Any]) -> dict[str, Any]:
             "reset_period must be at least 2 where reset_growth is 1, got 1: every step would be a reset, and a reset "
             "does not move the weights"
         )
-    for name, off in (("fused", None), ("capturable", False)):
-        if valid[name]:
-            raise ValueError(f"{name}=True is not available in this version: leave it at {off}")
+    if valid["fused"] and valid["foreach"]:
+        raise ValueError("fused and foreach cannot both be True: leave one at None")
     return valid
 
 

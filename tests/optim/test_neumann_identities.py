@@ -7,7 +7,7 @@ import torch
 from optim_problems import copies, gradient, new_params, relative, same_bits, set_gradients, train
 
 from neumann.optim import NesterovInner, Neumann, at
-from neumann.optim.phases import push_coefficient
+from neumann.optim.phases import Phase
 from neumann.optim.schedules import is_reset
 
 BOTH = pytest.mark.parametrize("foreach", [False, True], ids=["for-loop", "foreach"])
@@ -174,8 +174,12 @@ def test_no_distance_gives_inf_or_nan(dtype, min_distance, distance):
 
 @pytest.mark.parametrize("min_distance", [None, 0.0, 0.5])
 def test_the_coefficient_of_the_push(min_distance):
+    group = {"lr": 0.1, "alpha": 0.2, "min_distance": min_distance, "gamma": 0.99, "momentum": 0.9, "momentum_unit": 1}
+    group |= {"burn_in_steps": 0, "reset_period": None, "reset_growth": 2.0, "reset_rule": "countdown"}
+    phase = Phase.of_step(2, group, 0.09)
+
     def c(distance):
-        return float(push_coefficient(torch.tensor(distance, dtype=torch.float64), 0.2, 0.09, min_distance))
+        return float(phase.push(torch.tensor(distance, dtype=torch.float64)))
 
     assert c(0.0) == 0
     assert c(2.0) == pytest.approx(0.2 * 2 - 0.09 / 2**3)

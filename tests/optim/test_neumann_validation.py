@@ -52,8 +52,7 @@ WRONG = [
     ({"min_distance": "none"}, r"min_distance must be a finite number >= 0, got 'none'"),
     ({"maximize": 1}, r"maximize must be True or False, got 1"),
     ({"foreach": "yes"}, r"foreach must be True, False or None, got 'yes'"),
-    ({"fused": True}, r"fused=True is not available in this version: leave it at None"),
-    ({"capturable": True}, r"capturable=True is not available in this version: leave it at False"),
+    ({"fused": True, "foreach": True}, r"fused and foreach cannot both be True: leave one at None"),
     ({"capturable": None}, r"capturable must be True or False, got None"),
 ]
 

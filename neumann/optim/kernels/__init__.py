@@ -1,0 +1,80 @@
+"""Which kernel takes a whole step in one pass over memory? C++ on a CPU, Triton on CUDA; both take the same tables."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+CHUNK = 16384  # elements that one program or thread works on, and whose squares make one number
+
+
+class Kernel(Protocol):
+    """What takes a step on tensors that are given by their addresses. All tables are on the tensors' device.
+
+    ``weights`` is the type of w and g; m and r have :func:`state_type` of it.
+
+    ============ ============== ======= ==========================================================================
+    table        shape          type    content
+    ============ ============== ======= ==========================================================================
+    ``tensors``  tensors × 5    int64   addresses of w, m and r; number of elements; row of its group in ``scalars``
+    ``grads``    tensors        int64   address of g; 0 where there is none, then nothing of the tensor moves
+    ``chunks``   chunks × 2     int64   row of its tensor; its first element, a multiple of ``CHUNK``
+    ``scalars``  groups × 11    float64 :meth:`neumann.optim.phases.Phase.row`
+    ``squares``  any number     float64 what adds up to ‖r‖² over all parameters, also those that are elsewhere
+    ``before``   chunks         float64 ‖r‖² of each chunk
+    ``after``    chunks         float64 the same after the step, written
+    ============ ============== ======= ==========================================================================
+    """
+
+    types: tuple[torch.dtype, ...]
+
+    def step(
+        self,
+        weights: torch.dtype,
+        tensors: Tensor,
+        grads: Tensor,
+        chunks: Tensor,
+        scalars: Tensor,
+        squares: Tensor,
+        before: Tensor,
+        after: Tensor,
+        *,
+        aligned: bool,
+    ) -> None:
+        """Take a step; ``aligned`` says that every address is a multiple of 16."""
+
+    def squares(self, weights: torch.dtype, tensors: Tensor, chunks: Tensor, out: Tensor) -> None:
+        """Write ‖r‖² of each chunk to ``out``."""
+
+
+def state_type(weights: torch.dtype) -> torch.dtype:
+    """Return the type of m and r: that of the weights, but halves accumulate in float32."""
+    return torch.promote_types(weights, torch.float32)
+
+
+def kernel_for(device: torch.device) -> Kernel | None:
+    """Return the kernel for tensors on ``device``, else None; :func:`why_none` says why."""
+    if device.type == "cpu":
+        from neumann.optim.kernels import cpu
+
+        return cpu.load()
+    if device.type == "cuda":
+        try:
+            from neumann.optim.kernels import gpu
+        except ImportError:
+            return None
+        return gpu.load()
+    return None
+
+
+def why_none(device: torch.device) -> str:
+    """Return why there is no kernel for ``device``, in half a sentence."""
+    if device.type == "cpu":
+        from neumann.optim.kernels import cpu
+
+        return cpu.problem()
+    if device.type == "cuda":
+        return "Triton cannot be imported"
+    return f"there is none for the device type {device.type!r}"

@@ -1,0 +1,168 @@
+"""How does the C++ kernel come into being? It is compiled for this machine at its first use and kept.
+
+A second or two, once a machine: the library lies in ``$NEUMANN_CACHE``, else ``~/.cache/neumann``, under a name that
+says which source, compiler and processor it is of.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from neumann.optim.kernels import CHUNK
+
+SOURCE = Path(__file__).with_name("one_pass.cpp")
+FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-ffp-contract=off", "-fno-math-errno")
+CHOICES = (("-march=native", "-fopenmp"), ("-march=native",), ("-fopenmp",), ())  # the first set that compiles
+SMALL = 4 * CHUNK  # elements below which waking a thread costs more than it saves
+TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+
+
+class CpuKernel:
+    """The compiled library; see :class:`neumann.optim.kernels.Kernel`. Its threads are those of torch."""
+
+    types = tuple(TYPES)
+
+    def __init__(self, library: Path) -> None:
+        self.library = library
+        loaded = ctypes.CDLL(str(library))
+        pointer, whole = ctypes.c_void_p, ctypes.c_int64
+        self._step, self._squares = loaded.neumann_step, loaded.neumann_squares
+        self._step.argtypes = [
+            ctypes.c_int, *[pointer] * 3, whole, whole, pointer, pointer, whole, pointer, pointer, ctypes.c_int
+        ]  # fmt: skip
+        self._squares.argtypes = [ctypes.c_int, pointer, pointer, whole, whole, pointer]
+        self._step.restype = self._squares.restype = None
+
+    def step(
+        self,
+        weights: torch.dtype,
+        tensors: Tensor,
+        grads: Tensor,
+        chunks: Tensor,
+        scalars: Tensor,
+        squares: Tensor,
+        before: Tensor,
+        after: Tensor,
+        *,
+        aligned: bool,
+    ) -> None:
+        """See :class:`neumann.optim.kernels.Kernel`."""
+        count = len(chunks)
+        self._step(
+            TYPES[weights],
+            tensors.data_ptr(),
+            grads.data_ptr(),
+            chunks.data_ptr(),
+            count,
+            CHUNK,
+            scalars.data_ptr(),
+            squares.data_ptr(),
+            squares.numel(),
+            before.data_ptr(),
+            after.data_ptr(),
+            torch.get_num_threads() if count * CHUNK > SMALL else 1,
+        )
+
+    def squares(self, weights: torch.dtype, tensors: Tensor, chunks: Tensor, out: Tensor) -> None:
+        """See :class:`neumann.optim.kernels.Kernel`."""
+        self._squares(TYPES[weights], tensors.data_ptr(), chunks.data_ptr(), len(chunks), CHUNK, out.data_ptr())
+
+
+def load() -> CpuKernel | None:
+    """Return the kernel, compiled now where it is not there yet; None where that cannot be, see :func:`problem`."""
+    return _outcome()[0]
+
+
+def problem() -> str:
+    """Return why there is no kernel, in half a sentence; nothing where there is one."""
+    return _outcome()[1]
+
+
+@functools.cache
+def _outcome() -> tuple[CpuKernel | None, str]:
+    try:
+        return CpuKernel(build(cache())), ""
+    except (OSError, subprocess.SubprocessError) as error:
+        return None, str(error)
+
+
+def cache() -> Path:
+    """Return the folder of the compiled library."""
+    return Path(os.environ.get("NEUMANN_CACHE") or Path.home() / ".cache" / "neumann")
+
+
+def build(folder: Path) -> Path:
+    """Return the library for this source, compiler and processor in ``folder``, compiled where it is not there.
+
+    Several processes may build at once: each writes a file of its own and renames it. Where ``folder`` cannot be
+    written, a temporary one serves this process.
+
+    Raises:
+        OSError: there is no C++ compiler, or it does not compile the source.
+    """
+    compiler = find_compiler()
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False, timeout=60).stdout
+    facts = (SOURCE.read_text(), *compiler, version, *FLAGS, _processor())
+    name = f"one_pass-{hashlib.sha256(chr(0).join(facts).encode()).hexdigest()[:16]}.so"
+    if (folder / name).is_file():
+        return folder / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+    except OSError:
+        folder = Path(tempfile.mkdtemp(prefix="neumann-"))
+        handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+    os.close(handle)
+    try:
+        _compile(compiler, temporary)
+        os.replace(temporary, folder / name)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return folder / name
+
+
+def find_compiler() -> list[str]:
+    """Return the command of the C++ compiler: ``$CXX``, else c++, g++ or clang++.
+
+    Raises:
+        OSError: there is none.
+    """
+    named = shlex.split(os.environ.get("CXX", ""))
+    candidates = [named] if named else [["c++"], ["g++"], ["clang++"]]
+    for command in candidates:
+        if shutil.which(command[0]):
+            return command
+    raise OSError(f"no C++ compiler was found (looked for {', '.join(command[0] for command in candidates)})")
+
+
+def _compile(compiler: list[str], target: str) -> None:
+    said = ""
+    for choice in CHOICES:
+        command = [*compiler, *FLAGS, *choice, str(SOURCE), "-o", target]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        if done.returncode == 0:
+            return
+        said = said or (done.stderr.strip().splitlines() or ["it said nothing"])[0]
+    raise OSError(f"the C++ compiler {compiler[0]} failed: {said}")
+
+
+def _processor() -> str:
+    """Return what a binary for "this machine's processor" depends on: folders of caches are shared in clusters."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    told = [line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))]
+    return "\n".join([platform.machine(), *sorted(set(told))])

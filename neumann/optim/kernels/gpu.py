@@ -1,0 +1,189 @@
+"""How does one step pass over memory once on CUDA? As in one_pass.cpp, in Triton, with one launch for all tensors.
+
+Every program works on one chunk. It adds up ‖r‖² of the step before by itself, always in the same order, so that
+nothing waits for the host and no second launch is needed; its own chunk's share for the next step goes to another
+table, which no program of this launch reads. Without atomics, replicas that hold the same values get the same bits.
+"""
+
+# mypy: allow-untyped-defs
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from neumann.optim.kernels import CHUNK, state_type
+
+if TYPE_CHECKING:
+    triton: Any
+    tl: Any
+else:
+    import triton
+    import triton.language as tl
+
+BLOCK = 1024  # elements at a time; 4 for each thread, 16 bytes of float32
+WARPS = 8
+MANY = 8192  # numbers of which every program can add up all; more are added up in a launch of their own
+
+_TYPES = {
+    torch.float16: tl.float16,
+    torch.bfloat16: tl.bfloat16,
+    torch.float32: tl.float32,
+    torch.float64: tl.float64,
+}
+
+
+@triton.jit
+def _sum(squares, count, BLOCK: tl.constexpr):
+    total = tl.zeros([BLOCK], tl.float64)
+    for first in range(0, count, BLOCK):
+        at = first + tl.arange(0, BLOCK)
+        total += tl.load(squares + at, mask=at < count, other=0.0)
+    return tl.sum(total)
+
+
+@triton.jit
+def _push(distance, alpha, beta, min_distance, largest):
+    # c = α‖r‖ − β/max(‖r‖, δ)³, and 0 where r = 0; cut at the largest number of the type: infinity times zero is nan
+    guarded = tl.maximum(distance, min_distance)
+    none = (distance == 0.0) | ((alpha == 0.0) & (beta == 0.0))
+    cube = tl.where(none, 1.0, guarded * guarded * guarded)
+    push = tl.where(none, 0.0, alpha * distance - beta / cube)
+    return tl.minimum(tl.maximum(push, -largest), largest)
+
+
+@triton.jit
+def _step_kernel(
+    tensors,
+    grads,
+    chunks,
+    scalars,
+    squares,
+    n_squares,
+    before,
+    after,
+    LARGEST: tl.constexpr,
+    W: tl.constexpr,
+    S: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    chunk = tl.program_id(0)
+    row = tl.load(chunks + 2 * chunk)
+    start = tl.load(chunks + 2 * chunk + 1)
+    address = tl.load(grads + row)
+    group = scalars + 11 * tl.load(tensors + 5 * row + 4)
+    active = tl.load(group + 10)
+    if (address != 0) & (active != 0.0):
+        w = tl.load(tensors + 5 * row).to(tl.pointer_type(W))
+        m = tl.load(tensors + 5 * row + 1).to(tl.pointer_type(S))
+        r = tl.load(tensors + 5 * row + 2).to(tl.pointer_type(S))
+        g = address.to(tl.pointer_type(W))
+        if ALIGNED:
+            w = tl.multiple_of(w, 16)
+            m = tl.multiple_of(m, 16)
+            r = tl.multiple_of(r, 16)
+            g = tl.multiple_of(g, 16)
+            start = tl.multiple_of(start, 16)
+        numel = tl.load(tensors + 5 * row + 3)
+        distance = tl.sqrt(_sum(squares, n_squares, BLOCK))
+        alpha, beta, min_distance = tl.load(group + 1), tl.load(group + 2), tl.load(group + 3)
+        push = _push(distance, alpha, beta, min_distance, LARGEST).to(S)
+        carry, eta_m, mu_u = tl.load(group).to(S), tl.load(group + 4).to(S), tl.load(group + 5).to(S)
+        eta_u, gamma = tl.load(group + 6).to(S), tl.load(group + 7).to(S)
+        weight_decay, sign = tl.load(group + 8).to(S), tl.load(group + 9).to(S)
+        sums = tl.zeros([BLOCK], S)
+        for first in range(0, tl.minimum(numel - start, CHUNK), BLOCK):
+            at = start + first + tl.arange(0, BLOCK)
+            mask = at < numel
+            w_before = tl.load(w + at, mask=mask, other=0.0).to(S)
+            g_now = tl.load(g + at, mask=mask, other=0.0).to(S)
+            m_now = tl.load(m + at, mask=mask, other=0.0)
+            r_now = tl.load(r + at, mask=mask, other=0.0)
+            d = sign * g_now + weight_decay * w_before + push * r_now
+            m_now = carry * m_now - eta_m * d
+            u = mu_u * m_now - eta_u * d
+            w_now = (w_before + u).to(W)
+            if W != S:
+                u = w_now.to(S) - w_before  # what a half rounds away has not moved the weight
+            r_now = gamma * (r_now + u)
+            tl.store(w + at, w_now, mask=mask)
+            tl.store(m + at, m_now, mask=mask)
+            tl.store(r + at, r_now, mask=mask)
+            sums += r_now * r_now
+        tl.store(after + chunk, tl.sum(sums.to(tl.float64)))
+    else:  # nothing of it moves, and its share of ‖r‖² stays
+        tl.store(after + chunk, tl.load(before + chunk))
+
+
+@triton.jit
+def _squares_kernel(tensors, chunks, out, S: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
+    chunk = tl.program_id(0)
+    row = tl.load(chunks + 2 * chunk)
+    start = tl.load(chunks + 2 * chunk + 1)
+    r = tl.load(tensors + 5 * row + 2).to(tl.pointer_type(S))
+    numel = tl.load(tensors + 5 * row + 3)
+    sums = tl.zeros([BLOCK], S)
+    for first in range(0, tl.minimum(numel - start, CHUNK), BLOCK):
+        at = start + first + tl.arange(0, BLOCK)
+        r_now = tl.load(r + at, mask=at < numel, other=0.0)
+        sums += r_now * r_now
+    tl.store(out + chunk, tl.sum(sums.to(tl.float64)))
+
+
+class GpuKernel:
+    """The Triton kernels; see :class:`neumann.optim.kernels.Kernel`."""
+
+    types = tuple(_TYPES)
+
+    def step(
+        self,
+        weights: torch.dtype,
+        tensors: Tensor,
+        grads: Tensor,
+        chunks: Tensor,
+        scalars: Tensor,
+        squares: Tensor,
+        before: Tensor,
+        after: Tensor,
+        *,
+        aligned: bool,
+    ) -> None:
+        """See :class:`neumann.optim.kernels.Kernel`."""
+        state = state_type(weights)
+        if squares.numel() > MANY:
+            squares = squares.sum().reshape(1)
+        with torch.cuda.device_of(tensors):
+            _step_kernel[(len(chunks),)](
+                tensors,
+                grads,
+                chunks,
+                scalars,
+                squares,
+                squares.numel(),
+                before,
+                after,
+                LARGEST=torch.finfo(state).max,
+                W=_TYPES[weights],
+                S=_TYPES[state],
+                ALIGNED=aligned,
+                CHUNK=CHUNK,
+                BLOCK=BLOCK,
+                num_warps=WARPS,
+            )
+
+    def squares(self, weights: torch.dtype, tensors: Tensor, chunks: Tensor, out: Tensor) -> None:
+        """See :class:`neumann.optim.kernels.Kernel`."""
+        state = _TYPES[state_type(weights)]
+        with torch.cuda.device_of(tensors):
+            _squares_kernel[(len(chunks),)](tensors, chunks, out, S=state, CHUNK=CHUNK, BLOCK=BLOCK, num_warps=WARPS)
+
+
+@functools.cache
+def load() -> GpuKernel:
+    """Return the kernels; Triton compiles them at their first use and keeps them in a cache of its own."""
+    return GpuKernel()

@@ -1,0 +1,146 @@
+// How does one step pass over memory once? g is read, w, m and r are read and written: 28 bytes for each float32 parameter.
+//
+// The formula is that of neumann/optim/phases.py and covers every phase:
+//
+//     d = ±g + λ w + c r;  m ← carry m − η_m d;  u = μ_u m − η_u d;  w ← w + u;  r ← γ (r + u)
+//
+// c depends on ‖r‖ over all tensors. Its square was summed chunk by chunk in the step before, from the r that was stored. Chunks and
+// lanes alone fix the order of every sum: neither the number of threads nor the width of the machine's vectors changes a bit.
+// kernels/gpu.py is the same for CUDA.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+namespace {
+
+constexpr int64_t LANES = 16;  // sums side by side, so that vectors of any width up to this may be used
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+inline float wide(float x) { return x; }
+inline double wide(double x) { return x; }
+inline float wide(BFloat16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+inline void narrow(float x, float& out) { out = x; }
+inline void narrow(double x, double& out) { out = x; }
+inline void narrow(float x, BFloat16& out) {  // to nearest, ties to even
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const uint32_t rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+  out.bits = static_cast<uint16_t>(x != x ? 0x7FC0 : rounded);
+}
+
+struct Tensor {  // a row of the table of tensors: addresses, number of elements, parameter group
+  int64_t w, m, r, numel, group;
+};
+
+struct Chunk {  // a row of the table of chunks: which tensor, and its first element there
+  int64_t tensor, start;
+};
+
+struct Scalars {  // a row for every parameter group, see Phase
+  double carry, alpha, beta, min_distance, eta_m, mu_u, eta_u, gamma, weight_decay, sign, active;
+};
+
+// c = α‖r‖ − β/max(‖r‖, δ)³, and 0 where r = 0; cut at the largest number of the type, for infinity times zero would be nan.
+double push_coefficient(double distance, const Scalars& s, double largest) {
+  if (distance == 0 || (s.alpha == 0 && s.beta == 0)) return 0;
+  const double guarded = std::max(distance, s.min_distance);
+  const double push = s.alpha * distance - s.beta / (guarded * guarded * guarded);
+  return std::min(std::max(push, -largest), largest);
+}
+
+template <typename W, typename S>
+struct Update {
+  S carry, push, eta_m, mu_u, eta_u, gamma, weight_decay, sign;
+
+  inline S operator()(W& w, const W& g, S& m, S& r) const {
+    const S before = wide(w);
+    const S d = sign * wide(g) + weight_decay * before + push * r;
+    m = carry * m - eta_m * d;
+    S u = mu_u * m - eta_u * d;
+    narrow(before + u, w);
+    if (sizeof(W) < sizeof(S)) u = wide(w) - before;  // what a half rounds away has not moved the weight
+    r = gamma * (r + u);
+    return r;
+  }
+};
+
+template <typename F>
+double sum_of_squares(int64_t n, F value) {
+  double sums[LANES] = {};
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES)
+    for (int64_t lane = 0; lane < LANES; ++lane) {
+      const double x = value(i + lane);
+      sums[lane] += x * x;
+    }
+  for (int64_t lane = 0; i < n; ++i, ++lane) {
+    const double x = value(i);
+    sums[lane] += x * x;
+  }
+  double sum = 0;
+  for (double each : sums) sum += each;
+  return sum;
+}
+
+template <typename W, typename S>
+void step(const Tensor* tensors, const int64_t* grads, const Chunk* chunks, int64_t n_chunks, int64_t chunk_size,
+          const Scalars* scalars, const double* squares, int64_t n_squares, const double* before, double* after, int threads) {
+  double total = 0;
+  for (int64_t i = 0; i < n_squares; ++i) total += squares[i];
+  const double distance = std::sqrt(total);
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+  for (int64_t c = 0; c < n_chunks; ++c) {
+    const Tensor& tensor = tensors[chunks[c].tensor];
+    const Scalars& s = scalars[tensor.group];
+    const int64_t start = chunks[c].start, grad = grads[chunks[c].tensor];
+    if (grad == 0 || s.active == 0) {  // nothing of it moves, and its share of ‖r‖² stays
+      after[c] = before[c];
+      continue;
+    }
+    const double push = push_coefficient(distance, s, std::numeric_limits<S>::max());
+    const Update<W, S> update{S(s.carry), S(push),    S(s.eta_m),        S(s.mu_u),
+                              S(s.eta_u), S(s.gamma), S(s.weight_decay), S(s.sign)};
+    W* __restrict__ w = reinterpret_cast<W*>(tensor.w) + start;
+    const W* __restrict__ g = reinterpret_cast<const W*>(grad) + start;
+    S* __restrict__ m = reinterpret_cast<S*>(tensor.m) + start;
+    S* __restrict__ r = reinterpret_cast<S*>(tensor.r) + start;
+    const int64_t n = std::min(chunk_size, tensor.numel - start);
+    after[c] = sum_of_squares(n, [=](int64_t i) { return update(w[i], g[i], m[i], r[i]); });
+  }
+}
+
+template <typename S>
+void squares(const Tensor* tensors, const Chunk* chunks, int64_t n_chunks, int64_t chunk_size, double* out) {
+  for (int64_t c = 0; c < n_chunks; ++c) {
+    const Tensor& tensor = tensors[chunks[c].tensor];
+    const S* r = reinterpret_cast<const S*>(tensor.r) + chunks[c].start;
+    out[c] = sum_of_squares(std::min(chunk_size, tensor.numel - chunks[c].start), [=](int64_t i) { return r[i]; });
+  }
+}
+
+}  // namespace
+
+// `type` is 0 for float32, 1 for float64, 2 for bfloat16 weights with a float32 state.
+extern "C" void neumann_step(int type, const Tensor* tensors, const int64_t* grads, const Chunk* chunks, int64_t n_chunks,
+                             int64_t chunk_size, const Scalars* scalars, const double* squares, int64_t n_squares,
+                             const double* before, double* after, int threads) {
+  const auto run = type == 0 ? step<float, float> : type == 1 ? step<double, double> : step<BFloat16, float>;
+  run(tensors, grads, chunks, n_chunks, chunk_size, scalars, squares, n_squares, before, after, threads);
+}
+
+extern "C" void neumann_squares(int type, const Tensor* tensors, const Chunk* chunks, int64_t n_chunks, int64_t chunk_size,
+                                double* out) {
+  (type == 1 ? squares<double> : squares<float>)(tensors, chunks, n_chunks, chunk_size, out);
+}

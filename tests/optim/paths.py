@@ -1,0 +1,32 @@
+"""The paths that a step of Neumann can take here: the kernel for CUDA runs under Triton's interpreter, on CPU tensors."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from neumann.optim.kernels import cpu
+
+PLAIN = {"for-loop": {"foreach": False}, "foreach": {"foreach": True}}
+PATHS = {**PLAIN, "C++": {"fused": True}, "Triton": {"fused": True}}
+
+
+@contextlib.contextmanager
+def path(name: str) -> Iterator[dict[str, Any]]:
+    """Yield the settings with which Neumann takes the path within the block; skips where it is not there."""
+    if name == "C++" and cpu.load() is None:
+        pytest.skip(cpu.problem())
+    if name != "Triton":
+        yield PATHS[name]
+        return
+    triton = pytest.importorskip("triton")
+    if not triton.knobs.runtime.interpret:
+        pytest.skip("with a GPU at hand Triton's interpreter is off; test_neumann_cuda.py runs the kernel itself")
+    from neumann.optim.kernels import gpu
+
+    with mock.patch("neumann.optim.neumann.kernel_for", return_value=gpu.load()):
+        yield PATHS[name]
