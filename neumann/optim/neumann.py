@@ -7,10 +7,11 @@ arXiv 1712.03298, Algorithm 2. `neumann_reference.py` is the same algorithm as t
 from __future__ import annotations
 
 import functools
+import itertools
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +25,15 @@ from neumann.optim.phases import Phase, Scalar
 from neumann.optim.plain import move
 from neumann.optim.sharding import shards_of, sum_over_shards
 from neumann.optim.tensors import local, local_gradient, total_square, use_foreach, with_gradient
+
+
+class _Plan(NamedTuple):
+    """Which parameters take which path, for as long as ``key`` holds; ``complete`` if every parameter has its state."""
+
+    key: tuple[Any, ...]
+    passes: tuple[OnePass, ...]
+    rest: list[list[Tensor]]
+    complete: bool
 
 
 class Neumann(DisplacedOptimizer):
@@ -126,7 +136,7 @@ class Neumann(DisplacedOptimizer):
     points: ClassVar[tuple[str, ...]] = ("held", "base", "average")
     wide_state: ClassVar[tuple[str, ...]] = ("m", "r")
     process_group: Any = None
-    _passes: tuple[OnePass, ...]  # what a copy makes anew
+    _plan: _Plan | None  # what :meth:`_split` found; a copy looks anew
 
     def __init__(
         self,
@@ -175,7 +185,7 @@ class Neumann(DisplacedOptimizer):
             "capturable": capturable,
         }
         self.process_group = process_group
-        self._passes = ()
+        self._plan = None
         super().__init__(params, self._validated(defaults))
 
     @classmethod
@@ -226,7 +236,7 @@ class Neumann(DisplacedOptimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._passes = ()
+        self._plan = None
         for group in self.param_groups:
             group.setdefault("step", 0)
             _place_step(group)
@@ -273,10 +283,7 @@ class Neumann(DisplacedOptimizer):
 
         scale, active = getattr(self, "grad_scale", None), self._active()
         phases = self._phases(self._advanced(active))
-        for params, _ in moved:
-            for p in params:
-                self._initialized(p)
-        passes, rest = self._split()
+        passes, rest = self._split([params for params, _ in moved])
         squares: Tensor | None = None
         if any(phase.pushes for phase in phases) and not self._is_whole(passes, rest):
             squares = self._square(passes, rest)  # before any of them moves: the norm is that of r_{t-1}
@@ -287,8 +294,7 @@ class Neumann(DisplacedOptimizer):
         ]
         for each in passes:
             total = None if squares is None else squares.to(each.device, torch.float64).reshape(1)
-            grads = [None if p.grad is None else local_gradient(p.grad, p) for p in each.params]
-            each.step(grads, rows, total, in_place=self.param_groups[0]["capturable"])
+            each.step(rows, total, in_place=self.param_groups[0]["capturable"])
         for group, plain, phase in zip(self.param_groups, rest, phases, strict=True):
             self._step_plainly(group, [p for p in plain if p.grad is not None], phase, squares)
         for (params, _), phase in zip(moved, phases, strict=True):
@@ -301,7 +307,7 @@ class Neumann(DisplacedOptimizer):
 
         Where the parameters are sharded, every rank must ask.
         """
-        return self._square(*self._split()).sqrt()
+        return self._square(*self._split([])).sqrt()
 
     def beta_total(self, group: dict[str, Any]) -> float:
         """Return β, the coefficient of the repulsive term in ``group``: its ``beta`` times what ``beta_count`` counts.
@@ -311,8 +317,10 @@ class Neumann(DisplacedOptimizer):
         """
         if group["beta_count"] == "absolute":
             return group["beta"]
-        params = [p for each in self.param_groups for p in each["params"]]
-        return group["beta"] * (len(params) if group["beta_count"] == "tensors" else sum(p.numel() for p in params))
+        every = [each["params"] for each in self.param_groups]
+        if group["beta_count"] == "tensors":
+            return group["beta"] * sum(map(len, every))
+        return group["beta"] * sum(p.numel() for params in every for p in params)
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -340,8 +348,22 @@ class Neumann(DisplacedOptimizer):
         wanted = group["fused"] if group["fused"] is not None else group["foreach"] is None
         return wanted and not torch.compiler.is_compiling() and _unfusable(p) is None
 
-    def _split(self) -> tuple[tuple[OnePass, ...], list[list[Tensor]]]:
-        """Return what moves in one pass, by device, type and sharding, and each group's parameters that do not."""
+    def _split(self, moved: list[list[Tensor]]) -> tuple[tuple[OnePass, ...], list[list[Tensor]]]:
+        """Return what moves in one pass, by device, type and sharding, and each group's parameters that do not.
+
+        A parameter in ``moved`` that has no state gets one. Between two steps nothing changes as a rule: then what was
+        found before is returned.
+        """
+        paths = [(len(group["params"]), group["fused"], group["foreach"]) for group in self.param_groups]
+        key = len(self.state), paths, torch.compiler.is_compiling()
+        plan = self._plan
+        if plan is not None and not (plan.key == key and all(each.fits(self.state) for each in plan.passes)):
+            plan = None
+        if plan is not None and (plan.complete or not self._initialize(moved)):
+            return plan.passes, plan.rest
+        if plan is None:
+            self._initialize(moved)
+
         fused: dict[tuple[Any, ...], list[Entry]] = {}
         rest: list[list[Tensor]] = [[] for _ in self.param_groups]
         for index, group in enumerate(self.param_groups):
@@ -350,25 +372,28 @@ class Neumann(DisplacedOptimizer):
                 if "m" not in state:
                     continue
                 if self._takes_one_pass(group, p):
-                    key = p.device, p.dtype, shards_of(p, self.process_group)
-                    fused.setdefault(key, []).append(Entry(p, state, index))
+                    parts = p.device, p.dtype, shards_of(p, self.process_group)
+                    fused.setdefault(parts, []).append(Entry(p, state, index))
                 else:
                     state.pop(SQUARES, None)
                     rest[index].append(p)
-        made = tuple(
-            next((each for each in self._passes if each.fits(entries)), None) or OnePass(entries, _kernel(entries[0].p))
-            for entries in fused.values()
-        )
-        self._passes = made
-        return made, rest
+        passes = tuple(OnePass(entries, _kernel(entries[0].p)) for entries in fused.values())
+        planned = sum(map(len, rest)) + sum(map(len, fused.values()))
+        complete = planned == sum(len(group["params"]) for group in self.param_groups)
+        self._plan = _Plan((len(self.state), *key[1:]), passes, rest, complete)
+        return passes, rest
+
+    @property
+    def _passes(self) -> tuple[OnePass, ...]:
+        return self._plan.passes if self._plan else ()
 
     def _is_whole(self, passes: tuple[OnePass, ...], rest: list[list[Tensor]]) -> bool:
         """Return whether one pass carries all of ‖r‖², so that its kernel can add it up by itself."""
-        return len(passes) == 1 and not any(rest) and not shards_of(passes[0].params[0], self.process_group)
+        return len(passes) == 1 and not any(rest) and not shards_of(passes[0].first, self.process_group)
 
     def _square(self, passes: tuple[OnePass, ...], rest: list[list[Tensor]]) -> Tensor:
         """Return ‖r‖² over all parameters of all groups and all ranks that share them."""
-        shares = [(shards_of(each.params[0], self.process_group), each.squares.sum()) for each in passes]
+        shares = [(shards_of(each.first, self.process_group), each.squares.sum()) for each in passes]
         by_shards: dict[Any, list[Tensor]] = {}
         for p in (p for plain in rest for p in plain):
             by_shards.setdefault(shards_of(p, self.process_group), []).append(local(self.state[p]["r"]))
@@ -398,19 +423,18 @@ class Neumann(DisplacedOptimizer):
     def _note_coefficient(self, params: list[Tensor], coefficient: Scalar, active: Scalar) -> None:
         """Keep μ_u of the last step that moved each parameter, which the way to the answer needs."""
         for p in params:
-            state = self.state[p]
             if isinstance(coefficient, Tensor):  # in place, as the replay of a CUDA graph needs it
-                kept = state["coefficient"]
+                kept = self.state[p]["coefficient"]
                 kept.copy_(torch.where(active != 0, coefficient, kept) if isinstance(active, Tensor) else coefficient)
             else:
-                state["coefficient"] = coefficient
+                self.state[p]["coefficient"] = coefficient
 
     def _carried(self) -> dict[Tensor, list[float]]:
         """Return each parameter's carried squares; none where they are of one rank's shard, which may be cut anew."""
         return {
             p: squares
             for each in self._passes
-            if not shards_of(each.params[0], self.process_group)
+            if not shards_of(each.first, self.process_group)
             for p, squares in each.saved().items()
         }
 
@@ -422,15 +446,18 @@ class Neumann(DisplacedOptimizer):
     def _validated(self, hyperparameters: dict[str, Any]) -> dict[str, Any]:
         return validation.neumann_hyperparameters(hyperparameters)
 
-    def _initialized(self, p: Tensor) -> dict[str, Any]:
-        state = self.state[p]
-        if "m" not in state:
-            wide = state_type(p.dtype)
-            state["m"] = torch.zeros_like(p, dtype=wide, memory_format=torch.preserve_format)
-            state["r"] = torch.zeros_like(p, dtype=wide, memory_format=torch.preserve_format)
-            on_device = self.param_groups[0]["capturable"]
-            state["coefficient"] = torch.zeros((), dtype=torch.float64, device=p.device) if on_device else 0.0
-        return state
+    def _initialize(self, moved: list[list[Tensor]]) -> bool:
+        """Give a state to the parameters that have none; return whether there was one."""
+        found = False
+        for p in itertools.chain.from_iterable(moved):
+            state = self.state[p]
+            if "m" not in state:
+                found = True
+                wide, on_device = state_type(p.dtype), self.param_groups[0]["capturable"]
+                state["m"] = torch.zeros_like(p, dtype=wide, memory_format=torch.preserve_format)
+                state["r"] = torch.zeros_like(p, dtype=wide, memory_format=torch.preserve_format)
+                state["coefficient"] = torch.zeros((), dtype=torch.float64, device=p.device) if on_device else 0.0
+        return found
 
     def _weights_at(self, point: str, p: Tensor, state: dict[str, Any]) -> Tensor:
         return p.sub(state["r"]) if point == "average" else super()._weights_at(point, p, state)

@@ -7,7 +7,7 @@ step before has had every r in its hands, though. So the kernels sum its squares
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from neumann.optim.kernels import CHUNK, Kernel, state_type
 from neumann.optim.phases import Scalar
-from neumann.optim.tensors import local
+from neumann.optim.tensors import local, local_gradient
 
 ALIGNMENT = 16  # bytes that a GPU reads at once
 SQUARES = "squares"  # in a saved state: ‖r‖² of each chunk, as plain floats, for tensors are cast in loading
@@ -39,16 +39,18 @@ class OnePass:
         self._kernel, self._entries = kernel, list(entries)
         ws = [local(entry.p) for entry in entries]
         self.device, self._weights = ws[0].device, ws[0].dtype
-        self._formats = [memory_format(w) for w in ws]
-        for entry, format in zip(entries, self._formats, strict=True):  # a loaded state may lie otherwise
-            for name in ("m", "r"):
-                entry.state[name] = _laid_out(entry.state[name].to(state_type(self._weights)), format)
-        self._key = [_key(entry) for entry in entries]
+        self._formats = [memory_format(w) or torch.contiguous_format for w in ws]  # whoever asks for us has seen to it
         rows, chunks = [], []
-        for index, (entry, w) in enumerate(zip(entries, ws, strict=True)):
+        for index, (entry, w, format) in enumerate(zip(entries, ws, self._formats, strict=True)):
+            for name in ("m", "r"):  # a loaded state may lie otherwise
+                entry.state[name] = _laid_out(entry.state[name].to(state_type(w.dtype)), format)
             m, r = local(entry.state["m"]), local(entry.state["r"])
             rows.append([w.data_ptr(), m.data_ptr(), r.data_ptr(), w.numel(), entry.group])
             chunks += [[index, start] for start in range(0, w.numel(), CHUNK)]
+        self._seen = [
+            (entry.p, row[0], entry.state, entry.state["m"], entry.state["r"], _version(entry.state["r"]))
+            for entry, row in zip(entries, rows, strict=True)
+        ]
         self._aligned = all(address % ALIGNMENT == 0 for row in rows for address in row[:3])
         self._tensors = torch.tensor(rows, dtype=torch.int64, device=self.device)
         self._chunks = torch.tensor(chunks, dtype=torch.int64, device=self.device).reshape(-1, 2)
@@ -56,53 +58,64 @@ class OnePass:
         self._scalars: _Table | None = None
         self.squares = torch.zeros(len(chunks), dtype=torch.float64, device=self.device)
         self._after = torch.zeros_like(self.squares)
-        self._kernel.squares(self._weights, self._tensors, self._chunks, self.squares)
+        if chunks:
+            self._kernel.squares(self._weights, self._tensors, self._chunks, self.squares)
         self._take_saved()
 
     @property
-    def params(self) -> list[Tensor]:
-        """The parameters, in the order in which :meth:`step` wants their gradients."""
-        return [entry.p for entry in self._entries]
+    def first(self) -> Tensor:
+        """One of the parameters."""
+        return self._entries[0].p
 
-    def fits(self, entries: Sequence[Entry]) -> bool:
-        """Return whether these are the same tensors at the same places, and nobody else has written to r since."""
-        return len(entries) == len(self._key) and all(map(_same, entries, self._key))
+    def fits(self, states: Mapping[Tensor, dict[str, Any]]) -> bool:
+        """Return whether all is where it was, and nobody else has written to r since; this runs in every step."""
+        for p, address, state, m, r, version in self._seen:
+            if states.get(p) is not state or state["m"] is not m or state["r"] is not r:
+                return False
+            if local(p).data_ptr() != address or _version(r) != version:
+                return False
+        return True
 
-    def step(
-        self, grads: Sequence[Tensor | None], scalars: list[list[Scalar]], squares: Tensor | None, *, in_place: bool
-    ) -> None:
-        """Take a step.
+    def step(self, scalars: list[list[Scalar]], squares: Tensor | None, *, in_place: bool) -> None:
+        """Take a step with the gradients that the parameters have; one without leaves w, m and r as they are.
 
         Args:
-            grads: in the order of the entries; None leaves the parameter, m and r as they are.
             scalars: a row for each group, see :meth:`neumann.optim.phases.Phase.row`.
             squares: what adds up to ‖r‖² of all parameters; None where all of them are here.
             in_place: keep the carried squares where they are, as the replay of a CUDA graph needs it.
         """
-        fitted = [
-            None if g is None else _laid_out(local(g), format) for g, format in zip(grads, self._formats, strict=True)
-        ]
-        addresses = [0 if g is None else g.data_ptr() for g in fitted]
+        addresses, moved, kept = [], [], []
+        for entry, format in zip(self._entries, self._formats, strict=True):
+            g = entry.p.grad
+            if g is None:
+                addresses.append(0)
+                continue
+            g = local_gradient(g, entry.p)
+            if g.dtype is not self._weights or not g.is_contiguous(memory_format=format):
+                g = _laid_out(g.to(self._weights), format)
+                kept.append(g)  # until the kernel has been launched
+            addresses.append(g.data_ptr())
+            moved.append(local(entry.p))
         self._grads.set(addresses)
-        if self._scalars is None or self._scalars.tensor.shape != (len(scalars), len(scalars[0])):
+        if self._scalars is None or len(self._scalars.tensor) != len(scalars):
             self._scalars = _Table((len(scalars), len(scalars[0])), torch.float64, self.device)
-        self._scalars.set([value for row in scalars for value in row])
-        self._kernel.step(
-            self._weights,
-            self._tensors,
-            self._grads.tensor,
-            self._chunks,
-            self._scalars.tensor,
-            self.squares if squares is None else squares,
-            self.squares,
-            self._after,
-            aligned=self._aligned and all(address % ALIGNMENT == 0 for address in addresses),
-        )
+        self._scalars.set_scalars(list(itertools.chain.from_iterable(scalars)))
+        if len(self._chunks):
+            self._kernel.step(
+                self._weights,
+                self._tensors,
+                self._grads.tensor,
+                self._chunks,
+                self._scalars.tensor,
+                self.squares if squares is None else squares,
+                self.squares,
+                self._after,
+                aligned=self._aligned and all(address % ALIGNMENT == 0 for address in addresses),
+            )
         if in_place:
             self.squares.copy_(self._after)
         else:
             self.squares, self._after = self._after, self.squares
-        moved = [local(entry.p) for entry, g in zip(self._entries, fitted, strict=True) if g is not None]
         torch.autograd.graph.increment_version(moved)  # a graph that still needs the old weights shall notice
 
     def saved(self) -> dict[Tensor, list[float]]:
@@ -136,17 +149,7 @@ class _Table:
         self._pinned = torch.zeros(shape, dtype=dtype, pin_memory=True) if device.type == "cuda" else None
 
     def set(self, content: list[Any]) -> None:
-        """Have the table hold ``content``, numbers or 0-dim tensors; those on the device are not waited for."""
-        if any(isinstance(value, Tensor) for value in content):
-            on_device = [
-                value.to(self.tensor.device, self.tensor.dtype)
-                if isinstance(value, Tensor)
-                else torch.full((), value, dtype=self.tensor.dtype, device=self.tensor.device)
-                for value in content
-            ]
-            torch.stack(on_device, out=self.tensor.view(-1))
-            self._content = []
-            return
+        """Have the table hold the numbers of ``content``."""
         if content == self._content:
             return
         self._content = content
@@ -158,6 +161,20 @@ class _Table:
         else:  # memory of its own, for the copy before may still be under way
             once = torch.tensor(content, dtype=self.tensor.dtype, pin_memory=True)
             self.tensor.view(-1).copy_(once, non_blocking=True)
+
+    def set_scalars(self, content: list[Scalar]) -> None:
+        """Have the table hold ``content``, numbers or 0-dim tensors; those on the device are not waited for."""
+        if not any(isinstance(value, Tensor) for value in content):
+            self.set(content)
+            return
+        on_device = [
+            value.to(self.tensor.device, self.tensor.dtype)
+            if isinstance(value, Tensor)
+            else torch.full((), value, dtype=self.tensor.dtype, device=self.tensor.device)
+            for value in content
+        ]
+        torch.stack(on_device, out=self.tensor.view(-1))
+        self._content = []
 
 
 def memory_format(tensor: Tensor) -> torch.memory_format | None:
@@ -171,27 +188,8 @@ def memory_format(tensor: Tensor) -> torch.memory_format | None:
     return None
 
 
-def _laid_out(g: Tensor, format: torch.memory_format | None) -> Tensor:
-    assert format is not None
+def _laid_out(g: Tensor, format: torch.memory_format) -> Tensor:
     return g if g.is_contiguous(memory_format=format) else g.contiguous(memory_format=format)
-
-
-def _key(entry: Entry) -> tuple[Any, ...]:
-    m, r = entry.state["m"], entry.state["r"]
-    return entry.p, local(entry.p).data_ptr(), m, r, _version(r), entry.group
-
-
-def _same(entry: Entry, key: tuple[Any, ...]) -> bool:
-    p, address, m, r, version, group = key
-    state = entry.state
-    return (
-        entry.p is p
-        and state["m"] is m
-        and state["r"] is r
-        and entry.group == group
-        and local(p).data_ptr() == address
-        and _version(r) == version
-    )
 
 
 def _version(r: Tensor) -> int:

@@ -19,10 +19,16 @@ def with_gradient(group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
     Raises:
         RuntimeError: a gradient is sparse.
     """
-    params = [p for p in group["params"] if p.grad is not None]
-    grads = [cast(Tensor, p.grad) for p in params]
-    if any(grad.is_sparse for grad in grads):
-        raise RuntimeError("sparse gradients are not supported: build the embedding with sparse=False")
+    params: list[Tensor] = []
+    grads: list[Tensor] = []
+    for p in group["params"]:
+        grad = p.grad
+        if grad is None:
+            continue
+        if grad.is_sparse:
+            raise RuntimeError("sparse gradients are not supported: build the embedding with sparse=False")
+        params.append(p)
+        grads.append(grad)
     return params, grads
 
 
@@ -54,7 +60,7 @@ def local(tensor: Tensor) -> Tensor:
 
 def local_gradient(grad: Tensor, p: Tensor) -> Tensor:
     """Return this process's part of ``grad``, sharded as ``p`` is."""
-    if hasattr(p, "placements") and grad.placements != p.placements:  # type: ignore[attr-defined]
+    if type(p) is not Parameter and hasattr(p, "placements") and grad.placements != p.placements:  # type: ignore[attr-defined]
         grad = grad.redistribute(placements=p.placements)  # type: ignore[attr-defined]
     return local(grad)
 

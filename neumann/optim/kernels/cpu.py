@@ -25,7 +25,6 @@ from neumann.optim.kernels import CHUNK
 SOURCE = Path(__file__).with_name("one_pass.cpp")
 FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-ffp-contract=off", "-fno-math-errno")
 CHOICES = (("-march=native", "-fopenmp"), ("-march=native",), ("-fopenmp",), ())  # the first set that compiles
-SMALL = 4 * CHUNK  # elements below which waking a thread costs more than it saves
 TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 
 
@@ -59,20 +58,19 @@ class CpuKernel:
         aligned: bool,
     ) -> None:
         """See :class:`neumann.optim.kernels.Kernel`."""
-        count = len(chunks)
         self._step(
             TYPES[weights],
             tensors.data_ptr(),
             grads.data_ptr(),
             chunks.data_ptr(),
-            count,
+            len(chunks),
             CHUNK,
             scalars.data_ptr(),
             squares.data_ptr(),
             squares.numel(),
             before.data_ptr(),
             after.data_ptr(),
-            torch.get_num_threads() if count * CHUNK > SMALL else 1,
+            torch.get_num_threads(),
         )
 
     def squares(self, weights: torch.dtype, tensors: Tensor, chunks: Tensor, out: Tensor) -> None:

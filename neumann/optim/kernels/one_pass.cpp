@@ -18,6 +18,8 @@ namespace {
 
 constexpr int64_t LANES = 16;  // sums side by side, so that vectors of any width up to this may be used
 
+constexpr int64_t SMALL = 32768;  // elements below which waking a thread costs more than it saves
+
 struct BFloat16 {
   uint16_t bits;
 };
@@ -100,6 +102,9 @@ void step(const Tensor* tensors, const int64_t* grads, const Chunk* chunks, int6
   double total = 0;
   for (int64_t i = 0; i < n_squares; ++i) total += squares[i];
   const double distance = std::sqrt(total);
+  int64_t elements = 0;
+  for (int64_t c = 0; c < n_chunks; ++c) elements += std::min(chunk_size, tensors[chunks[c].tensor].numel - chunks[c].start);
+  if (elements < SMALL) threads = 1;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (int64_t c = 0; c < n_chunks; ++c) {
     const Tensor& tensor = tensors[chunks[c].tensor];
