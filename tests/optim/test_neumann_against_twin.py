@@ -12,7 +12,7 @@ from neumann.optim import Neumann, NeumannReference
 
 STRONG = {"alpha": 3e-2, "beta": 1e-2}  # regularizers as large as the gradients, so that an error in them shows
 STEPS = 200
-STEPS_INTERPRETED = 60  # 50 ms each
+STEPS_INTERPRETED = 40  # 50 ms each
 
 EVERY_PATH = pytest.mark.parametrize("name", PATHS)
 
@@ -61,14 +61,7 @@ CASES = {
 }
 
 
-INTERPRETED = (
-    "strong regularizers",
-    "weight decay, through burn-in and resets",
-    "resets by absolute steps",
-    "attraction only",
-    "wide guard",
-    "no guard",
-)
+INTERPRETED = ("weight decay, through burn-in and resets", "attraction only", "wide guard", "no guard")
 
 
 @cache
@@ -106,6 +99,8 @@ def test_every_setting(case, name):
 @pytest.mark.parametrize("rule", ["countdown", "absolute"])
 @pytest.mark.parametrize("as_tensor", [False, True], ids=["number", "tensor"])
 def test_changing_rate(name, rule, as_tensor):
+    if name == "Triton" and (rule, as_tensor) != ("countdown", True):
+        pytest.skip("the interpreter takes 50 ms for a step")
     setting = {**STRONG, "burn_in_steps": 10, "reset_period": 25, "reset_rule": rule, "weight_decay": 1e-2}
     params, literal_params = new_params(), new_params()
     rate = torch.tensor(0.0, dtype=torch.float64) if as_tensor else 0.0
@@ -175,6 +170,8 @@ def test_maximize_climbs_as_the_twin_does(name):
 @EVERY_PATH
 @pytest.mark.parametrize("rule", ["countdown", "absolute"])
 def test_parameters_added_later(name, rule):
+    if name == "Triton" and rule == "absolute":
+        pytest.skip("the interpreter takes 50 ms for a step")
     params, literal_params = new_params(), new_params()
     setting = {**STRONG, "lr": 0.05, "burn_in_steps": 5, "reset_period": 20, "reset_rule": rule}
     with path(name) as how:

@@ -292,3 +292,32 @@ def test_groups_may_take_different_paths_and_share_one_norm():
         assert len(mixed._passes) == 1
     assert relative(params, looped) < 1e-12
     assert float(mixed.distance()) == pytest.approx(float(one.distance()), rel=1e-12)
+
+
+PTX = """
+import re, torch, triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from neumann.optim.kernels import gpu
+
+names = gpu._step_kernel.arg_names
+types = ["*i64"] * 3 + ["*fp64"] * 2 + ["i32"] + ["*fp64"] * 2
+fixed = {"LARGEST": 3e38, "W": tl.float32, "S": tl.float32, "ALIGNED": True, "CHUNK": gpu.CHUNK, "BLOCK": gpu.BLOCK}
+source = ASTSource(
+    gpu._step_kernel,
+    dict(zip(names, types)) | dict.fromkeys(fixed, "constexpr"),
+    constexprs={(names.index(name),): value for name, value in fixed.items()},
+    attrs={(i,): [["tt.divisibility", 16]] for i, kind in enumerate(types) if kind[0] == "*"},
+)
+ptx = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": gpu.WARPS, "enable_fp_fusion": False}).asm["ptx"]
+print(ptx.count("ld.global.v4.b32"), ptx.count("st.global.v4.b32"), len(re.findall(r"\\batom|\\bred\\.", ptx)))
+"""
+
+
+def test_the_cuda_kernel_compiles_without_a_gpu_and_moves_28_bytes(python, monkeypatch, tmp_path):
+    """Its main loop reads four vectors of four float32 and writes three, 16 bytes each: 28 for each parameter."""
+    pytest.importorskip("triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+    assert python(PTX).split() == ["4", "3", "0"]  # and has no atomics
