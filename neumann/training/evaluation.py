@@ -15,7 +15,8 @@ from torch import Tensor
 from neumann.data.batches import Batches
 from neumann.errors import UserError
 from neumann.optim import at, points
-from neumann.training.classifier import ImageClassifier, Tally, eval_mode
+from neumann.optim.lightning import eval_mode
+from neumann.training.classifier import ImageClassifier, Tally
 from neumann.training.distributed import Group, WrongShards
 from neumann.training.schedules import RateSchedule
 
