@@ -13,7 +13,7 @@ import torch
 from neumann.optim import Neumann, at
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "using_neumann.md").read_text()
-FIRST, SHARED, LOOP, TIMM, LIGHTNING = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+FIRST, SHARED, LOOP, BATCH_NORM, TIMM, LIGHTNING = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 
 
 def run(*blocks: str) -> dict[str, Any]:
@@ -40,10 +40,13 @@ def answer(names: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 @pytest.mark.filterwarnings("error:the model runs in eval mode")
 def test_the_plain_loop(capsys: pytest.CaptureFixture[str]) -> None:
-    names = run(SHARED, LOOP)
-    accuracies = [float(x) for x in re.findall(r"epoch \d: ([\d.]+)%", capsys.readouterr().out)]
+    names = run(SHARED, LOOP, BATCH_NORM)
+    out = capsys.readouterr().out
+    accuracies = [float(x) for x in re.findall(r"epoch \d: ([\d.]+)%", out)]
     assert len(accuracies) == 6
     assert accuracies[-1] > 90
+    assert float(re.findall(r"recalibrated: ([\d.]+)%", out)[0]) > 90
+    assert names["model"].training
     saved, held = torch.load("answer.pt"), torch.load("resume.pt")["model"]
     for name, weight in answer(names).items():
         torch.testing.assert_close(saved[name], weight)

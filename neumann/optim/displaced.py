@@ -152,7 +152,11 @@ class DisplacedOptimizer(Optimizer):
 
     def _is_displaced(self) -> bool:
         """Return whether the parameters are away from the base point, and nobody has asked for that by name."""
-        return self.point == "held" and not self._meant and any(state["coefficient"] for _, state in self._moved())
+        if self.point != "held" or self._meant:
+            return False
+        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+            return False  # what is on the device cannot be read while a CUDA graph is captured
+        return any(state["coefficient"] for _, state in self._moved())
 
     @contextmanager
     def _at(self, point: str) -> Iterator[None]:
