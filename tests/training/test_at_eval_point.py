@@ -108,6 +108,10 @@ def test_every_checkpoint_holds_the_answer(name: str, when: str, tmp_path: Path)
     options: dict[str, Any] = {"dirpath": tmp_path, "filename": "it"}
     if when == "in training":
         options["every_n_train_steps"] = 8
+    else:
+        options["save_on_train_epoch_end"] = (
+            when != "after validation"
+        )  # False: while the weights are at the eval point
     module = Net(name)
     fitting = trainer(callbacks=[ModelCheckpoint(**options, save_weights_only=when == "weights only")])
     fitting.fit(module, loader(), None if when == "in training" else loader())
@@ -121,6 +125,10 @@ def test_every_checkpoint_holds_the_answer(name: str, when: str, tmp_path: Path)
     assert torch.equal(checkpoint["state_dict"]["body.1.running_mean"], module.body[1].running_mean)
     assert same(there, weights(Net.load_from_checkpoint(file)))
     assert ("held_weights" in checkpoint) == (when != "weights only")
+    if name == "neumann" and when != "weights only":
+        state = checkpoint["optimizer_states"][0]
+        assert state["param_groups"][0]["point"] == "held"
+        assert not any("held" in each for each in state["state"].values())
     fresh = Net(name)
     trainer(enable_checkpointing=False).test(fresh, loader(), ckpt_path=str(file), verbose=False)
     assert torch.equal(fresh.seen[0], there["body.0.weight"])
@@ -131,7 +139,10 @@ def test_every_checkpoint_holds_the_answer(name: str, when: str, tmp_path: Path)
 def test_a_resumed_fit_ends_at_the_same_bits(name: str, validated: bool, tmp_path: Path) -> None:
     whole = Net(name)
     trainer(4, enable_checkpointing=False).fit(whole, loader(), loader() if validated else None)
-    first = trainer(2, callbacks=[ModelCheckpoint(tmp_path, "it")])
+    saving = ModelCheckpoint(
+        tmp_path, "it", save_on_train_epoch_end=not validated
+    )  # after validation: at the eval point
+    first = trainer(2, callbacks=[saving])
     first.fit(Net(name), loader(), loader() if validated else None)
     second = Net(name)
     trainer(4, enable_checkpointing=False).fit(
