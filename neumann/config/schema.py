@@ -72,6 +72,7 @@ class RecipeConfig:
     label_smoothing: float = _above(0.0, 0, or_equal=True)
     weight_decay_filter: str = _choice("norm_and_bias", "norm_and_bias", "none")
     weight_average: float | None = None  # γ
+    recalibrate_batch_norm: int = _above(0, 0, or_equal=True)  # training batches
 
 
 @dataclass

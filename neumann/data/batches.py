@@ -73,6 +73,28 @@ class Plan:
         return [step[self.rank :: self.world_size] for step in np.array_split(positions, len(self))]
 
 
+@dataclass(frozen=True, eq=False)
+class DealtPlan(Plan):
+    """The first ``count`` whole batches of a training order, dealt out to the processes one by one.
+
+    The batches are the same however many processes there are, each as large as on one. ``seed`` is None, so that every
+    iteration begins at the first.
+    """
+
+    count: int = 1
+    order_seed: int = 0
+
+    def __len__(self) -> int:
+        return len(range(self.rank, self.count, self.world_size))
+
+    def batches(self, epoch: int) -> list[Indices]:
+        """Return this process's batches, whatever the epoch; where the examples are used up, a new order begins."""
+        examples, size = len(self.indices), self.batch_size
+        places = [divmod(number, examples // size) for number in range(self.rank, self.count, self.world_size)]
+        orders = {e: order(examples, (self.order_seed, e)) for e, _ in places}
+        return [orders[e][at * size : (at + 1) * size] for e, at in places]
+
+
 @dataclass(frozen=True)
 class Finish:
     """What happens to pixels on the device: augmentation by name and seed, then (x / pixel_max - mean) / std."""
@@ -141,6 +163,8 @@ class Batches(ABC):
             self.epoch, self.position = self.epoch + 1, 0
         first = self.position if training else 0
         rows = self.plan.batches(self.epoch)[first:]
+        if not rows:  # a process that none was dealt to
+            return
         for step, (taken, batch) in enumerate(zip(rows, self._load(rows), strict=True), start=first + 1):
             self.position = step if training else 0  # before the yield: after the last one nothing runs any more
             self.taken = taken

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from neumann.data import digits, resident, settings
-from neumann.data.batches import Batches, Finish, Plan, StreamBatches, TensorBatches
+from neumann.data.batches import Batches, DealtPlan, Finish, Plan, StreamBatches, TensorBatches
 from neumann.data.facts import DataFacts
 from neumann.data.images import ImageFiles
 from neumann.data.splits import Indices
 from neumann.seeds import derive
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CALIBRATION_IMAGES = 512  # at most, in a batch that one process runs by itself
 EVAL_PIXELS = 512 * 32 * 32  # of a resident evaluation batch that is larger than the training batch
 
 
@@ -115,8 +116,24 @@ class ImageData(pl.LightningDataModule):
         """Return the test batches, labels included."""
         return self.test_dataloader()
 
+    def calibration_batches(self, count: int) -> Batches:
+        """Return ``count`` training batches, the same in every iteration and beside the stream that trains.
+
+        Each has the images of a step over all processes, up to `CALIBRATION_IMAGES`, augmented as in training, and is
+        one process's whole: the set does not depend on how many processes share it. One may have been dealt none.
+        """
+        indices, (rank, world_size) = self.facts.examples.train, self._whose()
+        size = min(self.batch_size * world_size, CALIBRATION_IMAGES)
+        seed = derive(self.seed, "evaluation")
+        plan = DealtPlan(indices, size, rank=rank, world_size=world_size, count=count, order_seed=seed)
+        return self._load(plan, augmentation=self.augmentation, seed=seed)
+
+    def _whose(self) -> tuple[int, int]:
+        """Return this process's rank, and of how many."""
+        return self._place if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
     def _batches(self, indices: Indices, *, training: bool = False) -> Batches:
-        rank, world_size = self._place if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        rank, world_size = self._whose()
         plan = Plan(
             indices,
             self.batch_size if training else self.eval_batch_size,
@@ -124,13 +141,17 @@ class ImageData(pl.LightningDataModule):
             rank=rank,
             world_size=world_size,
         )
+        augmentation = self.augmentation if training else "none"
+        return self._load(plan, augmentation=augmentation, seed=derive(self.seed, "augmentation"))
+
+    def _load(self, plan: Plan, *, augmentation: str, seed: int) -> Batches:
         finish = Finish(
             size=self.image_size,
             mean=self.mean,
             std=self.std,
             pixel_max=self.facts.pixel_max,
-            augmentation=self.augmentation if training else "none",
-            seed=derive(self.seed, "augmentation"),
+            augmentation=augmentation,
+            seed=seed,
         )
         if self._pixels is not None:
             return TensorBatches(plan, finish, *self._on_device(self._pixels.images))

@@ -5,9 +5,12 @@
 - :class:`NesterovInner`: Neumann without regularizers, resets and burn-in.
 - :class:`BurnInSGD`: momentum SGD after a burn-in of plain SGD, which is Neumann's.
 - :class:`WeightAverage`: a moving average of the weights, for any optimizer.
-- :func:`points`, :func:`eval_point` and :func:`at`: the points of any torch optimizer, and the way there and back.
+- :func:`points`, :func:`eval_point`, :func:`at` and :func:`evaluating`: the points of any torch optimizer, and the way
+  there and back.
 
-This package imports torch and nothing else, so it can be lifted out alone.
+This package imports torch and nothing else, so it can be lifted out alone. Two of its modules are for those who have
+more, and are imported by name: `neumann.optim.timm` registers the optimizers with timm's factory, and
+`neumann.optim.lightning` keeps a LightningModule at the eval point where it belongs there.
 """
 
 from neumann.optim.average import WeightAverage
@@ -15,7 +18,7 @@ from neumann.optim.burn_in_sgd import BurnInSGD
 from neumann.optim.nesterov_inner import NesterovInner
 from neumann.optim.neumann import Neumann
 from neumann.optim.neumann_reference import NeumannReference
-from neumann.optim.points import at, eval_point, points
+from neumann.optim.points import at, eval_point, evaluating, points
 
 __all__ = [
     "BurnInSGD",
@@ -25,5 +28,6 @@ __all__ = [
     "WeightAverage",
     "at",
     "eval_point",
+    "evaluating",
     "points",
 ]

@@ -7,11 +7,15 @@ w_T − μ(T) m_T", Algorithm 2 of Krishnan et al., ICLR 2018).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from neumann.optim.watch import Watcher
 
 
 class DisplacedOptimizer(Optimizer):
@@ -28,6 +32,7 @@ class DisplacedOptimizer(Optimizer):
 
     points: ClassVar[tuple[str, ...]] = ("held", "base")
     wide_state: ClassVar[tuple[str, ...]] = ()  # tensors of the state that are float32 where the parameter is a half
+    _meant = False  # within a block that asked for a point by name: whoever evaluates there knows where the weights are
 
     @property
     def point(self) -> str:
@@ -41,6 +46,30 @@ class DisplacedOptimizer(Optimizer):
     def train(self) -> None:
         """Move the parameters back to the held weights, bit for bit. Idempotent."""
         self.move_to("held")
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Hold the parameters at the answer w − μm within the block, and put them back bit for bit after it.
+
+        They come back on exceptions too, to whatever point they were at, so blocks nest. The modes of the model are the
+        caller's: ``model.eval()`` beside it, as always. :func:`neumann.optim.evaluating` does it for any optimizer.
+        """
+        with self._at("base"):
+            yield
+
+    def watch(self, model: nn.Module) -> RemovableHandle:
+        """Warn, once, when ``model`` runs in eval mode while its parameters are still at the displaced point.
+
+        An optimizer knows tensors, not the module that they are in, so it has to be told; a hook on every module of the
+        process would cost each of them time. This is one hook, on ``model`` (4 µs a call, as measured on a CPU). It
+        holds neither the model nor the optimizer, and copies and pickles of the model leave it behind. Nothing is said
+        where both points are the same (before the first step, in burn-in, after a reset), within :meth:`evaluating` or
+        :func:`neumann.optim.at`, and inside a compiled graph: watch what ``torch.compile(model)`` returns instead.
+
+        Returns:
+            A handle whose ``remove()`` ends it, which ``torch.jit.script`` needs: it compiles hooks and cannot do this.
+        """
+        return model.register_forward_pre_hook(Watcher(self))
 
     @torch.no_grad()
     def move_to(self, point: str) -> None:
@@ -120,6 +149,26 @@ class DisplacedOptimizer(Optimizer):
             for p in group["params"]:
                 if "m" in self.state.get(p, ()):
                     yield p, self.state[p]
+
+    def _is_displaced(self) -> bool:
+        """Return whether the parameters are away from the base point, and nobody has asked for that by name."""
+        if self.point != "held" or self._meant:
+            return False
+        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+            return False  # what is on the device cannot be read while a CUDA graph is captured
+        return any(state["coefficient"] for _, state in self._moved())
+
+    @contextmanager
+    def _at(self, point: str) -> Iterator[None]:
+        """Hold the parameters at ``point``, which was asked for, within the block."""
+        before, meant = self.point, self._meant
+        self.move_to(point)
+        self._meant = True
+        try:
+            yield
+        finally:
+            self._meant = meant
+            self.move_to(before)
 
     def _set_point(self, point: str) -> None:
         for group in self.param_groups:

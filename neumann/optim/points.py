@@ -37,8 +37,10 @@ def points(optimizer: Optimizer) -> tuple[str, ...]:
     with ``eval()`` and ``train()``           train()  eval()
     any other                                 w
     others with a :class:`WeightAverage`      same     same            v
-    ========================================  =======  ==============  ===========
+    timm's Lookahead                          those of the optimizer that it wraps
+    ========================================  ======================================
     """
+    optimizer = _unwrapped(optimizer)
     own = _own_points(optimizer)
     return own if WeightAverage.of(optimizer) is None else (*own, "average")
 
@@ -59,6 +61,7 @@ def at(optimizer: Optimizer, point: str) -> Iterator[None]:
     Raises:
         ValueError: ``optimizer`` does not have ``point``; the message names those it has.
     """
+    optimizer = _unwrapped(optimizer)
     valid = points(optimizer)
     if point not in valid:
         raise ValueError(f"{type(optimizer).__name__} has the points {', '.join(valid)}; got {point!r}")
@@ -67,11 +70,40 @@ def at(optimizer: Optimizer, point: str) -> Iterator[None]:
         with _at_own(optimizer, point):
             yield
     elif point == "average":
-        with average.at_average():
+        with _meant(optimizer), average.at_average():
             yield
     else:
         with average.put_back(), _at_own(optimizer, point):
             yield
+
+
+@contextmanager
+def evaluating(optimizer: Optimizer) -> Iterator[None]:
+    """Hold the parameters at the eval point of ``optimizer``, whichever it is, and put them back as :func:`at` does.
+
+    A loop that says this evaluates every optimizer where it is to be evaluated; for most nothing moves.
+    """
+    with at(optimizer, eval_point(optimizer)):
+        yield
+
+
+def _unwrapped(optimizer: Optimizer) -> Optimizer:
+    """Return the optimizer that moves the weights: what timm's Lookahead wraps, else ``optimizer`` itself.
+
+    Lookahead interpolates the held weights between two steps and leaves the momentum alone, so that the base point of
+    what it has made of w and m is w − μm as before.
+    """
+    inside = getattr(optimizer, "_base_optimizer", None)
+    return inside if isinstance(inside, Optimizer) else optimizer
+
+
+@contextmanager
+def _meant(optimizer: Optimizer) -> Iterator[None]:
+    if isinstance(optimizer, DisplacedOptimizer):
+        with optimizer._at(optimizer.point):
+            yield
+    else:
+        yield
 
 
 def _own_points(optimizer: Optimizer) -> tuple[str, ...]:
@@ -85,12 +117,8 @@ def _own_points(optimizer: Optimizer) -> tuple[str, ...]:
 def _at_own(optimizer: Optimizer, point: str) -> Iterator[None]:
     """Hold the parameters at one of the optimizer's own points within the block."""
     if isinstance(optimizer, DisplacedOptimizer):
-        before = optimizer.point
-        optimizer.move_to(point)
-        try:
+        with optimizer._at(point):
             yield
-        finally:
-            optimizer.move_to(before)
     elif _own_points(optimizer) == ("held",):
         yield
     elif _has_modes(optimizer):

@@ -110,11 +110,14 @@ class Attempt:
             "validation": parts.data.val_dataloader(),
             "test": parts.data.test_dataloader(),
         }
+        recalibrate = spec.config.recipe.recalibrate_batch_norm
+        self.calibration = parts.data.calibration_batches(recalibrate) if recalibrate else None
         self.evaluation = Evaluation(
             self.progress,
             parts.schedule,
             self.batches["validation"],
             group,
+            calibration=self.calibration,
             every_steps=derived.eval_every_steps,
             total_steps=derived.total_steps,
             steps_per_epoch=derived.steps_per_epoch,
@@ -226,9 +229,15 @@ class Attempt:
     def _result(self, trainer: pl.Trainer) -> dict[str, Any]:
         progress = self.progress
         diverged = progress.diverged_at is not None
-        test = None if diverged else evaluate(self.parts.module, self.batches["test"], self.group)
+        test, again = None, None
+        if not diverged:
+            test, again = evaluate(self.parts.module, self.batches["test"], self.group, self.calibration)
         point = eval_point(trainer.optimizers[0])
         errors = [headline(m["validation"])["error"] for m in self.measured]
+        recalibrated = {}
+        if self.calibration is not None:
+            last = self.measured[-1]["validation_recalibrated"]
+            recalibrated = {"validation_recalibrated": last, "test_recalibrated": again}
         return {
             "status": "diverged" if diverged else "finished",
             "signature": self.spec.signature,
@@ -246,6 +255,7 @@ class Attempt:
             },
             "validation": self.measured[-1]["validation"],
             "test": test,
+            **recalibrated,
             "best_validation_error": min(errors),  # of the curve, hence optimistic
             "train_loss": self.measured[-1]["train_loss"],
             "train_seconds": progress.train_seconds,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 
 import pytorch_lightning as pl
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from neumann.optim import at, eval_point
+from neumann.optim.lightning import AtEvalPoint
 from neumann.training.distributed import Group
 
 Batch = tuple[Tensor, Tensor]
@@ -42,25 +41,12 @@ class Tally:
         return {"loss": loss / n, "error": wrong / n, "wrong": int(wrong), "n": int(n)}
 
 
-@contextmanager
-def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Put ``module`` into eval mode within the block, then each part back into its own: frozen norms stay so."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training
-
-
-class ImageClassifier(pl.LightningModule):
+class ImageClassifier(AtEvalPoint, pl.LightningModule):
     """A classifier for `pytorch_lightning.Trainer`.
 
     ``optimizer`` makes the optimizer from the network: ``ImageClassifier(model, lambda m: Neumann(m.parameters(),
-    lr=0.1))``. Validation, test and prediction move the weights to the optimizer's eval point (w − μm for Neumann and
-    for Nesterov momentum) and back bit for bit, so they never change training. Where there is no optimizer
-    (``trainer.test`` on a fresh module) the weights are taken as they are: load those of an eval point.
+    lr=0.1))``. Validation, test, prediction and checkpoints are at the optimizer's eval point, see
+    :class:`neumann.optim.lightning.AtEvalPoint`.
     """
 
     def __init__(
@@ -70,7 +56,6 @@ class ImageClassifier(pl.LightningModule):
         self.model = model
         self.label_smoothing = label_smoothing
         self._make_optimizer = optimizer
-        self._evaluation = ExitStack()
         self._tally: Tally | None = None
 
     def configure_optimizers(self) -> Optimizer:
@@ -121,36 +106,3 @@ class ImageClassifier(pl.LightningModule):
         if tally is not None:
             scores = tally.scores()
             self.log_dict({f"{prefix}_{key}": scores[key] for key in ("loss", "error")}, prog_bar=True)
-
-    def _enter(self) -> None:
-        self._evaluation.enter_context(eval_mode(self))
-        if self.trainer.optimizers:
-            optimizer = self.trainer.optimizers[0]
-            self._evaluation.enter_context(at(optimizer, eval_point(optimizer)))
-
-    def _leave(self) -> None:
-        self._evaluation.close()
-
-    def on_validation_model_eval(self) -> None:
-        """Move to the eval point."""
-        self._enter()
-
-    def on_validation_model_train(self) -> None:
-        """Move back, bit for bit."""
-        self._leave()
-
-    def on_test_model_eval(self) -> None:
-        """Move to the eval point."""
-        self._enter()
-
-    def on_test_model_train(self) -> None:
-        """Move back, bit for bit."""
-        self._leave()
-
-    def on_predict_model_eval(self) -> None:
-        """Move to the eval point."""
-        self._enter()
-
-    def on_predict_model_train(self) -> None:
-        """Move back, bit for bit."""
-        self._leave()

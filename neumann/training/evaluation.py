@@ -15,12 +15,15 @@ from torch import Tensor
 from neumann.data.batches import Batches
 from neumann.errors import UserError
 from neumann.optim import at, points
-from neumann.training.classifier import ImageClassifier, Tally, eval_mode
+from neumann.optim.lightning import eval_mode
+from neumann.training.classifier import ImageClassifier, Tally
 from neumann.training.distributed import Group, WrongShards
+from neumann.training.recalibration import recalibrated
 from neumann.training.schedules import RateSchedule
 
 CHECK_EVERY = 50  # steps between looks at the loss for nan and inf; each look waits for the device
 Measurement = dict[str, Any]
+PointScores = dict[str, dict[str, float]]  # by point
 
 
 @dataclass
@@ -45,31 +48,46 @@ class Progress:
             setattr(self, key, value)
 
 
-def evaluate(module: ImageClassifier, batches: Batches, group: Group) -> dict[str, dict[str, float]]:
+def evaluate(
+    module: ImageClassifier, batches: Batches, group: Group, calibration: Batches | None = None
+) -> tuple[PointScores, PointScores | None]:
     """Return {point: scores} over ``batches`` at every point of the optimizer; weights and modes are put back.
 
-    Every rank evaluates its share and gets the scores of all; raises WrongShards where they did not count every example
-    of the split once.
+    The second are the same with batch norm's statistics gathered again at each point, from ``calibration``; None
+    without. Every rank evaluates its share and gets the scores of all; raises WrongShards where they did not count
+    every example of the split once.
     """
     optimizer = module.trainer.optimizers[0]
     precision = module.trainer.precision_plugin
-    scores = {}
+    scores: PointScores = {}
+    again: PointScores = {}
+
+    def logits(images: Tensor) -> Tensor:
+        with precision.val_step_context():
+            out: Tensor = module(images)
+            return out
+
+    def count() -> dict[str, float]:
+        tally = Tally(module.device)
+        for batch in batches:
+            images, labels = precision.convert_input(batch)
+            tally.add(logits(images), labels)
+        counted = tally.scores(group)
+        if counted["n"] != len(batches.plan.indices):
+            raise WrongShards(f"an evaluation counted {counted['n']} examples of {len(batches.plan.indices)}")
+        return counted
+
     group.share_buffers(module)
-    with eval_mode(module), torch.no_grad():
+    with torch.no_grad():
         for point in points(optimizer):
             with at(optimizer, point):
-                tally = Tally(module.device)
-                for batch in batches:
-                    images, labels = precision.convert_input(batch)
-                    with precision.val_step_context():
-                        logits = module(images)
-                    tally.add(logits, labels)
-                scores[point] = tally.scores(group)
-                if scores[point]["n"] != len(batches.plan.indices):
-                    raise WrongShards(
-                        f"an evaluation counted {scores[point]['n']} examples of {len(batches.plan.indices)}"
-                    )
-    return scores
+                with eval_mode(module):
+                    scores[point] = count()
+                if calibration is not None:
+                    inputs = (precision.convert_input(batch)[0] for batch in calibration)
+                    with recalibrated(module, inputs, forward=logits, total=group.total):
+                        again[point] = count()
+    return scores, again if calibration is not None else None
 
 
 class Evaluation(pl.Callback):
@@ -82,6 +100,7 @@ class Evaluation(pl.Callback):
         validation: Batches,
         group: Group,
         *,
+        calibration: Batches | None,
         every_steps: int,
         total_steps: int,
         steps_per_epoch: int,
@@ -91,6 +110,7 @@ class Evaluation(pl.Callback):
         self.progress = progress
         self._schedule = schedule
         self._validation = validation
+        self._calibration = calibration
         self._group = group
         self._every = every_steps
         self._total = total_steps
@@ -145,7 +165,7 @@ class Evaluation(pl.Callback):
     def _measure(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, ImageClassifier)
         progress = self.progress
-        scores = evaluate(module, self._validation, self._group)
+        scores, again = evaluate(module, self._validation, self._group, self._calibration)
         now = time.perf_counter()
         progress.eval_seconds += now - self._clock
         self._clock = now
@@ -159,6 +179,7 @@ class Evaluation(pl.Callback):
             "train_seconds": round(progress.train_seconds, 4),
             "eval_seconds": round(progress.eval_seconds, 4),
             "validation": scores,
+            **({"validation_recalibrated": again} if again is not None else {}),
         }
         progress.loss_sum, progress.loss_steps = 0.0, 0
         self._report(measurement)

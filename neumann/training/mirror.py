@@ -62,10 +62,11 @@ class Mirror:
     def log(self, measurement: Measurement) -> None:
         """Log one measurement against the optimizer step, and the errors against the examples seen as well."""
         flat: dict[str, Any] = {}
-        for point, scores in measurement["validation"].items():
-            for key in ("loss", "error"):
-                flat[f"validation/{point}/{key}"] = scores[key]
-                flat[f"by_examples/validation/{point}/{key}"] = scores[key]
+        for kind in ("validation", "validation_recalibrated"):
+            for point, scores in measurement.get(kind, {}).items():
+                for key in ("loss", "error"):
+                    flat[f"{kind}/{point}/{key}"] = scores[key]
+                    flat[f"by_examples/{kind}/{point}/{key}"] = scores[key]
         flat["train/loss"] = measurement["train_loss"]
         flat["train/lr"] = measurement["lr"]
         flat["epoch"] = measurement["epoch"]
@@ -148,7 +149,7 @@ def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
         key: result[key]
         for key in ("status", "step", "examples", "epoch", "train_loss", "train_seconds", "best_validation_error")
     }
-    for split in ("validation", "test"):
-        for point, scores in (result[split] or {}).items():
+    for split in ("validation", "test", "validation_recalibrated", "test_recalibrated"):
+        for point, scores in (result.get(split) or {}).items():
             summary |= {f"final/{split}/{point}/{key}": scores[key] for key in ("loss", "error", "n")}
     return summary | {OBJECTIVE: objective(result)}

@@ -23,6 +23,7 @@ from neumann.training.classifier import ImageClassifier
 from neumann.training.distributed import TIMEOUT, Environment, Group
 from neumann.training.models import build_model
 from neumann.training.optimizers import build_optimizer
+from neumann.training.recalibration import check_recalibration
 from neumann.training.schedules import RateSchedule
 
 
@@ -79,6 +80,8 @@ def build_parts(spec: RunSpec, group: Group) -> Parts:
         num_classes=data.num_classes,
         image_size=data.image_size,
     )
+
+    check_recalibration(model, config.recipe.recalibrate_batch_norm, group.world_size)
 
     def make(model: torch.nn.Module) -> torch.optim.Optimizer:
         optimizer = build_optimizer(model, config.optimizer, config.recipe.weight_decay_filter)

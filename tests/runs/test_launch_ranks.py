@@ -68,6 +68,21 @@ def test_device_counts_mixed_in_one_sweep_give_the_same_numbers() -> None:
     assert not list(Path("runs/there").glob(".*"))
 
 
+def test_batch_norm_is_recalibrated_by_all_ranks_and_training_does_not_notice() -> None:
+    specs = specs_of(*QUICK, "trainer.devices=2", "recipe.recalibrate_batch_norm=0,3", "trainer.accelerator=cpu")
+    without, with_it = launch(specs)
+    assert without.result is not None, without.message
+    assert with_it.result is not None, with_it.message
+    ours, theirs = weights(with_it.folder), weights(without.folder)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    result = with_it.result
+    assert (result["validation"], result["test"]) == (without.result["validation"], without.result["test"])
+    assert list(result["test_recalibrated"]) == ["held", "base", "average"]
+    for point, scores in result["test_recalibrated"].items():
+        assert scores["n"] == result["distinct_examples"]["test"]
+        assert scores["loss"] != result["test"][point]["loss"]
+
+
 def test_what_was_evaluated_is_what_was_saved() -> None:
     """Batch norm's statistics differ by rank; every rank evaluates its share of the images with those of rank 0."""
     (spec,) = specs_of(*QUICK, "optimizer=sgd", "trainer.devices=2", "checkpoint=last", "trainer.max_epochs=3")

@@ -10,7 +10,8 @@ from torch import nn
 
 from neumann.data.module import ImageData, build
 from neumann.optim import Neumann
-from neumann.training.classifier import ImageClassifier, Tally, eval_mode
+from neumann.optim.lightning import eval_mode
+from neumann.training.classifier import ImageClassifier, Tally
 from neumann.training.models import SmallCNN
 
 

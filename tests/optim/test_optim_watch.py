@@ -1,0 +1,268 @@
+"""evaluating() goes to the answer and back, and a model that is evaluated elsewhere by mistake says so, once."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import io
+import pickle
+import subprocess
+import sys
+import warnings
+import weakref
+
+import pytest
+import torch
+from optim_problems import copies, new_params, same_bits, train
+from torch import nn
+
+from neumann.optim import NesterovInner, Neumann, WeightAverage, at, evaluating
+from neumann.optim.watch import Watcher
+
+KINDS = {
+    "neumann": lambda params: Neumann(params, lr=0.05),
+    "nesterov_inner": lambda params: NesterovInner(params, lr=0.05),
+    "nesterov": lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9, nesterov=True),
+    "adam": lambda params: torch.optim.Adam(params, lr=0.05),
+}
+INPUTS = torch.ones(2, 3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_evaluating_goes_to_the_eval_point_of_any_optimizer_and_back(kind: str) -> None:
+    params = new_params(torch.float32)
+    optimizer = KINDS[kind](params)
+    train(optimizer, params, range(20))
+    held = copies(params)
+    with at(optimizer, "held" if kind == "adam" else "base"):
+        answer = copies(params)
+    assert same_bits(answer, held) == (kind == "adam")
+    with evaluating(optimizer):
+        assert same_bits(params, answer)
+        with evaluating(optimizer):
+            assert same_bits(params, answer)
+        assert same_bits(params, answer)
+    assert same_bits(params, held)
+    with pytest.raises(KeyError), evaluating(optimizer):
+        raise KeyError
+    assert same_bits(params, held)
+
+
+@pytest.mark.parametrize("kind", ["neumann", "nesterov_inner"])
+def test_the_method_beside_eval_and_train_nests_with_everything(kind: str) -> None:
+    params = new_params(torch.float32)
+    optimizer = KINDS[kind](params)
+    train(optimizer, params, range(20))
+    held = copies(params)
+    optimizer.eval()
+    answer = copies(params)
+    optimizer.train()
+    assert not same_bits(answer, held)
+    with optimizer.evaluating():
+        assert optimizer.point == "base"
+        assert same_bits(params, answer)
+        with pytest.raises(RuntimeError, match="evaluated, not trained"):
+            optimizer.step()
+        with at(optimizer, "held"):
+            assert same_bits(params, held)
+            with optimizer.evaluating():
+                assert same_bits(params, answer)
+            assert same_bits(params, held)
+        with pytest.raises(KeyError), optimizer.evaluating():
+            raise KeyError
+        assert same_bits(params, answer)
+    assert optimizer.point == "held"
+    assert same_bits(params, held)
+    optimizer.eval()  # a block within eval() ends where it began
+    with optimizer.evaluating():
+        pass
+    assert optimizer.point == "base"
+    optimizer.train()
+    assert same_bits(params, held)
+
+
+def test_from_the_average_the_block_ends_at_the_average() -> None:
+    params = new_params(torch.float32)
+    optimizer = Neumann(params, lr=0.05)
+    train(optimizer, params, range(20))
+    optimizer.move_to("average")
+    average = copies(params)
+    with optimizer.evaluating():
+        assert not same_bits(params, average)
+    assert optimizer.point == "average"
+    assert same_bits(params, average)
+
+
+def trained(steps: int = 5, **settings: object) -> tuple[nn.Module, Neumann]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+    optimizer = Neumann(model.parameters(), lr=0.05, **settings)
+    optimizer.watch(model)
+    go_on(model, optimizer, steps)
+    return model, optimizer
+
+
+def go_on(model: nn.Module, optimizer: Neumann, steps: int) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(INPUTS).sum().backward()
+        optimizer.step()
+
+
+def said(model: nn.Module, times: int = 1) -> int:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(times):
+            model(INPUTS)
+    ours = [w for w in caught if "runs in eval mode" in str(w.message)]
+    assert all(w.filename == __file__ for w in ours), "the warning names the line that ran the model"
+    return len(ours)
+
+
+def test_a_model_in_eval_mode_at_the_displaced_point_is_said_once() -> None:
+    model, optimizer = trained()
+    assert said(model) == 0  # it trains
+    model.eval()
+    assert said(model, times=3) == 1
+    go_on(model, optimizer, 1)
+    assert said(model) == 0
+
+
+def test_the_weights_and_the_output_are_the_same_with_and_without() -> None:
+    (model, _), (plain, other) = trained(), trained(0)
+    plain._forward_pre_hooks.clear()
+    go_on(plain, other, 5)
+    assert same_bits(list(model.parameters()), list(plain.parameters()))
+    model.eval(), plain.eval()
+    with pytest.warns(UserWarning, match="eval mode"):
+        assert torch.equal(model(INPUTS), plain(INPUTS))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"burn_in_steps": 9}, {"reset_period": 4}],
+    ids=["burn-in", "after a reset"],
+)
+def test_nothing_is_said_where_both_points_are_one(settings: dict[str, int]) -> None:
+    model, optimizer = trained(0, **settings)
+    model.eval()
+    assert said(model) == 0  # before the first step
+    model.train()
+    go_on(model, optimizer, 5)
+    model.eval()
+    assert said(model) == 0
+    model.train()
+    go_on(model, optimizer, 6)
+    model.eval()
+    assert said(model) == 1
+
+
+def test_nothing_is_said_where_a_point_was_asked_for() -> None:
+    model, optimizer = trained()
+    model.eval()
+    for point in ("held", "base", "average"):
+        with at(optimizer, point):
+            assert said(model) == 0
+    with at(optimizer, "base"), at(optimizer, "held"):
+        assert said(model) == 0
+    with optimizer.evaluating():
+        assert said(model) == 0
+    optimizer.eval()
+    assert said(model) == 0
+    optimizer.train()
+    with pytest.raises(KeyError), at(optimizer, "held"):
+        raise KeyError
+    assert said(model) == 1  # and only now
+
+
+def test_nothing_is_said_at_an_attached_average() -> None:
+    model = nn.Linear(3, 1)
+    optimizer = NesterovInner(model.parameters(), lr=0.05)
+    WeightAverage(optimizer, 0.9)
+    optimizer.watch(model)
+    go_on(model, optimizer, 3)
+    model.eval()
+    with at(optimizer, "average"):
+        assert said(model) == 0
+    assert said(model) == 1
+
+
+def test_the_handle_ends_it() -> None:
+    model, optimizer = trained()
+    model._forward_pre_hooks.clear()
+    handle = optimizer.watch(model)
+    handle.remove()
+    model.eval()
+    assert said(model) == 0
+    assert not model._forward_pre_hooks
+
+
+def test_neither_keeps_the_other_alive() -> None:
+    model, optimizer = trained()
+    gone = weakref.ref(optimizer)
+    del optimizer
+    gc.collect()
+    assert gone() is None
+    model.eval()
+    assert said(model) == 0
+
+
+def test_copies_of_the_model_leave_it_behind() -> None:
+    model, _ = trained()
+    for copied in (copy.deepcopy(model), copy.copy(pickle.loads(pickle.dumps(model)))):
+        assert not any(isinstance(hook, Watcher) for hook in copied._forward_pre_hooks.values())
+        copied.eval()
+        assert said(copied) == 0
+        assert torch.equal(copied(INPUTS), copied[2](copied[1](copied[0](INPUTS))))
+        copied.train()
+        copied(INPUTS).sum().backward()
+    model.eval()
+    assert said(model) == 1  # it is still watched itself
+
+
+def test_a_saved_model_is_no_larger_and_loads_without_this_package(tmp_path) -> None:
+    model, _ = trained()
+    file, plain = tmp_path / "model.pt", io.BytesIO()
+    torch.save(model, file)
+    model._forward_pre_hooks.clear()
+    torch.save(model, plain)
+    assert file.stat().st_size - len(plain.getvalue()) < 1000
+    code = f"""
+import sys, torch
+model = torch.load({str(file)!r}, weights_only=False)
+print(model.eval()(torch.ones(2, 3)).shape, any(name.startswith("neumann") for name in sys.modules))
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["torch.Size([2,", "1])", "False"]
+
+
+def test_a_compiled_model_stays_one_graph_and_its_wrapper_can_be_watched() -> None:
+    model, optimizer = trained()
+    model.eval()
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model, backend=count, fullgraph=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        expected = compiled(INPUTS)
+        optimizer.eval()
+        compiled(INPUTS)
+        optimizer.train()
+        assert torch.equal(compiled(INPUTS), expected)
+    assert len(graphs) == 1
+    optimizer.watch(compiled)
+    with pytest.warns(UserWarning, match="eval mode"):
+        compiled(INPUTS)
+
+
+def test_a_model_can_be_scripted_once_the_handle_is_removed() -> None:
+    model, optimizer = trained()
+    model._forward_pre_hooks.clear()
+    optimizer.watch(model).remove()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert torch.equal(torch.jit.script(model)(INPUTS), model(INPUTS))

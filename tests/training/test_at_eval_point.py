@@ -1,0 +1,174 @@
+"""Anybody's LightningModule with one more base class: judged and saved at the eval point, trained on from the held one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from neumann.optim import Neumann, at, eval_point
+from neumann.optim.lightning import AtEvalPoint
+
+OPTIMIZERS = {
+    "neumann": lambda params: Neumann(params, lr=0.05, burn_in_steps=2),
+    "nesterov": lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9, nesterov=True),
+    "adam": lambda params: torch.optim.Adam(params, lr=0.01),
+}
+EVERY = pytest.mark.parametrize("name", OPTIMIZERS)
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*(does not have many workers|srun|in eval mode at the start|no `val_dataloader`|using `ckpt_path`)"
+)
+
+
+class Net(AtEvalPoint, pl.LightningModule):
+    def __init__(self, name: str = "neumann", fail_at: int | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
+        self.body[1].eval()  # somebody's frozen norm
+        self.name, self.fail_at = name, fail_at
+        self.seen: list[torch.Tensor] = []
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return OPTIMIZERS[self.name](self.parameters())
+
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        return (self.body(batch[0]) - batch[1]).square().mean()
+
+    def _look(self) -> None:
+        assert not any(part.training for part in self.modules())
+        self.seen.append(self.body[0].weight.detach().clone())
+
+    def validation_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
+        if self.fail_at is not None and len(self.seen) == self.fail_at:
+            raise ZeroDivisionError
+        self._look()
+
+    def test_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
+        self._look()
+
+    def predict_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        self._look()
+        return self.body(batch[0])
+
+
+def loader() -> DataLoader:
+    generator = torch.Generator().manual_seed(0)
+    return DataLoader(
+        TensorDataset(torch.randn(40, 4, generator=generator), torch.randn(40, 1, generator=generator)), batch_size=10
+    )
+
+
+def trainer(epochs: int = 2, **options: Any) -> pl.Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return pl.Trainer(accelerator="cpu", max_epochs=epochs, num_sanity_val_steps=0, **{**quiet, **options})
+
+
+def weights(module: Net) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in module.named_parameters()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def answer(module: Net, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    with at(optimizer, eval_point(optimizer)):
+        return weights(module)
+
+
+@EVERY
+def test_validation_test_and_prediction_are_there_and_training_never_notices(name: str) -> None:
+    judged, plain = Net(name), Net(name)
+    fitting = trainer(enable_checkpointing=False, val_check_interval=2)
+    fitting.fit(judged, loader(), loader())
+    trainer(enable_checkpointing=False).fit(plain, loader())
+    assert same(weights(judged), weights(plain))
+    assert [part.training for part in judged.body] == [True, False, True, True]
+    there = answer(judged, fitting.optimizers[0])["body.0.weight"]
+    assert torch.equal(judged.seen[-1], there)
+    assert torch.equal(there, weights(judged)["body.0.weight"]) == (name == "adam")
+    for evaluate in (fitting.validate, fitting.test, fitting.predict):
+        judged.seen.clear()
+        evaluate(judged, loader(), **({} if evaluate == fitting.predict else {"verbose": False}))
+        assert len(judged.seen) == 4
+        assert torch.equal(judged.seen[-1], there)
+        assert same(weights(judged), weights(plain))
+
+
+@EVERY
+@pytest.mark.parametrize("when", ["after validation", "in training", "by hand", "weights only"])
+def test_every_checkpoint_holds_the_answer(name: str, when: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"dirpath": tmp_path, "filename": "it"}
+    if when == "in training":
+        options["every_n_train_steps"] = 8
+    else:
+        options["save_on_train_epoch_end"] = (
+            when != "after validation"
+        )  # False: while the weights are at the eval point
+    module = Net(name)
+    fitting = trainer(callbacks=[ModelCheckpoint(**options, save_weights_only=when == "weights only")])
+    fitting.fit(module, loader(), None if when == "in training" else loader())
+    file = tmp_path / "it.ckpt"
+    if when == "by hand":
+        file.unlink()
+        fitting.save_checkpoint(file)
+    checkpoint = torch.load(file, weights_only=True)
+    there = answer(module, fitting.optimizers[0])
+    assert same(there, checkpoint["state_dict"])
+    assert torch.equal(checkpoint["state_dict"]["body.1.running_mean"], module.body[1].running_mean)
+    assert same(there, weights(Net.load_from_checkpoint(file)))
+    assert ("held_weights" in checkpoint) == (when != "weights only")
+    if name == "neumann" and when != "weights only":
+        state = checkpoint["optimizer_states"][0]
+        assert state["param_groups"][0]["point"] == "held"
+        assert not any("held" in each for each in state["state"].values())
+    fresh = Net(name)
+    trainer(enable_checkpointing=False).test(fresh, loader(), ckpt_path=str(file), verbose=False)
+    assert torch.equal(fresh.seen[0], there["body.0.weight"])
+
+
+@EVERY
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_resumed_fit_ends_at_the_same_bits(name: str, validated: bool, tmp_path: Path) -> None:
+    whole = Net(name)
+    trainer(4, enable_checkpointing=False).fit(whole, loader(), loader() if validated else None)
+    saving = ModelCheckpoint(
+        tmp_path, "it", save_on_train_epoch_end=not validated
+    )  # after validation: at the eval point
+    first = trainer(2, callbacks=[saving])
+    first.fit(Net(name), loader(), loader() if validated else None)
+    second = Net(name)
+    trainer(4, enable_checkpointing=False).fit(
+        second, loader(), loader() if validated else None, ckpt_path=str(tmp_path / "it.ckpt")
+    )
+    assert same(weights(second), weights(whole))
+
+
+def test_after_a_failed_validation_training_begins_at_the_held_point() -> None:
+    module = Net(fail_at=5)
+    fitting = trainer(enable_checkpointing=False)
+    with pytest.raises(ZeroDivisionError):
+        fitting.fit(module, loader(), loader())
+    held = {name: fitting.optimizers[0].state[p]["held"].clone() for name, p in module.named_parameters()}
+    module.fail_at = None
+    module.on_train_start()
+    assert same(held, weights(module))
+    assert fitting.optimizers[0].point == "held"
+    assert [part.training for part in module.body] == [True, False, True, True]
+
+
+def test_without_an_optimizer_the_weights_are_taken_as_they_are(tmp_path: Path) -> None:
+    module = Net()
+    before = weights(module)
+    testing = trainer(enable_checkpointing=False)
+    testing.test(module, loader(), verbose=False)
+    assert torch.equal(module.seen[0], before["body.0.weight"])
+    testing.save_checkpoint(tmp_path / "it.ckpt")
+    assert same(before, weights(Net.load_from_checkpoint(tmp_path / "it.ckpt")))
