@@ -12,6 +12,7 @@ import pytest
 import torch
 from optim_problems import copies, new_params, relative, same_bits, train
 from paths import path
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from neumann.optim import Neumann
 from neumann.optim.kernels import CHUNK, cpu
@@ -321,3 +322,25 @@ def test_the_cuda_kernel_compiles_without_a_gpu_and_moves_28_bytes(python, monke
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
     assert python(PTX).split() == ["4", "3", "0"]  # and has no atomics
+
+
+class Named(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if "_foreach" in func.__name__:
+            self.names.append(func.__name__.split(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+def test_lists_are_passed_over_as_rarely_as_can_be():
+    """Two reads and a write are 12 bytes of float32, one of each 8: 76, and 4 for the norm of r, which is taken singly."""
+    params = new_params(torch.float32)
+    optimizer = Neumann(params, lr=0.05, foreach=True, **STRONG)
+    train(optimizer, params, range(12))
+    with Named() as called:
+        train(optimizer, params, [12])
+    bytes_of = {"_foreach_mul": 8, "_foreach_mul_": 8, "_foreach_add_": 12, "_foreach_lerp_": 12}
+    assert sum(bytes_of[name] for name in called.names) == 76
