@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from neumann.optim.tensors import name_of
 from neumann.optim.watch import Watcher
 
 
@@ -99,13 +100,17 @@ class DisplacedOptimizer(Optimizer):
         Raises:
             ValueError: a hyperparameter is not valid, or a parameter is not a real floating-point tensor.
         """
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")  # as torch does
         given = {name: param_group.get(name, default) for name, default in self.defaults.items()}
         param_group.update(self._validated(given), point=self.point if self.param_groups else "held")
         super().add_param_group(param_group)
-        unfit = next((p.dtype for p in param_group["params"] if not p.is_floating_point()), None)
+        unfit = next((each for each in enumerate(param_group["params"]) if not each[1].is_floating_point()), None)
         if unfit is not None:
             self.param_groups.pop()
-            raise ValueError(f"{type(self).__name__} trains real floating-point parameters, got one of {unfit}")
+            place, p = unfit
+            name = f"{name_of(param_group, place)} " if "param_names" in param_group else "one "
+            raise ValueError(f"{type(self).__name__} trains real floating-point parameters, got {name}of {p.dtype}")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -116,21 +121,51 @@ class DisplacedOptimizer(Optimizer):
                     group.setdefault(name, default)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state as :class:`torch.optim.Optimizer` does, but do not round it to the type of a half parameter."""
+        """Load a state as :class:`torch.optim.Optimizer` does, but do not round it to the type of a half parameter.
+
+        Hyperparameters are loaded too, ``foreach`` and the like among them; keys that are missing get the defaults.
+
+        Raises:
+            ValueError: the state is not one of parameters of these shapes; nothing has been changed then.
+        """
         seen: list[dict[str, Any]] = []
-        last = self.register_load_state_dict_pre_hook(lambda _, loaded: seen.append(loaded))  # what others made of it
+
+        def last_before(_: Optimizer, loaded: dict[str, Any]) -> None:
+            seen.append(loaded)  # what everybody's hooks made of it
+            self._require_fitting(loaded)
+
+        hooks = [
+            self.register_load_state_dict_pre_hook(last_before),
+            self.register_load_state_dict_post_hook(lambda _: self._take_wide(seen[0]), prepend=True),
+        ]
         try:
             super().load_state_dict(state_dict)
         finally:
-            last.remove()
-        ids = [index for group in seen[0]["param_groups"] for index in group["params"]]
-        params = [p for group in self.param_groups for p in group["params"]]
-        for index, p in zip(ids, params, strict=True):
-            for name, value in seen[0]["state"].get(index, {}).items():
-                if name in self.wide_state:
-                    self.state[p][name] = value.to(p.device, torch.promote_types(p.dtype, torch.float32))
-                elif name == "coefficient" and isinstance(value, Tensor):
-                    self.state[p][name] = value.to(p.device)
+            for hook in hooks:
+                hook.remove()
+
+    def _require_fitting(self, loaded: dict[str, Any]) -> None:
+        for name, p, state in self._loaded(loaded):
+            for key, value in state.items():
+                if isinstance(value, Tensor) and value.dim() and value.shape != p.shape:
+                    raise ValueError(
+                        f"the state {key!r} of {name} has the shape {tuple(value.shape)}, but the parameter has "
+                        f"{tuple(p.shape)}: it was saved for another model"
+                    )
+
+    def _take_wide(self, loaded: dict[str, Any]) -> None:
+        for _, p, state in self._loaded(loaded):
+            for key, value in state.items():
+                if key in self.wide_state:
+                    self.state[p][key] = value.to(p.device, torch.promote_types(p.dtype, torch.float32))
+                elif key == "coefficient" and isinstance(value, Tensor):
+                    self.state[p][key] = value.to(p.device)
+
+    def _loaded(self, loaded: dict[str, Any]) -> Iterator[tuple[str, Tensor, dict[str, Any]]]:
+        """Yield each parameter with what to call it and with its state in ``loaded``, empty where there is none."""
+        for group, saved in zip(self.param_groups, loaded["param_groups"], strict=False):  # torch says if they differ
+            for place, (p, index) in enumerate(zip(group["params"], saved["params"], strict=False)):
+                yield name_of(group, place, index), p, loaded["state"].get(index, {})
 
     def _validated(self, hyperparameters: dict[str, Any]) -> dict[str, Any]:
         """Return a group's hyperparameters as plain, valid values, or raise ValueError; a subclass says which are."""
@@ -140,7 +175,7 @@ class DisplacedOptimizer(Optimizer):
         """Return the weights at ``point``, given the held ones ``p``."""
         coefficient = state["coefficient"]
         if isinstance(coefficient, Tensor):  # kept on the device
-            return p.sub(state["m"] * coefficient)
+            return p.sub(state["m"] * coefficient.to(p.device))
         return p.sub(state["m"], alpha=coefficient)
 
     def _moved(self) -> Iterator[tuple[Tensor, dict[str, Any]]]:

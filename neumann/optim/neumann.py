@@ -7,7 +7,9 @@ arXiv 1712.03298, Algorithm 2. `neumann_reference.py` is the same algorithm as t
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
+import operator
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from torch.optim.optimizer import ParamsT
 
 from neumann.optim import validation
 from neumann.optim.displaced import DisplacedOptimizer
-from neumann.optim.kernels import Kernel, kernel_for, state_type, why_none
+from neumann.optim.kernels import kernel_for, state_type, why_none
 from neumann.optim.one_pass import SQUARES, Entry, OnePass, memory_format
 from neumann.optim.phases import Phase, Scalar
 from neumann.optim.plain import move
@@ -31,6 +33,7 @@ class _Plan(NamedTuple):
     """Which parameters take which path, for as long as ``key`` holds; ``complete`` if every parameter has its state."""
 
     key: tuple[Any, ...]
+    params: list[Tensor]
     passes: tuple[OnePass, ...]
     rest: list[list[Tensor]]
     complete: bool
@@ -79,7 +82,7 @@ class Neumann(DisplacedOptimizer):
     ================= ======== ============ ===========================================================================
     argument          paper    default      meaning and unit
     ================= ======== ============ ===========================================================================
-    ``lr``            η        1e-2         learning rate, a number or a 0-dim tensor; its schedule is the caller's
+    ``lr``            η        1e-2         learning rate, a number or a tensor of one; its schedule is the caller's
     ``alpha``         α        1e-7         cubic term (attraction to v); gradient per squared weight norm
     ``beta``          β        1e-5         repulsive term (push away from v) per counted variable; gradient times
                                             squared weight norm
@@ -221,9 +224,9 @@ class Neumann(DisplacedOptimizer):
         """
         first = self.param_groups[0] if self.param_groups else None
         step = first["step"] if first else 0
-        param_group["step"] = step.clone() if isinstance(step, Tensor) else step
         super().add_param_group(param_group)
         group = self.param_groups[-1]
+        group["step"] = step.clone() if isinstance(step, Tensor) else step
         try:
             if first and group["capturable"] != first["capturable"]:
                 raise ValueError(f"capturable must be the same in all groups, here it is {first['capturable']}")
@@ -232,14 +235,19 @@ class Neumann(DisplacedOptimizer):
         except ValueError:
             self.param_groups.pop()
             raise
-        _place_step(group)
+        self._place()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        if "defaults" in state:  # a whole optimizer, pickled perhaps when it had fewer arguments
+            today = {name: argument.default for name, argument in inspect.signature(Neumann).parameters.items()}
+            known = {name: today[name] for name in today if name not in ("params", "process_group")}
+            state = {**state, "defaults": {**known, **state["defaults"]}}
         super().__setstate__(state)
         self._plan = None
+        self.__dict__.setdefault("process_group", None)
         for group in self.param_groups:
             group.setdefault("step", 0)
-            _place_step(group)
+        self._place()
 
     def __getstate__(self) -> dict[str, Any]:
         if self.process_group is not None:
@@ -248,7 +256,13 @@ class Neumann(DisplacedOptimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as :class:`torch.optim.Optimizer` does, with what the fused path carries over."""
-        state_dict = super().state_dict()
+        hook = self.register_state_dict_post_hook(lambda _, packed: self._add_carried(packed), prepend=True)
+        try:
+            return super().state_dict()
+        finally:
+            hook.remove()
+
+    def _add_carried(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         order = [p for group in self.param_groups for p in group["params"]]
         ids = [index for group in state_dict["param_groups"] for index in group["params"]]
         named = dict(zip(order, ids, strict=True))
@@ -272,7 +286,10 @@ class Neumann(DisplacedOptimizer):
         Raises:
             RuntimeError: the parameters are not at the held point (after ``eval()``), or a gradient is sparse.
         """
+        if torch.compiler.is_compiling() and not isinstance(self.param_groups[0]["step"], Tensor):
+            return self._uncompiled(closure)
         self._require_held()
+        self._require_capturable()
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -322,6 +339,23 @@ class Neumann(DisplacedOptimizer):
             return group["beta"] * sum(map(len, every))
         return group["beta"] * sum(p.numel() for params in every for p in params)
 
+    @torch._disable_dynamo  # type: ignore[attr-defined]
+    def _uncompiled(self, closure: Callable[[], Any] | None) -> Any:
+        """Take a step outside the graph that is being compiled, where every phase would compile another one.
+
+        There the kernel takes it in one pass, which no compiler does better.
+        """
+        return self.step(closure)
+
+    def _require_capturable(self) -> None:
+        if self.param_groups[0]["capturable"] or not torch.cuda.is_initialized():
+            return
+        if torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                f"{type(self).__name__}.step() is being captured in a CUDA graph, which would repeat the phase of this "
+                "one step for ever: construct the optimizer with capturable=True"
+            )
+
     @property
     def _step_supports_amp_scaling(self) -> bool:
         """Whether ``GradScaler`` may leave it to the step to divide the gradients, and to skip itself on the device."""
@@ -333,13 +367,31 @@ class Neumann(DisplacedOptimizer):
     def _active(self) -> Scalar:
         """Return 0 where ``GradScaler`` has found gradients that are not finite and leaves it to us to skip them."""
         found = getattr(self, "found_inf", None)
-        return 1.0 if found is None else (found == 0).double().reshape(())
+        return (found == 0).double().reshape(()) if isinstance(found, Tensor) else 1.0
 
     def _advanced(self, active: Scalar) -> int | Tensor:
         """Count the step and return its number."""
+        if not torch.compiler.is_compiling():
+            on_device = [isinstance(group["step"], Tensor) for group in self.param_groups]
+            if on_device != [group["capturable"] for group in self.param_groups]:
+                self._place()  # somebody has set the flag by hand
         for group in self.param_groups:
-            group["step"] += active.to(torch.int64) if isinstance(active, Tensor) else 1
+            group["step"] += active.to(group["step"].device, torch.int64) if isinstance(active, Tensor) else 1
         return self.param_groups[0]["step"]
+
+    def _place(self) -> None:
+        """Have step and coefficients be tensors on the parameters' device where they are ``capturable``, else numbers.
+
+        The first group says which.
+        """
+        capturable = self.param_groups[0]["capturable"]
+        device = next((p.device for group in self.param_groups for p in group["params"]), torch.device("cpu"))
+        for group in self.param_groups:
+            step, group["capturable"] = group["step"], capturable
+            group["step"] = _on_device(step, torch.int64, device) if capturable else int(step)
+        for p, state in self._moved():
+            kept = state["coefficient"]
+            state["coefficient"] = _on_device(kept, torch.float64, p.device) if capturable else float(kept)
 
     def _phases(self, step: int | Tensor) -> list[Phase]:
         return [Phase.of_step(step, group, self.beta_total(group)) for group in self.param_groups]
@@ -356,8 +408,11 @@ class Neumann(DisplacedOptimizer):
         """
         paths = [(len(group["params"]), group["fused"], group["foreach"]) for group in self.param_groups]
         key = len(self.state), paths, torch.compiler.is_compiling()
+        params = list(itertools.chain.from_iterable(group["params"] for group in self.param_groups))
         plan = self._plan
-        if plan is not None and not (plan.key == key and all(each.fits(self.state) for each in plan.passes)):
+        if plan is not None and (plan.key != key or not all(map(operator.is_, plan.params, params))):
+            plan = None
+        if plan is not None and not all(each.fits(self.state) for each in plan.passes):
             plan = None
         if plan is not None and (plan.complete or not self._initialize(moved)):
             return plan.passes, plan.rest
@@ -377,10 +432,9 @@ class Neumann(DisplacedOptimizer):
                 else:
                     state.pop(SQUARES, None)
                     rest[index].append(p)
-        passes = tuple(OnePass(entries, _kernel(entries[0].p)) for entries in fused.values())
+        passes = tuple(map(_one_pass, fused.values()))
         planned = sum(map(len, rest)) + sum(map(len, fused.values()))
-        complete = planned == sum(len(group["params"]) for group in self.param_groups)
-        self._plan = _Plan((len(self.state), *key[1:]), passes, rest, complete)
+        self._plan = _Plan((len(self.state), *key[1:]), params, passes, rest, planned == len(params))
         return passes, rest
 
     @property
@@ -408,6 +462,9 @@ class Neumann(DisplacedOptimizer):
 
     def _step_plainly(self, group: dict[str, Any], params: list[Tensor], phase: Phase, squares: Tensor | None) -> None:
         states = [self.state[p] for p in params]
+        for p, state in zip(params, states, strict=True):
+            for name in self.wide_state:  # where the parameter has been moved, or has got another type
+                state[name] = state[name].to(p.device, state_type(p.dtype))
         move(
             [local(p) for p in params],
             [local_gradient(p.grad, p) for p in params if p.grad is not None],
@@ -429,7 +486,7 @@ class Neumann(DisplacedOptimizer):
             else:
                 self.state[p]["coefficient"] = coefficient
 
-    def _carried(self) -> dict[Tensor, list[float]]:
+    def _carried(self) -> dict[Tensor, dict[int, float]]:
         """Return each parameter's carried squares; none where they are of one rank's shard, which may be cut anew."""
         return {
             p: squares
@@ -454,29 +511,25 @@ class Neumann(DisplacedOptimizer):
             if "m" not in state:
                 found = True
                 wide, on_device = state_type(p.dtype), self.param_groups[0]["capturable"]
-                state["m"] = torch.zeros_like(p, dtype=wide, memory_format=torch.preserve_format)
-                state["r"] = torch.zeros_like(p, dtype=wide, memory_format=torch.preserve_format)
-                state["coefficient"] = torch.zeros((), dtype=torch.float64, device=p.device) if on_device else 0.0
+                with torch.inference_mode(False):  # else it could be written to nowhere else
+                    state["m"] = torch.zeros_like(p, dtype=wide, memory_format=torch.preserve_format)
+                    state["r"] = torch.zeros_like(p, dtype=wide, memory_format=torch.preserve_format)
+                    state["coefficient"] = torch.zeros((), dtype=torch.float64, device=p.device) if on_device else 0.0
         return found
 
     def _weights_at(self, point: str, p: Tensor, state: dict[str, Any]) -> Tensor:
         return p.sub(state["r"]) if point == "average" else super()._weights_at(point, p, state)
 
 
-def _place_step(group: dict[str, Any]) -> None:
-    """Have the count of steps be a tensor on the parameters' device where it is ``capturable``, else an int."""
-    step, params = group["step"], group["params"]
-    if group["capturable"]:
-        device = params[0].device if params else None
-        group["step"] = torch.as_tensor(step, dtype=torch.int64).to(device, copy=True)
-    else:
-        group["step"] = int(step)
+def _on_device(value: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return value.to(device, dtype) if isinstance(value, Tensor) else torch.tensor(value, dtype=dtype, device=device)
 
 
-def _kernel(p: Tensor) -> Kernel:
-    kernel = kernel_for(p.device)
+def _one_pass(entries: list[Entry]) -> OnePass:
+    kernel = kernel_for(entries[0].p.device)
     assert kernel is not None  # _unfusable has asked
-    return kernel
+    with torch.inference_mode(False), torch.no_grad():
+        return OnePass(entries, kernel)
 
 
 def _unfusable(p: Tensor) -> str | None:

@@ -18,7 +18,8 @@ from neumann.optim.phases import Scalar
 from neumann.optim.tensors import local, local_gradient
 
 ALIGNMENT = 16  # bytes that a GPU reads at once
-SQUARES = "squares"  # in a saved state: ‖r‖² of each chunk, as plain floats, for tensors are cast in loading
+SQUARES = "squares"  # in a saved state: ‖r‖² of each chunk as plain floats, since tensors are cast in loading, and in a
+# dict, since torch.distributed.checkpoint takes no lists
 
 
 class Entry(NamedTuple):
@@ -27,6 +28,28 @@ class Entry(NamedTuple):
     p: Tensor
     state: dict[str, Any]
     group: int
+
+
+class _Seen(NamedTuple):
+    """What a table of addresses was made of."""
+
+    p: Tensor
+    state: dict[str, Any]
+    m: Tensor
+    r: Tensor
+    version: int
+    numel: int
+    at: int
+    m_here: Tensor
+    m_at: int
+    r_here: Tensor
+    r_at: int
+
+    @classmethod
+    def of(cls, entry: Entry) -> _Seen:
+        w, m, r = local(entry.p), entry.state["m"], entry.state["r"]
+        here = (local(m), local(m).data_ptr(), local(r), local(r).data_ptr())
+        return cls(entry.p, entry.state, m, r, _version(r), w.numel(), w.data_ptr(), *here)
 
 
 class OnePass:
@@ -42,15 +65,14 @@ class OnePass:
         self._formats = [memory_format(w) or torch.contiguous_format for w in ws]  # whoever asks for us has seen to it
         rows, chunks = [], []
         for index, (entry, w, format) in enumerate(zip(entries, ws, self._formats, strict=True)):
-            for name in ("m", "r"):  # a loaded state may lie otherwise
-                entry.state[name] = _laid_out(entry.state[name].to(state_type(w.dtype)), format)
+            for name in ("m", "r"):  # a loaded state may lie otherwise, and elsewhere
+                entry.state[name] = _laid_out(entry.state[name].to(w.device, state_type(w.dtype)), format)
             m, r = local(entry.state["m"]), local(entry.state["r"])
+            if m.shape != w.shape or r.shape != w.shape:
+                raise RuntimeError(_unlike("a state", m if m.shape != w.shape else r, w))
             rows.append([w.data_ptr(), m.data_ptr(), r.data_ptr(), w.numel(), entry.group])
             chunks += [[index, start] for start in range(0, w.numel(), CHUNK)]
-        self._seen = [
-            (entry.p, row[0], entry.state, entry.state["m"], entry.state["r"], _version(entry.state["r"]))
-            for entry, row in zip(entries, rows, strict=True)
-        ]
+        self._seen = [_Seen.of(entry) for entry in entries]
         self._aligned = all(address % ALIGNMENT == 0 for row in rows for address in row[:3])
         self._tensors = torch.tensor(rows, dtype=torch.int64, device=self.device)
         self._chunks = torch.tensor(chunks, dtype=torch.int64, device=self.device).reshape(-1, 2)
@@ -69,10 +91,13 @@ class OnePass:
 
     def fits(self, states: Mapping[Tensor, dict[str, Any]]) -> bool:
         """Return whether all is where it was, and nobody else has written to r since; this runs in every step."""
-        for p, address, state, m, r, version in self._seen:
-            if states.get(p) is not state or state["m"] is not m or state["r"] is not r:
+        for p, state, m, r, version, numel, at, m_here, m_at, r_here, r_at in self._seen:
+            if states.get(p) is not state or state["m"] is not m or state["r"] is not r or _version(r) != version:
                 return False
-            if local(p).data_ptr() != address or _version(r) != version:
+            if m_here.data_ptr() != m_at or r_here.data_ptr() != r_at:  # their `.data` has been set
+                return False
+            w = local(p)
+            if w.data_ptr() != at or w.numel() != numel or w.dtype is not self._weights:
                 return False
         return True
 
@@ -85,12 +110,14 @@ class OnePass:
             in_place: keep the carried squares where they are, as the replay of a CUDA graph needs it.
         """
         addresses, moved, kept = [], [], []
-        for entry, format in zip(self._entries, self._formats, strict=True):
+        for entry, format, seen in zip(self._entries, self._formats, self._seen, strict=True):
             g = entry.p.grad
             if g is None:
                 addresses.append(0)
                 continue
             g = local_gradient(g, entry.p)
+            if g.numel() != seen.numel:
+                raise RuntimeError(_unlike("a gradient", g, local(entry.p)))
             if g.dtype is not self._weights or not g.is_contiguous(memory_format=format):
                 g = _laid_out(g.to(self._weights), format)
                 kept.append(g)  # until the kernel has been launched
@@ -98,7 +125,8 @@ class OnePass:
             moved.append(local(entry.p))
         self._grads.set(addresses)
         if self._scalars is None or len(self._scalars.tensor) != len(scalars):
-            self._scalars = _Table((len(scalars), len(scalars[0])), torch.float64, self.device)
+            with torch.inference_mode(False):
+                self._scalars = _Table((len(scalars), len(scalars[0])), torch.float64, self.device)
         self._scalars.set_scalars(list(itertools.chain.from_iterable(scalars)))
         if len(self._chunks):
             self._kernel.step(
@@ -118,10 +146,14 @@ class OnePass:
             self.squares, self._after = self._after, self.squares
         torch.autograd.graph.increment_version(moved)  # a graph that still needs the old weights shall notice
 
-    def saved(self) -> dict[Tensor, list[float]]:
-        """Return the carried squares of each parameter's chunks; waits for the device."""
+    def saved(self) -> dict[Tensor, dict[int, float]]:
+        """Return the carried squares of each parameter's chunks, by the chunk's number; waits for the device."""
         values = iter(self.squares.tolist())
-        return {entry.p: list(itertools.islice(values, -(-local(entry.p).numel() // CHUNK))) for entry in self._entries}
+        counts = [-(-local(entry.p).numel() // CHUNK) for entry in self._entries]
+        return {
+            entry.p: dict(enumerate(itertools.islice(values, count)))
+            for entry, count in zip(self._entries, counts, strict=True)
+        }
 
     def _take_saved(self) -> None:
         """Go on with squares that came with a loaded state, where they are those of r: a resumed run is the same bits.
@@ -133,10 +165,11 @@ class OnePass:
         for entry in self._entries:
             count = -(-local(entry.p).numel() // CHUNK)
             own = fresh[len(taken) : len(taken) + count]
-            saved = entry.state.pop(SQUARES, None) or own
+            named: dict[Any, float] = entry.state.pop(SQUARES, None) or dict(enumerate(own))
+            saved = [named[name] for name in sorted(named, key=int)]  # flattened states have names of text
             close = len(saved) == count and all(abs(a - b) <= 1e-6 * b for a, b in zip(saved, own, strict=True))
             taken += saved if close else own
-        self.squares.copy_(torch.tensor(taken, dtype=torch.float64))
+        self.squares.copy_(torch.tensor(taken, dtype=torch.float64, device="cpu"))
 
 
 class _Table:
@@ -146,7 +179,8 @@ class _Table:
         self.tensor = torch.zeros(shape, dtype=dtype, device=device)
         self._content: list[Any] = [0] * self.tensor.numel()
         # What a graph replays is the copy from this very memory, so it is written while capturing and never again
-        self._pinned = torch.zeros(shape, dtype=dtype, pin_memory=True) if device.type == "cuda" else None
+        on_cuda = device.type == "cuda"
+        self._pinned = torch.zeros(shape, dtype=dtype, device="cpu", pin_memory=True) if on_cuda else None
 
     def set(self, content: list[Any]) -> None:
         """Have the table hold the numbers of ``content``."""
@@ -154,13 +188,16 @@ class _Table:
             return
         self._content = content
         if self._pinned is None:
-            self.tensor.view(-1).copy_(torch.tensor(content, dtype=self.tensor.dtype))
+            self.tensor.view(-1).copy_(self._on_host(content))
         elif torch.cuda.is_current_stream_capturing():
-            self._pinned.view(-1).copy_(torch.tensor(content, dtype=self.tensor.dtype))
+            self._pinned.view(-1).copy_(self._on_host(content))
             self.tensor.copy_(self._pinned, non_blocking=True)
         else:  # memory of its own, for the copy before may still be under way
-            once = torch.tensor(content, dtype=self.tensor.dtype, pin_memory=True)
-            self.tensor.view(-1).copy_(once, non_blocking=True)
+            self.tensor.view(-1).copy_(self._on_host(content, pin_memory=True), non_blocking=True)
+
+    def _on_host(self, content: list[Any], *, pin_memory: bool = False) -> Tensor:
+        """Return ``content`` on the host, whatever the default device is."""
+        return torch.tensor(content, dtype=self.tensor.dtype, device="cpu", pin_memory=pin_memory)
 
     def set_scalars(self, content: list[Scalar]) -> None:
         """Have the table hold ``content``, numbers or 0-dim tensors; those on the device are not waited for."""
@@ -190,6 +227,10 @@ def memory_format(tensor: Tensor) -> torch.memory_format | None:
 
 def _laid_out(g: Tensor, format: torch.memory_format) -> Tensor:
     return g if g.is_contiguous(memory_format=format) else g.contiguous(memory_format=format)
+
+
+def _unlike(what: str, tensor: Tensor, w: Tensor) -> str:
+    return f"{what} of shape {tuple(tensor.shape)} does not fit its parameter of shape {tuple(w.shape)}"
 
 
 def _version(r: Tensor) -> int:

@@ -40,6 +40,7 @@ class Phase(NamedTuple):
             group: the hyperparameters.
             beta: β in total, after counting.
         """
+        lr = group["lr"].reshape(()) if isinstance(group["lr"], Tensor) else group["lr"]
         min_distance = math.sqrt(beta) if group["min_distance"] is None else group["min_distance"]
         t = step - group["burn_in_steps"]
         resets = group["reset_period"], group["reset_growth"], group["reset_rule"]
@@ -47,18 +48,18 @@ class Phase(NamedTuple):
             burn_in = t < 1
             ordinary = ~burn_in & ~schedules.is_reset_tensor(t, *resets)
             on = ordinary.double()
-            lr = torch.ones_like(on) * group["lr"]
+            lr = torch.ones_like(on) * lr
             mu = schedules.momentum_tensor(t, group["momentum"], group["momentum_unit"]) * ordinary
             eta_u = torch.where(burn_in | ordinary, lr, 0.0)
             gamma = torch.where(ordinary, torch.full_like(on, group["gamma"]), 1.0)
             eta_m = torch.where(burn_in, 0.0, lr)
             return cls(mu, group["alpha"] * on, beta * on, min_distance, eta_m, mu, eta_u, gamma)
         if t < 1:
-            return cls.burn_in(group["lr"])
+            return cls.burn_in(lr)
         if schedules.is_reset(t, *resets):
-            return cls.reset(group["lr"])
+            return cls.reset(lr)
         now = schedules.momentum(t, group["momentum"], group["momentum_unit"])
-        return cls(now, group["alpha"], beta, min_distance, group["lr"], now, group["lr"], group["gamma"])
+        return cls(now, group["alpha"], beta, min_distance, lr, now, lr, group["gamma"])
 
     @classmethod
     def burn_in(cls, lr: Scalar) -> Phase:

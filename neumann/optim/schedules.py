@@ -81,7 +81,8 @@ def is_reset_tensor(t: Tensor, period: int | None, growth: float = 2.0, rule: st
     elapsed = t - 1
     if period is not None and growth == 1:
         return (elapsed >= 0) & (elapsed % period == 0)
-    return (_resets(period, growth, rule, t.device) == elapsed).any()
+    resets = _resets.__wrapped__ if torch.compiler.is_compiling() else _resets  # torch.compile warns of caches
+    return (resets(period, growth, rule, t.device) == elapsed).any()
 
 
 @functools.cache  # made once: a CUDA graph that is being captured allows no copy from the host

@@ -17,19 +17,36 @@ def with_gradient(group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
     """Return the parameters of ``group`` that have a gradient, which are those a step moves, and the gradients.
 
     Raises:
-        RuntimeError: a gradient is sparse.
+        RuntimeError: a gradient is sparse; the message names the parameter.
     """
     params: list[Tensor] = []
     grads: list[Tensor] = []
-    for p in group["params"]:
+    for place, p in enumerate(group["params"]):
         grad = p.grad
         if grad is None:
             continue
-        if grad.is_sparse:
-            raise RuntimeError("sparse gradients are not supported: build the embedding with sparse=False")
+        if grad.layout is not torch.strided:
+            raise RuntimeError(
+                f"sparse gradients are not supported, and {name_of(group, place)} has one: build the embedding with "
+                "sparse=False"
+            )
         params.append(p)
         grads.append(grad)
     return params, grads
+
+
+def name_of(group: dict[str, Any], place: int, index: int | None = None) -> str:
+    """Return what to call a parameter in a message.
+
+    Args:
+        group: its group, with names where the optimizer was made of ``named_parameters()``.
+        place: where it stands in the group.
+        index: its number in the optimizer, where that is known.
+    """
+    if "param_names" in group:
+        return f"parameter {group['param_names'][place]!r}"
+    shape = tuple(group["params"][place].shape)
+    return f"a parameter of shape {shape}" if index is None else f"parameter {index}"
 
 
 def use_foreach(foreach: bool | None, params: list[Tensor]) -> bool:
@@ -72,7 +89,7 @@ def total_square(tensors: list[Tensor]) -> Tensor:
     replicas that hold the same values get the same bits. Nothing here waits for the device. Of no tensors it is 0.
     """
     if not tensors:
-        return torch.zeros((), dtype=torch.float64)
+        return torch.zeros((), dtype=torch.float64, device="cpu")
     norms: list[Tensor] = []
     for (part,) in by_device_and_dtype(tensors):
         wide = torch.promote_types(part[0].dtype, torch.float32)
@@ -86,14 +103,14 @@ def total_square(tensors: list[Tensor]) -> Tensor:
 
 
 def fitted(value: float | Tensor, like: Tensor) -> float | Tensor:
-    """Return ``value`` as it is where it is a number; a 0-dim tensor on the device and in the type of ``like``.
+    """Return ``value`` as it is where it is a number; of a tensor of one, a 0-dim one as ``like`` in device and type.
 
     It is cut at that type's largest number: infinity times a zero would be nan.
     """
     if not isinstance(value, Tensor):
         return value
     largest = min(torch.finfo(like.dtype).max, torch.finfo(value.dtype).max)
-    return value.clamp(-largest, largest).to(like.device, like.dtype, non_blocking=True)
+    return value.clamp(-largest, largest).to(like.device, like.dtype, non_blocking=True).reshape(())
 
 
 def subtract_scaled_(y: Tensor, scale: float | Tensor, x: Tensor) -> Tensor:

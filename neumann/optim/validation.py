@@ -73,15 +73,15 @@ def flag(name: str, value: Any, *, optional: bool = False) -> bool | None:
 
 
 def learning_rate(value: Any) -> float | Tensor:
-    """Return ``value`` as a finite float >= 0; a 0-dim tensor is kept as it is, so that its owner can go on filling it.
+    """Return ``value`` as a finite float >= 0; a tensor of one number is kept, so that its owner can go on filling it.
 
     Raises:
         ValueError: it is neither.
     """
     if not isinstance(value, Tensor):
         return number("lr", value)
-    if value.dim() != 0:
-        raise ValueError(f"lr must be a number or a 0-dim tensor, got a tensor of shape {tuple(value.shape)}")
+    if value.numel() != 1:
+        raise ValueError(f"lr must be a number or a tensor of one, got a tensor of shape {tuple(value.shape)}")
     number("lr", value.item())
     return value
 

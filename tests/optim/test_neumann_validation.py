@@ -12,7 +12,7 @@ WRONG = [
     ({"lr": math.nan}, r"lr must be a finite number >= 0, got nan"),
     ({"lr": "0.1"}, r"lr must be a finite number >= 0, got '0\.1'"),
     ({"lr": None}, r"lr must be a finite number >= 0, got None"),
-    ({"lr": torch.tensor([0.1])}, r"lr must be a number or a 0-dim tensor, got a tensor of shape \(1,\)"),
+    ({"lr": torch.tensor([0.1, 0.2])}, r"lr must be a number or a tensor of one, got a tensor of shape \(2,\)"),
     ({"lr": torch.tensor(-1.0)}, r"lr must be a finite number >= 0, got -1\.0"),
     ({"alpha": -1e-7}, r"alpha must be a finite number >= 0, got -1e-07"),
     ({"alpha": "1e-7"}, r"alpha must be a finite number >= 0, got '1e-7'"),

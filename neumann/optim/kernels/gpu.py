@@ -52,7 +52,7 @@ def _push(distance, alpha, beta, min_distance, largest):
     none = (distance == 0.0) | ((alpha == 0.0) & (beta == 0.0))
     cube = tl.where(none, 1.0, guarded * guarded * guarded)
     push = tl.where(none, 0.0, alpha * distance - beta / cube)
-    return tl.minimum(tl.maximum(push, -largest), largest)
+    return tl.where(push != push, push, tl.minimum(tl.maximum(push, -largest), largest))  # nan stays nan
 
 
 @triton.jit
