@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from neumann.optim.sharding import cut_as
 from neumann.optim.tensors import name_of
 from neumann.optim.watch import Watcher
 
@@ -126,7 +127,8 @@ class DisplacedOptimizer(Optimizer):
         Hyperparameters are loaded too, ``foreach`` and the like among them; keys that are missing get the defaults.
 
         Raises:
-            ValueError: the state is not one of parameters of these shapes; nothing has been changed then.
+            ValueError: the state is not one of parameters of these shapes, or it was saved at another point than the
+                held one and the held weights are not in it; nothing has been changed then.
         """
         seen: list[dict[str, Any]] = []
 
@@ -152,12 +154,20 @@ class DisplacedOptimizer(Optimizer):
                         f"the state {key!r} of {name} has the shape {tuple(value.shape)}, but the parameter has "
                         f"{tuple(p.shape)}: it was saved for another model"
                     )
+            point = loaded["param_groups"][0].get("point", "held")
+            if point != "held" and "m" in state and "held" not in state:
+                raise ValueError(
+                    f"the state was saved at the point {point!r}, and the held weights of {name} are not in it: save "
+                    "after optimizer.train(), or call optimizer.eval() before torch.distributed.checkpoint loads it"
+                )
 
     def _take_wide(self, loaded: dict[str, Any]) -> None:
         for _, p, state in self._loaded(loaded):
             for key, value in state.items():
                 if key in self.wide_state:
-                    self.state[p][key] = value.to(p.device, torch.promote_types(p.dtype, torch.float32))
+                    self.state[p][key] = cut_as(value.to(p.device, torch.promote_types(p.dtype, torch.float32)), p)
+                elif key == "held":
+                    self.state[p][key] = cut_as(self.state[p][key], p)  # whole in a full state of a sharded model
                 elif key == "coefficient" and isinstance(value, Tensor):
                     self.state[p][key] = value.to(p.device)
 

@@ -25,7 +25,7 @@ from neumann.optim.kernels import kernel_for, state_type, why_none
 from neumann.optim.one_pass import SQUARES, Entry, OnePass, memory_format
 from neumann.optim.phases import Phase, Scalar
 from neumann.optim.plain import move
-from neumann.optim.sharding import shards_of, sum_over_shards
+from neumann.optim.sharding import all_zero, shards_of, sum_over_shards
 from neumann.optim.tensors import local, local_gradient, total_square, use_foreach, with_gradient
 
 
@@ -164,10 +164,6 @@ class Neumann(DisplacedOptimizer):
         capturable: bool = False,
         process_group: Any = None,
     ) -> None:
-        if process_group is not None and beta and beta_count != "absolute":
-            raise ValueError(
-                f"with process_group the variables cannot be counted: beta_count must be 'absolute', got {beta_count!r}"
-            )
         defaults = {
             "lr": lr,
             "alpha": alpha,
@@ -247,6 +243,7 @@ class Neumann(DisplacedOptimizer):
         self.__dict__.setdefault("process_group", None)
         for group in self.param_groups:
             group.setdefault("step", 0)
+            self._require_countable(group)
         self._place()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -298,6 +295,9 @@ class Neumann(DisplacedOptimizer):
         if not any(params for params, _ in moved) and self.process_group is None:
             return loss
 
+        if self._only_makes_state(moved):
+            self._initialize([params for params, _ in moved])
+            return loss
         scale, active = getattr(self, "grad_scale", None), self._active()
         phases = self._phases(self._advanced(active))
         passes, rest = self._split([params for params, _ in moved])
@@ -362,6 +362,20 @@ class Neumann(DisplacedOptimizer):
         return all(
             group["capturable"] and all(self._takes_one_pass(group, p) for p in group["params"])
             for group in self.param_groups
+        )
+
+    def _only_makes_state(self, moved: list[tuple[list[Tensor], list[Tensor]]]) -> bool:
+        """Return whether ``torch.distributed.checkpoint`` only has the state made, in order to save it or to load it.
+
+        It takes a step before the first one, with the rate 0 and gradients that are all 0; the count would be saved.
+        """
+        if self.state and self.process_group is None:
+            return False
+        if any(group["step"] != 0 or group["lr"] != 0 for group in self.param_groups):
+            return False
+        return all_zero(
+            [(p, local_gradient(g, p)) for params, grads in moved for p, g in zip(params, grads, strict=True)],
+            self.process_group,
         )
 
     def _active(self) -> Scalar:
@@ -454,6 +468,10 @@ class Neumann(DisplacedOptimizer):
         shares += [(shards, total_square(rs)) for shards, rs in by_shards.items()]
         if self.process_group is not None:  # also where this rank has nothing yet, for the others wait
             shares.append(((self.process_group,), self._nothing()))
+        # Ranks may take different paths with their shards, but they have the parameters in one order
+        params = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
+        order = list(dict.fromkeys(shards_of(p, self.process_group) for p in params))
+        shares.sort(key=lambda share: order.index(share[0]) if share[0] in order else len(order))
         return sum_over_shards(shares) if shares else self._nothing()
 
     def _nothing(self) -> Tensor:
@@ -501,7 +519,16 @@ class Neumann(DisplacedOptimizer):
         return defaultdict(dict, found)
 
     def _validated(self, hyperparameters: dict[str, Any]) -> dict[str, Any]:
-        return validation.neumann_hyperparameters(hyperparameters)
+        valid = validation.neumann_hyperparameters(hyperparameters)
+        self._require_countable(valid)
+        return valid
+
+    def _require_countable(self, group: dict[str, Any]) -> None:
+        if self.process_group is not None and group["beta"] and group["beta_count"] != "absolute":
+            raise ValueError(
+                "with process_group the variables cannot be counted: beta_count must be 'absolute', "
+                f"got {group['beta_count']!r}"
+            )
 
     def _initialize(self, moved: list[list[Tensor]]) -> bool:
         """Give a state to the parameters that have none; return whether there was one."""
