@@ -6,14 +6,16 @@ step before has had every r in its hands, though. So the kernels sum its squares
 
 from __future__ import annotations
 
+import functools
 import itertools
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from neumann.optim.kernels import CHUNK, Kernel, state_type
+from neumann.optim.kernels import CHUNK, Kernel, kernel_for, state_type, why_none
 from neumann.optim.phases import Scalar
 from neumann.optim.tensors import local, local_gradient
 
@@ -170,6 +172,40 @@ class OnePass:
             close = len(saved) == count and all(abs(a - b) <= 1e-6 * b for a, b in zip(saved, own, strict=True))
             taken += saved if close else own
         self.squares.copy_(torch.tensor(taken, dtype=torch.float64, device="cpu"))
+
+
+def one_pass(entries: list[Entry]) -> OnePass:
+    """Return the pass over ``entries``, which are of one device and type and for which there is a kernel."""
+    kernel = kernel_for(entries[0].p.device)
+    assert kernel is not None  # unfusable has asked
+    with torch.inference_mode(False), torch.no_grad():
+        return OnePass(entries, kernel)
+
+
+def unfusable(p: Tensor) -> str | None:
+    """Return why the one-pass kernel cannot take ``p``, in half a sentence, else None."""
+    kernel = kernel_for(p.device)
+    if kernel is None:
+        return why_none(p.device)
+    if p.dtype not in kernel.types:
+        return f"there is none for {p.dtype} on {p.device.type}"
+    return None if memory_format(local(p)) else f"a parameter of strides {tuple(p.stride())} is not dense"
+
+
+def require_fusable(params: list[Tensor]) -> None:
+    """Raise ValueError where ``fused=True`` cannot be done; where only the compiler is missing, warn instead."""
+    for p in params:
+        reason = unfusable(p)
+        if reason is None:
+            continue
+        if p.device.type not in ("cpu", "cuda") or kernel_for(p.device) is not None:
+            raise ValueError(f"fused=True needs a kernel, and {reason}: leave fused at None")
+        _warn_once(f"fused=True: the slower path is taken, because {reason}")
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, stacklevel=2)
 
 
 class _Table:
