@@ -267,7 +267,7 @@ def _clear(folder: Path, number: int) -> None:
 
 
 def _give_back(file: Path) -> None:
-    handle = os.open(file, os.O_WRONLY)
+    handle = os.open(file, os.O_WRONLY | os.O_NOFOLLOW)  # a link in a foreign folder may lead to any file of ours
     try:
         os.pwrite(handle, FREE, 0)
     finally:

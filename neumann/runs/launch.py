@@ -177,7 +177,7 @@ class _Launch:
 
     def _room_for(self, spec: RunSpec) -> bool:
         """Return whether ``spec`` may start beside what is running; one on several devices counts as several."""
-        if self._jobs.closing >= self._launcher.parallel:
+        if self._jobs.closing > self._launcher.parallel:  # slow mirrors must not pile up
             return False
         taken = sum(world_size(job.spec) for job in self._jobs.training)
         return not taken or taken + world_size(spec) <= self._launcher.parallel

@@ -29,5 +29,12 @@ def find(spec: RunSpec) -> RunFolder:
 
 
 def finished_result(spec: RunSpec) -> dict[str, Any] | None:
-    """Return the result of ``spec`` where it is over, else None."""
-    return find(spec).result()
+    """Return the result of ``spec`` where it is over, else None.
+
+    Raises UserError where another run's lies in its place.
+    """
+    folder = find(spec)
+    result = folder.result()
+    if result is not None and result["signature"] != spec.signature:
+        raise UserError(f"{folder.path}/result.json is that of the run {result['signature']}: move it away")
+    return result

@@ -167,7 +167,7 @@ class _Shift:
     def _fill(self, state: State, signals: list[int]) -> bool:
         """Start runs in the free slots; return whether there was one to start, or would be once the server is warm."""
         found = False
-        while len(self._training) < self._slots and not signals and not state.stopped:
+        while self._has_room() and not signals and not state.stopped:
             listed = self._next(state)
             if listed is None:
                 return found
@@ -177,6 +177,9 @@ class _Shift:
             self._start(listed)
             state = self._state()
         return found
+
+    def _has_room(self) -> bool:
+        return len(self._training) < self._slots and self._jobs.closing <= self._slots  # slow mirrors must not pile up
 
     def _next(self, state: State) -> Listed | None:
         """Return a run that nobody trains, those first that were tried least."""

@@ -28,7 +28,7 @@ from neumann.data.batches import Batches
 from neumann.errors import UserError
 from neumann.optim import WeightAverage, at, eval_point
 from neumann.runs import claim
-from neumann.runs.files import replace_file, sync_folder
+from neumann.runs.files import opened, replace_file, sync_folder
 from neumann.seeds import derive
 from neumann.training.census import Census, check_weights
 from neumann.training.classifier import Batch
@@ -36,7 +36,7 @@ from neumann.training.distributed import Group
 from neumann.training.evaluation import Evaluation, Progress
 from neumann.training.schedules import RateSchedule
 
-FORMAT = 2
+FORMAT = 3
 DAMAGED = ".damaged"  # the suffix of a checkpoint that was found so
 MARK = b"sha256:"  # of the comment that ends a checkpoint's zip file
 
@@ -78,7 +78,8 @@ def write_torch(path: Path, value: Any) -> None:
 
 def read_torch(path: Path) -> Any:
     """Return what `write_torch` wrote. Raises ValueError where it is damaged, OSError where it cannot be read."""
-    content = path.read_bytes()
+    with opened(path) as file:
+        content = file.read()
     at = len(content) - len(MARK) - 64
     if at < 2 or content[at : at + len(MARK)] != MARK:
         raise ValueError("it is cut short")
@@ -207,6 +208,7 @@ class State(pl.Callback):
             "progress": self._progress.state_dict(),
             "census": self._census.state_dict(),
             "rng": self._group.gather(Randomness.state()),
+            "threads": torch.get_num_threads(),
         }
         average = WeightAverage.of(trainer.optimizers[0])
         if average is not None:

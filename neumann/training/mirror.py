@@ -82,8 +82,9 @@ class Mirror:
         self._work.put(None)
 
     def close(self) -> None:
-        """Wait until the mirror is whole."""
-        self._thread.join()
+        """Wait until the mirror is whole, where it has begun."""
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def _mirror(self) -> None:
         try:

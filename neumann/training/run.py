@@ -5,6 +5,7 @@ Rank 0 decides and writes; the other ranks of a run follow it, and what stops on
 
 from __future__ import annotations
 
+import gc
 import logging
 import platform
 import socket
@@ -25,6 +26,7 @@ from neumann.runs.files import read_json, replace_file, write_json
 from neumann.runs.folder import remove_refused
 from neumann.runs.provenance import provenance
 from neumann.runs.ranks import Ranks, world_size
+from neumann.runs.reuse import finished_result
 from neumann.seeds import AXES, derive
 from neumann.training.attempt import Attempt
 from neumann.training.checkpoints import load_training_state
@@ -65,7 +67,11 @@ def run(
         )
     with ExitStack() as here, joined(ranks, cuda=accelerator_of(spec) == "gpu", listener=listener) as group:
         shown = (console or Console()) if group.is_main else Console(quiet=True)
-        return _train(spec, shown, group, here if closing is None else closing)
+        result = _train(spec, shown, group, here if closing is None else closing)
+        if torch.cuda.is_initialized():  # the next run takes this GPU while the mirror of this one still ends
+            gc.collect()
+            torch.cuda.empty_cache()
+        return result
 
 
 def _train(spec: RunSpec, console: Console, group: Group, closing: ExitStack) -> dict[str, Any]:
@@ -76,6 +82,8 @@ def _train(spec: RunSpec, console: Console, group: Group, closing: ExitStack) ->
             result, state = group.broadcast(_on_main(group, lambda: _found(folder, spec)) or (None, None))
             if result is not None:
                 return result
+            if state is not None:
+                torch.set_num_threads(state["threads"])  # another number would round otherwise
             parts = _everywhere(group, lambda: build_parts(spec, group))
             places = group.gather((platform.node(), _device(spec)))
             begun = _on_main(group, lambda: _begin(spec, folder, state, places))
@@ -102,7 +110,7 @@ def _held(folder: RunFolder, group: Group) -> Iterator[None]:
 
 def _found(folder: RunFolder, spec: RunSpec) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """Return the run's result where it is over, and the state that it goes on from where there is one."""
-    result = folder.result()
+    result = finished_result(spec)
     if result is not None or spec.config.checkpoint.keep == "none":
         return result, None
     return None, load_training_state(folder.last, spec.signature)

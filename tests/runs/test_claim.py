@@ -418,3 +418,16 @@ def test_a_running_run_without_a_living_holder_is_interrupted(tmp_path: Path) ->
     assert read_json(folder.path / "status.json")["status"] == "running"  # nobody has written there
     forge(folder.path, number=9, silent=claim.LEASE_S + 5)
     assert folder.status()["message"].startswith("it ended without a word: no sign of life from another-machine for 9")
+
+
+def test_a_lease_that_is_a_link_leads_nowhere(tmp_path: Path) -> None:
+    """In somebody else's folder it may lead to any file of ours."""
+    precious = tmp_path / "precious"
+    precious.write_text("hello precious")
+    os.utime(precious, (1, 1))  # silent for long
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    (folder.path / ".claim.7").symlink_to(precious)
+    with folder.claim():
+        assert leases(folder.path)[-1] == 8
+    assert precious.read_text() == "hello precious"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from rich.console import Console
 from neumann.config import make_spec
 from neumann.errors import Interrupted, UserError
 from neumann.runs import RunFolder, find
-from neumann.runs.files import read_json
+from neumann.runs.files import NotWritten, read_json
 from neumann.training.checkpoints import Stream, read_torch
 from neumann.training.models import build_model
 from neumann.training.run import run
@@ -185,9 +186,12 @@ def test_ctrl_c_leaves_a_clean_run_that_goes_on_to_the_same_bits(
     assert folder.status()["status"] == "interrupted"
     assert folder.result() is None
     assert torch.load(folder.last, weights_only=True)["global_step"] == step
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)  # as another command would have it, which would round otherwise
     result, _ = train(*choice)
+    torch.set_num_threads(threads)
     assert result["attempts"] == 2
-    assert len(read_json(folder.provenance)["attempts"]) == 2
+    assert [each["torch_threads"] for each in read_json(folder.provenance)["attempts"]] == [threads, threads]
     assert same(weights(folder), weights(untouched))
     pairs = zip(folder.read_measurements(), untouched.read_measurements(), strict=True)
     assert all(without_clocks(a) == without_clocks(b) for a, b in pairs)
@@ -411,3 +415,42 @@ def test_label_smoothing_reaches_training(train: Train) -> None:
     plain, _ = train("optimizer=sgd", "trainer.max_epochs=1")
     smooth, _ = train("optimizer=sgd", "trainer.max_epochs=1", "recipe.label_smoothing=0.2")
     assert smooth["train_loss"] != plain["train_loss"]
+
+
+def test_another_runs_result_is_not_taken_for_this_ones(train: Train) -> None:
+    _, other = train("seed=1")
+    folder = find(quick())
+    folder.path.mkdir(parents=True)
+    result = other.path / "result.json"
+    (folder.path / "result.json").write_bytes(result.read_bytes())
+    with pytest.raises(UserError, match=rf"result.json is that of the run {other.path.name[-12:]}: move it away"):
+        train()
+    assert (folder.path / "result.json").read_bytes() == result.read_bytes()
+
+
+def test_half_a_result_is_none_and_is_kept_aside(train: Train) -> None:
+    folder = find(quick())
+    folder.path.mkdir(parents=True)
+    (folder.path / "result.json").write_text('{"status": "finished"}')
+    assert folder.result() is None
+    result, _ = train()
+    assert result["step"] == 36
+    assert (folder.path / "result.json.damaged").read_text() == '{"status": "finished"}'
+
+
+def test_a_pipe_in_the_place_of_a_checkpoint_is_not_waited_for(train: Train) -> None:
+    folder = find(quick())
+    folder.path.mkdir(parents=True)
+    os.mkfifo(folder.last)
+    with pytest.warns(UserWarning, match=r"last.ckpt is damaged .*it is no file.* the run begins again"):
+        result, _ = train()
+    assert result["step"] == 36
+
+
+def test_what_fails_before_the_mirror_has_begun_is_what_is_said(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*words: Any, **more: Any) -> None:
+        raise NotWritten("the disk is full")
+
+    monkeypatch.setattr(RunFolder, "set_status", full)
+    with pytest.raises(NotWritten, match="the disk is full"):
+        train("logger=wandb")
