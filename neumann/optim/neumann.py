@@ -88,9 +88,10 @@ class Neumann(PhasedOptimizer):
     is what fused Adam moves; ‖r‖ of the next step is summed on the way. On a CPU it is C++, compiled at the first use
     (a second or two, kept in ``$NEUMANN_CACHE`` or ``~/.cache/neumann``), on CUDA Triton. With ``fused`` and
     ``foreach`` both None it is taken wherever it can be, since it is the fastest for small and for large models. It
-    needs a C++ compiler, or Triton, and dense tensors; otherwise, and within ``torch.compile``, lists of tensors are
-    used on CUDA (80 bytes, but few launches) and a loop over the tensors on a CPU, whose temporaries stay in the cache.
-    ``fused=True`` warns once where there is no compiler, and is an error for a type or device that it cannot do.
+    needs a C++ compiler, or Triton, and dense tensors; otherwise lists of tensors are used on CUDA (80 bytes, but few
+    launches) and a loop over the tensors on a CPU, whose temporaries stay in the cache. ``fused=True`` warns once where
+    there is no compiler, and is an error for a type or device that it cannot do. ``torch.compile`` makes two graphs of
+    a ``capturable`` step, from the lists or the loop; any other step it leaves as it is.
 
     **Types.** m and r have the parameter's type, but float32 for halves; loading keeps that.
 

@@ -65,7 +65,7 @@ def test_equals_the_twin_and_what_is_not_capturable(case, name):
         plain = Neumann(groups(members), **how, **setting)
         literal = NeumannReference(groups(literal_params), **setting)
         late = [new_params(start=3) for _ in range(3)]
-        for step in range(20 if name == "Triton" else 45):
+        for step in range(20 if name == "Triton" else 30):
             if step == 17:
                 for optimizer, each, new in zip(
                     (on_device, plain, literal), (params, members, literal_params), late, strict=True
@@ -121,7 +121,7 @@ def test_loading_takes_the_saved_setting_as_torch_does_and_may_be_told_otherwise
             return Neumann(params, capturable=capturable, **how, **setting), params
 
         uninterrupted, ended = make(False)
-        train(uninterrupted, ended, range(30))
+        train(uninterrupted, ended, range(16))
         for saving in (False, True):
             for asked in (None, False, True):
                 for when in ("in the state", "by hand"):
@@ -134,7 +134,7 @@ def test_loading_takes_the_saved_setting_as_torch_does_and_may_be_told_otherwise
                     second.load_state_dict(state)
                     if asked is not None and when == "by hand":
                         second.param_groups[0]["capturable"] = asked
-                    train(second, others, range(9, 30))
+                    train(second, others, range(9, 16))
                     is_on_device = isinstance(second.param_groups[0]["step"], torch.Tensor)
                     assert is_on_device == (saving if asked is None else asked)
                     assert isinstance(second.state[others[0]]["coefficient"], torch.Tensor) == is_on_device

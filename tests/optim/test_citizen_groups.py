@@ -48,11 +48,12 @@ def test_a_group_has_its_own_value_of(key, name):
         return [{"params": params[:1]}, {"params": params[1:], key: OTHER[key]}]
 
     params, literal_params, same = new_params(), new_params(), new_params()
+    steps = range(8 if name == "Triton" else 30)
     with path(name) as how:
         ours, literal = Neumann(groups(params), **how, **STRONG), NeumannReference(groups(literal_params), **STRONG)
-        train(ours, params, range(14 if name == "Triton" else 40))
-        train(literal, literal_params, range(14 if name == "Triton" else 40))
-        train(Neumann(same, **how, **STRONG), same, range(14 if name == "Triton" else 40))
+        train(ours, params, steps)
+        train(literal, literal_params, steps)
+    train(Neumann(same, foreach=False, **STRONG), same, steps)
     assert relative(params, literal_params) < 1e-12
     assert relative(params[1:], same[1:]) > 1e-5  # the value matters
 
@@ -65,7 +66,7 @@ def test_parameters_freeze_thaw_and_join(name):
         return {0: step < 6 or step > 10, 1: step > 4}.get(index, True) and step != 8
 
     params, literal_params = new_params(), new_params()
-    end = 14 if name == "Triton" else 40
+    end = 14 if name == "Triton" else 25
     with path(name) as how:
         ours, literal = Neumann(params, **how, **STRONG), NeumannReference(literal_params, **STRONG)
         for step in range(end):
@@ -184,7 +185,7 @@ def test_schedulers_set_what_the_next_step_takes(kind, as_tensor, name):
         literal = NeumannReference(literal_params, **STRONG)
         rates, momenta = set(), set()
         scheduler = SCHEDULERS[kind](ours)
-        for step in range(10 if name == "Triton" else 25):
+        for step in range(8 if name == "Triton" else 15):
             literal.param_groups[0].update(
                 lr=float(ours.param_groups[0]["lr"]), momentum=ours.param_groups[0]["momentum"]
             )
@@ -198,7 +199,7 @@ def test_schedulers_set_what_the_next_step_takes(kind, as_tensor, name):
     assert len(rates) > 1
     cycles = kind in ("CyclicLR", "OneCycleLR")
     assert {type(value) for value in momenta} == ({float} if cycles else {tuple})
-    assert len(momenta) > 5 if cycles else momenta == {(0.5, 0.9)}
+    assert len(momenta) > 3 if cycles else momenta == {(0.5, 0.9)}
 
 
 def test_a_scheduler_of_momentum_survives_saving():
