@@ -162,6 +162,7 @@ class OnePass:
 
         The kernels sum in the same order whenever they are asked, but a compiler may choose another for each.
         """
+        rounding = 1e-12 if self._weights == torch.float64 else 1e-6  # of sums in another order
         fresh: list[float] = self.squares.tolist()
         taken: list[float] = []
         for entry in self._entries:
@@ -169,7 +170,7 @@ class OnePass:
             own = fresh[len(taken) : len(taken) + count]
             named: dict[Any, float] = entry.state.pop(SQUARES, None) or dict(enumerate(own))
             saved = [named[name] for name in sorted(named, key=int)]  # flattened states have names of text
-            close = len(saved) == count and all(abs(a - b) <= 1e-6 * b for a, b in zip(saved, own, strict=True))
+            close = len(saved) == count and all(abs(a - b) <= rounding * b for a, b in zip(saved, own, strict=True))
             taken += saved if close else own
         self.squares.copy_(torch.tensor(taken, dtype=torch.float64, device="cpu"))
 
