@@ -122,7 +122,7 @@ class OnePass:
                 raise RuntimeError(_unlike("a gradient", g, local(entry.p)))
             if g.dtype is not self._weights or not g.is_contiguous(memory_format=format):
                 g = _laid_out(g.to(self._weights), format)
-                kept.append(g)  # until the kernel has been launched
+            kept.append(g)  # until the kernel has been launched: it may have been laid out or reduced for us
             addresses.append(g.data_ptr())
             moved.append(local(entry.p))
         self._grads.set(addresses)
