@@ -69,15 +69,17 @@ class Run:
 
 
 def doing(**drawn: Any) -> Callable[[Callable[..., None]], Any]:
-    """A rule, after which training goes on, for three steps at most."""
+    """A rule, after which the second runs are asked, or not, and training goes on for three steps at most."""
 
     def decorate(method: Callable[..., None]) -> Any:
-        def do_and_train(self: Trainings, then: int, missing: set[int], **values: Any) -> None:
+        def do_and_train(self: Trainings, asked: bool, then: int, missing: set[int], **values: Any) -> None:
             method(self, **values)
+            if asked:
+                self.ask([run for _, run in self.pairs.values()])
             self.train(then, missing)
 
         do_and_train.__name__ = method.__name__
-        return rule(then=st.sampled_from([1, 0, 2, 3]), missing=MISSING, **drawn)(do_and_train)
+        return rule(asked=st.booleans(), then=st.sampled_from([1, 0, 2, 3]), missing=MISSING, **drawn)(do_and_train)
 
     return decorate
 
@@ -109,11 +111,10 @@ class Trainings(RuleBasedStateMachine):
         shapes=st.data(),
         named=st.booleans(),
         rate_is_tensor=st.booleans(),
-        always_asked=st.booleans(),
     )
-    def start(self, hyperparameters, others, shapes, named, rate_is_tensor, always_asked):
+    def start(self, hyperparameters, others, shapes, named, rate_is_tensor):
         drawn = shapes.draw(st.lists(st.sampled_from(self.shapes), min_size=1, max_size=4))
-        self.named, self.rate_is_tensor, self.always_asked = named, rate_is_tensor, always_asked
+        self.named, self.rate_is_tensor = named, rate_is_tensor
         self.hyperparameters = hyperparameters
         self.twin = None
         if self.dtype == torch.float64:
@@ -365,17 +366,21 @@ class Trainings(RuleBasedStateMachine):
                 assert run.optimizer.point == point
             assert run.optimizer.point == self.point
 
-    @doing(weights=st.booleans())
-    def move_to_other_memory(self, weights):
+    @doing(what=st.sampled_from(["weights", "state", "state, in place"]))
+    def move_to_other_memory(self, what):
         """As `Module.to` does with weights, and offloading with the state."""
         for _, run in self.pairs.values():
             for p in run.params:
                 own = run.optimizer.state.get(p, {})
-                old = [p.data] if weights else [value for value in own.values() if isinstance(value, Tensor)]
-                if weights:
+                tensors = {key: value for key, value in own.items() if isinstance(value, Tensor)}
+                old = [p.data] if what == "weights" else [value.data for value in tensors.values()]
+                if what == "weights":
                     p.data = p.data.clone()
+                elif what == "state":
+                    own.update({key: value.clone() for key, value in tensors.items()})
                 else:
-                    own.update({key: value.clone() for key, value in own.items() if isinstance(value, Tensor)})
+                    for value in tensors.values():
+                        value.data = value.data.clone()
                 spoil(old)
 
     @precondition(lambda self: self.point != "held")
@@ -414,10 +419,12 @@ class Trainings(RuleBasedStateMachine):
                 own = disturbed.optimizer.state.get(q, {})
                 held = own.get("held", q)
                 assert ("held" in own) == (self.point != "held" and "m" in own)
-                assert torch.equal(p, held), f"{name} has not gone on to the bit"
+                first = alone.optimizer.state.get(p, {})
+                assert ("m" in first) == ("m" in own)
+                same = [(p, held), *((first[key], own[key]) for key in ("m", "r") if "m" in first)]
+                assert all(torch.equal(*both) for both in same), f"{name} has not gone on to the bit"
+                assert "m" not in first or float(first["coefficient"]) == float(own["coefficient"])
                 assert p.stride() == q.stride()
-        if self.always_asked:
-            self.ask([run for _, run in self.pairs.values()])
 
     @invariant()
     def in_order(self):

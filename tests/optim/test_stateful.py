@@ -25,7 +25,7 @@ def run(machine, dtype, examples, actions):
     run_state_machine_as_test(machine, settings=settings(SETTINGS, max_examples=examples, stateful_step_count=actions))
 
 
-@pytest.mark.parametrize(("dtype", "examples"), [("float64", 20), ("float32", 5), ("bfloat16", 5)])
+@pytest.mark.parametrize(("dtype", "examples"), [("float64", 30), ("float32", 8), ("bfloat16", 8)])
 def test_anything_in_any_order(dtype, examples):
     run(Trainings, dtype, examples, 20)
 
