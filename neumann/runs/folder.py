@@ -36,7 +36,6 @@ __all__ = ["OVER", "STATUSES", "Claimed", "Lost", "RunFolder", "make_folder", "r
 
 STATUSES = ("pending", "running", "finished", "diverged", "failed", "interrupted")
 OVER = ("finished", "diverged")  # diverged is a result and is kept as one
-RESULT = {"status", "signature", "step", "validation"}  # what every result has, at the least
 
 
 @dataclass(frozen=True)
@@ -108,10 +107,9 @@ class RunFolder:
         return {key: found[key] for key, kind in kinds.items() if isinstance(found.get(key), kind)}
 
     def result(self) -> dict[str, Any] | None:
-        """Return the result where the run is over, else None. A damaged file, or half a result, is none."""
+        """Return the result where the run is over, else None. A damaged file is no result."""
         result = read_json(self.path / "result.json")
-        whole = isinstance(result, dict) and result.keys() >= RESULT and result["status"] in OVER
-        return result if whole else None
+        return result if isinstance(result, dict) and result.get("status") in OVER else None
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write result.json, the last file of a run; a damaged one is kept beside it as result.json.damaged.
@@ -119,7 +117,7 @@ class RunFolder:
         Raises NotWritten, or Lost where another process has taken the run over.
         """
         path = self.path / "result.json"
-        if path.exists() and self.result() is None:
+        if path.exists() and read_json(path) is None:
             claim.require(self.path)
             os.replace(path, path.with_name("result.json.damaged"))
         write_json(path, result)

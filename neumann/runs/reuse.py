@@ -12,6 +12,8 @@ from neumann.runs.folder import RunFolder
 if TYPE_CHECKING:
     from neumann.config import RunSpec
 
+WHOLE = {"status", "signature", "step", "validation"}
+
 
 def find(spec: RunSpec) -> RunFolder:
     """Return the folder of ``spec``: one in its study that carries its signature, else the one that it would get.
@@ -29,12 +31,14 @@ def find(spec: RunSpec) -> RunFolder:
 
 
 def finished_result(spec: RunSpec) -> dict[str, Any] | None:
-    """Return the result of ``spec`` where it is over, else None.
+    """Return the result of ``spec`` where it is over, else None; one that lacks what every result has is none.
 
     Raises UserError where another run's lies in its place.
     """
     folder = find(spec)
     result = folder.result()
-    if result is not None and result["signature"] != spec.signature:
+    if result is None or not result.keys() >= WHOLE:
+        return None
+    if result["signature"] != spec.signature:
         raise UserError(f"{folder.path}/result.json is that of the run {result['signature']}: move it away")
     return result

@@ -41,7 +41,8 @@ def put(*overrides: str, status: str = "finished", step: int = 74) -> RunFolder:
     folder.append_measurement({"step": step, "validation": SCORES, "train_loss": 0.7, "lr": 0.1})
     folder.set_status(status, attempt=1, step=step, message="it broke" if status == "failed" else None)
     if status in ("finished", "diverged"):
-        folder.write_result({"status": status, "step": step, "validation": SCORES, "test": SCORES})
+        result = {"status": status, "signature": spec.signature, "step": step, "validation": SCORES, "test": SCORES}
+        folder.write_result(result)
     return folder
 
 

@@ -68,7 +68,8 @@ class Place:
         for spec in specs:
             journal.write("start", run=spec.signature)
             RunFolder(spec.folder).path.mkdir(parents=True, exist_ok=True)
-            find(spec).write_result({"status": "finished", "step": 9, "validation": SCORES, "test": SCORES})
+            result = {"status": "finished", "signature": spec.signature, "step": 9, "validation": SCORES}
+            find(spec).write_result({**result, "test": SCORES})
             journal.write("end", run=spec.signature, status="finished", step=9, seconds=2.5)
 
     def fail(self, journal: Journal, spec: RunSpec, message: str) -> None:

@@ -61,6 +61,7 @@ def finish(
     folder.write_result(
         {
             "status": "finished",
+            "signature": spec.signature,
             "eval_point": point,
             "step": 36,
             "validation": own,
@@ -82,6 +83,7 @@ def diverge(planned: PlannedRun) -> None:
     folder.write_result(
         {
             "status": "diverged",
+            "signature": spec.signature,
             "eval_point": "base" if planned.row == "neumann" else "held",
             "step": 3,
             "validation": nothing,

@@ -190,7 +190,8 @@ def test_a_run_that_is_over_answers_an_agent_without_torch(agent: object, python
     folder = RunFolder(spec.folder)
     folder.path.mkdir(parents=True)
     numbers = dict.fromkeys(("step", "examples", "epoch", "train_loss", "train_seconds", "best_validation_error"), 1.0)
-    folder.write_result({"status": "diverged", "validation": scores, "test": None, "attempts": 1, **numbers})
+    result = {"status": "diverged", "signature": spec.signature, "validation": scores, "test": None, "attempts": 1}
+    folder.write_result({**result, **numbers})
     os.environ["WANDB_RUN_ID"] = "run3"
     del os.environ["WANDB_SWEEP_PARAM_PATH"]
     said = python(
