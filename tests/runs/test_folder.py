@@ -162,11 +162,12 @@ def test_a_run_is_found_by_its_signature_under_any_name() -> None:
     folder = RunFolder(named.folder)
     folder.path.mkdir(parents=True)
     write_json(folder.signed, named.signed())
-    folder.write_result({"status": "finished", "step": 1})
+    result = {"status": "finished", "signature": named.signature, "step": 1, "validation": {}}
+    folder.write_result(result)
     again = make_spec(["optimizer=sgd"])
     assert again.folder != named.folder
     assert find(again).path == named.folder
-    assert finished_result(again) == {"status": "finished", "step": 1}
+    assert finished_result(again) == result
     assert finished_result(make_spec(["optimizer=sgd", "seed=1"])) is None
     write_json(folder.signed, {**named.signed(), "results_version": -1})
     with pytest.raises(UserError, match="has this run's signature and another configuration"):

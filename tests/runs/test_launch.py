@@ -128,7 +128,8 @@ def test_a_run_of_another_process_is_waited_for() -> None:
             time.sleep(0.5)
             order.append(spec.config.seed)
             if finish:
-                folder.write_result(json.loads((find(mine).path / "result.json").read_text()))
+                result = json.loads((find(mine).path / "result.json").read_text())
+                folder.write_result({**result, "signature": spec.signature})
 
     claimed = threading.Barrier(3)
     threads = [threading.Thread(target=elsewhere, args=a) for a in ((theirs, True), (left, False))]
