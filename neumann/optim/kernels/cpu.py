@@ -24,7 +24,13 @@ from neumann.optim.kernels import CHUNK
 
 SOURCE = Path(__file__).with_name("one_pass.cpp")
 FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-ffp-contract=off", "-fno-math-errno")
-CHOICES = (("-march=native", "-fopenmp"), ("-march=native",), ("-fopenmp",), ())  # the first set that compiles
+CHOICES = (
+    ("-march=native", "-mprefer-vector-width=512", "-fopenmp"),
+    ("-march=native", "-fopenmp"),
+    ("-march=native",),
+    ("-fopenmp",),
+    (),
+)  # the first set that compiles
 TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 
 
