@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import datetime
+import functools
 import io
 import multiprocessing
 import os
 import tempfile
 import traceback
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -23,6 +26,39 @@ def on_ranks(work: Callable[..., Any], *arguments: Any, size: int = 2) -> list[A
     Raises:
         AssertionError: it has raised on one of them, or one does not answer.
     """
+    server = _server()
+    server.send((work, arguments, size))
+    assert server.poll(120), "the ranks do not answer"
+    answers = torch.load(io.BytesIO(server.recv_bytes()), weights_only=False)
+    for rank, (fine, content) in enumerate(answers):
+        assert fine, f"on rank {rank}: {content}"
+    return [content for _, content in answers]
+
+
+@functools.cache
+def _server() -> Connection:
+    """Start the process that ranks are forked from: one where autograd has never run, else none may run in its forks."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    context.Process(target=_serve, args=(theirs,)).start()
+    theirs.close()
+    atexit.register(ours.close)  # which ends it, before multiprocessing's own handler waits for it
+    return ours
+
+
+def _serve(requests: Connection) -> None:
+    while True:
+        try:
+            work, arguments, size = requests.recv()
+        except EOFError:
+            return
+        content = io.BytesIO()
+        torch.save(_forked(work, arguments, size), content)
+        requests.send_bytes(content.getvalue())
+
+
+def _forked(work: Callable[..., Any], arguments: tuple[Any, ...], size: int) -> list[tuple[bool, Any]]:
+    """Return what each rank says: whether it went well, and its answer or its traceback."""
     context = multiprocessing.get_context("fork")
     pipes, processes = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -35,11 +71,12 @@ def on_ranks(work: Callable[..., Any], *arguments: Any, size: int = 2) -> list[A
             processes.append(process)
         answers = []
         try:
-            for rank, pipe in enumerate(pipes):
-                assert pipe.poll(90), f"rank {rank} does not answer"
-                fine, content = torch.load(io.BytesIO(pipe.recv_bytes()), weights_only=False)
-                assert fine, f"on rank {rank}: {content}"
-                answers.append(content)
+            for pipe in pipes:
+                if not pipe.poll(90):
+                    return [*answers, (False, "it does not answer")]
+                answers.append(torch.load(io.BytesIO(pipe.recv_bytes()), weights_only=False))
+                if not answers[-1][0]:  # the others may wait for it
+                    return answers
         finally:
             for process in processes:
                 process.join(0 if len(answers) < size else 30)
