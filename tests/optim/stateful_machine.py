@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from optim_problems import copies
@@ -180,10 +181,6 @@ class Trainings(RuleBasedStateMachine):
         if self.point != "held":
             self.refused()
             self.go_to("held")
-        if not scale and not int(self.first.optimizer.param_groups[0]["step"]):
-            scale = (
-                1.0  # zeros before the first step, at rate 0, are what torch.distributed.checkpoint has state made by
-            )
         for _ in range(min(steps, self.most_steps)):
             self.count += 1
             where = (self.twin or self.first).params
@@ -192,6 +189,8 @@ class Trainings(RuleBasedStateMachine):
             ]
             for run in self.everybody:
                 self.step_once(run, grads, by_closure)
+            # Where α‖r‖² throws the weights out, rounding grows as they do: another example says more
+            assume(all(p.detach().abs().max() < 1e3 for p in where if p.numel()))
 
     def step_once(self, run, grads, by_closure):
         own = [None if g is None else g.clone() for g in grads]
@@ -282,6 +281,8 @@ class Trainings(RuleBasedStateMachine):
     def change_rate(self, index, rate):
         if any(group["min_distance"] == 0 for group in self.first.optimizer.param_groups):
             rate = max(rate, 0.03)  # r may not fade away: near the pole rounding would decide
+        if rate == 0 and int(self.first.optimizer.param_groups[0]["step"]) == 0:
+            rate = 0.03  # a first step of nothing at rate 0 has a state made for torch.distributed.checkpoint, no more
         for run in self.everybody:
             group = self.group(run, index)
             if isinstance(group["lr"], Tensor):
@@ -289,10 +290,13 @@ class Trainings(RuleBasedStateMachine):
             else:
                 group["lr"] = rate
 
-    @doing(index=st.integers(0, 3), momentum=st.sampled_from([0.5, 0.95, 0.0, (0.5, 0.9)]))
+    @doing(index=st.integers(0, 3), momentum=st.sampled_from([0.95, 0.3, 0.0, (0.5, 0.9)]))
     def change_momentum(self, index, momentum):
+        """As a scheduler does right after the step; the answer is still that of the last step."""
+        self.train(1, set())
         for run in self.everybody:
             self.group(run, index)["momentum"] = momentum
+        self.ask([run for _, run in self.pairs.values()])
 
     @doing(index=st.integers(0, 3), decay=st.sampled_from([0.0, 0.3]))
     def change_decay(self, index, decay):

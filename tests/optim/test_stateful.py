@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 from stateful_machine import Trainings
 
@@ -20,31 +20,31 @@ class Interpreted(Trainings):
     most_groups = 3
 
 
-def run(machine, dtype, examples, actions):
-    machine = type(machine.__name__, (machine,), {"dtype": DTYPES[dtype]})
-    run_state_machine_as_test(machine, settings=settings(SETTINGS, max_examples=examples, stateful_step_count=actions))
+def run(machine, dtype, seeds, actions):
+    """Ten examples of each seed: of more, five in six would be variations of the one before."""
+    for number in range(seeds):
+        machine = seed(number)(type(machine.__name__, (machine,), {"dtype": DTYPES[dtype]}))
+        run_state_machine_as_test(machine, settings=settings(SETTINGS, max_examples=10, stateful_step_count=actions))
 
 
-@pytest.mark.parametrize(("dtype", "examples"), [("float64", 30), ("float32", 8), ("bfloat16", 8)])
-def test_anything_in_any_order(dtype, examples):
-    run(Trainings, dtype, examples, 20)
+@pytest.mark.parametrize(("dtype", "seeds"), [("float64", 2), ("float32", 1), ("bfloat16", 1)])
+def test_anything_in_any_order(dtype, seeds):
+    run(Trainings, dtype, seeds, 20)
 
 
 def test_anything_in_any_order_interpreted():
     pytest.importorskip("triton")
-    run(Interpreted, "float64", 4, 8)
+    run(Interpreted, "float64", 1, 8)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("dtype", "examples"), [("float64", 400), ("float32", 100), ("bfloat16", 100)])
-def test_anything_in_any_order_for_long(dtype, examples):
-    run(Trainings, dtype, examples, 40)
+@pytest.mark.parametrize(("dtype", "seeds"), [("float64", 10), ("float32", 4), ("bfloat16", 4)])
+def test_anything_in_any_order_for_longer(dtype, seeds):
+    run(Trainings, dtype, seeds, 30)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_anything_in_any_order_interpreted_for_long(dtype):
+def test_anything_in_any_order_interpreted_for_longer(dtype):
     pytest.importorskip("triton")
-    run(Interpreted, dtype, 30, 20)
+    run(Interpreted, dtype, 2, 15)
