@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -13,6 +13,26 @@ from neumann.optim.kernels import cpu
 
 PLAIN = {"for-loop": {"foreach": False}, "foreach": {"foreach": True}}
 PATHS = {**PLAIN, "C++": {"fused": True}, "Triton": {"fused": True}}
+EVERY_PATH = pytest.mark.parametrize("name", PATHS)
+QUICK = pytest.mark.parametrize("name", [name for name in PATHS if name != "Triton"])
+
+
+def every_path(arguments: str, cases: Iterable[Any], interpreted: Iterable[Any]) -> Callable[..., Any]:
+    """Parametrize by cases and by ``name`` of a path.
+
+    Triton's interpreter takes 50 ms for a step: of the cases it runs only the ``interpreted`` where tests must be fast.
+    """
+    names, interpreted = [*arguments.split(", "), "name"], list(interpreted)
+    pairs = [
+        pytest.param(
+            *(case if isinstance(case, tuple) else (case,)),
+            name,
+            marks=[pytest.mark.slow, pytest.mark.long] if name == "Triton" and case not in interpreted else [],
+        )
+        for case in cases
+        for name in PATHS
+    ]
+    return pytest.mark.parametrize(names, pairs)
 
 
 @contextlib.contextmanager

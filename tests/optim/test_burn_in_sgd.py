@@ -129,6 +129,7 @@ def test_loading_into_an_optimizer_in_use_counts_every_step_once():
     assert steps_of(optimizer) == [5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False], ids=["a plain SGD was made before", "none was"])
 def test_hooks_run_once_a_step(first, python):
     """torch gives hooks to the step() of each class when it is first made, so what was made before may matter."""

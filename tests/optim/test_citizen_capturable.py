@@ -6,19 +6,18 @@ There need be no GPU for this: what would wait for one asks a tensor for its val
 import contextlib
 import copy
 import pickle
+from itertools import product
 from unittest import mock
 
 import pytest
 import torch
 from optim_problems import copies, new_params, relative, same_bits, set_gradients, train
-from paths import PATHS, path
+from paths import EVERY_PATH, QUICK, every_path, path
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from neumann.optim import Neumann, NeumannReference
 
 STRONG = {"lr": 0.05, "alpha": 3e-2, "beta": 1e-2}
-EVERY_PATH = pytest.mark.parametrize("name", PATHS)
-QUICK = pytest.mark.parametrize("name", [name for name in PATHS if name != "Triton"])
 CASES = {
     "burn-in and resets by countdown": {"burn_in_steps": 4, "reset_period": 5, "weight_decay": 0.1},
     "resets by absolute steps": {"burn_in_steps": 4, "reset_period": 5, "reset_rule": "absolute"},
@@ -49,11 +48,8 @@ def nothing_waits():
         yield
 
 
-@EVERY_PATH
-@pytest.mark.parametrize("case", CASES)
+@every_path("case", CASES, ["burn-in and resets by countdown"])
 def test_equals_the_twin_and_what_is_not_capturable(case, name):
-    if name == "Triton" and case != "burn-in and resets by countdown":
-        pytest.skip("the interpreter takes 50 ms for a step")
     params, members, literal_params = new_params(), new_params(), new_params()
     setting = {**STRONG, **CASES[case]}
 
@@ -84,13 +80,14 @@ def test_equals_the_twin_and_what_is_not_capturable(case, name):
     assert {state["coefficient"].dtype for state in on_device.state.values()} == {torch.float64}
 
 
-@EVERY_PATH
+@QUICK
 @pytest.mark.parametrize("capturable", [False, True])
 @pytest.mark.parametrize("as_tensor", [False, True], ids=["number", "tensor"])
 def test_a_step_asks_for_no_value(name, capturable, as_tensor):
-    """Not capturable, the lists and the loop must not wait either; what they are told by the host is in numbers."""
-    if name == "Triton":
-        pytest.skip("the interpreter works on values; its kernel is launched without asking, as the one in C++ is")
+    """Not capturable, the lists and the loop must not wait either; what they are told by the host is in numbers.
+
+    Triton's interpreter works on values; its kernel is launched without asking, as the one in C++ is.
+    """
     params = new_params(torch.float32)
     rate = torch.tensor(0.05) if as_tensor else 0.05
     setting = {**STRONG, "lr": rate, "reset_period": 4, "burn_in_steps": 5, "weight_decay": 0.1}
@@ -212,13 +209,9 @@ def bits(content):
     return content.numpy().tobytes() if isinstance(content, torch.Tensor) else content
 
 
-@EVERY_PATH
-@pytest.mark.parametrize("capturable", [False, True])
-@pytest.mark.parametrize("clipped", [False, True], ids=["", "unscaled by hand"])
-def test_a_step_that_grad_scaler_skips_changes_nothing(name, capturable, clipped):
+@every_path("capturable, clipped", product((False, True), (False, True)), [(True, False)])
+def test_a_step_that_grad_scaler_skips_changes_nothing(capturable, clipped, name):
     """Where the step is fused and capturable, torch leaves the skip and the division to us, on the device."""
-    if name == "Triton" and (clipped or not capturable):
-        pytest.skip("the interpreter takes 50 ms for a step; what differs here is in the kernel")
     params, others = new_params(torch.float32), new_params(torch.float32)
     setting = {**STRONG, "burn_in_steps": 2, "reset_period": 4, "capturable": capturable}
     steps, skipped = (8, (3, 6)) if name == "Triton" else (24, (3, 9, 10, 20))

@@ -8,13 +8,11 @@ import warnings
 import pytest
 import torch
 from optim_problems import copies, new_params, relative, same_bits, set_gradients, train
-from paths import PATHS, path
+from paths import EVERY_PATH, QUICK, path
 
 from neumann.optim import NesterovInner, Neumann
 
 STRONG = {"lr": 0.05, "alpha": 3e-2, "beta": 1e-2, "burn_in_steps": 2, "reset_period": 5}
-EVERY_PATH = pytest.mark.parametrize("name", PATHS)
-QUICK = pytest.mark.parametrize("name", [name for name in PATHS if name != "Triton"])
 
 
 def trained(how, dtype=torch.float32, steps=6, params=None):

@@ -1,19 +1,18 @@
 """Groups, parameters that come, go and freeze, rates and schedulers: what people do to a torch optimizer in training."""
 
 import copy
+from itertools import product
 
 import pytest
 import torch
 from optim_problems import copies, new_params, relative, same_bits, train
-from paths import PATHS, path
+from paths import EVERY_PATH, QUICK, every_path, path
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import SWALR
 
 from neumann.optim import NesterovInner, Neumann, NeumannReference, validation
 
 STRONG = {"lr": 0.05, "alpha": 3e-2, "beta": 1e-2, "burn_in_steps": 3, "reset_period": 7}
-EVERY_PATH = pytest.mark.parametrize("name", PATHS)
-QUICK = pytest.mark.parametrize("name", [name for name in PATHS if name != "Triton"])
 
 OTHER = {  # another value than in STRONG, or than the default
     "lr": 0.02,
@@ -38,12 +37,9 @@ def test_every_hyperparameter_is_tried_below():
     assert set(OTHER) | set(HOW) == set(validation.neumann_hyperparameters(Neumann([torch.zeros(1)]).param_groups[0]))
 
 
-@EVERY_PATH
-@pytest.mark.parametrize("key", OTHER)
+# The interpreted ones are what a kernel gets from a group
+@every_path("key", OTHER, ["lr", "gamma", "weight_decay", "min_distance", "maximize"])
 def test_a_group_has_its_own_value_of(key, name):
-    if name == "Triton" and key not in ("lr", "gamma", "weight_decay", "min_distance", "maximize"):
-        pytest.skip("the interpreter takes 50 ms for a step; these are what its kernel gets from a group")
-
     def groups(params):
         return [{"params": params[:1]}, {"params": params[1:], key: OTHER[key]}]
 
@@ -171,13 +167,11 @@ def test_every_scheduler_of_torch_is_tried_below():
     assert set(lr_scheduler.__all__) - {"LRScheduler"} <= set(SCHEDULERS)
 
 
-@EVERY_PATH
-@pytest.mark.parametrize("kind", SCHEDULERS)
-@pytest.mark.parametrize("as_tensor", [False, True], ids=["number", "tensor"])
+@every_path(
+    "kind, as_tensor", product(SCHEDULERS, (False, True)), [("OneCycleLR", as_tensor) for as_tensor in (False, True)]
+)
 def test_schedulers_set_what_the_next_step_takes(kind, as_tensor, name):
     """Those that cycle the momentum replace our pair (0.5, 0.9) by numbers of theirs, as they do with any optimizer's."""
-    if name == "Triton" and kind != "OneCycleLR":
-        pytest.skip("the interpreter takes 50 ms for a step")
     rate = torch.tensor(0.05, dtype=torch.float64) if as_tensor else 0.05
     params, literal_params = new_params(), new_params()
     with path(name) as how:

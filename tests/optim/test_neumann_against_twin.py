@@ -2,19 +2,19 @@
 
 import math
 from functools import cache
+from itertools import product
 
 import pytest
 import torch
 from optim_problems import copies, new_params, relative, same_bits, set_gradients, train
-from paths import PATHS, path
+from paths import EVERY_PATH, PATHS, QUICK, every_path, path
 
 from neumann.optim import Neumann, NeumannReference
 
 STRONG = {"alpha": 3e-2, "beta": 1e-2}  # regularizers as large as the gradients, so that an error in them shows
 STEPS = 200
 STEPS_INTERPRETED = 40  # 50 ms each
-
-EVERY_PATH = pytest.mark.parametrize("name", PATHS)
+RULES = ("countdown", "absolute")
 
 
 def steps_of(name: str) -> int:
@@ -76,11 +76,8 @@ def literal_run(case):
     return trajectory
 
 
-@EVERY_PATH
-@pytest.mark.parametrize("case", CASES)
+@every_path("case", CASES, INTERPRETED)
 def test_every_setting(case, name):
-    if name == "Triton" and case not in INTERPRETED:
-        pytest.skip("the interpreter takes 50 ms for a step; it runs other settings")
     trajectory, params = literal_run(case), new_params()
     with path(name) as how:
         ours = Neumann(params, lr=0.05, **how, **CASES[case])
@@ -95,12 +92,8 @@ def test_every_setting(case, name):
                 ours.train()
 
 
-@EVERY_PATH
-@pytest.mark.parametrize("rule", ["countdown", "absolute"])
-@pytest.mark.parametrize("as_tensor", [False, True], ids=["number", "tensor"])
-def test_changing_rate(name, rule, as_tensor):
-    if name == "Triton" and (rule, as_tensor) != ("countdown", True):
-        pytest.skip("the interpreter takes 50 ms for a step")
+@every_path("rule, as_tensor", product(RULES, (False, True)), [("countdown", True)])
+def test_changing_rate(rule, as_tensor, name):
     setting = {**STRONG, "burn_in_steps": 10, "reset_period": 25, "reset_rule": rule, "weight_decay": 1e-2}
     params, literal_params = new_params(), new_params()
     rate = torch.tensor(0.0, dtype=torch.float64) if as_tensor else 0.0
@@ -120,12 +113,8 @@ def test_changing_rate(name, rule, as_tensor):
     assert isinstance(ours.param_groups[0]["lr"], torch.Tensor) == as_tensor
 
 
-@EVERY_PATH
-@pytest.mark.parametrize("count", ["tensors", "scalars", "absolute"])
-@pytest.mark.parametrize("rule", ["countdown", "absolute"])
-def test_two_groups_with_missing_gradients(name, count, rule):
-    if name == "Triton" and (count, rule) != ("tensors", "countdown"):
-        pytest.skip("the interpreter takes 50 ms for a step")
+@every_path("count, rule", product(("tensors", "scalars", "absolute"), RULES), [("tensors", "countdown")])
+def test_two_groups_with_missing_gradients(count, rule, name):
     params, literal_params = new_params(), new_params()
 
     def groups(params):
@@ -167,11 +156,8 @@ def test_maximize_climbs_as_the_twin_does(name):
     assert same_bits(climbing, descending)
 
 
-@EVERY_PATH
-@pytest.mark.parametrize("rule", ["countdown", "absolute"])
-def test_parameters_added_later(name, rule):
-    if name == "Triton" and rule == "absolute":
-        pytest.skip("the interpreter takes 50 ms for a step")
+@every_path("rule", RULES, ["countdown"])
+def test_parameters_added_later(rule, name):
     params, literal_params = new_params(), new_params()
     setting = {**STRONG, "lr": 0.05, "burn_in_steps": 5, "reset_period": 20, "reset_rule": rule}
     with path(name) as how:
@@ -198,14 +184,17 @@ def test_every_path_equals_the_loop_in_fp32_to_rounding(name):
     assert relative(other, looped) < 1e-6
 
 
-@EVERY_PATH
-@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+# Triton's interpreter cuts bfloat16 off instead of rounding it, as GPUs do; the C++ kernel has no float16
+@pytest.mark.parametrize(
+    ("name", "half"),
+    [
+        *product(("for-loop", "foreach"), (torch.bfloat16, torch.float16)),
+        ("C++", torch.bfloat16),
+        ("Triton", torch.float16),
+    ],
+)
 def test_halves_keep_a_float32_state(name, half):
     """The path of the weights is that of the twin, which rounds them as they are stored and nothing else."""
-    if name == "Triton" and half == torch.bfloat16:
-        pytest.skip("Triton's interpreter cuts bfloat16 off instead of rounding it, as GPUs do")
-    if name == "C++" and half == torch.float16:
-        pytest.skip("the C++ kernel has no float16; the loop takes it")
     params, literal_params = new_params(half), new_params(half)
     setting = {**STRONG, "burn_in_steps": 5, "reset_period": 20, "weight_decay": 1e-2}
     literal = NeumannReference(literal_params, lr=0.05, **setting)
@@ -223,7 +212,7 @@ def test_halves_keep_a_float32_state(name, half):
     assert float(ours.distance()) == pytest.approx(literal.distance(), rel=2e-2)
 
 
-@pytest.mark.parametrize("name", ["for-loop", "foreach", "C++"])
+@QUICK
 def test_several_dtypes_in_one_optimizer(name):
     def mixed():
         return [p.detach().to(dtype).requires_grad_() for p, dtype in zip(new_params(), dtypes, strict=True)]

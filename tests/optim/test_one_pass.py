@@ -223,7 +223,7 @@ print(len(optimizer._passes), w.tolist()[0] < 1)
 """
 
 
-@pytest.mark.parametrize("compiler", ["/no/such/compiler", "false"])
+@pytest.mark.parametrize("compiler", ["/no/such/compiler", pytest.param("false", marks=pytest.mark.slow)])
 def test_without_a_compiler_it_is_said_once_and_the_plain_path_taken(python, monkeypatch, tmp_path, compiler):
     monkeypatch.setenv("CXX", compiler)
     monkeypatch.setenv("NEUMANN_CACHE", str(tmp_path / "empty"))
@@ -257,6 +257,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path):
     assert tmp_path not in built.parents
 
 
+@pytest.mark.slow
 def test_processes_that_compile_at_once_do_not_meet(tmp_path):
     if cpu.load() is None:
         pytest.skip(cpu.problem())
@@ -316,6 +317,7 @@ print(ptx.count("ld.global.v4.b32"), ptx.count("st.global.v4.b32"), len(re.finda
 """
 
 
+@pytest.mark.slow
 def test_the_cuda_kernel_compiles_without_a_gpu_and_moves_28_bytes(python, monkeypatch, tmp_path):
     """Its main loop reads four vectors of four float32 and writes three, 16 bytes each: 28 for each parameter."""
     pytest.importorskip("triton")

@@ -2,6 +2,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 LIST_MODULES = """
 import json, sys
 import torch
@@ -29,6 +31,7 @@ def test_every_exported_name_is_there():
     assert all(hasattr(neumann.optim, name) for name in neumann.optim.__all__)
 
 
+@pytest.mark.slow
 def test_the_one_import_registers_with_timm_and_brings_in_nothing_else_of_the_project():
     code = LIST_MODULES.replace(
         "import neumann.optim", "import neumann.optim.timm, timm.optim as t; t.get_optimizer_info('neumann')"

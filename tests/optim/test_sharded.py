@@ -47,7 +47,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("layout", CASES)
+@pytest.mark.parametrize("layout", ["FSDP2", "HSDP", pytest.param(OVER_BOTH, marks=pytest.mark.slow)])
 def test_sharded_is_as_in_one_process_for_one_scalar_a_step(layout):
     cases = [case for case in CASES[layout] if case[1] in hows()]
     for said in on_ranks(runs.as_in_one_process, layout, cases, size=size_of(layout)):

@@ -8,6 +8,8 @@ from stateful_machine import Trainings
 
 # The same examples in every run: a commit passes or fails by what it changes
 SETTINGS = settings(derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+SLOW = pytest.mark.slow
+LONG = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -27,24 +29,30 @@ def run(machine, dtype, seeds, actions):
         run_state_machine_as_test(machine, settings=settings(SETTINGS, max_examples=10, stateful_step_count=actions))
 
 
-@pytest.mark.parametrize(("dtype", "seeds"), [("float64", 2), ("float32", 1), ("bfloat16", 1)])
-def test_anything_in_any_order(dtype, seeds):
-    run(Trainings, dtype, seeds, 20)
+@pytest.mark.parametrize(
+    ("dtype", "seeds", "actions"),
+    [
+        ("float64", 1, 20),
+        ("bfloat16", 1, 15),
+        pytest.param("float64", 4, 30, marks=SLOW),
+        pytest.param("float32", 2, 30, marks=SLOW),
+        pytest.param("float64", 12, 30, marks=LONG),
+        pytest.param("float32", 5, 30, marks=LONG),
+        pytest.param("bfloat16", 5, 30, marks=LONG),
+    ],
+)
+def test_anything_in_any_order(dtype, seeds, actions):
+    run(Trainings, dtype, seeds, actions)
 
 
-def test_anything_in_any_order_interpreted():
+@pytest.mark.parametrize(
+    ("dtype", "seeds", "actions"),
+    [
+        ("float64", 1, 5),
+        pytest.param("float64", 1, 15, marks=SLOW),
+        pytest.param("float32", 2, 15, marks=LONG),
+    ],
+)
+def test_anything_in_any_order_interpreted(dtype, seeds, actions):
     pytest.importorskip("triton")
-    run(Interpreted, "float64", 1, 8)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("dtype", "seeds"), [("float64", 10), ("float32", 4), ("bfloat16", 4)])
-def test_anything_in_any_order_for_longer(dtype, seeds):
-    run(Trainings, dtype, seeds, 30)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_anything_in_any_order_interpreted_for_longer(dtype):
-    pytest.importorskip("triton")
-    run(Interpreted, dtype, 2, 15)
+    run(Interpreted, dtype, seeds, actions)
