@@ -127,6 +127,7 @@ def test_a_run_ends_with_a_panel_and_is_returned_at_once_the_second_time() -> No
     assert len(read_json(only_run().provenance)["attempts"]) == 1
 
 
+@pytest.mark.slow
 def test_a_jpeg_folder_trains(photos: Path) -> None:
     done = neumann(
         "train",
@@ -173,6 +174,7 @@ def test_a_spoilt_folder_is_one_sentence(
     assert not any(Path("runs").rglob("*.json"))
 
 
+@pytest.mark.slow
 def test_online_without_a_login_is_one_sentence(tmp_path: Path) -> None:
     env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | {"HOME": str(tmp_path)}
     done = neumann("train", "logger.mode=online", env=env)

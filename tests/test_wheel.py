@@ -94,6 +94,7 @@ print("trained", neumann_file := sys.modules["neumann"].__file__)
 """
 
 
+@pytest.mark.slow
 def test_the_optimizer_needs_nothing_but_torch(installed: Path, tmp_path: Path) -> None:
     beside = tmp_path / "torch-alone"
     link_distributions(closure("torch", set()) | closure("numpy", set()), beside)
@@ -105,6 +106,7 @@ def test_the_optimizer_needs_nothing_but_torch(installed: Path, tmp_path: Path) 
     assert str(installed) in done.stdout
 
 
+@pytest.mark.slow
 def test_the_installed_command_trains_from_an_empty_directory(installed: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()

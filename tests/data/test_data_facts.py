@@ -33,6 +33,7 @@ def test_digits_are_split_1197_300_300_and_balanced():
     assert sorted(np.concatenate([examples.train, examples.validation, examples.test])) == list(range(1797))
 
 
+@pytest.mark.slow
 def test_digits_are_scikit_learns():
     from sklearn.datasets import load_digits
 

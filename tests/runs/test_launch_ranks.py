@@ -132,6 +132,7 @@ class Mine(torch.optim.SGD):
 """
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_takes_its_job_down_and_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     dirs = (own_optimizer(Path.cwd(), ON_ONE_RANK),)
     monkeypatch.syspath_prepend(str(Path.cwd()))

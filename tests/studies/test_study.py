@@ -50,6 +50,7 @@ def attempts() -> list[int]:
     return [len(read_json(path)["attempts"]) for path in Path("runs/mine").glob("*/provenance.json")]
 
 
+@pytest.mark.slow
 def test_a_study_trains_what_is_missing_and_nothing_twice() -> None:
     write_study(small())
     done = neumann("study", "mine", "logger=none")

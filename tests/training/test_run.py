@@ -162,7 +162,13 @@ RESUMED = {
 
 @pytest.mark.parametrize(
     ("optimizer", "step"),
-    [*(("neumann", step) for step in (1, 17, 18, 25, 35)), ("average", 1), ("average", 18), ("burn-in", 17)],
+    [
+        *(("neumann", step) for step in (1, 18, 25)),
+        *(pytest.param("neumann", step, marks=pytest.mark.slow) for step in (17, 35)),
+        pytest.param("average", 1, marks=pytest.mark.slow),
+        ("average", 18),
+        ("burn-in", 17),
+    ],
 )
 def test_ctrl_c_leaves_a_clean_run_that_goes_on_to_the_same_bits(
     optimizer: str, step: int, train: Train, monkeypatch: pytest.MonkeyPatch
@@ -344,7 +350,15 @@ def flip(content: bytes) -> bytes:
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
-@pytest.mark.parametrize("damage", [cut, flip, lambda content: b"", lambda content: b"not a checkpoint"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut,
+        pytest.param(flip, marks=pytest.mark.slow),
+        lambda content: b"",
+        pytest.param(lambda content: b"not a checkpoint", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(
     ("files", "goes_on_at", "words"),
     [(("last.ckpt",), 36, "goes on from the one before"), (("last.ckpt", "previous.ckpt"), 0, "the run begins again")],

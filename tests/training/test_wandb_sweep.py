@@ -158,6 +158,7 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any], dict[str
     return start
 
 
+@pytest.mark.slow
 def test_an_agents_run_is_ours_and_its_objective_arrives_also_when_it_was_there(
     agent: Callable[[dict[str, Any], dict[str, Any], str], int],
 ) -> None:
