@@ -70,6 +70,7 @@ def when(condition: Callable[[], object], act: Callable[[], object]) -> threadin
     return thread
 
 
+@pytest.mark.slow
 def test_a_worker_trains_what_is_left_and_a_second_finds_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     folder, specs = launch("optimizer=sgd", "seed=0,1,2", settings=SlurmConfig(runs_per_worker=2, cpus_per_task=4))
     held = find(specs[2])

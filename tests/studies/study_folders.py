@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from neumann.config import make_spec
+from neumann.config import RunSpec, make_spec
 from neumann.runs import RunFolder, find
 from neumann.studies.definition import PlannedRun
 
@@ -36,6 +37,11 @@ def write_study(content: dict[str, Any] | None = None, name: str = "mine") -> Pa
     return folder / "study.yaml"
 
 
+@functools.cache  # a third of a second each
+def spec_of(overrides: tuple[str, ...]) -> RunSpec:
+    return make_spec(overrides)
+
+
 def scores(error: float, loss: float = 0.1, n: int = 300) -> dict[str, float]:
     return {"loss": loss, "error": error, "wrong": round(error * n), "n": n}
 
@@ -44,7 +50,7 @@ def finish(
     planned: PlannedRun, error: float, *, average: float | None = None, test: float | None = None, loss: float = 0.1
 ) -> RunFolder:
     """Write what a finished run leaves: ``error`` at its eval point on validation, ``test`` on the test images."""
-    spec = make_spec(planned.overrides)
+    spec = spec_of(tuple(planned.overrides))
     folder = find(spec)
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.signed.write_text(json.dumps(spec.signed()))
@@ -74,7 +80,7 @@ def finish(
 
 
 def diverge(planned: PlannedRun) -> None:
-    spec = make_spec(planned.overrides)
+    spec = spec_of(tuple(planned.overrides))
     folder = find(spec)
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.signed.write_text(json.dumps(spec.signed()))

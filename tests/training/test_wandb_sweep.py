@@ -53,8 +53,8 @@ def expanded(content: dict[str, Any], point: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize(
     "words",
     [
-        ["+sweeps=rates"],
-        ["+sweeps=ablations", "seed=0,1"],
+        pytest.param(["+sweeps=rates"], marks=pytest.mark.slow),
+        pytest.param(["+sweeps=ablations", "seed=0,1"], marks=pytest.mark.slow),
         ["optimizer=neumann,sgd", "optimizer.lr=1e-7,1,0.1", "batch.size=range(16,65,16)"],
         ["ablation=null,no_alpha", "+model.kwargs.width=8,16", "optimizer.momentum=[0.5,0.9],0.9"],
         ["optimizer=torch", "optimizer.name=NAdam,Adagrad", "+optimizer.kwargs.eps=1e-6,1e-8", "optimizer.kwargs.foreach=true,false"],
