@@ -4,8 +4,8 @@
 
 Each round takes every contender once, in an order of its own, on the tensors of ResNet-50 and of the small network for
 digits: a burst of steps with gradients that stay, then a wait for the device. A ratio is that of two times of the same
-round; median and quartiles of all rounds are given. Where the tensors happen to lie moves the time of one and the same code
-by a tenth, so everything is made anew several times, in another order each time.
+round; median and quartiles of all rounds are given. Where the tensors happen to lie moves the time of the same code by
+a tenth, so everything is made anew several times, in another order each time.
 
 Bytes are what the operations of a step name as read and as written (counted by a dispatch mode; for the one-pass
 kernels, which it cannot see, 4 reads and 3 writes). The bandwidth is that of copying 256 MiB, taken in every round too:

@@ -24,10 +24,12 @@ def kernel_library(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
     """The C++ kernel, compiled once for all tests; None where there is no compiler."""
     from neumann.optim.kernels import cpu
 
+    folder = tmp_path_factory.mktemp("kernel")
     try:
-        return cpu.build(tmp_path_factory.mktemp("kernel"))
+        cpu.build(folder)
     except OSError:
         return None
+    return next(folder.iterdir())
 
 
 @pytest.fixture(autouse=True)

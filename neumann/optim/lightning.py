@@ -42,12 +42,14 @@ class AtEvalPoint(_Module):
 
     Validation, test and prediction move the weights to the optimizer's eval point (w − μm for Neumann and for Nesterov
     momentum) and back bit for bit, so they never change training. Where there is no optimizer (``trainer.test`` on a
-    fresh module) the weights are taken as they are.
+    fresh module) the weights are taken as they are. After an exception inside of them the weights are at the eval point
+    until the next ``fit`` or evaluation, or ``optimizer.train()``.
 
     A checkpoint's ``state_dict`` is at the eval point, whenever it is saved, so ``load_from_checkpoint`` and
-    ``trainer.test(ckpt_path=...)`` get the answer. The held weights lie beside it, and ``trainer.fit(ckpt_path=...)``
-    goes on from those, bit for bit; without this class it would go on from the wrong ones. Not for sharded strategies
-    (FSDP, DeepSpeed), whose checkpoints are not made of ``state_dict()``.
+    ``trainer.test(ckpt_path=...)`` get the answer; a trainer that has fitted forgets its optimizers then, for they do
+    not belong to these weights. The held weights lie beside it, and ``trainer.fit(ckpt_path=...)`` goes on from those,
+    bit for bit; without this class it would go on from the wrong ones. Not for sharded strategies (FSDP, DeepSpeed),
+    whose checkpoints are not made of ``state_dict()``.
     """
 
     _evaluation: ExitStack | None = None
@@ -107,9 +109,7 @@ class AtEvalPoint(_Module):
             for optimizer in optimizers:
                 _join_devices(optimizer)
                 points.enter_context(at(optimizer, "held"))
-            if (
-                "optimizer_states" in checkpoint
-            ):  # may have been taken at the eval point, which ModelCheckpoint saves at
+            if "optimizer_states" in checkpoint:  # perhaps taken at the eval point, where ModelCheckpoint may save
                 states = [self.trainer.strategy.optimizer_state(optimizer) for optimizer in optimizers]
                 checkpoint["optimizer_states"] = states
                 checkpoint[HELD_WEIGHTS] = _copies(ours)
@@ -121,8 +121,13 @@ class AtEvalPoint(_Module):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the held weights where training goes on; everybody else gets those of the eval point."""
         super().on_load_checkpoint(checkpoint)
+        self._leave()
         trainer = getattr(self, "_trainer", None)
-        if trainer is not None and trainer.state.fn == "fit" and HELD_WEIGHTS in checkpoint:
+        if trainer is None:
+            return
+        if trainer.state.fn != "fit":
+            trainer.optimizers = []  # what they would move the new weights by is of the old ones; fit makes new ones
+        elif HELD_WEIGHTS in checkpoint:
             checkpoint["state_dict"] = {**checkpoint["state_dict"], **checkpoint[HELD_WEIGHTS]}
 
 

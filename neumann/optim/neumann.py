@@ -54,8 +54,8 @@ class Neumann(PhasedOptimizer):
             validate(model)
             optimizer.train()  # they are back, bit for bit; step() is refused before this
 
-    Every hyperparameter can be set per parameter group. The counters (``step``) and the mode are in ``param_groups``,
-    so ``state_dict()``, ``deepcopy`` and ``pickle`` keep them.
+    Every hyperparameter can be set per parameter group, but for ``capturable`` and ``process_group``. The counters
+    (``step``) and the mode are in ``param_groups``, so ``state_dict()``, ``deepcopy`` and ``pickle`` keep them.
 
     ================= ======== ============ ===========================================================================
     argument          paper    default      meaning and unit
@@ -89,9 +89,12 @@ class Neumann(PhasedOptimizer):
     (a second or two, kept in ``$NEUMANN_CACHE`` or ``~/.cache/neumann``), on CUDA Triton. With ``fused`` and
     ``foreach`` both None it is taken wherever it can be, since it is the fastest for small and for large models. It
     needs a C++ compiler, or Triton, and dense tensors; otherwise lists of tensors are used on CUDA (80 bytes, but few
-    launches) and a loop over the tensors on a CPU, whose temporaries stay in the cache. ``fused=True`` warns once where
-    there is no compiler, and is an error for a type or device that it cannot do. ``torch.compile`` makes two graphs of
-    a ``capturable`` step, from the lists or the loop; any other step it leaves as it is.
+    launches) and a loop over the tensors on a CPU, whose temporaries stay in the cache. Where there is no compiler, a
+    warning says so once, unless ``fused=False`` or ``foreach`` is given; for a type or device that it cannot do,
+    ``fused=True`` is an error. ``torch.compile`` makes two graphs of a ``capturable`` step, from the lists or the loop;
+    any other step it leaves as it is. Whoever writes to r behind torch's back (``.data``, NumPy, ``broadcast`` and
+    other collectives, none of which torch counts) must say so by ``optimizer.load_state_dict(optimizer.state_dict())``,
+    else the next step still takes the norm that it has carried.
 
     **Types.** m and r have the parameter's type, but float32 for halves; loading keeps that.
 
@@ -109,7 +112,8 @@ class Neumann(PhasedOptimizer):
     skipped whole, though its w − v counts in the norm; one added later joins at the current step with m = 0, v = w.
 
     Two habits do not carry over: groups are not independent of each other (the norm is global), and lr = 0 does not
-    freeze the weights (the rate lives inside m).
+    freeze the weights (the rate lives inside m). A first step of rate 0 with gradients that are all 0 only makes the
+    state and is not counted: that is how ``torch.distributed.checkpoint`` asks for it.
 
     Raises:
         ValueError: an argument is not valid, or a parameter is not a real floating-point tensor.

@@ -204,6 +204,15 @@ def require_fusable(params: list[Tensor]) -> None:
         _warn_once(f"fused=True: the slower path is taken, because {reason}")
 
 
+def tell_of_slower_path(p: Tensor) -> None:
+    """Warn, once, where ``p`` takes the slower path for want of a compiler and nobody has asked for that path."""
+    if p.device.type in ("cpu", "cuda") and kernel_for(p.device) is None:
+        _warn_once(
+            f"a step takes several times as long as in one pass over memory, because {why_none(p.device)}; "
+            "fused=False says that this is meant"
+        )
+
+
 @functools.cache
 def _warn_once(message: str) -> None:
     warnings.warn(message, stacklevel=2)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from neumann.optim.displaced import DisplacedOptimizer
 from neumann.optim.kernels import state_type
-from neumann.optim.one_pass import SQUARES, Entry, OnePass, one_pass, require_fusable, unfusable
+from neumann.optim.one_pass import SQUARES, Entry, OnePass, one_pass, require_fusable, tell_of_slower_path, unfusable
 from neumann.optim.phases import Phase, Scalar
 from neumann.optim.plain import move
 from neumann.optim.sharding import all_zero, shards_of, sum_over_shards
@@ -263,6 +263,8 @@ class PhasedOptimizer(DisplacedOptimizer):
                 else:
                     state.pop(SQUARES, None)
                     rest[index].append(p)
+                    if not torch.compiler.is_compiling() and group["fused"] is None and group["foreach"] is None:
+                        tell_of_slower_path(p)
         passes = tuple(map(one_pass, fused.values()))
         planned = sum(map(len, rest)) + sum(map(len, fused.values()))
         self._plan = _Plan((len(self.state), *key[1:]), params, passes, rest, planned == len(params))

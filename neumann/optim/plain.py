@@ -95,7 +95,7 @@ def _multi_tensor(
     g = [each.to(m[0].dtype) for each in grads] if halves else grads
     mu, eta = phase.mu_u, phase.eta_u
     known = not isinstance(mu, Tensor) and not isinstance(eta, Tensor) and not isinstance(phase.eta_m, Tensor)
-    if known and (phase.carry, phase.eta_m) == (mu, eta):  # to compare a tensor would wait for its device
+    if known and (phase.carry, phase.eta_m) == (mu, eta) and mu != 1:  # to compare a tensor would wait for its device
         u = _ordinary_move(before, g, m, r, float(mu), float(eta), push, weight_decay=weight_decay, maximize=maximize)
     else:
         u = _any_move(before, g, m, r, phase, push, weight_decay=weight_decay, maximize=maximize)

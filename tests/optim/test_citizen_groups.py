@@ -196,6 +196,20 @@ def test_schedulers_set_what_the_next_step_takes(kind, as_tensor, name):
     assert len(momenta) > 3 if cycles else momenta == {(0.5, 0.9)}
 
 
+@EVERY_PATH
+def test_a_scheduler_may_raise_the_momentum_to_one(name):
+    """We would not take it ourselves, but torch's schedulers ask nobody."""
+    params, literal_params = new_params(), new_params()
+    with path(name) as how:
+        ours, literal = Neumann(params, **how, **STRONG), NeumannReference(literal_params, **STRONG)
+        for step in range(8):
+            for optimizer in (ours, literal):
+                optimizer.param_groups[0]["momentum"] = 1.0 if step > 4 else 0.9
+            train(ours, params, [step])
+            train(literal, literal_params, [step])
+    assert relative(params, literal_params) < 1e-12
+
+
 def test_a_scheduler_of_momentum_survives_saving():
     """Its number, not our pair, is what the checkpoint holds; base and maximum ride along in the group."""
     params = new_params()

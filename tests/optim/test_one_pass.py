@@ -5,6 +5,7 @@ import math
 import pickle
 import subprocess
 import sys
+import tempfile
 import warnings
 from unittest import mock
 
@@ -213,12 +214,10 @@ w = torch.ones(3, requires_grad=True)
 w.grad = torch.ones(3)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    Neumann([w], lr=0.1).step()
-    print(len(caught))
-    for _ in range(2):
-        optimizer = Neumann([w], lr=0.1, fused=True)
+    for setting in ({"fused": False}, {"foreach": False}, {}, {}, {"fused": True}, {"fused": True}):
+        optimizer = Neumann([w], lr=0.1, **setting)
         optimizer.step()
-    print(len(caught), caught[0].message)
+        print(len(caught), caught[-1].message if caught else "")
 print(len(optimizer._passes), w.tolist()[0] < 1)
 """
 
@@ -227,41 +226,65 @@ print(len(optimizer._passes), w.tolist()[0] < 1)
 def test_without_a_compiler_it_is_said_once_and_the_plain_path_taken(python, monkeypatch, tmp_path, compiler):
     monkeypatch.setenv("CXX", compiler)
     monkeypatch.setenv("NEUMANN_CACHE", str(tmp_path / "empty"))
-    silent, told, taken = python(WITHOUT_COMPILER).splitlines()
-    assert silent == "0"  # fused=None picks what there is
+    *meant, told, again, asked, asked_again, taken = python(WITHOUT_COMPILER).splitlines()
+    assert meant == ["0 ", "0 "]
     said = {
         "false": "the C++ compiler false failed",
         "/no/such/compiler": "no C++ compiler was found (looked for /no/such/compiler)",
     }
-    assert told.startswith(f"1 fused=True: the slower path is taken, because {said[compiler]}")
+    assert told == again
+    assert told.startswith("1 a step takes several times as long")
+    assert said[compiler] in told
+    assert asked == asked_again
+    assert asked.startswith(f"2 fused=True: the slower path is taken, because {said[compiler]}")
     assert taken == "0 False"  # reset first, which moves nothing
 
 
 def test_the_library_is_compiled_once_and_kept_apart_by_compiler(tmp_path, monkeypatch):
     if cpu.load() is None:
         pytest.skip(cpu.problem())
-    first = cpu.build(tmp_path / "a")
+    cpu.build(tmp_path / "a")
+    (first,) = (tmp_path / "a").iterdir()
+    assert first.stat().st_mode & 0o777 == 0o755  # folders of caches are shared
     with mock.patch.object(cpu, "_compile", side_effect=AssertionError("again")):
-        assert cpu.build(tmp_path / "a") == first
-    assert [each.name for each in (tmp_path / "a").iterdir()] == [first.name]
+        cpu.build(tmp_path / "a")
+    assert list((tmp_path / "a").iterdir()) == [first]
     monkeypatch.setattr(cpu, "_processor", lambda: "another")
-    assert cpu.build(tmp_path / "a") != first
+    cpu.build(tmp_path / "a")
+    assert len(list((tmp_path / "a").iterdir())) == 2
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path):
+def test_a_damaged_library_is_compiled_again(tmp_path, kernel_library):
+    if kernel_library is None:
+        pytest.skip(cpu.problem())
+    (tmp_path / "a").mkdir()
+    damaged = tmp_path / "a" / kernel_library.name
+    damaged.write_bytes(b"")
+    cpu.build(tmp_path / "a")
+    assert list((tmp_path / "a").iterdir()) == [damaged]
+    assert damaged.stat().st_size > 1000
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
     if cpu.load() is None:
         pytest.skip(cpu.problem())
     (tmp_path / "file").write_text("")
-    built = cpu.build(tmp_path / "file" / "cache")
-    assert built.is_file()
-    assert tmp_path not in built.parents
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    kernel = cpu.build(tmp_path / "file" / "cache")
+    assert not list((tmp_path / "temporary").iterdir())
+    with mock.patch.object(cpu, "load", return_value=kernel):
+        params = new_params(torch.float32)
+        optimizer = Neumann(params, lr=0.1, fused=True)
+        train(optimizer, params, range(3))
+    assert optimizer._passes
 
 
 @pytest.mark.slow
 def test_processes_that_compile_at_once_do_not_meet(tmp_path):
     if cpu.load() is None:
         pytest.skip(cpu.problem())
-    code = f"from pathlib import Path; from neumann.optim.kernels import cpu; cpu.CpuKernel(cpu.build(Path({str(tmp_path / 'c')!r})))"
+    code = f"from pathlib import Path; from neumann.optim.kernels import cpu; cpu.build(Path({str(tmp_path / 'c')!r}))"
     started = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
     assert [each.wait(120) for each in started] == [0, 0, 0]
     assert len(list((tmp_path / "c").iterdir())) == 1

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import copy
+from pathlib import Path
 
 import pytest
 import timm
 import timm.optim
 import torch
+from timm.models import resume_checkpoint
 from timm.scheduler import CosineLRScheduler
+from timm.utils import CheckpointSaver
 from torch import nn
 
 import neumann.optim.timm
@@ -191,6 +194,24 @@ def test_lookahead_is_evaluated_at_the_base_point_of_what_it_wraps(name: str) ->
             with pytest.raises(RuntimeError, match="evaluated, not trained"):
                 made.step()
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), held.parameters(), strict=True))
+
+
+def test_what_timms_train_script_saves_is_the_answer_and_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    whole, model, resumed = network(), network(), network()
+    optimizers = [timm.optim.create_optimizer_v2(net, opt="neumann", lr=0.1) for net in (whole, model, resumed)]
+    fit(whole, optimizers[0])
+    fit(model, optimizers[1])
+    with evaluating(optimizers[1]):
+        answer = copy.deepcopy(model)
+        saver = CheckpointSaver(model, optimizers[1], checkpoint_dir=str(tmp_path), recovery_dir=str(tmp_path))
+        saver.save_checkpoint(0, 1.0)
+    resume_checkpoint(resumed, str(tmp_path / "last.pth.tar"), optimizers[2])
+    assert same(resumed, answer)
+    optimizers[2].train()
+    assert same(resumed, whole)
+    for net, optimizer in zip((whole, resumed), optimizers[::2], strict=True):
+        fit(net, optimizer)
+    assert same(resumed, whole)
 
 
 def test_our_module_does_not_stand_in_for_timm() -> None:

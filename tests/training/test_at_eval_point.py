@@ -164,6 +164,33 @@ def test_after_a_failed_validation_training_begins_at_the_held_point() -> None:
     assert [part.training for part in module.body] == [True, False, True, True]
 
 
+@EVERY
+def test_a_checkpoint_is_evaluated_as_it_is_by_the_trainer_that_has_fitted(name: str, tmp_path: Path) -> None:
+    """Its optimizers have gone on since, so what they would move by is not of these weights."""
+    module = Net(name)
+    fitting = trainer(4, callbacks=[ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)])
+    fitting.fit(module, loader())
+    ended = answer(module, fitting.optimizers[0])
+    saved = torch.load(tmp_path / "epoch=1.ckpt", weights_only=True)["state_dict"]
+    for evaluate in (fitting.validate, fitting.test, fitting.predict):
+        module.seen.clear()
+        quiet = {} if evaluate == fitting.predict else {"verbose": False}
+        evaluate(module, loader(), ckpt_path=str(tmp_path / "epoch=1.ckpt"), **quiet)
+        assert torch.equal(module.seen[0], saved["body.0.weight"])
+        evaluate(module, loader(), **quiet)
+        assert torch.equal(module.seen[-1], saved["body.0.weight"])
+        assert same(weights(module), saved)
+    fitting.save_checkpoint(tmp_path / "again.ckpt")
+    assert same(weights(Net.load_from_checkpoint(tmp_path / "again.ckpt")), saved)
+    # and the run itself goes on from where it was
+    fitting.fit_loop.max_epochs = 5
+    fitting.fit(module, loader(), ckpt_path=str(tmp_path / "epoch=3.ckpt"))
+    whole = Net(name)
+    trainer(5, enable_checkpointing=False).fit(whole, loader())
+    assert not same(ended, weights(module))
+    assert same(weights(module), weights(whole))
+
+
 def test_without_an_optimizer_the_weights_are_taken_as_they_are(tmp_path: Path) -> None:
     module = Net()
     before = weights(module)

@@ -6,6 +6,7 @@ says which source, compiler and processor it is of.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -40,7 +41,6 @@ class CpuKernel:
     types = tuple(TYPES)
 
     def __init__(self, library: Path) -> None:
-        self.library = library
         loaded = ctypes.CDLL(str(library))
         pointer, whole = ctypes.c_void_p, ctypes.c_int64
         self._step, self._squares = loaded.neumann_step, loaded.neumann_squares
@@ -97,7 +97,7 @@ def problem() -> str:
 @functools.cache
 def _outcome() -> tuple[CpuKernel | None, str]:
     try:
-        return CpuKernel(build(cache())), ""
+        return build(cache()), ""
     except (OSError, subprocess.SubprocessError) as error:
         return None, str(error)
 
@@ -107,11 +107,11 @@ def cache() -> Path:
     return Path(os.environ.get("NEUMANN_CACHE") or Path.home() / ".cache" / "neumann")
 
 
-def build(folder: Path) -> Path:
-    """Return the library for this source, compiler and processor in ``folder``, compiled where it is not there.
+def build(folder: Path) -> CpuKernel:
+    """Return the kernel for this source, compiler and processor from ``folder``, compiled where it is not whole there.
 
     Several processes may build at once: each writes a file of its own and renames it. Where ``folder`` cannot be
-    written, a temporary one serves this process.
+    written, a temporary file serves this process.
 
     Raises:
         OSError: there is no C++ compiler, or it does not compile the source.
@@ -119,22 +119,28 @@ def build(folder: Path) -> Path:
     compiler = find_compiler()
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False, timeout=60).stdout
     facts = (SOURCE.read_text(), *compiler, version, *FLAGS, _processor())
-    name = f"one_pass-{hashlib.sha256(chr(0).join(facts).encode()).hexdigest()[:16]}.so"
-    if (folder / name).is_file():
-        return folder / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
-    except OSError:
-        folder = Path(tempfile.mkdtemp(prefix="neumann-"))
-        handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+    library = folder / f"one_pass-{hashlib.sha256(chr(0).join(facts).encode()).hexdigest()[:16]}.so"
+    with contextlib.suppress(OSError):  # it is not there, or damaged, or somebody else's alone
+        return CpuKernel(library)
+    handle, temporary = _new_file(folder, f".{library.name}.")
     os.close(handle)
     try:
         _compile(compiler, temporary)
-        os.replace(temporary, folder / name)
+        kernel = CpuKernel(Path(temporary))  # stays loaded, whatever becomes of the file
+        os.chmod(temporary, 0o755)  # others may share the folder
+        with contextlib.suppress(OSError):
+            os.replace(temporary, library)
     finally:
         Path(temporary).unlink(missing_ok=True)
-    return folder / name
+    return kernel
+
+
+def _new_file(folder: Path, prefix: str) -> tuple[int, str]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return tempfile.mkstemp(prefix=prefix, dir=folder)
+    except OSError:
+        return tempfile.mkstemp(prefix=prefix)
 
 
 def find_compiler() -> list[str]:
