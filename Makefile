@@ -36,7 +36,7 @@ test-slurm: $(READY) ## a real Slurm of one machine (Debian's slurm-wlm, as root
 bench-launch: $(READY) ## what the launcher and the mirror cost: starts, and a sweep against its training times (5 min)
 	@$(BIN)/python benchmarks/launch.py --write
 
-bench-optimizer: $(READY) ## what a step of Neumann costs beside SGD, RMSprop and Adam, on every path (3 min)
+bench-optimizer: $(READY) ## what a step of Neumann costs beside SGD, RMSprop and Adam, on every path (4 min)
 	@$(BIN)/python benchmarks/optimizer.py --write
 
 lint: $(READY)   ## ruff (style and format) and mypy (types)
