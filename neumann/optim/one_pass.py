@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import operator
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ from neumann.optim.kernels import CHUNK, Kernel, kernel_for, state_type, why_non
 from neumann.optim.phases import Scalar
 from neumann.optim.tensors import local, local_gradient
 
+_address, _type = Tensor.data_ptr, operator.attrgetter("dtype")
+_version = operator.attrgetter("_version")  # how often torch has written to a tensor; our kernels do not count
 ALIGNMENT = 16  # bytes that a GPU reads at once
 SQUARES = "squares"  # in a saved state: ‖r‖² of each chunk as plain floats, since tensors are cast in loading, and in a
 # dict, since torch.distributed.checkpoint takes no lists
@@ -32,28 +35,6 @@ class Entry(NamedTuple):
     group: int
 
 
-class _Seen(NamedTuple):
-    """What a table of addresses was made of."""
-
-    p: Tensor
-    state: dict[str, Any]
-    m: Tensor
-    r: Tensor
-    version: int
-    numel: int
-    at: int
-    m_here: Tensor
-    m_at: int
-    r_here: Tensor
-    r_at: int
-
-    @classmethod
-    def of(cls, entry: Entry) -> _Seen:
-        w, m, r = local(entry.p), entry.state["m"], entry.state["r"]
-        here = (local(m), local(m).data_ptr(), local(r), local(r).data_ptr())
-        return cls(entry.p, entry.state, m, r, _version(r), w.numel(), w.data_ptr(), *here)
-
-
 class OnePass:
     """The kernel's tables for parameters of one device and type, and the squares that it carries from step to step.
 
@@ -62,7 +43,9 @@ class OnePass:
 
     def __init__(self, entries: Sequence[Entry], kernel: Kernel) -> None:
         self._kernel, self._entries = kernel, list(entries)
-        ws = [local(entry.p) for entry in entries]
+        self._params, self._states = [entry.p for entry in entries], [entry.state for entry in entries]
+        ws = [local(p) for p in self._params]
+        self._cut = any(w is not p for w, p in zip(ws, self._params, strict=True))
         self.device, self._weights = ws[0].device, ws[0].dtype
         self._formats = [memory_format(w) or torch.contiguous_format for w in ws]  # whoever asks for us has seen to it
         rows, chunks = [], []
@@ -74,7 +57,11 @@ class OnePass:
                 raise RuntimeError(_unlike("a state", m if m.shape != w.shape else r, w))
             rows.append([w.data_ptr(), m.data_ptr(), r.data_ptr(), w.numel(), entry.group])
             chunks += [[index, start] for start in range(0, w.numel(), CHUNK)]
-        self._seen = [_Seen.of(entry) for entry in entries]
+        self._numels = [w.numel() for w in ws]
+        self._ms, self._rs = ([state[name] for state in self._states] for name in ("m", "r"))
+        self._parts = [local(tensor) for tensor in (*self._ms, *self._rs)]  # whose `.data` may be set
+        self._counting = [r for r in self._rs if not r.is_inference()]
+        self._places = self._addresses(ws), [*map(_address, self._parts)], [*map(_version, self._counting)]
         self._aligned = all(address % ALIGNMENT == 0 for row in rows for address in row[:3])
         self._tensors = torch.tensor(rows, dtype=torch.int64, device=self.device)
         self._chunks = torch.tensor(chunks, dtype=torch.int64, device=self.device).reshape(-1, 2)
@@ -92,16 +79,20 @@ class OnePass:
         return self._entries[0].p
 
     def fits(self, states: Mapping[Tensor, dict[str, Any]]) -> bool:
-        """Return whether all is where it was, and nobody else has written to r since; this runs in every step."""
-        for p, state, m, r, version, numel, at, m_here, m_at, r_here, r_at in self._seen:
-            if states.get(p) is not state or state["m"] is not m or state["r"] is not r or _version(r) != version:
+        """Return whether all is where it was, and nobody else has written to r since; this runs in every step.
+
+        So it has no loop in Python over parameters that are no shards.
+        """
+        if not all(map(operator.is_, map(states.get, self._params), self._states)):
+            return False
+        for name, seen in (("m", self._ms), ("r", self._rs)):
+            if not all(map(operator.is_, map(operator.itemgetter(name), self._states), seen)):
                 return False
-            if m_here.data_ptr() != m_at or r_here.data_ptr() != r_at:  # their `.data` has been set
-                return False
-            w = local(p)
-            if w.data_ptr() != at or w.numel() != numel or w.dtype is not self._weights:
-                return False
-        return True
+        ws = [local(p) for p in self._params] if self._cut else self._params
+        return self._places == (self._addresses(ws), [*map(_address, self._parts)], [*map(_version, self._counting)])
+
+    def _addresses(self, tensors: Sequence[Tensor]) -> tuple[list[int], list[int], set[torch.dtype]]:
+        return [*map(_address, tensors)], [*map(Tensor.numel, tensors)], {*map(_type, tensors)}
 
     def step(self, scalars: list[list[Scalar]], squares: Tensor | None, *, in_place: bool) -> None:
         """Take a step with the gradients that the parameters have; one without leaves w, m and r as they are.
@@ -111,20 +102,12 @@ class OnePass:
             squares: what adds up to ‖r‖² of all parameters; None where all of them are here.
             in_place: keep the carried squares where they are, as the replay of a CUDA graph needs it.
         """
-        addresses, moved, kept = [], [], []
-        for entry, format, seen in zip(self._entries, self._formats, self._seen, strict=True):
-            g = entry.p.grad
-            if g is None:
-                addresses.append(0)
-                continue
-            g = local_gradient(g, entry.p)
-            if g.numel() != seen.numel:
-                raise RuntimeError(_unlike("a gradient", g, local(entry.p)))
-            if g.dtype is not self._weights or not g.is_contiguous(memory_format=format):
-                g = _laid_out(g.to(self._weights), format)
-            kept.append(g)  # until the kernel has been launched: it may have been cut, sent or cast for it
-            addresses.append(g.data_ptr())
-            moved.append(local(entry.p))
+        grads = [p.grad for p in self._params]
+        moved = [p for p, g in zip(self._params, grads, strict=True) if g is not None]
+        if self._cut or len(moved) < len(grads) or not self._can_be_read(grads):
+            ready = map(self._ready, self._params, grads, self._numels, self._formats)
+            grads = list(ready)  # until the kernel has been launched: they may have been cut, sent or cast for it
+        addresses = [0 if g is None else g.data_ptr() for g in grads]
         self._grads.set(addresses)
         if self._scalars is None or len(self._scalars.tensor) != len(scalars):
             with torch.inference_mode(False):
@@ -146,7 +129,28 @@ class OnePass:
             self.squares.copy_(self._after)
         else:
             self.squares, self._after = self._after, self.squares
-        torch.autograd.graph.increment_version(moved)  # a graph that still needs the old weights shall notice
+        # A graph that still needs the old weights shall notice
+        torch.autograd.graph.increment_version([local(p) for p in moved] if self._cut else moved)
+
+    def _can_be_read(self, grads: list[Any]) -> bool:
+        """Return whether the kernel can read every gradient of whole parameters as it is, which is the rule."""
+        return (
+            [*map(Tensor.numel, grads)] == self._numels
+            and {*map(_type, grads)} <= {self._weights}
+            and all(
+                g.is_contiguous() if format is torch.contiguous_format else g.is_contiguous(memory_format=format)
+                for g, format in zip(grads, self._formats, strict=True)
+            )
+        )
+
+    def _ready(self, p: Tensor, g: Tensor | None, numel: int, format: torch.memory_format) -> Tensor | None:
+        """Return this process's part of ``g`` in the type and the order of ``p``."""
+        if g is None:
+            return None
+        g = local_gradient(g, p)
+        if g.numel() != numel:
+            raise RuntimeError(_unlike("a gradient", g, local(p)))
+        return _laid_out(g.to(self._weights), format)
 
     def saved(self) -> dict[Tensor, dict[int, float]]:
         """Return the carried squares of each parameter's chunks, by the chunk's number; waits for the device."""
@@ -277,8 +281,3 @@ def _laid_out(g: Tensor, format: torch.memory_format) -> Tensor:
 
 def _unlike(what: str, tensor: Tensor, w: Tensor) -> str:
     return f"{what} of shape {tuple(tensor.shape)} does not fit its parameter of shape {tuple(w.shape)}"
-
-
-def _version(r: Tensor) -> int:
-    """Return how often torch has written to ``r``; our kernels do not count."""
-    return 0 if r.is_inference() else r._version

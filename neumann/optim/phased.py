@@ -316,12 +316,12 @@ class PhasedOptimizer(DisplacedOptimizer):
 
     def _note_coefficient(self, params: list[Tensor], coefficient: Scalar, active: Scalar) -> None:
         """Keep μ_u of the last step that moved each parameter, which the way to the answer needs."""
-        for p in params:
+        for state in map(self.state.__getitem__, params):
             if isinstance(coefficient, Tensor):  # in place, as the replay of a CUDA graph needs it
-                kept = self.state[p]["coefficient"]
+                kept = state["coefficient"]
                 kept.copy_(torch.where(active != 0, coefficient, kept) if isinstance(active, Tensor) else coefficient)
             else:
-                self.state[p]["coefficient"] = coefficient
+                state["coefficient"] = coefficient
 
     def _carried(self) -> dict[Tensor, dict[int, float]]:
         """Return each parameter's carried squares; none where they are of one rank's shard, which may be cut anew."""
