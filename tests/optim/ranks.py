@@ -28,7 +28,7 @@ def on_ranks(work: Callable[..., Any], *arguments: Any, size: int = 2) -> list[A
     """
     server = _server()
     server.send((work, arguments, size))
-    assert server.poll(120), "the ranks do not answer"
+    assert server.poll(90 * size + 60), "the ranks do not answer"  # longer than it waits itself
     answers = torch.load(io.BytesIO(server.recv_bytes()), weights_only=False)
     for rank, (fine, content) in enumerate(answers):
         assert fine, f"on rank {rank}: {content}"

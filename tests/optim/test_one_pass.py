@@ -252,6 +252,9 @@ def test_the_library_is_compiled_once_and_kept_apart_by_compiler(tmp_path, monke
     monkeypatch.setattr(cpu, "_processor", lambda: "another")
     cpu.build(tmp_path / "a")
     assert len(list((tmp_path / "a").iterdir())) == 2
+    monkeypatch.setattr(cpu, "CHOICES", ((),))
+    cpu.build(tmp_path / "a")
+    assert len(list((tmp_path / "a").iterdir())) == 3
 
 
 def test_a_damaged_library_is_compiled_again(tmp_path, kernel_library):

@@ -118,7 +118,7 @@ def build(folder: Path) -> CpuKernel:
     """
     compiler = find_compiler()
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False, timeout=60).stdout
-    facts = (SOURCE.read_text(), *compiler, version, *FLAGS, _processor())
+    facts = (SOURCE.read_text(), *compiler, version, *FLAGS, str(CHOICES), _processor())
     library = folder / f"one_pass-{hashlib.sha256(chr(0).join(facts).encode()).hexdigest()[:16]}.so"
     with contextlib.suppress(OSError):  # it is not there, or damaged, or somebody else's alone
         return CpuKernel(library)
