@@ -30,8 +30,8 @@ test-slow: $(READY) ## the slow tests too
 	@$(BIN)/python -m pytest -m 'not slurm' -n 2 --dist worksteal
 
 test-slurm: $(READY) ## a real Slurm of one machine (Debian's slurm-wlm, as root): sweeps, ranks, time limits, lost jobs
-	@sh tests/slurm/install.sh
-	@$(BIN)/python -m pytest -m slurm -n 0 -rs tests/slurm
+	@sh tests/launch/slurm/install.sh
+	@$(BIN)/python -m pytest -m slurm -n 0 -rs tests/launch/slurm
 
 bench-launch: $(READY) ## what the launcher and the mirror cost: starts, and a sweep against its training times (5 min)
 	@$(BIN)/python benchmarks/launch.py --write
@@ -39,10 +39,11 @@ bench-launch: $(READY) ## what the launcher and the mirror cost: starts, and a s
 bench-optimizer: $(READY) ## what a step of Neumann costs beside SGD, RMSprop and Adam, on every path (4 min)
 	@$(BIN)/python benchmarks/optimizer.py --write
 
-lint: $(READY)   ## ruff (style and format) and mypy (types)
+lint: $(READY)   ## ruff (style and format), mypy (types) and import-linter (which room may import which)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
 
 format: $(READY) ## let ruff put the code in shape
 	@$(BIN)/ruff check --fix --quiet . || true

@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from neumann.config import LaunchConfig, RunSpec, make_specs
-from neumann.runs.launch import Launcher, Outcome
-from neumann.runs.provenance import provenance
+from neumann.config import LocalLaunchConfig, RunSpec, make_specs
+from neumann.launch.local import LocalLauncher, Outcome
+from neumann.store.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -47,7 +47,7 @@ def launch(jobs: list[list[str]], parallel: int) -> tuple[float, list[Outcome], 
     """Return the wall time, the outcomes and the clock of a launch whose server is cold."""
     clock, specs = Clock(), make_specs(jobs)
     begun = time.monotonic()
-    with Launcher(LaunchConfig(parallel=parallel, threads=1)) as launcher:
+    with LocalLauncher(LocalLaunchConfig(parallel=parallel, threads=1)) as launcher:
         outcomes = launcher.run(specs, clock)
     wall = time.monotonic() - begun
     for outcome in outcomes:

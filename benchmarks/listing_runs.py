@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from neumann.config import make_spec
-from neumann.runs.listing import Filters, list_runs
+from neumann.store.listing import Filters, list_runs
 
 
 def make(output: Path, many: int) -> None:
@@ -56,7 +56,7 @@ def main() -> None:
         print(f"{'index':<28}{size / 1e6:>6.1f} MB")
         for words in (["--status", "failed"], []):
             begun = time.perf_counter()
-            command = [sys.executable, "-m", "neumann.cli", "runs", place, *words]
+            command = [sys.executable, "-m", "neumann", "runs", place, *words]
             lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.count("\n")
             name = " ".join(["neumann runs", *words])
             print(f"{name:<28}{lines - 1:>6} lines {time.perf_counter() - begun:6.3f} s, the whole process")

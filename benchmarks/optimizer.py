@@ -35,7 +35,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from neumann.optim import Neumann
 from neumann.optim.kernels import cpu
-from neumann.runs.provenance import provenance
+from neumann.store.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results"
 COPY_BYTES = 2**28
@@ -73,7 +73,7 @@ def shapes_of(model: str) -> list[torch.Size]:
 
             net = timm.create_model("resnet50")
         else:
-            from neumann.training.models import small_cnn
+            from neumann.models.classifiers import small_cnn
 
             net = small_cnn(in_chans=1, num_classes=10)
     return [p.shape for p in net.parameters()]

@@ -48,7 +48,9 @@ def python() -> Callable[[str], str]:
     """Run code in a fresh interpreter and return what it printed."""
 
     def run(code: str) -> str:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}  # where tests.support is found
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

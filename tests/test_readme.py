@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from neumann.cli import main
+from neumann.cli.main import main
 from neumann.studies.definition import load_study
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()

@@ -112,7 +112,7 @@ def test_the_installed_command_trains_from_an_empty_directory(installed: Path, t
     empty.mkdir()
     packages = sysconfig.get_path("purelib")  # without its .pth files, hence without the editable checkout
     words = ["train", "trainer.max_epochs=1", "batch.size=128", "+model.kwargs.width=8"]
-    code = f"import sys; sys.path[:0] = {[str(installed), packages]!r}; from neumann.cli import main; code = main(sys.argv[1:]);"
+    code = f"import sys; sys.path[:0] = {[str(installed), packages]!r}; from neumann.cli.main import main; code = main(sys.argv[1:]);"
     code += "print({m.__file__.rsplit('/neumann/', 1)[0] for n, m in sys.modules.items() if n.startswith('neumann.')}); sys.exit(code)"
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code, *words], capture_output=True, text=True, timeout=200, cwd=empty

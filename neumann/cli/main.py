@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
-from neumann.arguments import Parser, parsed
+from neumann.cli.arguments import Parser, parsed
 from neumann.errors import Interrupted, UserError, did_you_mean, first_line, printable
 
 if TYPE_CHECKING:
@@ -128,13 +128,13 @@ def _train(words: list[str]) -> int:
 
 
 def _train_one(spec: RunSpec) -> int:
-    from neumann.config import LaunchConfig
-    from neumann.runs import find, finished_result
-    from neumann.runs.panel import result_panel
-    from neumann.runs.ranks import Ranks, world_size
+    from neumann.cli.result_panel import result_panel
+    from neumann.config import LocalLaunchConfig
+    from neumann.processes.ranks import RankPlace, world_size
+    from neumann.store import find, finished_result
 
     console = Console()
-    ranks = Ranks.from_environment()
+    ranks = RankPlace.from_environment()
     if ranks is not None:
         ranks.check(spec)
     result = finished_result(spec) if ranks is None else None  # answered without importing torch; ranks decide together
@@ -145,7 +145,7 @@ def _train_one(spec: RunSpec) -> int:
             replay(spec, find(spec), result)
         result_panel(console, find(spec).path, result, returned=True)
         return 0
-    if ranks is None and not isinstance(spec.config.launch, LaunchConfig):
+    if ranks is None and not isinstance(spec.config.launch, LocalLaunchConfig):
         return _launch([spec], [""])
     if ranks is None and world_size(spec) > 1:
         return _train_in_processes(spec, console)
@@ -159,12 +159,12 @@ def _train_one(spec: RunSpec) -> int:
 
 def _train_in_processes(spec: RunSpec, console: Console) -> int:
     """Train a run on several devices, each a process that the launcher starts."""
-    from neumann.runs import RunFolder
-    from neumann.runs.launchers import make_launcher
-    from neumann.runs.panel import result_panel
-    from neumann.runs.progress import Progress
+    from neumann.cli.result_panel import result_panel
+    from neumann.launch import make_launcher
+    from neumann.launch.progress import SweepProgress
+    from neumann.store import RunFolder
 
-    with make_launcher(spec.config.launch, console) as launcher, Progress(console, [spec], [spec.name]) as view:
+    with make_launcher(spec.config.launch, console) as launcher, SweepProgress(console, [spec], [spec.name]) as view:
         (outcome,) = launcher.run([spec], view)
     if outcome.result is None:
         trace = RunFolder(outcome.folder).error
@@ -177,17 +177,17 @@ def _train_in_processes(spec: RunSpec, console: Console) -> int:
 
 def _train_many(overrides: list[str], config_dirs: list[str], *, print_only: bool) -> int:
     from neumann.config import make_specs
-    from neumann.config.multirun import expand, read_sweep, varying
-    from neumann.config.search import Search
-    from neumann.runs.ranks import Ranks
+    from neumann.processes.ranks import RankPlace
+    from neumann.search.grid import expand, read_sweep, varying
+    from neumann.search.space import Search
 
     if os.environ.get("WANDB_SWEEP_ID"):
         raise UserError("an agent of a W&B sweep trains one run at a time: leave out -m, or unset WANDB_SWEEP_ID")
-    if (ranks := Ranks.from_environment()) is not None:
+    if (ranks := RankPlace.from_environment()) is not None:
         raise UserError(f"{ranks.starter} starts the ranks of one run, and -m is many: leave out one of the two")
     asked = read_sweep(overrides, config_dirs)
     if isinstance(asked, Search) and not print_only:
-        from neumann.runs.optuna_sweep import run_search
+        from neumann.search.optuna import run_search
 
         return 0 if run_search(asked, config_dirs, Console()) else EXIT_FAILED
     jobs = asked if isinstance(asked, list) else expand(overrides, config_dirs)  # which says why there is no list
@@ -204,14 +204,14 @@ def _train_many(overrides: list[str], config_dirs: list[str], *, print_only: boo
 
 def _launch(specs: Sequence[RunSpec], labels: Sequence[str]) -> int:
     """Train runs where their launch says, and print what became of each."""
-    from neumann.runs.folder import OVER
-    from neumann.runs.launchers import make_launcher
-    from neumann.runs.progress import Progress, status_table
+    from neumann.launch import make_launcher
+    from neumann.launch.progress import SweepProgress, status_table
+    from neumann.store.folder import OVER
 
     console = Console()
     with (
         make_launcher(specs[0].config.launch, console) as launcher,
-        Progress(console, specs, labels, first=launcher.first) as view,
+        SweepProgress(console, specs, labels, first=launcher.first) as view,
     ):
         outcomes = launcher.run(specs, view)
     status_table(console, outcomes, labels)
@@ -219,7 +219,7 @@ def _launch(specs: Sequence[RunSpec], labels: Sequence[str]) -> int:
 
 
 def _wandb_sweep(words: list[str]) -> int:
-    from neumann.runs.wandb_sweep import sweep_file
+    from neumann.search.wandb import sweep_file
 
     description = "Print the W&B sweep of what neumann train -m would train, for `wandb sweep FILE`."
     parser = Parser(prog="neumann wandb-sweep", description=description, add_help=False, allow_abbrev=False)
@@ -232,7 +232,7 @@ def _wandb_sweep(words: list[str]) -> int:
 
 
 def _runs(words: list[str]) -> int:
-    from neumann.runs.command import main as command
+    from neumann.cli.runs import main as command
 
     return command(words, Console(), train=_train_one)
 
@@ -253,8 +253,8 @@ def _worker(words: list[str]) -> int:
     given = parsed(parser, words)
     from pathlib import Path
 
-    from neumann.runs.slurm_folder import LaunchFolder
-    from neumann.runs.worker import work
+    from neumann.launch.slurm.folder import LaunchFolder
+    from neumann.launch.slurm.worker import work
 
     assert given is not None
     work(LaunchFolder(Path(given.folder)), trust=given.trust)
@@ -274,7 +274,7 @@ def _report(words: list[str]) -> int:
 
 
 def _run_study(parser: argparse.ArgumentParser, words: list[str], command: str) -> int:
-    from neumann.studies import study as studies
+    from neumann.studies import run as studies
 
     given = parsed(parser, words)
     if given is None:
@@ -310,7 +310,3 @@ def _common_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="a folder with groups of your own",
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

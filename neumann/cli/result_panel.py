@@ -12,18 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from neumann.errors import printable
-
-
-def headline(scores: Mapping[str, Mapping[str, float]]) -> Mapping[str, float]:
-    """Return the scores at the eval point: the base point where there is one, else the held point."""
-    return scores.get("base") or scores["held"]
-
-
-def scores_line(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Return the error at every point, the eval point first."""
-    first = "base" if "base" in scores else "held"
-    order = [first, *(p for p in scores if p != first)]
-    return ", ".join(f"{100 * scores[p]['error']:.2f} % {p}" for p in order) + f" (n = {scores[first]['n']:.0f})"
+from neumann.store.scores import scores_line
 
 
 def result_panel(console: Console, folder: Path, result: Mapping[str, Any], *, returned: bool = False) -> None:

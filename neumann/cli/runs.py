@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console, Group
 from rich.text import Text
 
-from neumann.arguments import Parser, parsed
+from neumann.cli.arguments import Parser, parsed
 from neumann.errors import UserError, did_you_mean, printable
-from neumann.runs import clean, listing, show
-from neumann.runs.folder import STATUSES, RunFolder
-from neumann.runs.listing import Filters, Row, list_runs, pick, read_row
+from neumann.store import details, records, removal
+from neumann.store.folder import STATUSES, RunFolder
+from neumann.store.listing import Filters, Row, list_runs, pick, read_row
 
 if TYPE_CHECKING:
     from neumann.config import RunSpec
@@ -98,7 +98,7 @@ def _output(words: Sequence[str]) -> tuple[Path, list[str]]:
     output, names = None, []
     for word in words:
         given = word.removeprefix("output=")
-        folder = given != word or (Path(word).is_dir() and not listing.RUN.fullmatch(Path(word).resolve().name))
+        folder = given != word or (Path(word).is_dir() and not records.RUN.fullmatch(Path(word).resolve().name))
         if not folder:
             if os.sep in word.rstrip(os.sep) and not any(mark in word for mark in "*?[") and not Path(word).exists():
                 raise UserError(f"there is no folder {printable(word)}")
@@ -198,7 +198,7 @@ def _show(folder: Path, given: argparse.Namespace, console: Console) -> int:
     said = None
     changes: list[tuple[str, str, str]] = []
     try:
-        changes = show.differences(show.read_config(folder), make_spec().as_dict())
+        changes = details.differences(records.read_config(folder), make_spec().as_dict())
     except UserError as error:
         said = str(error)
     if given.json:
@@ -216,10 +216,10 @@ def _show(folder: Path, given: argparse.Namespace, console: Console) -> int:
         parts += ["", "the default configuration"]
     else:
         parts += ["", Text(printable(f"no comparison with the default: {said}"))]
-    if found := show.figures(run):
+    if found := details.figures(run):
         parts += ["", Text("latest figures:", style="bold"), _pairs(found)]
     for path in (run.error, folder / "output.log"):
-        if lines := show.tail(path):
+        if lines := details.tail(path):
             parts += [
                 "",
                 Text(f"last lines of {path.name}:", style="bold"),
@@ -238,7 +238,7 @@ def _spec(folder: Path, *, trust: bool) -> RunSpec:
     """Return the run that ``folder`` is of, to be trained where it lies. Raises UserError."""
     from neumann.config import load_spec
 
-    spec = load_spec(show.read_record(folder), trust=trust)
+    spec = load_spec(records.read_record(folder), trust=trust)
     here = folder.resolve().parent
     output = folder.parent.parent if folder.parent.name else here.parent
     return replace(spec, config=replace(spec.config, output=str(output), study=here.name))
@@ -289,8 +289,8 @@ def _say_changes(rows: Sequence[Row], seen: dict[str, tuple[object, ...]], conso
 
 def _clean(output: Path, filters: Filters, given: argparse.Namespace, console: Console) -> int:
     for status in filters.statuses:
-        if status not in clean.REMOVABLE:
-            raise UserError(f"neumann runs clean removes no {status} run: {did_you_mean(status, clean.REMOVABLE)}")
+        if status not in removal.REMOVABLE:
+            raise UserError(f"neumann runs clean removes no {status} run: {did_you_mean(status, removal.REMOVABLE)}")
     rows = list_runs(output, filters)
     if not rows:
         console.print(Text(f"no run in {printable(output)} is {' or '.join(filters.statuses)}"), soft_wrap=True)
@@ -303,7 +303,7 @@ def _clean(output: Path, filters: Filters, given: argparse.Namespace, console: C
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             console.print("nothing was removed")
             return 1
-    left = [(row, why) for row in rows if (why := clean.remove(Path(row.folder), filters.statuses)) is not None]
+    left = [(row, why) for row in rows if (why := removal.remove(Path(row.folder), filters.statuses)) is not None]
     for row, why in left:
         console.print(Text(printable(f"kept {row.folder}: {why}")), soft_wrap=True)
     console.print(f"removed {len(rows) - len(left)} of {len(rows)}", highlight=False)

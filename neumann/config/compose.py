@@ -42,7 +42,7 @@ from neumann.config.schema import structured
 from neumann.errors import UserError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-SWEEPS = "sweeps"  # the group whose files are grids of runs, see neumann.config.multirun
+SWEEPS = "sweeps"  # the group whose files are grids of runs, see neumann.search.grid
 
 
 class Composer:

@@ -25,7 +25,7 @@ def spelt(text: str) -> str:
 
 
 def refuse_hydra(override: Override) -> None:
-    """Refuse what configures Hydra: its launchers are not used here, its sweepers only by `neumann.config.multirun`."""
+    """Refuse what configures Hydra: its launchers are not used here, its sweepers only by `neumann.search.grid`."""
     key = override.key_or_group
     if key == "hydra/launcher" or key.startswith("hydra.launcher"):
         raise UserError(

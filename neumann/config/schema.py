@@ -95,14 +95,14 @@ class LoggerConfig:
 
 
 @dataclass
-class LaunchBase:
+class LaunchConfig:
     """Where the runs of a sweep or a study train: ``kind`` is what the chosen file of conf/launch is for."""
 
     kind: str = "local"
 
 
 @dataclass
-class LaunchConfig(LaunchBase):
+class LocalLaunchConfig(LaunchConfig):
     """How many runs of a sweep or a study train at once, and on how many threads each; null is by the machine."""
 
     parallel: int | None = _above(None, 1, or_equal=True)
@@ -112,7 +112,7 @@ class LaunchConfig(LaunchBase):
 
 
 @dataclass
-class SlurmConfig(LaunchBase):
+class SlurmLaunchConfig(LaunchConfig):
     """What Slurm is asked for, and when a launch on a cluster gives up. null leaves a setting to the cluster."""
 
     kind: str = "slurm"
@@ -133,7 +133,7 @@ class SlurmConfig(LaunchBase):
     gpu_hours: float | None = _above(None, 0)
 
 
-LAUNCHES: dict[str, type[LaunchBase]] = {"local": LaunchConfig, "slurm": SlurmConfig}
+LAUNCHES: dict[str, type[LaunchConfig]] = {"local": LocalLaunchConfig, "slurm": SlurmLaunchConfig}
 
 
 @dataclass
@@ -160,7 +160,7 @@ class RunConfig:
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    launch: LaunchBase = field(default_factory=LaunchConfig)
+    launch: LaunchConfig = field(default_factory=LocalLaunchConfig)
     derived: DerivedConfig = field(default_factory=DerivedConfig)
     seed: int = _above(0, 0, or_equal=True)
     study: str = "default"
@@ -224,7 +224,7 @@ def check_values(config: RunConfig) -> None:
             f"batch.size={config.batch.size} is the global batch and cannot be shared evenly by {processes} devices: "
             f"choose {near}"
         )
-    if isinstance(config.launch, SlurmConfig):
+    if isinstance(config.launch, SlurmLaunchConfig):
         _check_slurm(config.launch)
     if not config.output:
         raise UserError("output is empty: name the folder that results go to")
@@ -259,7 +259,7 @@ def _seconds(time: str) -> int:
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
-def _check_slurm(launch: SlurmConfig) -> None:
+def _check_slurm(launch: SlurmLaunchConfig) -> None:
     """Raise UserError for what sbatch would refuse after the queue, or what two settings would say at once."""
     if not TIME.fullmatch(launch.time):
         raise UserError(f"launch.time={launch.time} is no time limit: write minutes, or D-HH:MM:SS as sbatch takes it")

@@ -9,11 +9,11 @@ from typing import Protocol
 from rich.console import Console
 from rich.text import Text
 
-from neumann.config import LaunchBase, LaunchConfig, RunSpec, SlurmConfig
-from neumann.runs.launch import Launcher, Outcome, View
+from neumann.config import LaunchConfig, LocalLaunchConfig, RunSpec, SlurmLaunchConfig
+from neumann.launch.local import LocalLauncher, Outcome, View
 
 
-class AnyLauncher(Protocol):
+class Launcher(Protocol):
     """What every launcher can do; what its `run` raises is told there.
 
     ``first`` is what happens until a run begins, ``parallel`` how many train at once where all is well.
@@ -22,7 +22,7 @@ class AnyLauncher(Protocol):
     first: str
     parallel: int
 
-    def __enter__(self) -> AnyLauncher:
+    def __enter__(self) -> Launcher:
         """Get ready."""
 
     def __exit__(
@@ -34,11 +34,11 @@ class AnyLauncher(Protocol):
         """Train what is not over yet and return the outcomes in the order of ``specs``; may be called again."""
 
 
-def make_launcher(launch: LaunchBase, console: Console) -> AnyLauncher:
+def make_launcher(launch: LaunchConfig, console: Console) -> Launcher:
     """Return the launcher that ``launch`` asks for. Raises UserError where this machine cannot be one."""
-    if isinstance(launch, SlurmConfig):
-        from neumann.runs.slurm import SlurmLauncher
+    if isinstance(launch, SlurmLaunchConfig):
+        from neumann.launch.slurm.launcher import SlurmLauncher
 
         return SlurmLauncher(launch, lambda text: console.print(Text(text), soft_wrap=True))
-    assert isinstance(launch, LaunchConfig), launch
-    return Launcher(launch)
+    assert isinstance(launch, LocalLaunchConfig), launch
+    return LocalLauncher(launch)

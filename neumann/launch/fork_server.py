@@ -19,11 +19,11 @@ from multiprocessing import forkserver, resource_tracker
 from neumann.errors import UserError
 
 # what a job imports sooner or later; named, so that nothing here imports torch
-PRELOADED = ["neumann.runs.job", "neumann.training.run", "wandb", "torch.utils.data._utils.worker"]
+PRELOADED = ["neumann.launch.run_process", "neumann.training.run", "wandb", "torch.utils.data._utils.worker"]
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
-class Server:
+class ForkServer:
     """The fork server of this process."""
 
     def __init__(self) -> None:

@@ -39,7 +39,7 @@ def chosen(devices: Sequence[int] | None) -> list[str]:
     return [there[device] for device in devices]
 
 
-class Pool:
+class GpuPool:
     """GPUs with room for ``runs_each`` runs; without any GPU there is room for everybody."""
 
     def __init__(self, gpus: Sequence[str], runs_each: int) -> None:

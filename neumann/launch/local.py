@@ -19,16 +19,16 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Protocol
 
-from neumann.config import LaunchConfig, RunSpec
+from neumann.config import LocalLaunchConfig, RunSpec
 from neumann.errors import Interrupted, UserError
-from neumann.runs.folder import make_folder
-from neumann.runs.gpus import Pool, chosen
-from neumann.runs.job import Job
-from neumann.runs.jobs import TICK_S, Jobs
-from neumann.runs.ranks import world_size
-from neumann.runs.reuse import find, finished_result
-from neumann.runs.server import Server
-from neumann.runs.signals import STOP_SIGNALS
+from neumann.launch.fork_server import ForkServer
+from neumann.launch.gpus import GpuPool, chosen
+from neumann.launch.process_pool import TICK_S, ProcessPool
+from neumann.launch.run_process import RunProcesses
+from neumann.processes.ranks import world_size
+from neumann.processes.signals import STOP_SIGNALS
+from neumann.store.folder import make_folder
+from neumann.store.lookup import find, finished_result
 
 ELSEWHERE_S = 1.0  # between looks at runs that another launcher is training
 
@@ -65,7 +65,7 @@ class View(Protocol):
         """Refresh, about four times a second."""
 
 
-class Launcher:
+class LocalLauncher:
     """Trains runs on this machine, ``parallel`` devices at once, as a context manager.
 
     The fork server warms up from the first moment that something has to be trained, and not at all otherwise.
@@ -73,20 +73,20 @@ class Launcher:
 
     first = "importing PyTorch"
 
-    def __init__(self, settings: LaunchConfig) -> None:
+    def __init__(self, settings: LocalLaunchConfig) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.gpus = Pool(chosen(settings.devices), settings.runs_per_device)
+        self.gpus = GpuPool(chosen(settings.devices), settings.runs_per_device)
         if settings.runs_per_device > 1 and not len(self.gpus):
             raise UserError(f"launch.runs_per_device={settings.runs_per_device}: there is no NVIDIA GPU here to share")
         self.parallel: int = settings.parallel or len(self.gpus) or cores
         self._threads, self._cores = settings.threads, cores
-        self._server = Server()
+        self._server = ForkServer()
 
     def threads(self, spec: RunSpec) -> int:
         """Return torch's threads in each process of ``spec``: what was asked for, or the cores shared out."""
         return self._threads or max(1, self._cores // max(self.parallel, world_size(spec)))
 
-    def __enter__(self) -> Launcher:
+    def __enter__(self) -> LocalLauncher:
         return self
 
     def __exit__(
@@ -99,7 +99,7 @@ class Launcher:
 
         A signature that comes twice is trained once. A failing run does not stop the others. Raises UserError where
         results cannot be written, and Interrupted, when every job has left, where a signal asked to stop (see
-        `neumann.runs.signals`): jobs write a checkpoint then. A second signal kills them.
+        `neumann.processes.signals`): jobs write a checkpoint then. A second signal kills them.
         """
         for spec in specs:
             if (nodes := spec.config.trainer.num_nodes) > 1:
@@ -124,15 +124,15 @@ class Launcher:
 
 
 class _Launch:
-    """One call of `Launcher.run`."""
+    """One call of `LocalLauncher.run`."""
 
-    def __init__(self, launcher: Launcher, server: Server, view: View, signals: list[int]) -> None:
+    def __init__(self, launcher: LocalLauncher, server: ForkServer, view: View, signals: list[int]) -> None:
         self._launcher, self._server, self._view, self._signals = launcher, server, view, signals
         self._outcomes: dict[Key, Outcome] = {}
         self._waiting: deque[RunSpec] = deque()
         self._elsewhere: list[RunSpec] = []  # another process trains them
         self._looked = 0.0
-        self._jobs = Jobs()
+        self._jobs = ProcessPool()
         self._obeyed = 0
 
     def run(self, specs: Sequence[RunSpec]) -> dict[Key, Outcome]:
@@ -168,7 +168,7 @@ class _Launch:
                 self._launcher.gpus.give_back(gpus)
                 continue
             try:
-                self._jobs.add(Job(spec, self._launcher.threads(spec), gpus))
+                self._jobs.add(RunProcesses(spec, self._launcher.threads(spec), gpus))
             except (OSError, EOFError) as error:
                 self._launcher.gpus.give_back(gpus)
                 self._done(Outcome(spec, "failed", None, f"no process for it: {error}", False, 0.0, find(spec).path))

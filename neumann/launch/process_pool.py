@@ -1,27 +1,27 @@
-"""What is under way in this process? Jobs that train, and jobs whose runs are over and that still end their mirrors."""
+"""The runs under way in a launcher or a worker: those that train, and those that only end their mirrors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from multiprocessing import connection
 
-from neumann.runs.job import Job
+from neumann.launch.run_process import RunProcesses
 
 TICK_S = 0.25
 
 
-class Jobs:
+class ProcessPool:
     """The jobs of a launcher or a worker. One is under way until all of its processes have ended."""
 
     def __init__(self) -> None:
-        self._training: list[Job] = []
-        self._closing: list[Job] = []
+        self._training: list[RunProcesses] = []
+        self._closing: list[RunProcesses] = []
 
     def __len__(self) -> int:
         return len(self._training) + len(self._closing)
 
     @property
-    def training(self) -> Sequence[Job]:
+    def training(self) -> Sequence[RunProcesses]:
         """Those whose runs are not over."""
         return tuple(self._training)
 
@@ -30,11 +30,11 @@ class Jobs:
         """The number of those whose runs are over and whose processes have not all ended."""
         return len(self._closing)
 
-    def add(self, job: Job) -> None:
+    def add(self, job: RunProcesses) -> None:
         """Take note of a job that has just been started."""
         self._training.append(job)
 
-    def wait(self) -> list[Job]:
+    def wait(self) -> list[RunProcesses]:
         """Return the jobs whose runs are over since the last call, to be reaped; waits for one at most a tick."""
         if len(self):
             waitables = [one for job in (*self._training, *self._closing) for one in job.waitables()]

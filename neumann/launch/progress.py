@@ -14,17 +14,17 @@ from rich.text import Text
 
 from neumann.config import RunSpec
 from neumann.errors import printable
-from neumann.runs.folder import OVER, RunFolder
-from neumann.runs.launch import Outcome
-from neumann.runs.panel import headline
-from neumann.runs.reuse import find
+from neumann.launch.local import Outcome
+from neumann.store.folder import OVER, RunFolder
+from neumann.store.lookup import find
+from neumann.store.scores import headline
 
 REFRESH_S = 0.5
 STYLES = {"finished": "green", "diverged": "yellow", "failed": "red", "interrupted": "yellow"}
 
 
-class Progress:
-    """A `neumann.runs.launch.View` of a sweep: a live table on a terminal, a line per finished run elsewhere."""
+class SweepProgress:
+    """A `neumann.launch.local.View` of a sweep: a live table on a terminal, a line per finished run elsewhere."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Progress:
     def _total(self) -> int:
         return self._known_total or len(self._labels)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> SweepProgress:
         if self._live is not None:
             self._live.start()
         return self

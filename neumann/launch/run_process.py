@@ -26,19 +26,19 @@ from typing import Any
 
 from neumann.config import RunSpec
 from neumann.errors import Interrupted, UserError, first_line
-from neumann.runs.files import replace_file
-from neumann.runs.folder import Claimed, RunFolder
-from neumann.runs.ranks import Ranks, world_size
-from neumann.runs.reuse import find, finished_result
-from neumann.runs.server import THREADS, without_main
-from neumann.runs.signals import STOP_SIGNALS
+from neumann.launch.fork_server import THREADS, without_main
+from neumann.processes.ranks import RankPlace, world_size
+from neumann.processes.signals import STOP_SIGNALS
+from neumann.store.files import replace_file
+from neumann.store.folder import Claimed, RunFolder
+from neumann.store.lookup import find, finished_result
 
 LOG = "output.log"
 LAST_WORDS_S = 2.0  # between a rank's bad end and the end of the others
 LONGEST = 2000  # characters of a message, which waits in a pipe until the job is over
 
 
-class Job:
+class RunProcesses:
     """One run in processes of its own, one a device, from the moment that it is made.
 
     ``gpus`` are the only ones that it sees, as CUDA_VISIBLE_DEVICES names them; without any, it sees what we see.
@@ -183,7 +183,7 @@ def _patiently(folder: RunFolder) -> Iterator[None]:
 class _Process:
     """One process of a job."""
 
-    def __init__(self, spec: RunSpec, place: _Place, ranks: Ranks | None, listener: socket.socket | None) -> None:
+    def __init__(self, spec: RunSpec, place: _Place, ranks: RankPlace | None, listener: socket.socket | None) -> None:
         self.rank = ranks.rank if ranks else 0
         context = multiprocessing.get_context("forkserver")
         self._pipe, answer = context.Pipe(duplex=False)
@@ -242,14 +242,14 @@ class _Process:
         self._pipe.close()
 
 
-def _places(spec: RunSpec, ours: contextlib.ExitStack) -> list[tuple[Ranks | None, socket.socket | None]]:
+def _places(spec: RunSpec, ours: contextlib.ExitStack) -> list[tuple[RankPlace | None, socket.socket | None]]:
     """Return the place of each process of ``spec``, and rank 0's socket, whose other end ``ours`` closes."""
     size = world_size(spec)
     if size == 1:
         return [(None, None)]
     listener = ours.enter_context(socket.create_server(("127.0.0.1", 0)))
     port = listener.getsockname()[1]
-    places = [Ranks(rank, size, rank, 0, "127.0.0.1", port, "neumann") for rank in range(size)]
+    places = [RankPlace(rank, size, rank, 0, "127.0.0.1", port, "neumann") for rank in range(size)]
     return [(ranks, listener if ranks.rank == 0 else None) for ranks in places]
 
 
@@ -279,7 +279,7 @@ class _Place:
 
 
 def _work(
-    spec: RunSpec, place: _Place, ranks: Ranks | None, listener: socket.socket | None, answer: Connection
+    spec: RunSpec, place: _Place, ranks: RankPlace | None, listener: socket.socket | None, answer: Connection
 ) -> None:
     """Train ``spec`` in this process, which the fork server has just made, and answer how it ended."""
     os.setpgid(0, 0)  # a terminal's Ctrl-C reaches the launcher alone, which tells each job once
@@ -309,7 +309,7 @@ def _work(
 
 
 def _train(
-    spec: RunSpec, threads: int, ranks: Ranks | None, listener: socket.socket | None, closing: contextlib.ExitStack
+    spec: RunSpec, threads: int, ranks: RankPlace | None, listener: socket.socket | None, closing: contextlib.ExitStack
 ) -> tuple[str, str | None]:
     from rich.console import Console
 

@@ -17,8 +17,8 @@ from neumann.optim.average import WeightAverage
 from neumann.optim.burn_in_sgd import BurnInSGD
 from neumann.optim.nesterov_inner import NesterovInner
 from neumann.optim.neumann import Neumann
-from neumann.optim.neumann_reference import NeumannReference
 from neumann.optim.points import at, eval_point, evaluating, points
+from neumann.optim.reference import NeumannReference
 
 __all__ = [
     "BurnInSGD",

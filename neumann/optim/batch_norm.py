@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from neumann.errors import UserError
 from neumann.optim.lightning import eval_mode
 
 
@@ -69,21 +68,6 @@ def recalibrated(
                 for values in saved:
                     for buffer, value in values:
                         buffer.copy_(value)
-
-
-def check_recalibration(model: nn.Module, batches: int, world_size: int) -> None:
-    """Refuse to recalibrate a model where that says nothing, or would wait for ever. Raises UserError."""
-    layers = batch_norms(model)
-    if batches and not layers:
-        raise UserError(
-            f"recipe.recalibrate_batch_norm={batches}: the model has no batch norm with running statistics, so leave "
-            "it at 0"
-        )
-    if batches and world_size > 1 and any(isinstance(layer, nn.SyncBatchNorm) for layer in layers):
-        raise UserError(
-            f"recipe.recalibrate_batch_norm={batches}: the model has a SyncBatchNorm, which cannot run the batches of "
-            "one device alone, so leave it at 0 on several devices"
-        )
 
 
 @torch.no_grad()

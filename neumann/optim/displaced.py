@@ -6,6 +6,8 @@ w_T − μ(T) m_T", Algorithm 2 of Krishnan et al., ICLR 2018).
 
 from __future__ import annotations
 
+import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -17,7 +19,6 @@ from torch.utils.hooks import RemovableHandle
 
 from neumann.optim.sharding import cut_as
 from neumann.optim.tensors import name_of
-from neumann.optim.watch import Watcher
 
 
 class DisplacedOptimizer(Optimizer):
@@ -225,3 +226,34 @@ class DisplacedOptimizer(Optimizer):
                 f"{type(self).__name__}.step() was called while the parameters are at the point {self.point!r}, where "
                 "they are evaluated, not trained: call optimizer.train() before training goes on"
             )
+
+
+class Watcher:
+    """A forward pre-hook that warns once when its module is in eval mode and ``optimizer`` is displaced."""
+
+    def __init__(self, optimizer: DisplacedOptimizer) -> None:
+        self._optimizer: weakref.ref[DisplacedOptimizer] | None = weakref.ref(optimizer)
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        """Look; inside a compiled graph there is nobody to look, and a look would be a guard on every step."""
+        if module.training or torch.compiler.is_compiling() or self._optimizer is None:
+            return
+        optimizer = self._optimizer()
+        if optimizer is None or not optimizer._is_displaced():
+            return
+        self._optimizer = None
+        name = type(optimizer).__name__
+        warnings.warn(
+            f"the model runs in eval mode while {name} holds its parameters at the displaced point it trains at, not "
+            "at its answer w − μm: evaluate within `with optimizer.evaluating():`, or between optimizer.eval() and "
+            "optimizer.train() (said once)",
+            stacklevel=_CALLER,
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy of the model is not the optimizer's, and whoever loads a pickle may not have this package. A hook has
+        # to be something that can be called: {}.get(module, args) is args, which leaves the input as it is.
+        return getattr, ({}, "get")
+
+
+_CALLER = 5  # frames from warn() to whoever called the module: this hook and three frames of torch.nn.Module

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from neumann.optim.displaced import DisplacedOptimizer
+from neumann.optim.foreach import move
+from neumann.optim.fused import SQUARES, Entry, OnePass, one_pass, require_fusable, tell_of_slower_path, unfusable
 from neumann.optim.kernels import state_type
-from neumann.optim.one_pass import SQUARES, Entry, OnePass, one_pass, require_fusable, tell_of_slower_path, unfusable
 from neumann.optim.phases import Phase, Scalar
-from neumann.optim.plain import move
 from neumann.optim.sharding import all_zero, shards_of, sum_over_shards
 from neumann.optim.tensors import local, local_gradient, total_square, use_foreach, with_gradient
 

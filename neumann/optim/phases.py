@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from neumann.optim import schedules
+from neumann.optim import momentum_and_resets
 
 Scalar = float | Tensor  # a tensor is 0-dim, on the parameters' device
 
@@ -46,19 +46,19 @@ class Phase(NamedTuple):
         resets = group["reset_period"], group["reset_growth"], group["reset_rule"]
         if isinstance(t, Tensor):
             burn_in = t < 1
-            ordinary = ~burn_in & ~schedules.is_reset_tensor(t, *resets)
+            ordinary = ~burn_in & ~momentum_and_resets.is_reset_tensor(t, *resets)
             on = ordinary.double()
             lr = torch.ones_like(on) * lr
-            mu = schedules.momentum_tensor(t, group["momentum"], group["momentum_unit"]) * ordinary
+            mu = momentum_and_resets.momentum_tensor(t, group["momentum"], group["momentum_unit"]) * ordinary
             eta_u = torch.where(burn_in | ordinary, lr, 0.0)
             gamma = torch.where(ordinary, torch.full_like(on, group["gamma"]), 1.0)
             eta_m = torch.where(burn_in, 0.0, lr)
             return cls(mu, group["alpha"] * on, beta * on, min_distance, eta_m, mu, eta_u, gamma)
         if t < 1:
             return cls.burn_in(lr)
-        if schedules.is_reset(t, *resets):
+        if momentum_and_resets.is_reset(t, *resets):
             return cls.reset(lr)
-        now = schedules.momentum(t, group["momentum"], group["momentum_unit"])
+        now = momentum_and_resets.momentum(t, group["momentum"], group["momentum_unit"])
         return cls(now, group["alpha"], beta, min_distance, lr, now, lr, group["gamma"])
 
     @classmethod

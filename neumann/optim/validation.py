@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from neumann.optim.schedules import RESET_RULES
+from neumann.optim.momentum_and_resets import RESET_RULES
 
 BETA_COUNTS = ("tensors", "scalars", "absolute")
 

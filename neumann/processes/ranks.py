@@ -20,7 +20,7 @@ PORTS = (20_000, 30_000)  # for srun, which hands out none; below those that the
 
 
 @dataclass(frozen=True)
-class Ranks:
+class RankPlace:
     """One process's place among ``world_size``, and where rank 0 waits for the others to gather."""
 
     rank: int
@@ -32,7 +32,7 @@ class Ranks:
     starter: str  # neumann | torchrun | srun
 
     @staticmethod
-    def from_environment(environment: Mapping[str, str] | None = None) -> Ranks | None:
+    def from_environment(environment: Mapping[str, str] | None = None) -> RankPlace | None:
         """Return the place that torchrun or srun gave this process, or None where neither has started it.
 
         One srun task alone is no group: the launcher of a single task starts its ranks itself. Raises UserError where
@@ -40,13 +40,13 @@ class Ranks:
         """
         given = os.environ if environment is None else environment
         if "TORCHELASTIC_RUN_ID" in given or "RANK" in given:
-            return Ranks._of_torchrun(given)
+            return RankPlace._of_torchrun(given)
         if int(given.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in given:
-            return Ranks._of_srun(given)
+            return RankPlace._of_srun(given)
         return None
 
     @staticmethod
-    def _of_torchrun(given: Mapping[str, str]) -> Ranks:
+    def _of_torchrun(given: Mapping[str, str]) -> RankPlace:
         missing = [
             name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in given
         ]
@@ -57,7 +57,7 @@ class Ranks:
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "MASTER_PORT"):
             if not given.get(name, "0").isdecimal():
                 raise UserError(f"{name}={given[name]} in the environment is no number, as torchrun would set it")
-        return Ranks(
+        return RankPlace(
             rank=int(given["RANK"]),
             world_size=int(given["WORLD_SIZE"]),
             local_rank=int(given["LOCAL_RANK"]),
@@ -68,11 +68,11 @@ class Ranks:
         )
 
     @staticmethod
-    def _of_srun(given: Mapping[str, str]) -> Ranks:
+    def _of_srun(given: Mapping[str, str]) -> RankPlace:
         nodes = given.get("SLURM_STEP_NODELIST", "127.0.0.1")
         step = f"{given.get('SLURM_JOB_ID')}.{given.get('SLURM_STEP_ID')}.{given.get('SLURM_RESTART_COUNT')}"
         low, high = PORTS
-        return Ranks(
+        return RankPlace(
             rank=int(given["SLURM_PROCID"]),
             world_size=int(given["SLURM_STEP_NUM_TASKS"]),
             local_rank=int(given.get("SLURM_LOCALID", "0")),

@@ -3,7 +3,7 @@
 `a,b`, `range(0,3)`, `glob(*)`, `shuffle(...)` and quoted values are Hydra's: its parser reads them and its basic
 sweeper multiplies them out. `+sweeps=NAME` names a file in sweeps/ (ours or one under --config-dir) with a grid under
 `hydra.sweeper.params` and, beside it, settings that are the same for every run. Under `hydra/sweeper=optuna`, on the
-command line or in the file's defaults list, the same words span a space to search instead (`neumann.config.search`).
+command line or in the file's defaults list, the same words span a space to search instead (`neumann.search.space`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from omegaconf import OmegaConf
 
 from neumann.config.compose import CONF, SWEEPS, list_groups, sentences
 from neumann.config.keys import refuse_hydra, spelt
-from neumann.config.search import SAMPLER, SWEEPER, Search, chosen_sweeper, is_sweeper, read_search
 from neumann.errors import UserError, did_you_mean
+from neumann.search.space import SAMPLER, SWEEPER, Search, chosen_sweeper, is_sweeper, read_search
 
 
 def expand(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[list[str]]:

@@ -20,15 +20,14 @@ from rich.console import Console
 from rich.text import Text
 
 from neumann.config import RunSpec
-from neumann.config.search import Interval, Listed, Search
 from neumann.config.spec import MakeSpecs, making_specs
 from neumann.errors import Interrupted, UserError
-from neumann.runs.folder import OVER
-from neumann.runs.launch import Outcome, View
-from neumann.runs.launchers import make_launcher
-from neumann.runs.objective import objective
-from neumann.runs.panel import headline
-from neumann.runs.progress import Progress, status_table
+from neumann.launch import make_launcher
+from neumann.launch.local import Outcome, View
+from neumann.launch.progress import SweepProgress, status_table
+from neumann.search.space import Choices, Interval, Search
+from neumann.store.folder import OVER
+from neumann.store.scores import headline, objective
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -66,7 +65,7 @@ class Trial:
 
 
 class Trainer(Protocol):
-    """What a search needs of `Launcher`."""
+    """What a search needs of `LocalLauncher`."""
 
     parallel: int
 
@@ -85,7 +84,7 @@ def run_search(wanted: Search, config_dirs: Sequence[str], console: Console) -> 
         total = wanted.n_trials * max(1, len(wanted.seeds))
         with (
             make_launcher(corners[0].config.launch, console) as launcher,
-            Progress(console, [], [], total, launcher.first) as view,
+            SweepProgress(console, [], [], total, launcher.first) as view,
         ):
             console.print(Text(_heading(wanted, launcher)), soft_wrap=True)
             trials = search(wanted, make, launcher, view)
@@ -97,7 +96,7 @@ def run_search(wanted: Search, config_dirs: Sequence[str], console: Console) -> 
     return all(outcome.status in OVER for outcome in outcomes)
 
 
-def search(wanted: Search, make: MakeSpecs, launcher: Trainer, view: Progress) -> list[Trial]:
+def search(wanted: Search, make: MakeSpecs, launcher: Trainer, view: SweepProgress) -> list[Trial]:
     """Ask, train and tell until all trials are over; return them. Raises Interrupted as the launcher does."""
     optuna = _optuna()
     distributions = {key: _distribution(dimension) for key, dimension in wanted.space.items()}
@@ -201,10 +200,10 @@ def _optuna() -> Any:
     return optuna
 
 
-def _distribution(dimension: Interval | Listed) -> BaseDistribution:
+def _distribution(dimension: Interval | Choices) -> BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    if isinstance(dimension, Listed):
+    if isinstance(dimension, Choices):
         if dimension.ordered:
             return IntDistribution(0, len(dimension.values) - 1)
         return CategoricalDistribution(dimension.values)

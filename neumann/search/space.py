@@ -68,7 +68,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Listed:
+class Choices:
     """Values as on the command line; ``ordered`` are those of a range, which have neighbours."""
 
     values: tuple[str, ...]
@@ -90,7 +90,7 @@ class Listed:
 class Search:
     """A search as it was asked for. ``n_jobs`` is how many trials are chosen at once; None is up to the sampler."""
 
-    space: dict[str, Interval | Listed]
+    space: dict[str, Interval | Choices]
     fixed: tuple[str, ...]
     seeds: tuple[str, ...]  # of every trial, as on the command line; empty: the configuration's one seed
     sampler: str
@@ -113,7 +113,7 @@ class Search:
 
         Choices are combined with one another as far as `MOST_CHECKED` goes, ends only with each other of their side.
         """
-        choices = {k: d.values for k, d in self.space.items() if isinstance(d, Listed) and not d.ordered}
+        choices = {k: d.values for k, d in self.space.items() if isinstance(d, Choices) and not d.ordered}
         ends = {k: d.corners() for k, d in self.space.items() if k not in choices}
         if math.prod(len(values) for values in choices.values()) * 2 <= MOST_CHECKED:
             picks = [dict(zip(choices, row, strict=True)) for row in product(*choices.values())]
@@ -179,7 +179,7 @@ def read_search(sweeper: Sequence[Override], overrides: Sequence[Override]) -> S
             "there is nothing to search: give a setting an interval, as KEY=interval(A,B), or several values"
         )
     fixed = tuple(str(o.input_line) for o in unique.values() if not o.is_sweep_override())
-    values = seeds.values if isinstance(seeds, Listed) else ()
+    values = seeds.values if isinstance(seeds, Choices) else ()
     return Search(space, fixed, values, sampler, settings, counts["n_trials"], counts["n_jobs"])
 
 
@@ -217,7 +217,7 @@ def _checked(override: Override, name: str, like: Value) -> Any:
     return value
 
 
-def _dimension(override: Override) -> Interval | Listed:
+def _dimension(override: Override) -> Interval | Choices:
     key, line = override.key_or_group, str(override.input_line)
     for setting in NOT_SIGNED:
         if key == setting or key.startswith(f"{setting}."):
@@ -233,7 +233,7 @@ def _dimension(override: Override) -> Interval | Listed:
         raise UserError(f"the search holds no run: '{line}' has no value")
     if isinstance(sweep, ChoiceSweep | RangeSweep) and sweep.shuffle:
         values = tuple(sorted(values))  # the sampler draws; a shuffled order would differ from start to start
-    return Listed(values, isinstance(sweep, RangeSweep) and not sweep.shuffle, line)
+    return Choices(values, isinstance(sweep, RangeSweep) and not sweep.shuffle, line)
 
 
 def _endless(sweep: Any) -> bool:

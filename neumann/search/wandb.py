@@ -17,10 +17,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from neumann.config import make_specs
 from neumann.config.keys import OPEN_NODES
-from neumann.config.multirun import read_sweep
-from neumann.config.search import SAMPLER, SAMPLERS, Interval, Listed, Search
 from neumann.errors import UserError
-from neumann.runs.objective import OBJECTIVE
+from neumann.search.grid import read_sweep
+from neumann.search.space import SAMPLER, SAMPLERS, Choices, Interval, Search
+from neumann.store.scores import OBJECTIVE
 
 METHODS = {"tpe": "bayes", "random": "random"}
 
@@ -87,8 +87,8 @@ def _searched(search: Search) -> tuple[str, list[str], dict[str, Any]]:
     return METHODS[search.sampler], [*search.fixed, *(f"seed={seed}" for seed in search.seeds)], parameters
 
 
-def _parameter(dimension: Interval | Listed) -> dict[str, Any]:
-    if isinstance(dimension, Listed):
+def _parameter(dimension: Interval | Choices) -> dict[str, Any]:
+    if isinstance(dimension, Choices):
         return {"values": [_value(text) for text in dimension.values]}
     if dimension.integer and dimension.log:
         raise UserError(f"'{dimension.line}': W&B has no logarithmic interval of whole numbers, so list its values")

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from neumann.errors import UserError
-from neumann.runs.holder import Holder
+from neumann.store.lease_holder import Holder
 
 HEARTBEAT_S = 15.0
 LEASE_S = 6 * HEARTBEAT_S

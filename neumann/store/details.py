@@ -8,55 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neumann.errors import UserError, first_line
-from neumann.runs.files import opened, read_file, read_json
-from neumann.runs.folder import RunFolder
-from neumann.runs.listing import RUN, flat
+from neumann.store.files import opened
+from neumann.store.folder import RunFolder
+from neumann.store.records import flat
 
 TAIL = 12  # lines of error.txt and of output.log
-LARGEST = 2**20  # bytes of a configuration; a real one has about 2,000
 
 _ABSENT = "–"
 _NOT_COMPARED = ("derived.", "output", "study")  # what follows from the rest, and where it is filed
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return config.yaml as plain data, with every interpolation as the text that it is.
-
-    Raises UserError where it is missing, damaged, or wants more than plain data; nothing in it is executed.
-    """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError  # type: ignore[import-untyped]
-
-    path = folder / "config.yaml"
-    try:
-        content = read_file(path, LARGEST).decode()
-        config = OmegaConf.to_container(OmegaConf.create(content), resolve=False)
-    except FileNotFoundError:
-        raise UserError(f"{folder} has no config.yaml: it is no run's folder, or the run never began") from None
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError) as error:
-        raise UserError(f"{path} is damaged or not plain data: {first_line(error)}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path} is no run's configuration")
-    return {str(key): value for key, value in config.items()}
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """Return what `neumann.config.load_spec` makes the run of ``folder`` from again. Raises UserError."""
-    match = RUN.fullmatch(folder.resolve().name)
-    if match is None:
-        raise UserError(f"{folder} is no run's folder: its name does not end with a signature")
-    provenance = read_json(folder / "provenance.json")
-    try:
-        choices = provenance["attempts"][-1]["choices"]  # type: ignore[index]
-    except (TypeError, KeyError, IndexError):
-        choices = {}  # they only make the run's name
-    return {
-        "config": read_config(folder),
-        "choices": choices if isinstance(choices, dict) else {},
-        "signature": match[2],
-    }
 
 
 def differences(config: Mapping[str, Any], default: Mapping[str, Any]) -> list[tuple[str, str, str]]:

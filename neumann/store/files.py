@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from neumann.runs import claim
+from neumann.store import claim
 
 LARGEST = 2**28  # bytes of a file that is read whole
 

@@ -7,7 +7,7 @@ measurements.jsonl   one line per evaluation
 last.ckpt            the state to go on from; eval-weights.pt: the weights at the eval point
 result.json          written last and atomically: where it is good, the run is over
 error.txt            the traceback of a failed run; output.log: what a run of a launch printed
-.claim.N             who holds the run; its modification time is the heartbeat (see `neumann.runs.claim`)
+.claim.N             who holds the run; its modification time is the heartbeat (see `neumann.store.claim`)
 
 A folder may come from somebody else: what is read here is checked, and nothing of it is ever executed.
 """
@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from neumann.errors import UserError
-from neumann.runs import claim
-from neumann.runs.claim import Claimed, Lost
-from neumann.runs.files import append_line, plain, read_file, read_json, replace_file, write_json
+from neumann.store import claim
+from neumann.store.claim import Claimed, Lost
+from neumann.store.files import append_line, plain, read_file, read_json, replace_file, write_json
 
 __all__ = ["OVER", "STATUSES", "Claimed", "Lost", "RunFolder", "make_folder", "remove_refused"]
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neumann.runs.files import read_json, replace_file
+from neumann.store.files import read_json, replace_file
 
 NAME = ".runs-index.json"
 FORMAT = 1

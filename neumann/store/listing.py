@@ -9,19 +9,19 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from neumann.errors import UserError, did_you_mean
-from neumann.runs.files import read_json
-from neumann.runs.folder import STATUSES, RunFolder
-from neumann.runs.index import Index
-from neumann.runs.panel import headline
+from neumann.store.files import read_json
+from neumann.store.folder import STATUSES, RunFolder
+from neumann.store.index import Index
+from neumann.store.records import RUN, flat, read_config
+from neumann.store.scores import headline
 
-RUN = re.compile(r"(.+)-([0-9a-f]{12})", re.DOTALL)
 FILES = ("status.json", "result.json", "measurements.jsonl", "signed.json")
 
 
@@ -232,12 +232,7 @@ def _where(met: list[tuple[Row, Path]], key: str, value: str, index: Index) -> l
     from_yaml = any(key == name or key.startswith(f"{name}.") for name in NOT_SIGNED)
     kept, keys, found = [], set[str](), False
     for row, folder in met:
-        if from_yaml:
-            from neumann.runs.show import read_config
-
-            config = read_config(folder)
-        else:
-            config = index.config(folder) or _signed_config(folder)
+        config = read_config(folder) if from_yaml else index.config(folder) or _signed_config(folder)
         node: Any = config
         for part in key.split("."):
             node = node.get(part, _ABSENT) if isinstance(node, Mapping) else _ABSENT
@@ -256,15 +251,6 @@ def _where(met: list[tuple[Row, Path]], key: str, value: str, index: Index) -> l
 
 
 _ABSENT = object()
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) of every leaf of a configuration."""
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _below(node: Mapping[str, Any], key: str) -> list[str]:

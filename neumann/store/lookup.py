@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from neumann.errors import UserError
-from neumann.runs.files import plain, read_json
-from neumann.runs.folder import RunFolder
+from neumann.store.files import plain, read_json
+from neumann.store.folder import RunFolder
 
 if TYPE_CHECKING:
     from neumann.config import RunSpec

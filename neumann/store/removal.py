@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neumann.errors import UserError
-from neumann.runs.folder import RunFolder, remove_refused
+from neumann.store.folder import RunFolder, remove_refused
 
 REMOVABLE = ("failed", "interrupted")  # never a result, never one that trains
 GRAVE = ".removed-"

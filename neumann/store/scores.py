@@ -1,14 +1,24 @@
-"""What does a search minimise, ours or W&B's? One number of a run's result, always validation and never test."""
+"""The scores of a run: which evaluation point counts, and the one number that a search minimises."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from neumann.runs.panel import headline
-
 OBJECTIVE = "objective"  # its name on W&B, in a run's summary alone: W&B's search takes the best of a whole history
 WORST = 1.0  # the error of a model that is always wrong: no run that finished can be worse
+
+
+def headline(scores: Mapping[str, Mapping[str, float]]) -> Mapping[str, float]:
+    """Return the scores at the eval point: the base point where there is one, else the held point."""
+    return scores.get("base") or scores["held"]
+
+
+def scores_line(scores: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the error at every point, the eval point first."""
+    first = "base" if "base" in scores else "held"
+    order = [first, *(p for p in scores if p != first)]
+    return ", ".join(f"{100 * scores[p]['error']:.2f} % {p}" for p in order) + f" (n = {scores[first]['n']:.0f})"
 
 
 def objective(result: Mapping[str, Any]) -> float:

@@ -10,7 +10,7 @@ from neumann.config import making_specs
 from neumann.studies.collect import (
     EVALUATION,
     TUNING,
-    Run,
+    StudyRun,
     check_points,
     curve_of,
     edge,
@@ -21,9 +21,9 @@ from neumann.studies.collect import (
     tried,
 )
 from neumann.studies.definition import FULL, RowConfig, Study
-from neumann.studies.results import Comparison, Paper, RowResult, RunEntry, Setting, StudyResults, Trial
+from neumann.studies.report.tables import interval, p_value, percent, percentage_points
+from neumann.studies.results import Comparison, Paper, RowResult, RunEntry, Setting, StudyResults, TuningTrial
 from neumann.studies.statistics import Paired, decide, holm, paired, summarize
-from neumann.studies.tables import interval, p_value, percent, points
 
 ALPHA, POWER = 0.05, 0.8
 
@@ -33,7 +33,9 @@ def collect(study: Study, config_dirs: Sequence[str] = ()) -> StudyResults:
     return assemble(study, *read(study, config_dirs))
 
 
-def read(study: Study, config_dirs: Sequence[str] = ()) -> tuple[list[Run], dict[str, tuple[Trial, ...]], list[Run]]:
+def read(
+    study: Study, config_dirs: Sequence[str] = ()
+) -> tuple[list[StudyRun], dict[str, tuple[TuningTrial, ...]], list[StudyRun]]:
     """Return the tuning runs, every row's trials, and the evaluation runs of the rows whose setting is chosen."""
     with making_specs(config_dirs) as make:
         tuning = runs_of(study.tuning(), TUNING, make)
@@ -42,7 +44,7 @@ def read(study: Study, config_dirs: Sequence[str] = ()) -> tuple[list[Run], dict
         return tuning, trials, runs_of(evaluation_plan(study, trials), EVALUATION, make)
 
 
-def evaluation_plan(study: Study, trials: Mapping[str, Sequence[Trial]]) -> list[Any]:
+def evaluation_plan(study: Study, trials: Mapping[str, Sequence[TuningTrial]]) -> list[Any]:
     """Return the evaluation runs of every row whose setting is chosen."""
     return [
         planned
@@ -54,7 +56,10 @@ def evaluation_plan(study: Study, trials: Mapping[str, Sequence[Trial]]) -> list
 
 
 def assemble(
-    study: Study, tuning: Sequence[Run], trials: Mapping[str, tuple[Trial, ...]], evaluation: Sequence[Run]
+    study: Study,
+    tuning: Sequence[StudyRun],
+    trials: Mapping[str, tuple[TuningTrial, ...]],
+    evaluation: Sequence[StudyRun],
 ) -> StudyResults:
     """Return the results of ``study`` from its runs."""
     config = study.config
@@ -98,7 +103,7 @@ def assemble(
     )
 
 
-def _test(runs: Sequence[Run], point: str, key: str) -> dict[int, float]:
+def _test(runs: Sequence[StudyRun], point: str, key: str) -> dict[int, float]:
     found = {run.planned.seed: scores(run, "test", point) for run in runs if run.over}
     return {seed: values[key] for seed, values in found.items() if values is not None and values[key] is not None}
 
@@ -107,8 +112,8 @@ def _row(
     study: Study,
     key: str,
     row: RowConfig,
-    trials: tuple[Trial, ...],
-    runs: Sequence[Run],
+    trials: tuple[TuningTrial, ...],
+    runs: Sequence[StudyRun],
     reference: Comparison | None,
 ) -> RowResult:
     errors, losses = _test(runs, row.point, "error"), _test(runs, row.point, "loss")
@@ -176,9 +181,9 @@ def _answer(study: Study, primary: Comparison, labels: Mapping[str, str], rows: 
         return f"Not answered yet: {ours} and {other} share no finished evaluation seed.", "not answered yet"
     one, verdict = primary.paired, primary.verdict
     size = percent(abs(one.mean))
-    bounds = interval(one.low, one.high, points)
+    bounds = interval(one.low, one.high, percentage_points)
     counted = f"n = {one.n} paired seed{'s' if one.n != 1 else ''}"
-    evidence = f"difference {points(one.mean)} points, 95 % interval {bounds}, {counted}, {_p(one.p)}"
+    evidence = f"difference {percentage_points(one.mean)} points, 95 % interval {bounds}, {counted}, {_p(one.p)}"
     margin = percent(verdict.smallest_effect_of_interest)
     if verdict.answer == "equivalent":
         said = (
@@ -207,7 +212,7 @@ def _answer(study: Study, primary: Comparison, labels: Mapping[str, str], rows: 
     if edges:
         said += f" A better setting may lie outside the space, on whose edge {' and '.join(edges)} ended."
     said += never
-    return said, f"{verdict.answer}, {points(one.mean)} points {bounds}, n = {one.n}"
+    return said, f"{verdict.answer}, {percentage_points(one.mean)} points {bounds}, n = {one.n}"
 
 
 def _never_chosen(rows: Sequence[RowResult]) -> list[str]:
@@ -272,7 +277,7 @@ def _provenance(runs: Sequence[RunEntry]) -> dict[str, tuple[str, ...]]:
     return {label: tuple(values) for label, values in found.items()}
 
 
-def _commands(study: Study, runs: Sequence[Run]) -> dict[str, str]:
+def _commands(study: Study, runs: Sequence[StudyRun]) -> dict[str, str]:
     packaged = study.file.name == "study.yaml"
     name = study.name if packaged else str(study.file)
     folders = "".join(f" --config-dir {shlex.quote(folder)}" for folder in study.config_dirs)

@@ -12,17 +12,17 @@ from typing import Any
 from neumann.config import RunSpec, make_specs
 from neumann.config.spec import MakeSpecs
 from neumann.errors import UserError
-from neumann.runs import OVER, RunFolder, find
-from neumann.runs.files import read_json
+from neumann.store import OVER, RunFolder, find
+from neumann.store.files import read_json
 from neumann.studies.definition import PlannedRun, Study
-from neumann.studies.results import Curve, RunEntry, Trial
+from neumann.studies.results import Curve, RunEntry, TuningTrial
 from neumann.studies.statistics import summarize
 
 TUNING, EVALUATION = "tuning", "evaluation"
 
 
 @dataclass(frozen=True)
-class Run:
+class StudyRun:
     """A planned run, its specification and its folder."""
 
     planned: PlannedRun
@@ -42,7 +42,7 @@ class Run:
         return self.result is not None and self.result["status"] == "diverged"
 
 
-def runs_of(planned: Sequence[PlannedRun], role: str, make: MakeSpecs = make_specs) -> list[Run]:
+def runs_of(planned: Sequence[PlannedRun], role: str, make: MakeSpecs = make_specs) -> list[StudyRun]:
     """Return the runs that ``planned`` asks for, with what is there of them. Raises UserError as `make_specs` does."""
     jobs = list(dict.fromkeys(run.overrides for run in planned))  # rows that differ only in the point share their runs
     specs = [_tagged(spec, role) for spec in make([list(job) for job in jobs])]
@@ -55,7 +55,7 @@ def _tagged(spec: RunSpec, role: str) -> RunSpec:
     return replace(spec, config=replace(spec.config, logger=replace(spec.config.logger, job_type=role)))
 
 
-def check_points(study: Study, tuning: Sequence[Run]) -> None:
+def check_points(study: Study, tuning: Sequence[StudyRun]) -> None:
     """Refuse, before anything trains, a point that a row's optimizer is known not to have. Raises UserError."""
     for key, row in study.config.rows.items():
         config = next(run.spec.config for run in tuning if run.planned.row == key)
@@ -70,17 +70,17 @@ def check_points(study: Study, tuning: Sequence[Run]) -> None:
             raise UserError(f"{study.file}: rows.{key}.point=base: its optimizer has no base point, use point=eval")
 
 
-def refreshed(run: Run) -> Run:
+def refreshed(run: StudyRun) -> StudyRun:
     """Return ``run`` as its folder tells it now."""
     return run if run.over else _run(run.planned, run.role, run.spec)
 
 
-def _run(planned: PlannedRun, role: str, spec: RunSpec) -> Run:
+def _run(planned: PlannedRun, role: str, spec: RunSpec) -> StudyRun:
     folder = find(spec)
-    return Run(planned, role, spec, folder, folder.result())
+    return StudyRun(planned, role, spec, folder, folder.result())
 
 
-def scores(run: Run, split: str, point: str) -> Mapping[str, float] | None:
+def scores(run: StudyRun, split: str, point: str) -> Mapping[str, float] | None:
     """Return {"error", "loss", "wrong", "n"} on ``split`` ("validation" or "test") at ``point``, after the last step.
 
     None where the run diverged. Raises PermissionError for the test values of a tuning run: whatever reads them has
@@ -102,13 +102,13 @@ def scores(run: Run, split: str, point: str) -> Mapping[str, float] | None:
     return found
 
 
-def point_of(run: Run, point: str) -> str:
+def point_of(run: StudyRun, point: str) -> str:
     """Return the point that ``point`` means for a run that is over: "eval" is its optimizer's own."""
     assert run.result is not None
     return str(run.result["eval_point"]) if point == "eval" else point
 
 
-def tried(study: Study, row: str, runs: Iterable[Run]) -> tuple[Trial, ...]:
+def tried(study: Study, row: str, runs: Iterable[StudyRun]) -> tuple[TuningTrial, ...]:
     """Return the row's trials, one of them chosen where every tuning run is over.
 
     The lowest mean validation error wins; equal ones, which a few hundred images make likely, are told apart by the
@@ -134,15 +134,15 @@ def tried(study: Study, row: str, runs: Iterable[Run]) -> tuple[Trial, ...]:
         if not missing and values and len(values) == len(errors) and None not in losses:
             mean = summarize(values).mean
             ranks.append((round(mean, 12), summarize(loss for loss in losses if loss is not None).mean, order))
-        trials.append(Trial(setting, errors, tuple(missing), mean, chosen=False))
+        trials.append(TuningTrial(setting, errors, tuple(missing), mean, chosen=False))
     if complete and ranks:
         best = min(ranks)[-1]
         chosen = trials[best]
-        trials[best] = Trial(chosen.setting, chosen.errors, chosen.missing, chosen.mean, chosen=True)
+        trials[best] = TuningTrial(chosen.setting, chosen.errors, chosen.missing, chosen.mean, chosen=True)
     return tuple(trials)
 
 
-def edge(trials: Sequence[Trial]) -> str | None:
+def edge(trials: Sequence[TuningTrial]) -> str | None:
     """Say where the chosen setting lies on the border of a space of numbers, so that a better one may lie outside."""
     chosen = next((trial.setting for trial in trials if trial.chosen), None)
     if chosen is None:
@@ -158,7 +158,7 @@ def edge(trials: Sequence[Trial]) -> str | None:
     return "; ".join(said) or None
 
 
-def curve_of(runs: Sequence[Run], point: str) -> Curve | None:
+def curve_of(runs: Sequence[StudyRun], point: str) -> Curve | None:
     """Return mean and 95 % interval of validation error and training loss by epoch over finished evaluation runs."""
     by_epoch: dict[float, list[tuple[float, float]]] = {}
     for run in runs:
@@ -184,15 +184,15 @@ def curve_of(runs: Sequence[Run], point: str) -> Curve | None:
     )
 
 
-def entries(runs: Iterable[Run]) -> tuple[RunEntry, ...]:
+def entries(runs: Iterable[StudyRun]) -> tuple[RunEntry, ...]:
     """Return one entry per run, those that several rows share named once."""
-    by_signature: dict[str, list[Run]] = {}
+    by_signature: dict[str, list[StudyRun]] = {}
     for run in runs:
         by_signature.setdefault(run.spec.signature, []).append(run)
     return tuple(_entry(shared) for shared in by_signature.values())
 
 
-def _entry(shared: Sequence[Run]) -> RunEntry:
+def _entry(shared: Sequence[StudyRun]) -> RunEntry:
     run = shared[0]
     status = run.folder.status()
     if run.result is None and status["status"] in OVER:  # its result was lost since: the result is the truth

@@ -13,25 +13,27 @@ from rich.table import Table
 from rich.text import Text
 
 from neumann.config import RunSpec
-from neumann.runs.folder import OVER, RunFolder
-from neumann.runs.launch import Outcome
-from neumann.runs.panel import headline
-from neumann.studies.collect import EVALUATION, TUNING, Run, scores
+from neumann.launch.local import Outcome
+from neumann.store.folder import OVER, RunFolder
+from neumann.store.scores import headline
+from neumann.studies.collect import EVALUATION, TUNING, StudyRun, scores
 from neumann.studies.definition import Study
-from neumann.studies.results import Trial
+from neumann.studies.results import TuningTrial
 from neumann.studies.statistics import summarize
 
 REFRESH_S = 0.5
 
 
 class StudyView:
-    """A `neumann.runs.launch.View`: a live table on a terminal, a line per finished run elsewhere."""
+    """A `neumann.launch.local.View`: a live table on a terminal, a line per finished run elsewhere."""
 
-    def __init__(self, console: Console, study: Study, tuning: Sequence[Run], first: str = "importing PyTorch") -> None:
+    def __init__(
+        self, console: Console, study: Study, tuning: Sequence[StudyRun], first: str = "importing PyTorch"
+    ) -> None:
         self._console = console
         self._study = study
-        self._runs: dict[str, list[Run]] = {TUNING: list(tuning), EVALUATION: []}
-        self._trials: Mapping[str, Sequence[Trial]] = {}
+        self._runs: dict[str, list[StudyRun]] = {TUNING: list(tuning), EVALUATION: []}
+        self._trials: Mapping[str, Sequence[TuningTrial]] = {}
         self._over: dict[str, Outcome] = {}
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._shown = 0.0
@@ -49,7 +51,7 @@ class StudyView:
         if self._live is not None:
             self._live.stop()
 
-    def evaluating(self, trials: Mapping[str, Sequence[Trial]], evaluation: Sequence[Run]) -> None:
+    def evaluating(self, trials: Mapping[str, Sequence[TuningTrial]], evaluation: Sequence[StudyRun]) -> None:
         """Go on to the second phase: settings are chosen."""
         self._trials = trials
         self._runs[EVALUATION] = list(evaluation)
@@ -98,7 +100,7 @@ class StudyView:
             )
         return table
 
-    def _own(self, role: str, key: str) -> list[Run]:
+    def _own(self, role: str, key: str) -> list[StudyRun]:
         return [run for run in self._runs[role] if run.planned.row == key]
 
     def _count(self, role: str, key: str) -> Text:
@@ -116,7 +118,7 @@ class StudyView:
         for run in self._own(EVALUATION, key):
             outcome = self._over.get(run.spec.signature)
             if outcome is not None and outcome.result is not None:
-                now = Run(run.planned, run.role, run.spec, run.folder, outcome.result)
+                now = StudyRun(run.planned, run.role, run.spec, run.folder, outcome.result)
                 found = scores(now, "test", self._study.config.rows[key].point)
                 errors += [] if found is None else [found["error"]]
         return f"{100 * summarize(errors).mean:.2f} % (n = {len(errors)})" if errors else ""

@@ -1,7 +1,7 @@
 """What did a study find? Plain data, ready to be written as a table, a figure or a page; nothing here computes.
 
 Errors are fractions of images (0.01 is 1 %), losses are nats, epochs are floats. `neumann.studies.collect` fills these
-in from run folders, `neumann.studies.report` writes them down.
+in from run folders, `neumann.studies.report.page` writes them down.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Setting = Mapping[str, float | int | str]  # what was tuned: {"optimizer.lr": 0.
 
 
 @dataclass(frozen=True)
-class Trial:
+class TuningTrial:
     """One setting of a row's search space on the tuning seeds: validation error at the row's point, at the last step.
 
     ``errors`` maps a seed to its error, or to None where that run diverged; seeds without a finished run are in
@@ -68,7 +68,7 @@ class RowResult:
     point: str
     at: str | None
     overrides: tuple[str, ...]
-    trials: tuple[Trial, ...]
+    trials: tuple[TuningTrial, ...]
     setting: Setting | None
     edge: str | None
     planned: int

@@ -13,10 +13,10 @@ from rich.table import Table
 
 from neumann.config import NOT_SIGNED, make_specs
 from neumann.errors import UserError, did_you_mean
-from neumann.runs.files import replace_file
-from neumann.runs.folder import make_folder
+from neumann.store.files import replace_file
+from neumann.store.folder import make_folder
 from neumann.studies import stamp
-from neumann.studies.collect import EVALUATION, TUNING, Run, check_points, refreshed, runs_of, tried
+from neumann.studies.collect import EVALUATION, TUNING, StudyRun, check_points, refreshed, runs_of, tried
 from neumann.studies.definition import FULL, PACKAGED, Study, list_studies, load_study
 from neumann.studies.results import StudyResults
 
@@ -52,8 +52,8 @@ def study(
     check_points(one, tuning)
     folder = _report_folder(tuning[0], one)
     make_folder(folder)
-    from neumann.runs.launchers import make_launcher
-    from neumann.studies.live import StudyView
+    from neumann.launch import make_launcher
+    from neumann.studies.progress import StudyView
 
     console.print(f"[bold]{escape(one.config.title)}[/]: {escape(one.config.question)}", highlight=False)
     failed = 0
@@ -64,14 +64,14 @@ def study(
         failed += sum(o.status == "failed" for o in launcher.run([run.spec for run in tuning], view))
         tuning = [refreshed(run) for run in tuning]
         trials = {row: tried(one, row, tuning) for row in one.config.rows}
-        from neumann.studies.assemble import assemble, evaluation_plan
+        from neumann.studies.analysis import assemble, evaluation_plan
 
         evaluation = runs_of(evaluation_plan(one, trials), EVALUATION, partial(make_specs, config_dirs=config_dirs))
         view.evaluating(trials, evaluation)
         failed += sum(o.status == "failed" for o in launcher.run([run.spec for run in evaluation], view))
     results = assemble(one, tuning, trials, [refreshed(run) for run in evaluation])
     _render(results, folder, one, overrides, config_dirs, tuning)
-    from neumann.studies.tables import terminal_table
+    from neumann.studies.report.tables import terminal_table
 
     console.print(terminal_table(results))
     console.print(escape(results.answer), highlight=False)
@@ -101,7 +101,7 @@ def report(
     folder = _runs_folder(one, overrides) / f"report-{one.budget}"
     known = stamp.unchanged(folder, digest)
     if known is None:
-        from neumann.studies.assemble import assemble, read
+        from neumann.studies.analysis import assemble, read
 
         tuning, trials, evaluation = read(one, config_dirs)
         folder = _report_folder(tuning[0], one)
@@ -149,7 +149,7 @@ def _runs_folder(one: Study, overrides: Sequence[str]) -> Path:
     return Path(output[-1] if output else "runs") / one.name
 
 
-def _report_folder(run: Run, one: Study) -> Path:
+def _report_folder(run: StudyRun, one: Study) -> Path:
     return run.spec.folder.parent / f"report-{one.budget}"
 
 
@@ -164,9 +164,9 @@ def _render(
     one: Study,
     overrides: Sequence[str],
     config_dirs: Sequence[str],
-    tuning: Sequence[Run],
+    tuning: Sequence[StudyRun],
 ) -> None:
-    from neumann.studies.report import render
+    from neumann.studies.report.page import render
 
     written = render(results, folder)
     data = {run.spec.facts.fingerprint: run.spec.config.data for run in tuning}
@@ -187,8 +187,8 @@ def _print_end(console: Console, folder: Path, headline: str) -> None:
 
 def _print_plan(one: Study, config_dirs: Sequence[str], console: Console) -> None:
     """Print how many runs each row needs and has."""
-    from neumann.studies.assemble import read
-    from neumann.studies.tables import setting_text
+    from neumann.studies.analysis import read
+    from neumann.studies.report.tables import setting_text
 
     tuning, trials, evaluation = read(one, config_dirs)
     console.print(f"[bold]{escape(one.name)}[/], budget {one.budget}: {escape(one.config.question)}", highlight=False)

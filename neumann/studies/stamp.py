@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neumann.runs.files import read_json, write_json
+from neumann.store.files import read_json, write_json
 
 NAME = ".stamp.json"
 OWN = Path(__file__).resolve().parents[1]
-READ_BY_A_REPORT = ("config", "data", "runs", "studies")  # code whose change may change a page
+READ_BY_A_REPORT = ("config", "data", "store", "studies")  # code whose change may change a page
 RUN_FILES = ("result.json", "status.json", "measurements.jsonl", "provenance.json")
 
 

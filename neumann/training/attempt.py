@@ -17,21 +17,21 @@ from rich.console import Console
 from neumann.config import RunSpec
 from neumann.errors import Interrupted, first_line
 from neumann.optim import eval_point
-from neumann.runs import RunFolder
-from neumann.runs.files import create_file
-from neumann.runs.panel import headline
+from neumann.store import RunFolder
+from neumann.store.files import create_file
+from neumann.store.scores import headline
 from neumann.training.census import Census
 from neumann.training.checkpoints import (
     Checkpointing,
     Randomness,
-    State,
     Stream,
+    TrainingState,
     remove_checkpoints,
     write_eval_weights,
 )
 from neumann.training.display import Display
-from neumann.training.distributed import Group
-from neumann.training.evaluation import Evaluation, Measurement, Progress, evaluate
+from neumann.training.distributed import RankGroup
+from neumann.training.evaluation import Evaluation, Measurement, TrainingProgress, evaluate
 from neumann.training.mirror import Mirror, summary_of
 from neumann.training.parts import Parts
 from neumann.training.stopping import Stop
@@ -94,7 +94,7 @@ class Attempt:
         folder: RunFolder,
         parts: Parts,
         console: Console,
-        group: Group,
+        group: RankGroup,
         attempt: int,
         mirror: Mirror | None,
         measured: list[Measurement],
@@ -104,7 +104,7 @@ class Attempt:
         self.mirror = mirror
         self.measured = measured
         derived = spec.config.derived
-        self.progress = Progress()
+        self.progress = TrainingProgress()
         self.batches = {
             "training": parts.data.train_dataloader(),
             "validation": parts.data.val_dataloader(),
@@ -197,7 +197,7 @@ class Attempt:
 
     def _train(self, saved: dict[str, Any] | None) -> None:
         config = self.spec.config
-        state = State(self.spec.signature, self.group, self.progress, self.parts.schedule, self.census)
+        state = TrainingState(self.spec.signature, self.group, self.progress, self.parts.schedule, self.census)
         Randomness.seed(config.seed, self.group.rank)  # a resumed run loads where they were instead
         if saved is not None:
             state.take(saved)

@@ -62,7 +62,7 @@ def split_target(section: Mapping[str, Any], where: str) -> tuple[Callable[..., 
 def build_schedule(section: Mapping[str, Any]) -> Callable[[int], float]:
     """Return the rate's factor as a function of the step. Raises UserError."""
     call, settings, name = split_target(section, "schedule")
-    if call.__module__ == "neumann.training.schedules":
+    if call.__module__ == "neumann.training.rate_schedules":
         for key, (least, strictly) in SCHEDULE_BOUNDS.items():
             value = settings.get(key, least + 1)
             if value < least or (strictly and value == least):

@@ -18,14 +18,16 @@ from torch.optim import Optimizer
 
 from neumann.config import RunSpec
 from neumann.data.batches import Batches
-from neumann.runs.ranks import world_size
-from neumann.training.distributed import Group, WrongShards
-from neumann.training.evaluation import Progress
+from neumann.processes.ranks import world_size
+from neumann.training.distributed import RankGroup, WrongShards
+from neumann.training.evaluation import TrainingProgress
 
 CHUNK = 2**22  # elements of a tensor whose bits are summed at once
 
 
-def check_group(group: Group, trainer: pl.Trainer, spec: RunSpec, batches: Mapping[str, Batches], epoch: int) -> None:
+def check_group(
+    group: RankGroup, trainer: pl.Trainer, spec: RunSpec, batches: Mapping[str, Batches], epoch: int
+) -> None:
     """Hold the real process group against the trainer and the configuration, and every rank against the others.
 
     ``batches`` are those of each split by name; ``epoch`` is the one that training goes on in. Raises WrongShards.
@@ -59,7 +61,7 @@ def check_group(group: Group, trainer: pl.Trainer, spec: RunSpec, batches: Mappi
             )
 
 
-def check_weights(group: Group, module: nn.Module, optimizer: Optimizer, step: int) -> None:
+def check_weights(group: RankGroup, module: nn.Module, optimizer: Optimizer, step: int) -> None:
     """Hold the weights and the optimizer's state of every rank against the others', to the bit. Raises WrongShards.
 
     DDP shares gradients alone; from equal gradients every rank makes its own step. Where an optimizer draws random
@@ -104,7 +106,9 @@ class Census(pl.Callback):
     shorter.
     """
 
-    def __init__(self, spec: RunSpec, group: Group, batches: Mapping[str, Batches], progress: Progress) -> None:
+    def __init__(
+        self, spec: RunSpec, group: RankGroup, batches: Mapping[str, Batches], progress: TrainingProgress
+    ) -> None:
         self._spec, self._group, self._all, self._progress = spec, group, batches, progress
         self._batches = batches["training"]
         self._counts = np.zeros(len(self._batches.plan.indices), dtype=np.int32)

@@ -27,14 +27,14 @@ from torch.optim import Optimizer
 from neumann.data.batches import Batches
 from neumann.errors import UserError
 from neumann.optim import WeightAverage, at, eval_point
-from neumann.runs import claim
-from neumann.runs.files import opened, replace_file, sync_folder
 from neumann.seeds import derive
+from neumann.store import claim
+from neumann.store.files import opened, replace_file, sync_folder
 from neumann.training.census import Census, check_weights
 from neumann.training.classifier import Batch
-from neumann.training.distributed import Group
-from neumann.training.evaluation import Evaluation, Progress
-from neumann.training.schedules import RateSchedule
+from neumann.training.distributed import RankGroup
+from neumann.training.evaluation import Evaluation, TrainingProgress
+from neumann.training.rate_schedules import RateSchedule
 
 FORMAT = 3
 DAMAGED = ".damaged"  # the suffix of a checkpoint that was found so
@@ -179,11 +179,16 @@ class Randomness:
             torch.cuda.set_rng_state(state["cuda"])
 
 
-class State(pl.Callback):
+class TrainingState(pl.Callback):
     """Everything that decides the rest of the run: what a checkpoint holds, and where it goes when a run goes on."""
 
     def __init__(
-        self, signature: str, group: Group, progress: Progress, schedule: Callable[[], RateSchedule], census: Census
+        self,
+        signature: str,
+        group: RankGroup,
+        progress: TrainingProgress,
+        schedule: Callable[[], RateSchedule],
+        census: Census,
     ) -> None:
         self._signature, self._group = signature, group
         self._progress, self._schedule, self._census = progress, schedule, census
@@ -241,7 +246,12 @@ class Checkpointing(pl.Callback):
     """Writes the state after every evaluation and when the run is asked to stop; rank 0 does, for all."""
 
     def __init__(
-        self, path: Path, evaluation: Evaluation, state: State, group: Group, stop_agreed: Callable[[], bool]
+        self,
+        path: Path,
+        evaluation: Evaluation,
+        state: TrainingState,
+        group: RankGroup,
+        stop_agreed: Callable[[], bool],
     ) -> None:
         self._path, self._evaluation, self._state = path, evaluation, state
         self._group, self._stop_agreed = group, stop_agreed

@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from neumann.optim.lightning import AtEvalPoint
-from neumann.training.distributed import Group
+from neumann.training.distributed import RankGroup
 
 Batch = tuple[Tensor, Tensor]
 
@@ -31,7 +31,7 @@ class Tally:
         self._sums += torch.stack([loss.to(self._sums), wrong.to(self._sums)])
         self.n += len(labels)
 
-    def scores(self, group: Group | None = None) -> dict[str, float]:
+    def scores(self, group: RankGroup | None = None) -> dict[str, float]:
         """Return mean cross-entropy (nats), top-1 error (a fraction), and how many were wrong out of how many.
 
         With ``group`` they are those of all its ranks together, each of which must ask.

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from neumann.runs.panel import headline
+from neumann.store.scores import headline
 from neumann.training.evaluation import Evaluation, Measurement
 
 REFRESH_S = 0.25  # reading the loss waits for the device, so it is read at most this often

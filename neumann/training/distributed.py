@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pytorch_lightning.plugins.environments import ClusterEnvironment  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from neumann.runs.ranks import Ranks
+from neumann.processes.ranks import RankPlace
 
 T = TypeVar("T")
 TIMEOUT = datetime.timedelta(minutes=30)  # a rank may wait as long while another writes or evaluates
@@ -30,13 +30,13 @@ class WrongShards(RuntimeError):  # noqa: N818 - it says what is wrong
     """The processes do not train what the configuration says: their number, their runs or their examples differ."""
 
 
-class Group:
+class RankGroup:
     """The processes of one run. Every method but the properties must be called by all of them, in the same order.
 
     A run on one device is a group of one, for which nothing is sent.
     """
 
-    def __init__(self, ranks: Ranks | None = None, control: dist.ProcessGroup | None = None) -> None:
+    def __init__(self, ranks: RankPlace | None = None, control: dist.ProcessGroup | None = None) -> None:
         self.ranks = ranks
         self._control = control  # gloo, on the CPU, beside the group that carries gradients
         self.rank = dist.get_rank() if ranks else 0
@@ -104,10 +104,10 @@ class Asked:
         return int(self._answer.item())
 
 
-class Environment(ClusterEnvironment):
+class RankEnvironment(ClusterEnvironment):
     """What Lightning is told about its place: the real group's, which cannot be set otherwise."""
 
-    def __init__(self, ranks: Ranks) -> None:
+    def __init__(self, ranks: RankPlace) -> None:
         super().__init__()
         self._ranks = ranks
 
@@ -159,14 +159,14 @@ class Environment(ClusterEnvironment):
 
 
 @contextmanager
-def joined(ranks: Ranks | None, *, cuda: bool, listener: socket.socket | None = None) -> Iterator[Group]:
+def joined(ranks: RankPlace | None, *, cuda: bool, listener: socket.socket | None = None) -> Iterator[RankGroup]:
     """Hold this process's group within the block: gradients over NCCL on GPUs, all else over gloo.
 
     ``listener`` is rank 0's bound socket at the gathering port, where our launcher has made one: a port that is looked
     up first and bound later may be somebody else's by then.
     """
     if ranks is None:
-        yield Group()
+        yield RankGroup()
         return
     if ranks.starter == "neumann":
         _stay_on_this_machine()
@@ -191,7 +191,7 @@ def joined(ranks: Ranks | None, *, cuda: bool, listener: socket.socket | None = 
     )
     control = dist.new_group(backend="gloo", timeout=TIMEOUT)
     assert isinstance(control, dist.ProcessGroup)
-    yield Group(ranks, control)
+    yield RankGroup(ranks, control)
     dist.destroy_process_group()  # not after an error: the others may be gone, and the process is about to end
 
 

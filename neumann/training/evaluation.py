@@ -15,11 +15,11 @@ from torch import Tensor
 from neumann.data.batches import Batches
 from neumann.errors import UserError
 from neumann.optim import at, points
+from neumann.optim.batch_norm import recalibrated
 from neumann.optim.lightning import eval_mode
 from neumann.training.classifier import ImageClassifier, Tally
-from neumann.training.distributed import Group, WrongShards
-from neumann.training.recalibration import recalibrated
-from neumann.training.schedules import RateSchedule
+from neumann.training.distributed import RankGroup, WrongShards
+from neumann.training.rate_schedules import RateSchedule
 
 CHECK_EVERY = 50  # steps between looks at the loss for nan and inf; each look waits for the device
 Measurement = dict[str, Any]
@@ -27,7 +27,7 @@ PointScores = dict[str, dict[str, float]]  # by point
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """How far a run is; plain numbers that a checkpoint holds. Seconds exclude what came before the first step."""
 
     step: int = 0
@@ -49,7 +49,7 @@ class Progress:
 
 
 def evaluate(
-    module: ImageClassifier, batches: Batches, group: Group, calibration: Batches | None = None
+    module: ImageClassifier, batches: Batches, group: RankGroup, calibration: Batches | None = None
 ) -> tuple[PointScores, PointScores | None]:
     """Return {point: scores} over ``batches`` at every point of the optimizer; weights and modes are put back.
 
@@ -95,10 +95,10 @@ class Evaluation(pl.Callback):
 
     def __init__(
         self,
-        progress: Progress,
+        progress: TrainingProgress,
         schedule: Callable[[], RateSchedule],
         validation: Batches,
-        group: Group,
+        group: RankGroup,
         *,
         calibration: Batches | None,
         every_steps: int,

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from neumann.config import RunSpec
 from neumann.errors import UserError, first_line
-from neumann.runs import RunFolder
-from neumann.runs.files import read_json
-from neumann.runs.objective import OBJECTIVE, objective
+from neumann.store import RunFolder
+from neumann.store.files import read_json
+from neumann.store.scores import OBJECTIVE, objective
 
 if TYPE_CHECKING:
     from neumann.training.evaluation import Measurement

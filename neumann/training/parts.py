@@ -16,15 +16,15 @@ from neumann.config import RunSpec
 from neumann.data.module import ImageData
 from neumann.data.module import build as build_data
 from neumann.errors import UserError
+from neumann.models.classifiers import build_model
 from neumann.optim import WeightAverage, points
+from neumann.optim.batch_norm import batch_norms
 from neumann.seeds import derive
 from neumann.training.build import build_schedule
 from neumann.training.classifier import ImageClassifier
-from neumann.training.distributed import TIMEOUT, Environment, Group
-from neumann.training.models import build_model
+from neumann.training.distributed import TIMEOUT, RankEnvironment, RankGroup
 from neumann.training.optimizers import build_optimizer
-from neumann.training.recalibration import check_recalibration
-from neumann.training.schedules import RateSchedule
+from neumann.training.rate_schedules import RateSchedule
 
 
 @dataclass
@@ -46,7 +46,7 @@ def accelerator_of(spec: RunSpec) -> str:
     return "gpu" if spec.config.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def build_parts(spec: RunSpec, group: Group) -> Parts:
+def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
     """Build everything that ``spec`` names, on this rank of ``group``. Raises UserError for what is wrong with it."""
     config = spec.config
     trainer = config.trainer
@@ -121,6 +121,21 @@ def build_parts(spec: RunSpec, group: Group) -> Parts:
     )
 
 
+def check_recalibration(model: torch.nn.Module, batches: int, world_size: int) -> None:
+    """Refuse to recalibrate a model where that says nothing, or would wait for ever. Raises UserError."""
+    layers = batch_norms(model)
+    if batches and not layers:
+        raise UserError(
+            f"recipe.recalibrate_batch_norm={batches}: the model has no batch norm with running statistics, so leave "
+            "it at 0"
+        )
+    if batches and world_size > 1 and any(isinstance(layer, torch.nn.SyncBatchNorm) for layer in layers):
+        raise UserError(
+            f"recipe.recalibrate_batch_norm={batches}: the model has a SyncBatchNorm, which cannot run the batches of "
+            "one device alone, so leave it at 0 on several devices"
+        )
+
+
 def _keep_average(optimizer: torch.optim.Optimizer, gamma: float | None) -> None:
     """Give ``optimizer`` the average of the recipe; one of its own must be of the same γ. Raises UserError."""
     if gamma is None:
@@ -140,12 +155,12 @@ def _keep_average(optimizer: torch.optim.Optimizer, gamma: float | None) -> None
             )
 
 
-def _distributed(group: Group, accelerator: str) -> dict[str, Any]:
+def _distributed(group: RankGroup, accelerator: str) -> dict[str, Any]:
     """Return what makes Lightning train in ``group``, which is there already, and look for no cluster of its own."""
     if group.ranks is None:
         return {"plugins": [LightningEnvironment()]}
     backend = "nccl" if accelerator == "gpu" else "gloo"
     return {
         "strategy": DDPStrategy(process_group_backend=backend, timeout=TIMEOUT),
-        "plugins": [Environment(group.ranks)],
+        "plugins": [RankEnvironment(group.ranks)],
     }

@@ -21,16 +21,16 @@ from rich.console import Console
 
 from neumann.config import RunSpec
 from neumann.errors import UserError
-from neumann.runs import RunFolder, find
-from neumann.runs.files import read_json, replace_file, write_json
-from neumann.runs.folder import remove_refused
-from neumann.runs.provenance import provenance
-from neumann.runs.ranks import Ranks, world_size
-from neumann.runs.reuse import finished_result
+from neumann.processes.ranks import RankPlace, world_size
 from neumann.seeds import AXES, derive
+from neumann.store import RunFolder, find
+from neumann.store.files import read_json, replace_file, write_json
+from neumann.store.folder import remove_refused
+from neumann.store.lookup import finished_result
+from neumann.store.provenance import provenance
 from neumann.training.attempt import Attempt
 from neumann.training.checkpoints import load_training_state
-from neumann.training.distributed import Group, joined
+from neumann.training.distributed import RankGroup, joined
 from neumann.training.mirror import Mirror
 from neumann.training.parts import accelerator_of, build_parts
 
@@ -42,7 +42,7 @@ def run(
     console: Console | None = None,
     *,
     threads: int | None = None,
-    ranks: Ranks | None = None,
+    ranks: RankPlace | None = None,
     listener: socket.socket | None = None,
     closing: ExitStack | None = None,
 ) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def run(
         return result
 
 
-def _train(spec: RunSpec, console: Console, group: Group, closing: ExitStack) -> dict[str, Any]:
+def _train(spec: RunSpec, console: Console, group: RankGroup, closing: ExitStack) -> dict[str, Any]:
     folder = find(spec)
     with _held(folder, group):
         fresh = not folder.config.exists()
@@ -101,7 +101,7 @@ def _train(spec: RunSpec, console: Console, group: Group, closing: ExitStack) ->
 
 
 @contextmanager
-def _held(folder: RunFolder, group: Group) -> Iterator[None]:
+def _held(folder: RunFolder, group: RankGroup) -> Iterator[None]:
     """Claim the folder for all ranks; where rank 0 cannot, none goes on."""
     with ExitStack() as held:
         _on_main(group, lambda: held.enter_context(folder.claim()))
@@ -130,7 +130,7 @@ def _begin(
     return attempt, mirror, measured
 
 
-def _everywhere(group: Group, work: Callable[[], T]) -> T:
+def _everywhere(group: RankGroup, work: Callable[[], T]) -> T:
     """Return what ``work`` returns on this rank; where it refuses on any, all raise the first one's UserError."""
     value: T | None = None
     error: UserError | None = None
@@ -144,7 +144,7 @@ def _everywhere(group: Group, work: Callable[[], T]) -> T:
     return value  # type: ignore[return-value]
 
 
-def _on_main(group: Group, work: Callable[[], T]) -> T | None:
+def _on_main(group: RankGroup, work: Callable[[], T]) -> T | None:
     """Do ``work`` on rank 0; where it refuses, all raise its UserError. The other ranks get None."""
     return _everywhere(group, lambda: work() if group.is_main else None)
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from neumann.runs.signals import STOP_SIGNALS
-from neumann.training.distributed import Asked, Group
+from neumann.processes.signals import STOP_SIGNALS
+from neumann.training.distributed import Asked, RankGroup
 
 
 class Stop(pl.Callback):
@@ -25,7 +25,7 @@ class Stop(pl.Callback):
     Several ranks ask each other at every step and read the answer at the next, so that nobody waits for it.
     """
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: RankGroup) -> None:
         self.signal: int | None = None
         self._group = group
         self._question: Asked | None = None

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-from neumann.cli import main
-from neumann.runs import RunFolder
-from neumann.runs.files import read_json
-
-sys.path.insert(0, str(Path(__file__).parent / "runs"))
-from launching import QUICK, own_optimizer
+from neumann.cli.main import main
+from neumann.store import RunFolder
+from neumann.store.files import read_json
+from tests.support.launching import QUICK, own_optimizer
 
 TRAIN = ["train", "-m", *QUICK, "launch.parallel=2", "launch.threads=1"]
 

@@ -16,17 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launching import wait_for
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from neumann.cli import main as cli
+from neumann.cli import runs as command
+from neumann.cli.main import main as cli
 from neumann.config import RunSpec, load_spec, make_spec
 from neumann.errors import UserError, printable
-from neumann.runs import RunFolder, command, listing
-from neumann.runs.files import read_json, write_json
-from neumann.runs.index import NAME
-from neumann.runs.listing import Filters, Row, list_runs, pick
+from neumann.store import RunFolder, listing, removal
+from neumann.store.files import read_json, write_json
+from neumann.store.index import NAME
+from neumann.store.listing import Filters, Row, list_runs, pick
+from tests.support.launching import wait_for
 
 SCORES = {"held": {"loss": 0.5, "error": 0.25, "n": 300}, "base": {"loss": 0.4, "error": 0.125, "n": 300}}
 
@@ -233,7 +234,7 @@ def test_a_folder_that_cannot_be_written_is_listed_all_the_same(four: list[RunFo
     def refuse(*_: object, **__: object) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("neumann.runs.files.open", refuse, raising=False)
+    monkeypatch.setattr("neumann.store.files.open", refuse, raising=False)
     assert len(list_runs(Path("runs"), Filters())) == 4
     assert not (Path("runs") / NAME).exists()
 
@@ -266,7 +267,7 @@ def test_clean_asks_and_removes_what_failed_and_nothing_else(four: list[RunFolde
 def test_clean_asks_on_a_terminal(answer: str, four: list[RunFolder]) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "neumann.cli", "runs", "clean"], stdin=theirs, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "neumann", "runs", "clean"], stdin=theirs, stdout=subprocess.PIPE, text=True
     )
     os.write(ours, f"{answer}\n".encode())
     out, _ = process.communicate(timeout=60)
@@ -289,7 +290,7 @@ def test_clean_keeps_what_somebody_holds_has_finished_or_linked(four: list[RunFo
     four[1].path.unlink()
     (tmp_path / "real").rename(four[1].path)
     four[1].write_result({"status": "finished"})  # between the list and the removal
-    assert command.clean.remove(Path(real[0].folder), ["failed"]) == "it is finished by now"
+    assert removal.remove(Path(real[0].folder), ["failed"]) == "it is finished by now"
     assert (four[1].path / "result.json").exists()
 
 
@@ -362,7 +363,7 @@ YAML_BOMB = "!!python/object/apply:os.system ['touch executed']"
         (lambda text: text + f"more: {YAML_BOMB}\n", "damaged or not plain data"),
         (lambda text: text.replace("name: null", "name: ${oc.env:HOME}"), "name=${oc.env:HOME}: the record of a run has no"),
         (lambda text: text.replace("_target_: neumann.optim.Neumann", "_target_: os.system"), "would run code that is neither ours nor"),
-        (lambda text: text.replace("_target_: neumann.training.schedules.synchronous", "_target_: neumann.training.run.traceback.print_exc"), "--trust"),
+        (lambda text: text.replace("_target_: neumann.training.rate_schedules.synchronous", "_target_: neumann.training.run.traceback.print_exc"), "--trust"),
         (lambda text: text.replace("_target_: neumann.optim.Neumann", "_target_: torch.optim.optimizer.functools.partial"), "--trust"),
         (lambda text: text.replace("lr: 0.1", "lr: 0.2"), "now gives run"),
         (lambda text: text[:300], ""),
@@ -461,7 +462,7 @@ def test_files_of_another_shape_are_read_as_not_there(name: str, content: str, f
 
 
 def test_listing_and_showing_import_no_torch(four: list[RunFolder]) -> None:
-    code = f"import sys; from neumann.cli import main; main(['runs']); print('hydra' in sys.modules); main(['runs', 'show', '{four[0].path.name}']); print([m for m in ('torch', 'wandb', 'pandas') if m in sys.modules])"  # fmt: skip
+    code = f"import sys; from neumann.cli.main import main; main(['runs']); print('hydra' in sys.modules); main(['runs', 'show', '{four[0].path.name}']); print([m for m in ('torch', 'wandb', 'pandas') if m in sys.modules])"  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[5] == "False"  # a list is answered without what composes configurations

@@ -16,16 +16,16 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from neumann.cli import main
-from neumann.runs import RunFolder
-from neumann.runs.files import read_json
+from neumann.cli.main import main
+from neumann.store import RunFolder
+from neumann.store.files import read_json
 
 QUICK = ["+model.kwargs.width=8", "logger=none"]
 
 
 def neumann(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "neumann.cli", *words],
+        [sys.executable, "-m", "neumann", *words],
         capture_output=True,
         text=True,
         timeout=240,
@@ -114,7 +114,7 @@ def test_a_run_ends_with_a_panel_and_is_returned_at_once_the_second_time() -> No
     assert only_run().path.name in first.stdout
     assert first.stderr == ""
     code = (
-        "import sys; from neumann.cli import main; code = main(sys.argv[1:]);"
+        "import sys; from neumann.cli.main import main; code = main(sys.argv[1:]);"
         "assert code == 0 and 'torch' not in sys.modules and 'pytorch_lightning' not in sys.modules"
     )
     again = subprocess.run(
@@ -190,7 +190,7 @@ def test_ctrl_c_in_a_terminal_reaches_every_process_and_still_leaves_a_clean_run
     words = ["train", "+model.kwargs.width=8", "data=image_folder", f"data.root={photos}", "data.in_memory=false"]
     words += ["batch.size=4", "trainer.max_epochs=40", "schedule=constant", "data.workers=1"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "neumann.cli", *words],
+        [sys.executable, "-m", "neumann", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -221,7 +221,7 @@ def test_kill_9_loses_nothing_that_was_evaluated(evaluations: int) -> None:
     words = ["train", "logger=none", "trainer.max_epochs=6", "optimizer=neumann", "checkpoint=eval_weights"]
     whole = neumann(*words, "study=whole")
     assert whole.returncode == 0, whole.stderr
-    victim = subprocess.Popen([sys.executable, "-m", "neumann.cli", *words, "study=killed"], stdout=subprocess.DEVNULL)
+    victim = subprocess.Popen([sys.executable, "-m", "neumann", *words, "study=killed"], stdout=subprocess.DEVNULL)
     deadline = time.time() + 200
     while time.time() < deadline:
         if any(len(RunFolder(p).read_measurements()) >= evaluations for p in Path("runs/killed").glob("*")):

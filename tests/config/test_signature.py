@@ -128,7 +128,7 @@ def test_a_file_of_the_users_own_that_is_edited_changes_the_signature(tmp_path: 
 
 def test_composing_and_reporting_import_no_torch(python: Callable[[str], str]) -> None:
     code = (
-        "import sys, neumann.config, neumann.runs, neumann.studies.study, neumann.studies.assemble, neumann.studies.report, neumann.runs.launch, neumann.cli, neumann.data;"
+        "import sys, neumann.config, neumann.store, neumann.studies.run, neumann.studies.analysis, neumann.studies.report.page, neumann.launch.local, neumann.cli.main, neumann.data;"
         "neumann.config.make_spec(['optimizer=neumann']);"
         "print([m for m in ('torch', 'pytorch_lightning', 'timm', 'wandb', 'pandas', 'matplotlib', 'sklearn') if m in sys.modules])"
     )

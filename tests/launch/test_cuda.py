@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from launching import QUICK, Seen
 
-from neumann.config import LaunchConfig, RunSpec, make_specs
-from neumann.config.multirun import expand
-from neumann.runs import find
-from neumann.runs.launch import Launcher
+from neumann.config import LocalLaunchConfig, RunSpec, make_specs
+from neumann.launch.local import LocalLauncher
+from neumann.search.grid import expand
+from neumann.store import find
+from tests.support.launching import QUICK, Seen
 
 pytestmark = [
     pytest.mark.gpu,
@@ -40,7 +40,7 @@ def weights(spec: RunSpec) -> dict[str, Any]:
 def test_runs_of_a_sweep_share_a_gpu_and_repeat_to_the_bit() -> None:
     """A fork of a server that has touched CUDA could not use it at all."""
     specs = [*specs_of("seed=0,1", "study=a"), *specs_of("seed=0,1", "study=b")]
-    with Launcher(LaunchConfig(devices=[0], runs_per_device=2)) as launcher:
+    with LocalLauncher(LocalLaunchConfig(devices=[0], runs_per_device=2)) as launcher:
         assert launcher.parallel == 2
         outcomes = launcher.run(specs, view := Seen())
     assert [o.message for o in outcomes] == [None] * 4
@@ -53,11 +53,11 @@ def test_runs_of_a_sweep_share_a_gpu_and_repeat_to_the_bit() -> None:
 
 def test_one_rank_over_nccl_gives_what_no_group_gives() -> None:
     (alone,) = specs_of("study=alone")
-    with Launcher(LaunchConfig()) as launcher:
+    with LocalLauncher(LocalLaunchConfig()) as launcher:
         launcher.run([alone], Seen())
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"]
     done = subprocess.run(
-        [*start, "-m", "neumann.cli", "train", *GPU, "study=nccl"], capture_output=True, text=True, timeout=250
+        [*start, "-m", "neumann", "train", *GPU, "study=nccl"], capture_output=True, text=True, timeout=250
     )
     assert done.returncode == 0, done.stderr
     (ranked,) = specs_of("study=nccl")

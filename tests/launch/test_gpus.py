@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from launching import QUICK, Seen, own_optimizer
 
-from neumann.config import LaunchConfig, make_spec, make_specs
-from neumann.config.multirun import expand
+from neumann.config import LocalLaunchConfig, make_spec, make_specs
 from neumann.errors import UserError
-from neumann.runs import gpus
-from neumann.runs.gpus import Pool, chosen, visible
-from neumann.runs.launch import Launcher
+from neumann.launch import gpus
+from neumann.launch.gpus import GpuPool, chosen, visible
+from neumann.launch.local import LocalLauncher
+from neumann.search.grid import expand
+from tests.support.launching import QUICK, Seen, own_optimizer
 
 
 class Dev:
@@ -57,20 +57,20 @@ def test_the_choice_counts_among_the_visible(four: None, monkeypatch: pytest.Mon
 def test_options_without_a_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpus, "Path", Dev(0))
     with pytest.raises(UserError, match=r"launch.devices names GPU 0, and there is no NVIDIA GPU here"):
-        Launcher(LaunchConfig(devices=[0]))
+        LocalLauncher(LocalLaunchConfig(devices=[0]))
     with pytest.raises(UserError, match=r"launch.runs_per_device=2: there is no NVIDIA GPU"):
-        Launcher(LaunchConfig(runs_per_device=2))
+        LocalLauncher(LocalLaunchConfig(runs_per_device=2))
 
 
 def test_a_pool_fills_the_emptiest_first() -> None:
-    pool = Pool(["0", "1"], runs_each=2)
+    pool = GpuPool(["0", "1"], runs_each=2)
     assert len(pool) == 4
     assert [pool.take(1), pool.take(1), pool.take(1)] == [["0"], ["1"], ["0"]]
     assert pool.take(2) is None  # one has room left, not two
     pool.give_back(["0"])
     assert pool.take(2) == ["0", "1"]
     assert pool.take(1) is None
-    assert Pool([], 1).take(3) == []
+    assert GpuPool([], 1).take(3) == []
 
 
 def test_a_list_of_gpus_is_no_sweep() -> None:
@@ -97,8 +97,8 @@ def test_a_run_sees_its_own_gpus_alone(four: None, monkeypatch: pytest.MonkeyPat
     monkeypatch.syspath_prepend(str(Path.cwd()))
     words = [*QUICK, "trainer.max_epochs=0.2", "optimizer=mine", "seed=0,1", "trainer.accelerator=cpu"]
     specs = make_specs(expand([*words, "trainer.devices=1,2"], dirs), dirs)
-    settings = LaunchConfig(devices=[1, 3], threads=1)
-    with Launcher(settings) as launcher:
+    settings = LocalLaunchConfig(devices=[1, 3], threads=1)
+    with LocalLauncher(settings) as launcher:
         assert launcher.parallel == 2
         outcomes = launcher.run(specs, Seen())
         with pytest.raises(UserError, match=r"trainer.devices=4: the launch has 2 GPUs"):

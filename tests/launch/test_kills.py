@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launching import Seen
 
-from neumann.config import LaunchConfig, RunSpec, make_spec
-from neumann.runs import RunFolder, find
-from neumann.runs.launch import Launcher
+from neumann.config import LocalLaunchConfig, RunSpec, make_spec
+from neumann.launch.local import LocalLauncher
+from neumann.store import RunFolder, find
+from tests.support.launching import Seen
 
 KILLS = 10  # of each test
 RUN = [
@@ -71,7 +71,7 @@ def moments(folder: RunFolder, draw: random.Random) -> Iterator[str]:
     yield kind
 
 
-def launch_and_kill(launcher: Launcher, spec: RunSpec, draw: random.Random, only_one: bool) -> bool:
+def launch_and_kill(launcher: LocalLauncher, spec: RunSpec, draw: random.Random, only_one: bool) -> bool:
     """Launch a run and kill its ranks at a random moment; return whether it came to that."""
     killed: list[int] = []
 
@@ -138,7 +138,7 @@ def without_clocks(values: dict[str, Any]) -> dict[str, Any]:
 def test_killed_at_random_moments_it_ends_as_one_that_nobody_touched(part: int) -> None:
     draw = random.Random(part)
     kills = {1: 0, 2: 0}
-    with Launcher(LaunchConfig(parallel=2, threads=1)) as launcher:
+    with LocalLauncher(LocalLaunchConfig(parallel=2, threads=1)) as launcher:
         for devices, needed in ((1, KILLS // 2), (2, KILLS - KILLS // 2)):
             seed = 10 * part
             while kills[devices] < needed:

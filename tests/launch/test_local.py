@@ -14,17 +14,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from launching import LONG, QUICK, Seen, left_over, own_optimizer, wait_for
 from omegaconf import OmegaConf
 
-from neumann.config import LaunchConfig, RunSpec, make_specs
-from neumann.config.multirun import expand
+from neumann.config import LocalLaunchConfig, RunSpec, make_specs
 from neumann.errors import Interrupted, UserError
-from neumann.runs import RunFolder, find, finished_result
-from neumann.runs.files import read_json
-from neumann.runs.launch import Launcher, Outcome
+from neumann.launch.local import LocalLauncher, Outcome
+from neumann.search.grid import expand
+from neumann.store import RunFolder, find, finished_result
+from neumann.store.files import read_json
+from tests.support.launching import LONG, QUICK, Seen, left_over, own_optimizer, wait_for
 
-TWO = LaunchConfig(parallel=2, threads=1)
+TWO = LocalLaunchConfig(parallel=2, threads=1)
 FAILED_ON_PURPOSE = ["raise", "exit", "leave", "kill", "stop"]
 
 
@@ -32,8 +32,8 @@ def quick(*overrides: str, dirs: tuple[str, ...] = (), base: list[str] = QUICK) 
     return make_specs(expand([*base, *overrides], dirs), dirs)
 
 
-def launch(specs: list[RunSpec], view: Seen | None = None, settings: LaunchConfig = TWO) -> list[Outcome]:
-    with Launcher(settings) as launcher:
+def launch(specs: list[RunSpec], view: Seen | None = None, settings: LocalLaunchConfig = TWO) -> list[Outcome]:
+    with LocalLauncher(settings) as launcher:
         return launcher.run(specs, view or Seen())
 
 
@@ -44,7 +44,7 @@ def attempts(folder: Path) -> list[dict[str, object]]:
 def test_every_run_is_exactly_what_was_asked_for_and_is_trained_once() -> None:
     specs = quick("optimizer=sgd,nesterov", "seed=0,1")
     view = Seen()
-    outcomes = launch([*specs, specs[0]], view, LaunchConfig(parallel=2, threads=3))
+    outcomes = launch([*specs, specs[0]], view, LocalLaunchConfig(parallel=2, threads=3))
     assert [o.spec for o in outcomes] == [*specs, specs[0]]
     assert len({o.folder for o in outcomes}) == 4
     assert {o.status for o in outcomes} == {"finished"}
@@ -210,27 +210,27 @@ def test_the_machine_decides_where_nothing_is_said(monkeypatch: pytest.MonkeyPat
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         if hidden is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-        launcher = Launcher(LaunchConfig())
+        launcher = LocalLauncher(LocalLaunchConfig())
         assert (launcher.parallel, launcher.threads(spec)) == ((1, 12) if gpu else (12, 1))
     for parallel, threads, expected in ((5, None, (5, 2)), (24, None, (24, 1)), (3, 7, (3, 7))):
-        launcher = Launcher(LaunchConfig(parallel=parallel, threads=threads))
+        launcher = LocalLauncher(LocalLaunchConfig(parallel=parallel, threads=threads))
         assert (launcher.parallel, launcher.threads(spec)) == expected
     (wide,) = quick("trainer.devices=4")
-    assert Launcher(LaunchConfig(parallel=1)).threads(wide) == 3
+    assert LocalLauncher(LocalLaunchConfig(parallel=1)).threads(wide) == 3
 
 
 SCRIPT = """
 import sys
-from neumann.config import LaunchConfig, make_specs
-from neumann.config.multirun import expand
-from neumann.runs.launch import Launcher
+from neumann.config import LocalLaunchConfig, make_specs
+from neumann.search.grid import expand
+from neumann.launch.local import LocalLauncher
 
 class View:
     def started(self, spec): print("started", spec.config.seed, flush=True)
     def done(self, outcome): print("done", outcome.spec.config.seed, outcome.status, outcome.reused, flush=True)
     def tick(self, running, waiting): pass
 
-with Launcher(LaunchConfig(parallel=2, threads=1)) as launcher:
+with LocalLauncher(LocalLaunchConfig(parallel=2, threads=1)) as launcher:
     outcomes = launcher.run(make_specs(expand(sys.argv[1:])), View())
 print({"torch", "multiprocessing.forkserver"} & set(sys.modules))
 import multiprocessing.forkserver
@@ -257,7 +257,7 @@ def test_what_is_over_is_answered_without_torch_or_a_server(python: Callable[[st
 
 def test_ctrl_c_while_the_server_imports_ends_everything_at_once(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "neumann.cli", "train", "-m", *LONG, "seed=0,1"],
+        [sys.executable, "-m", "neumann", "train", "-m", *LONG, "seed=0,1"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -276,7 +276,7 @@ def test_ctrl_c_while_the_server_imports_ends_everything_at_once(tmp_path: Path)
 @pytest.mark.slow
 @pytest.mark.parametrize("twice", [False, True])
 def test_ctrl_c_in_a_terminal(twice: bool, tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "neumann.cli", "train", "-m", *LONG[:-1], "data.augmentation=crop", "seed=0,1,2"]
+    words = [sys.executable, "-m", "neumann", "train", "-m", *LONG[:-1], "data.augmentation=crop", "seed=0,1,2"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for(lambda: sum(bool(RunFolder(p).read_measurements()) for p in Path("runs/default").glob("d*")) == 2)
     os.killpg(process.pid, signal.SIGINT)

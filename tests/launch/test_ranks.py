@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from launching import QUICK, Seen, left_over, own_optimizer, wait_for
 
-from neumann.config import LaunchConfig, RunSpec, make_specs
-from neumann.config.multirun import expand
+from neumann.config import LocalLaunchConfig, RunSpec, make_specs
 from neumann.errors import UserError
-from neumann.runs import RunFolder, find
-from neumann.runs.files import read_json
-from neumann.runs.launch import Launcher, Outcome
+from neumann.launch.local import LocalLauncher, Outcome
+from neumann.search.grid import expand
+from neumann.store import RunFolder, find
+from neumann.store.files import read_json
+from tests.support.launching import QUICK, Seen, left_over, own_optimizer, wait_for
 
 # no batch norm, which sees a rank's share of the batch, and no dropout, which draws by rank
 SPLITS_EVENLY = [
@@ -33,7 +33,7 @@ def specs_of(*words: str, dirs: tuple[str, ...] = ()) -> list[RunSpec]:
 
 
 def launch(specs: list[RunSpec]) -> list[Outcome]:
-    with Launcher(LaunchConfig(parallel=2, threads=1)) as launcher:
+    with LocalLauncher(LocalLaunchConfig(parallel=2, threads=1)) as launcher:
         return launcher.run(specs, Seen())
 
 
@@ -89,7 +89,7 @@ def test_what_was_evaluated_is_what_was_saved() -> None:
     (outcome,) = launch([spec])
     assert outcome.result is not None, outcome.message
     from neumann.data.module import build
-    from neumann.training.models import build_model
+    from neumann.models.classifiers import build_model
 
     config = spec.config
     data = build(config.data, spec.facts, batch_size=64, seed=0)
@@ -144,7 +144,7 @@ def test_a_rank_that_dies_takes_its_job_down_and_says_why(monkeypatch: pytest.Mo
         def done(self, outcome: Outcome) -> None:
             ended[outcome.spec.section("optimizer")["ends"]] = time.time()
 
-    with Launcher(LaunchConfig(parallel=2, threads=1)) as launcher:
+    with LocalLauncher(LocalLaunchConfig(parallel=2, threads=1)) as launcher:
         outcomes = dict(zip(endings, launcher.run(specs, Clock()), strict=True))
         assert not set(left_over(f"NEUMANN_CACHE={tmp_path}")) - _helpers()
     assert {ending: (o.status, o.message) for ending, o in outcomes.items() if ending[:4] not in ("stop", "term")} == {
@@ -204,7 +204,7 @@ def test_this_machine_is_one_node() -> None:
     view = Seen()
     with (
         pytest.raises(UserError, match=r"trainer.num_nodes=2: this machine is one node"),
-        Launcher(LaunchConfig()) as it,
+        LocalLauncher(LocalLaunchConfig()) as it,
     ):
         it.run(specs_of(*QUICK, "trainer.num_nodes=2"), view)
     assert not view.begun
@@ -213,7 +213,7 @@ def test_this_machine_is_one_node() -> None:
 
 def torchrun(processes: int, *words: str) -> list[str]:
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return [*start, "-m", "neumann.cli", "train", *words]
+    return [*start, "-m", "neumann", "train", *words]
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from neumann.errors import UserError
-from neumann.training.models import build_model
+from neumann.models.classifiers import build_model
 
 
 @pytest.mark.parametrize(

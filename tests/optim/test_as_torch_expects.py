@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from optim_problems import copies, gradient, new_params, relative, same_bits, train
 from torch.nn import Parameter
 from torch.optim.lr_scheduler import ExponentialLR, LinearLR, PolynomialLR, ReduceLROnPlateau, StepLR
 
 from neumann.optim import BurnInSGD, NesterovInner, Neumann
+from tests.support.optimizer_problems import copies, gradient, new_params, relative, same_bits, train
 
 DECLARED = {
     "groups are independent of each other": "the norm ‖w − v‖ in the regularizers runs over all parameters (section 3.1)",

@@ -7,9 +7,9 @@ import pickle
 import pytest
 import timm.optim
 import torch
-from optim_problems import copies, gradient, new_params, relative, same_bits, set_gradients, train
 
 from neumann.optim import BurnInSGD, NesterovInner, Neumann, WeightAverage, at, eval_point, points
+from tests.support.optimizer_problems import copies, gradient, new_params, relative, same_bits, set_gradients, train
 
 SGD = torch.optim.SGD
 

@@ -6,9 +6,9 @@ import pickle
 
 import pytest
 import torch
-from optim_problems import copies, gradient, new_params, relative, same_bits, set_gradients, train
 
 from neumann.optim import BurnInSGD, Neumann, points
+from tests.support.optimizer_problems import copies, gradient, new_params, relative, same_bits, set_gradients, train
 
 SGD = torch.optim.SGD
 

@@ -11,11 +11,11 @@ from unittest import mock
 
 import pytest
 import torch
-from optim_problems import copies, new_params, relative, same_bits, set_gradients, train
-from paths import EVERY_PATH, QUICK, every_path, path
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from neumann.optim import Neumann, NeumannReference
+from tests.support.optimizer_paths import EVERY_PATH, QUICK, every_path, path
+from tests.support.optimizer_problems import copies, new_params, relative, same_bits, set_gradients, train
 
 STRONG = {"lr": 0.05, "alpha": 3e-2, "beta": 1e-2}
 CASES = {

@@ -7,10 +7,10 @@ import warnings
 
 import pytest
 import torch
-from optim_problems import copies, new_params, relative, same_bits, set_gradients, train
-from paths import EVERY_PATH, QUICK, path
 
 from neumann.optim import NesterovInner, Neumann
+from tests.support.optimizer_paths import EVERY_PATH, QUICK, path
+from tests.support.optimizer_problems import copies, new_params, relative, same_bits, set_gradients, train
 
 STRONG = {"lr": 0.05, "alpha": 3e-2, "beta": 1e-2, "burn_in_steps": 2, "reset_period": 5}
 

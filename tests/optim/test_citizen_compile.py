@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch._dynamo  # its first use takes seconds
-from optim_problems import new_params, relative, same_bits, set_gradients, train
-from paths import PATHS, path
 
 from neumann.optim import NesterovInner, Neumann
+from tests.support.optimizer_paths import PATHS, path
+from tests.support.optimizer_problems import new_params, relative, same_bits, set_gradients, train
 
 STRONG = {"lr": 0.05, "alpha": 3e-2, "beta": 1e-2, "burn_in_steps": 3, "reset_period": 7}
 STEPS = 20  # through burn-in, the ramp of μ and two resets

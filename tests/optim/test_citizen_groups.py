@@ -5,12 +5,12 @@ from itertools import product
 
 import pytest
 import torch
-from optim_problems import copies, new_params, relative, same_bits, train
-from paths import EVERY_PATH, QUICK, every_path, path
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import SWALR
 
 from neumann.optim import NesterovInner, Neumann, NeumannReference, validation
+from tests.support.optimizer_paths import EVERY_PATH, QUICK, every_path, path
+from tests.support.optimizer_problems import copies, new_params, relative, same_bits, train
 
 STRONG = {"lr": 0.05, "alpha": 3e-2, "beta": 1e-2, "burn_in_steps": 3, "reset_period": 7}
 

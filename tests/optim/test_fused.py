@@ -11,12 +11,12 @@ from unittest import mock
 
 import pytest
 import torch
-from optim_problems import copies, new_params, relative, same_bits, train
-from paths import path
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from neumann.optim import Neumann
 from neumann.optim.kernels import CHUNK, cpu
+from tests.support.optimizer_paths import path
+from tests.support.optimizer_problems import copies, new_params, relative, same_bits, train
 
 STRONG = {"alpha": 3e-2, "beta": 1e-2}
 KERNELS = pytest.mark.parametrize("name", ["C++", "Triton"])

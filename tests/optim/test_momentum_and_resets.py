@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from neumann.optim.schedules import grown_period, is_reset, momentum
+from neumann.optim.momentum_and_resets import grown_period, is_reset, momentum
 
 
 def resets(limit, *args, **kwargs):

@@ -6,10 +6,10 @@ from itertools import product
 
 import pytest
 import torch
-from optim_problems import copies, new_params, relative, same_bits, set_gradients, train
-from paths import EVERY_PATH, PATHS, QUICK, every_path, path
 
 from neumann.optim import Neumann, NeumannReference
+from tests.support.optimizer_paths import EVERY_PATH, PATHS, QUICK, every_path, path
+from tests.support.optimizer_problems import copies, new_params, relative, same_bits, set_gradients, train
 
 STRONG = {"alpha": 3e-2, "beta": 1e-2}  # regularizers as large as the gradients, so that an error in them shows
 STEPS = 200
@@ -232,7 +232,7 @@ def test_the_twin_steps_aside_from_the_package():
     """An oracle that shares code with what it judges would agree with its mistakes."""
     import inspect
 
-    import neumann.optim.neumann_reference as reference
+    import neumann.optim.reference as reference
 
     source = inspect.getsource(reference)
     assert "from neumann" not in source

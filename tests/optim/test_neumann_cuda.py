@@ -2,9 +2,9 @@ import copy
 
 import pytest
 import torch
-from optim_problems import copies, new_params, relative, same_bits, set_gradients, train
 
 from neumann.optim import NesterovInner, Neumann, NeumannReference
+from tests.support.optimizer_problems import copies, new_params, relative, same_bits, set_gradients, train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 SETTING = {"lr": 0.05, "alpha": 3e-2, "beta": 1e-2, "burn_in_steps": 5, "reset_period": 20, "weight_decay": 1e-2}

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from optim_problems import copies, gradient, new_params, relative, same_bits, set_gradients, train
 
 from neumann.optim import NesterovInner, Neumann, at
+from neumann.optim.momentum_and_resets import is_reset
 from neumann.optim.phases import Phase
-from neumann.optim.schedules import is_reset
+from tests.support.optimizer_problems import copies, gradient, new_params, relative, same_bits, set_gradients, train
 
 BOTH = pytest.mark.parametrize("foreach", [False, True], ids=["for-loop", "foreach"])
 

@@ -6,9 +6,9 @@ import pickle
 
 import pytest
 import torch
-from optim_problems import copies, new_params, relative, same_bits, set_gradients, train
 
 from neumann.optim import NesterovInner, Neumann, at
+from tests.support.optimizer_problems import copies, new_params, relative, same_bits, set_gradients, train
 
 # burn-in 5, K = 10: resets at the steps 6, 16 and 36
 SETTING = {"lr": 0.05, "alpha": 3e-2, "beta": 1e-2, "burn_in_steps": 5, "reset_period": 10}

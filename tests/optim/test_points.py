@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from optim_problems import copies, gradient, new_params, relative, same_bits, set_gradients, train
 
 from neumann.optim import NesterovInner, Neumann, at, eval_point, points
+from tests.support.optimizer_problems import copies, gradient, new_params, relative, same_bits, set_gradients, train
 
 
 class ScheduleFree(torch.optim.Optimizer):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-import sharded_runs as runs
 import torch
-from optim_problems import relative
-from ranks import on_ranks
 
 from neumann.optim.kernels import cpu
+from tests.support import sharded_runs as runs
+from tests.support.optimizer_problems import relative
+from tests.support.optimizer_ranks import on_ranks
 
 POINTS = ("held", "base", "average")
 ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-6}

@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
-from stateful_machine import Trainings
+
+from tests.support.stateful_machine import Trainings
 
 # The same examples in every run: a commit passes or fails by what it changes
 SETTINGS = settings(derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))

@@ -13,11 +13,11 @@ import weakref
 
 import pytest
 import torch
-from optim_problems import copies, new_params, same_bits, train
 from torch import nn
 
 from neumann.optim import NesterovInner, Neumann, WeightAverage, at, evaluating
-from neumann.optim.watch import Watcher
+from neumann.optim.displaced import Watcher
+from tests.support.optimizer_problems import copies, new_params, same_bits, train
 
 KINDS = {
     "neumann": lambda params: Neumann(params, lr=0.05),

@@ -8,7 +8,7 @@ import pytest
 
 from neumann.config import make_spec
 from neumann.errors import UserError
-from neumann.runs.ranks import PORTS, Ranks, first_host
+from neumann.processes.ranks import PORTS, RankPlace, first_host
 
 TORCHRUN = {
     "RANK": "3",
@@ -30,25 +30,25 @@ SRUN = {
 
 
 def test_torchrun() -> None:
-    assert Ranks.from_environment(TORCHRUN) == Ranks(3, 4, 1, 1, "node0", 29500, "torchrun")
+    assert RankPlace.from_environment(TORCHRUN) == RankPlace(3, 4, 1, 1, "node0", 29500, "torchrun")
     with pytest.raises(UserError, match="WORLD_SIZE=many in the environment is no number"):
-        Ranks.from_environment(TORCHRUN | {"WORLD_SIZE": "many"})
+        RankPlace.from_environment(TORCHRUN | {"WORLD_SIZE": "many"})
     with pytest.raises(UserError, match="RANK is set without WORLD_SIZE, MASTER_PORT: "):
-        Ranks.from_environment({k: v for k, v in TORCHRUN.items() if k not in ("WORLD_SIZE", "MASTER_PORT")})
+        RankPlace.from_environment({k: v for k, v in TORCHRUN.items() if k not in ("WORLD_SIZE", "MASTER_PORT")})
 
 
 def test_srun() -> None:
-    ranks = Ranks.from_environment(SRUN)
+    ranks = RankPlace.from_environment(SRUN)
     assert ranks is not None
     assert (ranks.rank, ranks.world_size, ranks.local_rank, ranks.node_rank) == (3, 4, 1, 1)
     assert ranks.main_address == "gpu07"
     assert PORTS[0] <= ranks.main_port < PORTS[1]
-    others = [Ranks.from_environment(SRUN | change) for change in ({"SLURM_STEP_ID": "1"}, {"SLURM_JOB_ID": "8"})]
+    others = [RankPlace.from_environment(SRUN | change) for change in ({"SLURM_STEP_ID": "1"}, {"SLURM_JOB_ID": "8"})]
     assert len({ranks.main_port, *(other.main_port for other in others if other)}) == 3
-    again = Ranks.from_environment(SRUN | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"})
+    again = RankPlace.from_environment(SRUN | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"})
     assert again is not None
     assert again.main_port == ranks.main_port
-    set_by_hand = Ranks.from_environment(SRUN | {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1234"})
+    set_by_hand = RankPlace.from_environment(SRUN | {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1234"})
     assert set_by_hand is not None
     assert (set_by_hand.main_address, set_by_hand.main_port) == ("10.0.0.1", 1234)
 
@@ -59,7 +59,7 @@ def test_srun() -> None:
     ids=["nothing", "one task", "a batch script, before srun"],
 )
 def test_who_is_alone(environment: dict[str, str]) -> None:
-    assert Ranks.from_environment(environment) is None
+    assert RankPlace.from_environment(environment) is None
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_the_first_host_without_scontrol(nodes: str, first: str, monkeypatch: py
 
 
 def test_as_many_processes_as_the_run_wants() -> None:
-    ranks = Ranks.from_environment(TORCHRUN)
+    ranks = RankPlace.from_environment(TORCHRUN)
     assert ranks is not None
     ranks.check(make_spec(["trainer.devices=2", "trainer.num_nodes=2"]))
     with pytest.raises(UserError, match=r"torchrun started 4 processes and the run wants 2 \(trainer.devices=2"):
@@ -86,4 +86,4 @@ def test_as_many_processes_as_the_run_wants() -> None:
 
 
 def test_it_is_answered_without_torch(python: Callable[[str], str]) -> None:
-    assert python("import sys, neumann.runs.ranks; print('torch' in sys.modules)") == "False\n"
+    assert python("import sys, neumann.processes.ranks; print('torch' in sys.modules)") == "False\n"

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from neumann.config import LaunchConfig, RunSpec, make_spec, make_specs
-from neumann.config.multirun import expand, read_sweep, varying
-from neumann.config.search import Search
+from neumann.config import LocalLaunchConfig, RunSpec, make_spec, make_specs
 from neumann.errors import UserError
+from neumann.search.grid import expand, read_sweep, varying
+from neumann.search.space import Search
 
 SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"
 
@@ -243,9 +243,9 @@ def test_a_further_run_costs_little() -> None:
 
 def test_the_launch_is_checked_and_unsigned() -> None:
     spec = make_spec(["launch.parallel=4", "launch.threads=2"])
-    assert spec.config.launch == LaunchConfig(parallel=4, threads=2)
+    assert spec.config.launch == LocalLaunchConfig(parallel=4, threads=2)
     assert spec.signature == make_spec([]).signature
-    assert make_spec([]).config.launch == LaunchConfig()
+    assert make_spec([]).config.launch == LocalLaunchConfig()
     for word in ("launch.parallel=0", "launch.threads=-1", "launch.parallel=1.5", "launch.threads=many"):
         with pytest.raises(UserError, match=word.split("=")[0]):
             make_spec([word])

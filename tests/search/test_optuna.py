@@ -15,76 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launching import left_over, wait_for
 from rich.console import Console
 
 from neumann.config import RunSpec, make_specs
-from neumann.config.multirun import read_sweep
-from neumann.config.search import Search
-from neumann.config.spec import making_specs
 from neumann.errors import Interrupted, UserError
-from neumann.runs import RunFolder, find
-from neumann.runs.files import read_json
-from neumann.runs.launch import Outcome, View
-from neumann.runs.objective import objective
-from neumann.runs.optuna_sweep import Trial, conclusion, run_search, search
-from neumann.runs.progress import Progress
-
-LR = "optimizer.lr=tag(log,interval(0.001,1))"
-Answer = tuple[str, float]  # status, validation error
-
-
-def read(*words: str) -> Search:
-    asked = read_sweep(["hydra/sweeper=optuna", *words])
-    assert isinstance(asked, Search)
-    return asked
-
-
-def bowl(spec: RunSpec) -> Answer:
-    """Return an error that is least at a rate of 0.03."""
-    return "finished", min(0.9, 0.05 + 0.1 * abs(math.log(spec.config.optimizer["lr"] / 0.03)))
-
-
-class Pretended:
-    """A launcher whose runs take no time; ``stop_at`` interrupts it when it is asked for that many more."""
-
-    def __init__(self, answer: Callable[[RunSpec], Answer] = bowl, parallel: int = 2) -> None:
-        self.parallel = parallel
-        self.answer = answer
-        self.results: dict[str, dict[str, Any]] = {}
-        self.trained: list[str] = []
-        self.calls: list[int] = []
-        self.stop_at: int | None = None
-
-    def run(self, specs: Sequence[RunSpec], view: View) -> list[Outcome]:
-        self.calls.append(len(specs))
-        outcomes = []
-        for spec in specs:
-            reused = spec.signature in self.results
-            if not reused:
-                if self.stop_at is not None and len(self.trained) >= self.stop_at:
-                    raise Interrupted("stopped")
-                self.trained.append(spec.signature)
-                status, error = self.answer(spec)
-                scores = {"held": {"error": 0.99, "loss": 9.0}, "base": {"error": error, "loss": 1.0}}
-                self.results[spec.signature] = {
-                    "status": status,
-                    "validation": scores,
-                    "test": {"base": {"error": 0.0}},
-                }
-            result = self.results[spec.signature]
-            over = result["status"] in ("finished", "diverged")
-            if not over:
-                del self.results[spec.signature]
-            outcomes.append(
-                Outcome(spec, result["status"], result if over else None, None, reused, 0.0, find(spec).path)
-            )
-        return outcomes
-
-
-def run(wanted: Search, launcher: Pretended) -> list[Trial]:
-    with making_specs() as make:
-        return search(wanted, make, launcher, Progress(Console(file=io.StringIO()), [], []))
+from neumann.search.optuna import Trial, conclusion, run_search
+from neumann.store import RunFolder
+from neumann.store.files import read_json
+from neumann.store.scores import objective
+from tests.support.instant_search import LR, Answer, Pretended, bowl, read, run
+from tests.support.launching import left_over, wait_for
 
 
 def rates(trials: Sequence[Trial]) -> list[str]:
@@ -103,8 +43,7 @@ def test_the_same_command_asks_for_the_same_trials_and_another_seed_for_others(s
 
 def test_the_same_in_another_process(python: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "import test_optuna_sweep as t\n"
+        "from tests.support import instant_search as t\n"
         "wanted = t.read('hydra.sweeper.n_trials=14', t.LR, 'batch.size=32,64', 'optimizer=sgd,adam')\n"
         "print([trial.values for trial in t.run(wanted, t.Pretended())])"
     )
@@ -281,7 +220,7 @@ def folders(study: str) -> dict[str, RunFolder]:
 @pytest.mark.timeout(600)  # four commands, each of which imports everything
 @pytest.mark.slow
 def test_kill_9_in_the_middle_and_once_more_ends_as_one_untouched(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "neumann.cli", "train", "-m", *WORDS]
+    command = [sys.executable, "-m", "neumann", "train", "-m", *WORDS]
     process = subprocess.Popen([*command, "study=killed"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     wait_for(lambda: sum(f.result() is None and bool(f.read_measurements()) for f in folders("killed").values()) and
              sum(f.result() is not None for f in folders("killed").values()) >= 2)  # fmt: skip
@@ -310,7 +249,5 @@ def test_kill_9_in_the_middle_and_once_more_ends_as_one_untouched(tmp_path: Path
     assert ends[0] == ends[1]
     assert "test" not in json.dumps(done[1].stdout)  # which is not to choose anything here
     copied = shlex.split(next(line for line in done[1].stdout.splitlines() if line.startswith("  neumann train")))
-    again = subprocess.run(
-        [sys.executable, "-m", "neumann.cli", *copied[1:]], capture_output=True, text=True, timeout=60
-    )
+    again = subprocess.run([sys.executable, "-m", "neumann", *copied[1:]], capture_output=True, text=True, timeout=60)
     assert "already there" in again.stdout

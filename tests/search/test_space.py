@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from neumann.config import make_specs
-from neumann.config.multirun import expand, read_sweep
-from neumann.config.search import Interval, Listed, Search
 from neumann.errors import UserError
+from neumann.search.grid import expand, read_sweep
+from neumann.search.space import Choices, Interval, Search
 
 OPTUNA = "hydra/sweeper=optuna"
 
@@ -22,7 +22,7 @@ def read(*words: str, dirs: tuple[str, ...] = ()) -> Search:
     return asked
 
 
-def only(word: str) -> Interval | Listed:
+def only(word: str) -> Interval | Choices:
     (dimension,) = read(OPTUNA, word).space.values()
     return dimension
 
@@ -57,7 +57,7 @@ def test_intervals(text: str, low: float, high: float, log: bool, integer: bool)
 )
 def test_what_is_listed_has_the_values_of_the_grid(word: str, ordered: bool) -> None:
     dimension = only(word)
-    assert isinstance(dimension, Listed)
+    assert isinstance(dimension, Choices)
     assert [[f"{word.split('=')[0]}={value}"] for value in dimension.values] == expand([word])
     assert dimension.ordered == ordered
 
@@ -65,7 +65,7 @@ def test_what_is_listed_has_the_values_of_the_grid(word: str, ordered: bool) -> 
 def test_a_shuffled_list_is_the_same_at_every_start() -> None:
     values = [only("batch.size=shuffle(range(1,9))") for _ in range(5)]
     assert all(value == values[0] for value in values)
-    assert isinstance(values[0], Listed)
+    assert isinstance(values[0], Choices)
     assert (sorted(map(int, values[0].values)), values[0].ordered) == (list(range(1, 9)), False)
 
 
@@ -197,7 +197,7 @@ def test_a_file_chooses_as_hydra_does_and_the_command_line_wins(tmp_path: Path) 
 
 def test_reading_a_search_imports_neither_optuna_nor_torch() -> None:
     code = (
-        "import sys; from neumann.config.multirun import read_sweep; import neumann.runs.optuna_sweep, neumann.runs.wandb_sweep;"
+        "import sys; from neumann.search.grid import read_sweep; import neumann.search.optuna, neumann.search.wandb;"
         "read_sweep(['hydra/sweeper=optuna', 'optimizer.lr=interval(0.1,1)']); print({'optuna', 'torch', 'wandb'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

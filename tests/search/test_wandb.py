@@ -16,15 +16,15 @@ from typing import Any
 
 import pytest
 import yaml
-from quick_runs import QUICK
-from test_mirror import read_offline
 
-from neumann.cli import main
+from neumann.cli.main import main
 from neumann.config import make_spec, make_specs
-from neumann.config.multirun import expand
 from neumann.errors import UserError
-from neumann.runs import RunFolder, find
-from neumann.runs.wandb_sweep import sweep_file
+from neumann.search.grid import expand
+from neumann.search.wandb import sweep_file
+from neumann.store import RunFolder, find
+from tests.support.offline_wandb import read_offline
+from tests.support.quick_runs import QUICK
 
 SHORT = [word for word in QUICK if word != "logger=none"]
 
@@ -196,7 +196,7 @@ def test_a_run_that_is_over_answers_an_agent_without_torch(agent: object, python
     os.environ["WANDB_RUN_ID"] = "run3"
     del os.environ["WANDB_SWEEP_PARAM_PATH"]
     said = python(
-        f"import sys; from neumann.cli import main; code = main(['train', 'optimizer=sgd', *{SHORT!r}]);"
+        f"import sys; from neumann.cli.main import main; code = main(['train', 'optimizer=sgd', *{SHORT!r}]);"
         "print(code, 'torch' in sys.modules)"
     )
     assert said.splitlines()[-1] == "0 False"
@@ -206,7 +206,7 @@ def test_a_run_that_is_over_answers_an_agent_without_torch(agent: object, python
 
 def test_an_agent_starts_no_sweeps(agent: object) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "neumann.cli", "train", "-m", "seed=0,1"], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "neumann", "train", "-m", "seed=0,1"], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 2
     assert "trains one run at a time: leave out -m" in done.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import itertools
-import json
 import multiprocessing
 import os
 import random
@@ -16,35 +15,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
-from launching import wait_for
 
 from neumann.errors import UserError
-from neumann.runs import RunFolder, claim
-from neumann.runs.claim import Claimed, Lost
-from neumann.runs.files import read_json, replace_file
-from neumann.runs.holder import Holder
-
-ELSEWHERE = Holder("another-machine", "another-boot", "pid:[1]", 1, 1, "its-token")
-
-
-def leases(folder: Path) -> list[int]:
-    return sorted(int(path.name.removeprefix(".claim.")) for path in folder.glob(".claim.*"))
-
-
-def forge(folder: Path, holder: Holder | bytes = ELSEWHERE, *, number: int = 1, silent: float = 0.0) -> Path:
-    """Write the lease of somebody who last gave a sign of life ``silent`` seconds ago."""
-    folder.mkdir(exist_ok=True)
-    path = folder / f".claim.{number}"
-    path.write_bytes(holder if isinstance(holder, bytes) else claim.HELD + json.dumps(asdict(holder)).encode())
-    then = claim.file_system_time(folder) - silent
-    os.utime(path, (then, then))
-    return path
+from neumann.store import RunFolder, claim
+from neumann.store.claim import Claimed, Lost
+from neumann.store.files import read_json, replace_file
+from neumann.store.lease_holder import Holder
+from tests.support.forged_leases import ELSEWHERE, forge, leases
+from tests.support.launching import wait_for
 
 
 def test_it_is_given_back_and_taken_again(tmp_path: Path) -> None:
@@ -214,7 +198,7 @@ def test_a_slow_judge_does_not_take_a_folder_that_was_made_anew(
 HOLD = """
 import sys, time
 from pathlib import Path
-from neumann.runs import RunFolder, claim
+from neumann.store import RunFolder, claim
 claim.HEARTBEAT_S, claim.LEASE_S = float(sys.argv[2]), float(sys.argv[3])
 with RunFolder(Path(sys.argv[1])).claim():
     print("held", flush=True)

@@ -12,9 +12,9 @@ import pytest
 
 from neumann.config import make_spec
 from neumann.errors import UserError
-from neumann.runs import RunFolder, find, finished_result
-from neumann.runs.files import read_json, replace_file, write_json
-from neumann.runs.provenance import git_state, provenance
+from neumann.store import RunFolder, find, finished_result
+from neumann.store.files import read_json, replace_file, write_json
+from neumann.store.provenance import git_state, provenance
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,8 +118,8 @@ def test_the_status_is_a_valid_one_whatever_the_file_says(tmp_path: Path) -> Non
 LIMITED = """
 import resource, signal, sys
 from pathlib import Path
-from neumann.runs import RunFolder
-from neumann.runs.files import NotWritten
+from neumann.store import RunFolder
+from neumann.store.files import NotWritten
 folder = RunFolder(Path(sys.argv[1]))
 for step in range(3): folder.append_measurement({"step": step})
 folder.set_status("running")

@@ -41,7 +41,7 @@ def test_no_file_of_a_run_holds_a_secret_of_the_environment(tmp_path: Path) -> N
     environment = {**os.environ, **SECRETS, "HOME": str(home)}
     words = ["train", "-m", "seed=0", "trainer.max_epochs=1", "batch.size=64", "+model.kwargs.width=8", "optimizer=sgd"]
     done = subprocess.run(
-        [sys.executable, "-m", "neumann.cli", *words, "logger=wandb"],
+        [sys.executable, "-m", "neumann", *words, "logger=wandb"],
         cwd=place,
         env=environment,
         capture_output=True,
@@ -70,7 +70,7 @@ def test_the_error_of_a_run_does_not_repeat_the_environment(tmp_path: Path) -> N
     (folder / "mine.yaml").write_text("_target_: theirs.Mine\nlr: 0.1\n")
     words = ["train", "-m", "seed=0", "batch.size=64", "optimizer=mine", "--config-dir", "conf", "logger=none"]
     done = subprocess.run(
-        [sys.executable, "-m", "neumann.cli", *words],
+        [sys.executable, "-m", "neumann", *words],
         env={**os.environ, **SECRETS},
         capture_output=True,
         text=True,

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import LONG, QUICK, wait_for
 from rich.console import Console
-from test_claim import ELSEWHERE, forge, leases
 
-from neumann.cli import main as cli
+from neumann.cli.main import main as cli
 from neumann.config import make_spec
-from neumann.runs import RunFolder, claim, find, finished_result
-from neumann.runs.claim import Lost
-from neumann.runs.files import read_json
+from neumann.store import RunFolder, claim, find, finished_result
+from neumann.store.claim import Lost
+from neumann.store.files import read_json
 from neumann.training.run import run
+from tests.support.forged_leases import ELSEWHERE, forge, leases
+from tests.support.launching import LONG, QUICK, wait_for
 
 SMALL = 60_000  # bytes that a file may have; a checkpoint of this network has 143,000
 
@@ -36,7 +36,7 @@ def full_disk() -> None:
 @pytest.mark.slow
 def test_a_run_that_finds_no_room_says_so_and_goes_on_later(many: bool) -> None:
     words = ["optimizer=sgd", *QUICK[:2], "+model.kwargs.width=16", "logger=none"]
-    command = [sys.executable, "-m", "neumann.cli", "train", *(["-m"] if many else []), *words]
+    command = [sys.executable, "-m", "neumann", "train", *(["-m"] if many else []), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, preexec_fn=full_disk)
     assert done.returncode == 1, done.stderr
     said = done.stdout if many else done.stderr

@@ -7,14 +7,14 @@ import json
 import math
 
 import pytest
-from study_folders import STUDY, diverge, finish, write_study
 
 from neumann.errors import UserError
-from neumann.runs import find
-from neumann.studies.assemble import collect
+from neumann.store import find
+from neumann.studies.analysis import collect
 from neumann.studies.collect import EVALUATION, TUNING, edge, runs_of, scores, tried
 from neumann.studies.definition import Study, load_study
 from neumann.studies.results import StudyResults
+from tests.support.study_folders import STUDY, diverge, finish, write_study
 
 RATES = (0.1, 0.3, 1.0)
 

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from study_folders import STUDY, write_study
 
-from neumann.cli import main
-from neumann.runs.files import read_json
-from neumann.studies.assemble import collect
+from neumann.cli.main import main
+from neumann.store.files import read_json
+from neumann.studies.analysis import collect
 from neumann.studies.definition import load_study
+from tests.support.study_folders import STUDY, write_study
 
 WITHOUT_TORCH = (
-    "import sys; from neumann.cli import main; code = main(sys.argv[1:]);"
+    "import sys; from neumann.cli.main import main; code = main(sys.argv[1:]);"
     "assert not {'torch', 'pytorch_lightning', 'timm', 'wandb', 'pandas'} & set(sys.modules), 'heavy import';"
     "sys.exit(code)"
 )
@@ -124,7 +124,7 @@ def children(pid: int) -> set[int]:
 @pytest.mark.slow
 def test_a_killed_study_loses_nothing_that_was_finished() -> None:
     write_study(small())
-    words = [sys.executable, "-m", "neumann.cli", "study", "mine", "logger=none"]
+    words = [sys.executable, "-m", "neumann", "study", "mine", "logger=none"]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 200
     while len(results()) < 2 and time.monotonic() < deadline:

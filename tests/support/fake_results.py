@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from neumann.studies.results import Comparison, Curve, Paper, RowResult, RunEntry, StudyResults, Trial
+from neumann.studies.results import Comparison, Curve, Paper, RowResult, RunEntry, StudyResults, TuningTrial
 from neumann.studies.statistics import decide, holm, paired, summarize
 
 EFFECT = 0.002
@@ -165,7 +165,7 @@ def _noisy(error: float, seed: int, i: int) -> float:
     return error + shared + own
 
 
-def _trials(fake: Fake, i: int, tuned: bool) -> tuple[Trial, ...]:
+def _trials(fake: Fake, i: int, tuned: bool) -> tuple[TuningTrial, ...]:
     rates = [r / 100 for r in RATES] if fake.key == "adam" else RATES
     if fake.rate < min(rates):
         rates = [fake.rate, *rates]
@@ -181,7 +181,9 @@ def _trials(fake: Fake, i: int, tuned: bool) -> tuple[Trial, ...]:
                 errors[seed] = None
         whole = tuned and all(e is not None for e in errors.values())
         mean = sum(e for e in errors.values() if e is not None) / 3 if whole else None
-        trials.append(Trial({"optimizer.lr": rate}, errors, () if tuned else (1, 2), mean, tuned and rate == fake.rate))
+        trials.append(
+            TuningTrial({"optimizer.lr": rate}, errors, () if tuned else (1, 2), mean, tuned and rate == fake.rate)
+        )
     return tuple(trials)
 
 

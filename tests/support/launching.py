@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from neumann.config import RunSpec
-from neumann.runs.launch import Outcome
+from neumann.launch.local import Outcome
 
 QUICK = ["trainer.max_epochs=2", "batch.size=64", "+model.kwargs.width=8", "logger=none"]
 LONG = ["trainer.max_epochs=2000", *QUICK[1:]]

@@ -48,5 +48,5 @@ def path(name: str) -> Iterator[dict[str, Any]]:
         pytest.skip("with a GPU at hand Triton's interpreter is off; test_neumann_cuda.py runs the kernel itself")
     from neumann.optim.kernels import gpu
 
-    with mock.patch("neumann.optim.one_pass.kernel_for", return_value=gpu.load()):
+    with mock.patch("neumann.optim.fused.kernel_for", return_value=gpu.load()):
         yield PATHS[name]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from neumann.config import RunSpec, make_spec
-from neumann.runs import RunFolder
+from neumann.store import RunFolder
 
 QUICK = ("trainer.max_epochs=2", "batch.size=64", "+model.kwargs.width=8", "logger=none")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-from neumann.runs.ranks import Ranks
+from neumann.processes.ranks import RankPlace
 
 
 def together(work: Callable[..., Any], size: int, *arguments: Any, joined_already: bool = True) -> list[Any]:
@@ -25,7 +25,7 @@ def together(work: Callable[..., Any], size: int, *arguments: Any, joined_alread
         pipes, processes = [], []
         for rank in range(size):
             ours, theirs = context.Pipe(duplex=False)
-            ranks = Ranks(rank, size, rank, 0, "127.0.0.1", port, "neumann")
+            ranks = RankPlace(rank, size, rank, 0, "127.0.0.1", port, "neumann")
             process = context.Process(
                 target=_work, args=(work, ranks, listener if rank == 0 else None, theirs, arguments, joined_already)
             )
@@ -43,7 +43,7 @@ def together(work: Callable[..., Any], size: int, *arguments: Any, joined_alread
 
 def _work(
     work: Callable[..., Any],
-    ranks: Ranks,
+    ranks: RankPlace,
     listener: socket.socket | None,
     answer: Connection,
     arguments: Sequence[Any],

@@ -13,8 +13,6 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from optim_problems import gradient, new_params
-from paths import path
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -33,6 +31,8 @@ from torch.distributed.tensor.placement_types import _StridedShard
 from torch.nn.parallel import DistributedDataParallel
 
 from neumann.optim import Neumann, at
+from tests.support.optimizer_paths import path
+from tests.support.optimizer_problems import gradient, new_params
 
 HOW = {"for-loop": {"foreach": False}, "foreach": {"foreach": True}, "C++": {"fused": True}}
 SETTING = {"lr": 0.05, "alpha": 3e-2, "beta": 1e-2, "burn_in_steps": 4, "reset_period": 6, "weight_decay": 1e-2}

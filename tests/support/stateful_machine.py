@@ -20,12 +20,12 @@ import torch
 from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from optim_problems import copies
-from paths import path
 from torch import Tensor
 
 from neumann.optim import Neumann, NeumannReference, at
 from neumann.optim.kernels import CHUNK, cpu
+from tests.support.optimizer_paths import path
+from tests.support.optimizer_problems import copies
 
 HOW = {
     "for-loop": {"foreach": False},

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from neumann.config import RunSpec, make_spec
-from neumann.runs import RunFolder, find
+from neumann.store import RunFolder, find
 from neumann.studies.definition import PlannedRun
 
 STUDY: dict[str, Any] = {

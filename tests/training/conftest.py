@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from quick_runs import Train, quick
 from rich.console import Console
 
-from neumann.runs import RunFolder, find
+from neumann.store import RunFolder, find
+from tests.support.quick_runs import Train, quick
 
 
 @pytest.fixture(autouse=True)

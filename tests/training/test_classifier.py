@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import pytorch_lightning as pl
 import torch
-from quick_runs import quick
 from torch import nn
 
 from neumann.data.module import ImageData, build
+from neumann.models.classifiers import SmallCNN
 from neumann.optim import Neumann
 from neumann.optim.lightning import eval_mode
 from neumann.training.classifier import ImageClassifier, Tally
-from neumann.training.models import SmallCNN
+from tests.support.quick_runs import quick
 
 
 @pytest.fixture

@@ -9,22 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from quick_runs import quick
-from rank_groups import together
 from rich.console import Console
 
 from neumann.config import RunSpec
 from neumann.data.batches import Plan
 from neumann.errors import UserError
-from neumann.runs.ranks import Ranks
+from neumann.processes.ranks import RankPlace
 from neumann.training.census import Census, check_group, check_weights
-from neumann.training.distributed import Environment, Group, WrongShards
-from neumann.training.evaluation import Progress
+from neumann.training.distributed import RankEnvironment, RankGroup, WrongShards
+from neumann.training.evaluation import TrainingProgress
 from neumann.training.parts import build_parts
 from neumann.training.run import _everywhere, _on_main
+from tests.support.quick_runs import quick
+from tests.support.rank_groups import together
 
 
-def words(group: Group) -> dict[str, Any]:
+def words(group: RankGroup) -> dict[str, Any]:
     group_said = {
         "rank": (group.rank, group.world_size, group.is_main),
         "broadcast": group.broadcast({"from": group.rank}),
@@ -56,14 +56,14 @@ def test_what_ranks_tell_each_other() -> None:
 
 
 def test_a_group_of_one_says_the_same_to_itself() -> None:
-    alone = words(Group())
+    alone = words(RankGroup())
     assert alone["rank"] == (0, 1, True)
     assert alone["gather"] == [0]
     assert alone["total"] == [1.5, 0.0]
     assert not alone["one"]
 
 
-def refusing(group: Group, where: int) -> str:
+def refusing(group: RankGroup, where: int) -> str:
     def work() -> str:
         if group.rank == where:
             raise UserError(f"refused on {where}")
@@ -90,7 +90,7 @@ class Believes:
         self.global_rank, self.world_size = rank, size
 
 
-def checked(group: Group, specs: list[RunSpec], change: str) -> None:
+def checked(group: RankGroup, specs: list[RunSpec], change: str) -> None:
     spec = specs[group.rank]
     parts = build_parts(spec, group)
     batches = {"training": parts.data.train_dataloader(), "validation": parts.data.val_dataloader()}
@@ -137,9 +137,9 @@ def test_the_group_is_held_against_what_everybody_believes(change: str, words: s
 
 
 def test_a_size_that_lightning_does_not_find_is_refused() -> None:
-    def pretend(group: Group) -> list[str]:
+    def pretend(group: RankGroup) -> list[str]:
         assert group.ranks is not None
-        environment = Environment(group.ranks)
+        environment = RankEnvironment(group.ranks)
         said = []
         for wrong in (lambda: environment.set_world_size(1), lambda: environment.set_global_rank(7)):
             try:
@@ -157,11 +157,11 @@ def test_a_size_that_lightning_does_not_find_is_refused() -> None:
         ]
 
 
-def counted(group: Group, spec: RunSpec, repeat: bool) -> int | None:
+def counted(group: RankGroup, spec: RunSpec, repeat: bool) -> int | None:
     """Hand out an epoch by hand; rank 1 sees its first batch twice where ``repeat``."""
     parts = build_parts(spec, group)
     batches = parts.data.train_dataloader()
-    progress = Progress()
+    progress = TrainingProgress()
     census = Census(spec, group, {"training": batches}, progress)
     trainer = SimpleNamespace(optimizers=[torch.optim.SGD(parts.module.parameters(), lr=0.1)])
     first = None
@@ -184,14 +184,14 @@ def test_the_examples_that_were_trained_on_are_counted() -> None:
 
 def test_a_batch_that_is_not_the_one_that_was_loaded_is_noticed() -> None:
     spec = quick()
-    batches = build_parts(spec, Group()).data.train_dataloader()
-    census = Census(spec, Group(), {"training": batches}, Progress())
+    batches = build_parts(spec, RankGroup()).data.train_dataloader()
+    census = Census(spec, RankGroup(), {"training": batches}, TrainingProgress())
     images, labels = next(iter(batches))
     with pytest.raises(WrongShards, match="a batch has 63 examples where 64 were loaded"):
         census.on_train_batch_end(None, None, None, (images[1:], labels[1:]), 0)  # type: ignore[arg-type]
 
 
-def drifted(group: Group, how: str) -> None:
+def drifted(group: RankGroup, how: str) -> None:
     model = torch.nn.Linear(3, 2)
     torch.manual_seed(0)
     for parameter in model.parameters():
@@ -223,7 +223,7 @@ def test_replicas_that_drift_apart_are_noticed(how: str, where: str | None) -> N
                 raise answer
 
 
-def run_with(ranks: Ranks, listener: socket.socket | None, spec: RunSpec) -> Any:
+def run_with(ranks: RankPlace, listener: socket.socket | None, spec: RunSpec) -> Any:
     from neumann.training.run import run
 
     return run(spec, Console(quiet=True), threads=1, ranks=ranks, listener=listener)

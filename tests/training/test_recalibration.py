@@ -8,18 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from quick_runs import Train, quick
-from rank_groups import together
 from rich.console import Console
 from torch import Tensor, nn
 
 from neumann.config import RunSpec, make_spec
 from neumann.data.module import build
 from neumann.errors import UserError
-from neumann.runs import find
-from neumann.training.distributed import Group
-from neumann.training.recalibration import batch_norms, check_recalibration, recalibrated
+from neumann.optim.batch_norm import batch_norms, recalibrated
+from neumann.store import find
+from neumann.training.distributed import RankGroup
+from neumann.training.parts import check_recalibration
 from neumann.training.run import run
+from tests.support.quick_runs import Train, quick
+from tests.support.rank_groups import together
 
 EPS = 1e-5
 NO_BATCH_NORM = ("model=timm", "model.name=vit_tiny_patch16_224", "+model.kwargs.patch_size=4", "+model.kwargs.depth=1")
@@ -110,7 +111,7 @@ def test_in_float64_it_is_the_literal_computation_to_the_last_digits() -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-13)
 
 
-def on_ranks(group: Group, count: int) -> list[list[float]]:
+def on_ranks(group: RankGroup, count: int) -> list[list[float]]:
     model = network()
     mine = inputs(count)[group.rank :: group.world_size]
     with recalibrated(model, mine, total=group.total):
@@ -122,7 +123,7 @@ def on_ranks(group: Group, count: int) -> list[list[float]]:
 def test_two_ranks_find_what_one_does(count: int) -> None:
     zero, one = together(on_ranks, 2, count)
     assert zero == one
-    alone = on_ranks(Group(), count)
+    alone = on_ranks(RankGroup(), count)
     expected = [value.tolist() for pair in literally(network(), inputs(count)) for value in pair]
     for ours, single, exact in zip(zero, alone, expected, strict=True):
         assert ours == pytest.approx(single, rel=1e-6, abs=1e-7)
@@ -266,7 +267,7 @@ def test_a_run_records_both_at_every_point_and_trains_the_same_bits(optimizer: s
 
 
 def test_what_is_recorded_is_what_a_plain_loop_finds(train: Train) -> None:
-    from neumann.training.models import SmallCNN
+    from neumann.models.classifiers import SmallCNN
 
     result, folder = train("optimizer=neumann", "recipe.recalibrate_batch_norm=4")
     model = SmallCNN(width=8)

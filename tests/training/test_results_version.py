@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from quick_runs import Train
 
 from neumann.config import RESULTS_VERSION
+from tests.support.quick_runs import Train
 
 # Training loss (nats) over the second of two epochs, and validation loss after it, by version. Rounding, which differs
 # between machines and thread counts, moves them by less than 1e-6; another order of the data or a factor in a rate by

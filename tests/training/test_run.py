@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
-from quick_runs import Train, quick
 from rich.console import Console
 
 from neumann.config import make_spec
 from neumann.errors import Interrupted, UserError
-from neumann.runs import RunFolder, find
-from neumann.runs.files import NotWritten, read_json
+from neumann.models.classifiers import build_model
+from neumann.store import RunFolder, find
+from neumann.store.files import NotWritten, read_json
 from neumann.training.checkpoints import Stream, read_torch
-from neumann.training.models import build_model
 from neumann.training.run import run
 from neumann.training.stopping import Stop
+from tests.support.quick_runs import Train, quick
 
 CLOCKS = ("train_seconds", "eval_seconds", "time", "first_step_at", "attempts")
 

@@ -19,17 +19,17 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from neumann.config import RunSpec, SlurmConfig, load_spec
+from neumann.config import RunSpec, SlurmLaunchConfig, load_spec
 from neumann.errors import UserError
-from neumann.runs.files import plain, read_json, replace_file, write_json
-from neumann.runs.folder import RunFolder, make_folder
+from neumann.store.files import plain, read_json, replace_file, write_json
+from neumann.store.folder import RunFolder, make_folder
 
 LAUNCHES = ".launches"  # in the output folder
 LIMITS = ("max_attempts", "stop_after_failures", "gpu_hours")  # what may change while jobs are in the queue
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedRun:
     """One run of a launch, as a line of runs.jsonl. ``record`` makes its specification."""
 
     signature: str
@@ -39,7 +39,7 @@ class Listed:
     record: dict[str, Any]
 
     @classmethod
-    def of(cls, spec: RunSpec) -> Listed:
+    def of(cls, spec: RunSpec) -> ListedRun:
         """Return the line of ``spec``."""
         folder = spec.folder
         name = folder.name.removesuffix(f"-{spec.signature}")
@@ -102,9 +102,9 @@ class LaunchFolder:
         settings = read_json(self.path / "launch.json")
         return settings if isinstance(settings, dict) and "launch" in settings else None
 
-    def write(self, launch: SlurmConfig, specs: Sequence[RunSpec], submission: int) -> None:
+    def write(self, launch: SlurmLaunchConfig, specs: Sequence[RunSpec], submission: int) -> None:
         """Write what jobs submitted from now on do; ``submission`` counts from 1."""
-        lines = [json.dumps(plain(vars(Listed.of(spec)))) + "\n" for spec in specs]
+        lines = [json.dumps(plain(vars(ListedRun.of(spec)))) + "\n" for spec in specs]
         replace_file(self.path / "runs.jsonl", "".join(lines).encode())
         place = {"cwd": os.getcwd(), "path": [os.path.abspath(folder) for folder in sys.path]}
         write_json(
@@ -112,7 +112,7 @@ class LaunchFolder:
             {"launch": asdict(launch), "submission": submission, "gone": [], "asked": time.time(), **place},
         )
 
-    def set_limits(self, launch: SlurmConfig) -> None:
+    def set_limits(self, launch: SlurmLaunchConfig) -> None:
         """Change the limits, which jobs in the queue and running ones read."""
         known = self.settings()
         asked = asdict(launch)
@@ -122,12 +122,12 @@ class LaunchFolder:
         """Tell the jobs to come which of the earlier ones have ended without a word, whatever their journals say."""
         write_json(self.path / "launch.json", {**self.settings(), "gone": sorted(jobs)})
 
-    def runs(self) -> list[Listed]:
+    def runs(self) -> list[ListedRun]:
         """Return the runs. Raises UserError where the file is not a list of them."""
         try:
             lines = (self.path / "runs.jsonl").read_text().splitlines()
             read = [json.loads(line) for line in lines]
-            return [Listed(**{**line, "ranks": tuple(line["ranks"])}) for line in read]
+            return [ListedRun(**{**line, "ranks": tuple(line["ranks"])}) for line in read]
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(f"{self.path / 'runs.jsonl'} is no list of runs: {error}") from error
 

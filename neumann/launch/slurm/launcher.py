@@ -13,16 +13,16 @@ from types import TracebackType
 
 from filelock import FileLock
 
-from neumann.config import RunSpec, SlurmConfig
+from neumann.config import RunSpec, SlurmLaunchConfig
 from neumann.errors import Interrupted, UserError
-from neumann.runs import slurm_queue as queue
-from neumann.runs.folder import OVER
-from neumann.runs.launch import Outcome, View
-from neumann.runs.reuse import find, finished_result
-from neumann.runs.slurm_folder import LIMITS, Journals, LaunchFolder, ranks_of
-from neumann.runs.slurm_group import Group
-from neumann.runs.slurm_rules import Paced, Standing, State, state_of
-from neumann.runs.worker import Worker
+from neumann.launch.local import Outcome, View
+from neumann.launch.slurm import queue
+from neumann.launch.slurm.folder import LIMITS, Journals, LaunchFolder, ranks_of
+from neumann.launch.slurm.rank_job import RankJob
+from neumann.launch.slurm.retry_rules import LaunchState, Paced, Standing, state_of
+from neumann.launch.slurm.worker import Worker
+from neumann.store.folder import OVER
+from neumann.store.lookup import find, finished_result
 
 TICK_S = 0.5
 POLL_S = 10.0  # between questions to squeue
@@ -30,11 +30,11 @@ GONE_LOOKS = 2  # at a queue without our jobs, before they are believed to be go
 
 
 class SlurmLauncher:
-    """Trains runs on a cluster, as a context manager with the same `run` as `neumann.runs.launch.Launcher`."""
+    """Trains runs on a cluster, as a context manager with the same `run` as `neumann.launch.local.Launcher`."""
 
     first = "waiting for Slurm"
 
-    def __init__(self, settings: SlurmConfig, say: Callable[[str], None]) -> None:
+    def __init__(self, settings: SlurmLaunchConfig, say: Callable[[str], None]) -> None:
         queue.check()
         self.settings = settings
         self.parallel = settings.workers * settings.runs_per_worker
@@ -78,7 +78,7 @@ class _Watch:
 
     def __init__(
         self,
-        settings: SlurmConfig,
+        settings: SlurmLaunchConfig,
         folder: LaunchFolder,
         specs: Sequence[RunSpec],
         view: View,
@@ -158,7 +158,7 @@ class _Watch:
             if ranks_of(spec) != (1, 1):
                 shapes.setdefault(ranks_of(spec), []).append(spec)
         for ranks, its in shapes.items():
-            groups = [Group(str(self._folder.path), self._submission, spec.signature) for spec in its]
+            groups = [RankJob(str(self._folder.path), self._submission, spec.signature) for spec in its]
             ids += queue.submit(self._folder, self._settings, groups, ranks)
         self._jobs = dict.fromkeys(ids, "PENDING")
         self._mine |= set(ids)
@@ -197,15 +197,15 @@ class _Watch:
         self._mine |= set(queue.alive(jobs))
         self._gone = 0 if queue.alive(self._jobs) else self._gone + 1
 
-    def _look(self) -> State:
+    def _look(self) -> LaunchState:
         self._journals.look()
         return self._state()
 
-    def _state(self) -> State:
+    def _state(self) -> LaunchState:
         jobs = queue.alive(self._jobs) if self._gone >= GONE_LOOKS else None  # else a job is alive while it writes
         return state_of(self._journals.events, asdict(self._settings), self._submission, alive=jobs)
 
-    def _settle(self, spec: RunSpec, state: State) -> None:
+    def _settle(self, spec: RunSpec, state: LaunchState) -> None:
         """Give the run its outcome, where it is over or given up."""
         standing = state.standing(spec.signature)
         if standing.attempts and spec.signature not in self._shown:
@@ -220,7 +220,7 @@ class _Watch:
             own = standing.attempts[-1].message if status == "failed" else None
             self._end(spec, status, f"{own}; {state.stopped}" if own else state.stopped, standing)
 
-    def _after_all_jobs(self, state: State) -> None:
+    def _after_all_jobs(self, state: LaunchState) -> None:
         """Decide on what no job is left for: submit again after a loss, unless somebody wanted it so."""
         for spec in self._left():
             self._finished(spec, state.standing(spec.signature))  # another launch may have trained it

@@ -13,9 +13,9 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from neumann.config import SlurmConfig
+from neumann.config import SlurmLaunchConfig
 from neumann.errors import UserError, first_line
-from neumann.runs.slurm_folder import LaunchFolder
+from neumann.launch.slurm.folder import LaunchFolder
 
 ANSWER_S = 60.0
 ENDED = frozenset(
@@ -33,7 +33,7 @@ def check() -> None:
         raise UserError("launch=slurm: there is no sbatch here, so start it on a login node of the cluster")
 
 
-def parameters(launch: SlurmConfig, job_name: str, ranks: tuple[int, int] = (1, 1)) -> dict[str, Any]:
+def parameters(launch: SlurmLaunchConfig, job_name: str, ranks: tuple[int, int] = (1, 1)) -> dict[str, Any]:
     """Return what submitit's SlurmExecutor is told for jobs of ``ranks`` (processes on each node, nodes)."""
     processes, nodes = ranks
     gpus = launch.gpus_per_node
@@ -60,7 +60,10 @@ def parameters(launch: SlurmConfig, job_name: str, ranks: tuple[int, int] = (1, 
 
 
 def submit(
-    folder: LaunchFolder, launch: SlurmConfig, functions: Sequence[Callable[[], Any]], ranks: tuple[int, int] = (1, 1)
+    folder: LaunchFolder,
+    launch: SlurmLaunchConfig,
+    functions: Sequence[Callable[[], Any]],
+    ranks: tuple[int, int] = (1, 1),
 ) -> list[str]:
     """Submit a job for each function, as arrays no longer than the cluster allows, and return their numbers.
 

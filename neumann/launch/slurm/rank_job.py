@@ -18,18 +18,18 @@ from types import FrameType
 from typing import Any
 
 from neumann.errors import Interrupted, UserError, first_line
-from neumann.runs.folder import Claimed
-from neumann.runs.signals import STOP_SIGNALS
-from neumann.runs.slurm_folder import Journal, Journals, LaunchFolder, Listed, this_job
-from neumann.runs.slurm_rules import BEAT_S, State, state_of
-from neumann.runs.worker import LEAVE, go_to
+from neumann.launch.slurm.folder import Journal, Journals, LaunchFolder, ListedRun, this_job
+from neumann.launch.slurm.retry_rules import BEAT_S, LaunchState, state_of
+from neumann.launch.slurm.worker import LEAVE, go_to
+from neumann.processes.signals import STOP_SIGNALS
+from neumann.store.folder import Claimed
 
 BROKEN = re.compile(r"Connection (closed|reset)|Read error|Socket closed|NCCL communicator was aborted")
 LAST_WORDS_S = 5.0  # in which rank 0 learns from a broken connection that another failed, and writes why
 
 
 @dataclass(frozen=True)
-class Group:
+class RankJob:
     """What submitit pickles for such a job; srun calls it once per rank."""
 
     folder: str
@@ -61,7 +61,7 @@ class _First:
     folder: LaunchFolder
     settings: Mapping[str, Any]
     submission: int
-    listed: Listed
+    listed: ListedRun
 
     def __post_init__(self) -> None:
         self._job = this_job()
@@ -94,7 +94,7 @@ class _First:
             raise SystemExit(0)  # Slurm ends this process anyway
         return status
 
-    def _state(self) -> State:
+    def _state(self) -> LaunchState:
         self._journals.look()
         settings = self.folder.known() or self.settings
         return state_of(self._journals.events, settings["launch"], self.submission, gone=settings.get("gone", ()))
@@ -124,20 +124,20 @@ class _First:
         subprocess.run(["scancel", "--signal=USR2", self._job], check=False, timeout=60)
 
 
-def _train(listed: Listed, threads: int) -> tuple[str, str | None, int, int | None]:
+def _train(listed: ListedRun, threads: int) -> tuple[str, str | None, int, int | None]:
     """Return (status, message, step, the signal that asked it to stop) of the run, trained as one rank of a group.
 
     The status is "lost" where another rank vanished without a word: it was killed, or its node has failed.
     """
     from rich.console import Console
 
-    from neumann.runs.ranks import Ranks
+    from neumann.processes.ranks import RankPlace
     from neumann.training.run import run
 
     try:
         spec = listed.spec(trust=True)
         console = Console(file=sys.stdout, width=120)
-        result = run(spec, console, threads=threads, ranks=Ranks.from_environment())
+        result = run(spec, console, threads=threads, ranks=RankPlace.from_environment())
     except Claimed as error:
         return "claimed", str(error), 0, None
     except Interrupted as stop:

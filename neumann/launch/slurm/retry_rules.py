@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from neumann.runs.folder import OVER
-from neumann.runs.slurm_folder import Event
+from neumann.launch.slurm.folder import Event
+from neumann.store.folder import OVER
 
 BEAT_S = 15.0
 SLURM = re.compile(r"\d+(_\d+)?")  # what jobs are called there
@@ -22,7 +22,7 @@ SILENT_S = 90.0  # a job that has not written for so long is gone, or as good as
 
 
 @dataclass
-class Attempt:
+class RunAttempts:
     """One attempt at a run by one job. ``status`` is None while it runs, and "lost" where its job vanished."""
 
     job: str
@@ -38,7 +38,7 @@ class Attempt:
 class Standing:
     """What is known of a run: its attempts in this submission, and why it is given up, if it is."""
 
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: list[RunAttempts] = field(default_factory=list)
     given_up: str | None = None
 
     @property
@@ -58,7 +58,7 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class State:
+class LaunchState:
     """What is known of a launch. ``stopped`` is the sentence that says why nothing more is started, or None.
 
     ``spent`` is true where the GPU-hours are used up, so that what runs has to leave as well.
@@ -82,7 +82,7 @@ def state_of(
     alive: Iterable[str] | None = None,
     gone: Iterable[str] = (),
     now: float | None = None,
-) -> State:
+) -> LaunchState:
     """Return where a launch stands.
 
     ``limits`` are the launch's settings; attempts and failures count within ``submission``, GPU-hours over all.
@@ -106,7 +106,7 @@ def state_of(
             if number == submission:
                 over = dead or i + 1 < len(sessions) or session[-1].what == "left"
                 _attempts(session, runs, over)
-    failures: list[tuple[str, Attempt]] = []
+    failures: list[tuple[str, RunAttempts]] = []
     for signature, standing in runs.items():
         standing.attempts.sort(key=lambda attempt: attempt.began)
         standing.given_up = _given_up(standing.attempts, int(limits["max_attempts"]))
@@ -119,17 +119,17 @@ def state_of(
             f"the jobs of this launch have used {hours:.2f} GPU-hours, and launch.gpu_hours={ceiling:g} allows no "
             "more: raise it to go on"
         )
-    return State(runs, hours, stopped, spent)
+    return LaunchState(runs, hours, stopped, spent)
 
 
 class Paced:
     """Looks at a state again when it is due: with thousands of runs that takes a tenth of a second and more."""
 
     def __init__(self) -> None:
-        self._state: State | None = None
+        self._state: LaunchState | None = None
         self._due = 0.0
 
-    def __call__(self, look: Callable[[], State], *, fresh: bool = False) -> State:
+    def __call__(self, look: Callable[[], LaunchState], *, fresh: bool = False) -> LaunchState:
         """Return what ``look`` returns, or has returned lately: it is called for a twentieth of the time at most."""
         began = time.monotonic()
         if self._state is None or fresh or began >= self._due:
@@ -150,11 +150,11 @@ def _sessions(lines: Sequence[Event]) -> list[list[Event]]:
 
 def _attempts(session: Sequence[Event], runs: dict[str, Standing], over: bool) -> None:
     """File the attempts of a session, which is ``over`` or still writing."""
-    begun: dict[str, Attempt] = {}
+    begun: dict[str, RunAttempts] = {}
     for event in session:
         run = event.said.get("run")
         if event.what == "start" and run is not None:
-            begun[run] = Attempt(event.job, event.at)
+            begun[run] = RunAttempts(event.job, event.at)
             runs.setdefault(run, Standing()).attempts.append(begun[run])
         elif event.what == "end" and run in begun:
             attempt = begun.pop(run)
@@ -174,7 +174,7 @@ def same(message: str | None) -> str:
     return re.sub(r"\d+", "#", message or "")
 
 
-def _given_up(attempts: Sequence[Attempt], most: int) -> str | None:
+def _given_up(attempts: Sequence[RunAttempts], most: int) -> str | None:
     """Return why a run is not tried again, or None."""
     failed = [attempt for attempt in attempts if attempt.status == "failed"]
     if len(failed) > 1 and same(failed[-1].message) == same(failed[-2].message):
@@ -190,7 +190,7 @@ def _given_up(attempts: Sequence[Attempt], most: int) -> str | None:
     return None
 
 
-def _alike(ended: Sequence[tuple[str, Attempt]], most: int | None) -> str | None:
+def _alike(ended: Sequence[tuple[str, RunAttempts]], most: int | None) -> str | None:
     """Return why the launch stops where its last ends are failures of ``most`` different runs with one message."""
     if most is None:
         return None

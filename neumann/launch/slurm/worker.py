@@ -20,14 +20,14 @@ from types import FrameType
 from typing import Any
 
 from neumann.errors import UserError, first_line
-from neumann.runs.folder import OVER, make_folder
-from neumann.runs.gpus import visible
-from neumann.runs.job import Job
-from neumann.runs.jobs import TICK_S, Jobs
-from neumann.runs.server import Server
-from neumann.runs.slurm_folder import Journal, Journals, LaunchFolder, Listed, this_job
-from neumann.runs.slurm_queue import without_slurm
-from neumann.runs.slurm_rules import BEAT_S, Paced, State, state_of
+from neumann.launch.fork_server import ForkServer
+from neumann.launch.gpus import visible
+from neumann.launch.process_pool import TICK_S, ProcessPool
+from neumann.launch.run_process import RunProcesses
+from neumann.launch.slurm.folder import Journal, Journals, LaunchFolder, ListedRun, this_job
+from neumann.launch.slurm.queue import without_slurm
+from neumann.launch.slurm.retry_rules import BEAT_S, LaunchState, Paced, state_of
+from neumann.store.folder import OVER, make_folder
 
 SETTLE_S = 2.0  # a signal to the job may have reached its runs as well, and they need not be asked twice
 LATER_S = 1.0  # until a run that somebody held is looked at again
@@ -95,8 +95,8 @@ class _Shift:
     journal: Journal
     submission: int
     trust: bool = False
-    _jobs: Jobs = field(default_factory=Jobs)
-    _training: dict[Job, tuple[Listed, int]] = field(default_factory=dict)  # with the slot that it takes
+    _jobs: ProcessPool = field(default_factory=ProcessPool)
+    _training: dict[RunProcesses, tuple[ListedRun, int]] = field(default_factory=dict)  # with the slot that it takes
     _over: set[str] = field(default_factory=set)
     _later: dict[str, float] = field(default_factory=dict)  # monotonic seconds
     _begun: int = 0
@@ -113,7 +113,7 @@ class _Shift:
         runs = [listed for listed in self.folder.runs() if listed.alone]
         start = hash_of(self.journal.job) % max(1, len(runs))  # workers begin at different ends
         self._runs = runs[start:] + runs[:start]
-        self._server = Server()
+        self._server = ForkServer()
 
     def work(self, signals: list[int]) -> str:
         """Train until nothing is left or a signal asks to leave; return which it was."""
@@ -164,7 +164,7 @@ class _Shift:
             looks = 0
             self._wait()
 
-    def _fill(self, state: State, signals: list[int]) -> bool:
+    def _fill(self, state: LaunchState, signals: list[int]) -> bool:
         """Start runs in the free slots; return whether there was one to start, or would be once the server is warm."""
         found = False
         while self._has_room() and not signals and not state.stopped:
@@ -181,7 +181,7 @@ class _Shift:
     def _has_room(self) -> bool:
         return len(self._training) < self._slots and self._jobs.closing <= self._slots  # slow mirrors must not pile up
 
-    def _next(self, state: State) -> Listed | None:
+    def _next(self, state: LaunchState) -> ListedRun | None:
         """Return a run that nobody trains, those first that were tried least."""
         mine = {listed.signature for listed, _ in self._training.values()}
         now = time.monotonic()
@@ -206,7 +206,7 @@ class _Shift:
                 return run
         return None
 
-    def _abandoned(self, run: Listed, state: State) -> bool:
+    def _abandoned(self, run: ListedRun, state: LaunchState) -> bool:
         """Return whether the process that trained ``run`` is seen to be gone, before its job's silence tells it."""
         standing = state.standing(run.signature)
         if not standing.running or standing.given_up is not None:
@@ -216,14 +216,14 @@ class _Shift:
         )
         return not recent and not run.folder().held()
 
-    def _start(self, listed: Listed) -> None:
+    def _start(self, listed: ListedRun) -> None:
         self._begun += 1
         self.journal.write("start", run=listed.signature)
         slot = min(set(range(self._slots)) - {taken for _, taken in self._training.values()})
         try:
             spec = listed.spec(trust=self.trust)
             make_folder(spec.folder.parent)
-            job = Job(spec, self._threads, self._gpus_of(slot))
+            job = RunProcesses(spec, self._threads, self._gpus_of(slot))
         except (UserError, OSError, EOFError) as error:
             self.journal.write("end", run=listed.signature, status="failed", message=first_line(error))
             return
@@ -274,10 +274,10 @@ class _Shift:
                 self._jobs.stop(at_once=now)
             self._reap(asked=True)
 
-    def _state(self, *, fresh: bool = False) -> State:
+    def _state(self, *, fresh: bool = False) -> LaunchState:
         return self._paced(self._look, fresh=fresh)
 
-    def _look(self) -> State:
+    def _look(self) -> LaunchState:
         self._journals.look()
         settings = self.folder.known() or self.settings  # they may have been changed since
         return state_of(self._journals.events, settings["launch"], self.submission, gone=settings.get("gone", ()))

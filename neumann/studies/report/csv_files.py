@@ -10,9 +10,9 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 
+from neumann.studies.report.tables import printable
 from neumann.studies.results import POINTS, RunEntry, StudyResults
 from neumann.studies.statistics import Summary
-from neumann.studies.tables import printable
 
 Cell = str | int | float | bool | None
 

@@ -12,12 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neumann.runs.files import replace_file
-from neumann.runs.folder import OVER
-from neumann.studies.report_csv import curves_csv, points_of, runs_csv, table_csv
-from neumann.studies.results import Comparison, RowResult, RunEntry, StudyResults
-from neumann.studies.statistics import proportion_interval
-from neumann.studies.tables import (
+from neumann.store.files import replace_file
+from neumann.store.folder import OVER
+from neumann.studies.report.csv_files import curves_csv, points_of, runs_csv, table_csv
+from neumann.studies.report.tables import (
     DASH,
     caption,
     count,
@@ -30,7 +28,7 @@ from neumann.studies.tables import (
     missing_sentence,
     p_value,
     percent,
-    points,
+    percentage_points,
     printable,
     setting_header,
     setting_text,
@@ -38,9 +36,11 @@ from neumann.studies.tables import (
     verbatim,
     verdict_word,
 )
+from neumann.studies.results import Comparison, RowResult, RunEntry, StudyResults
+from neumann.studies.statistics import proportion_interval
 
 if TYPE_CHECKING:
-    from neumann.studies.svg import Drawing
+    from neumann.studies.report.figures.svg import Drawing
 
 HERE = Path(__file__).parent
 ONE_VALUE = ("commit", "torch", "device")  # mixed, they may move the numbers
@@ -51,7 +51,7 @@ def render(results: StudyResults, folder: Path) -> list[Path]:
 
     Every file is replaced atomically. Raises OSError.
     """
-    from neumann.studies.study_figures import draw
+    from neumann.studies.report.figures.errors import draw
 
     folder.mkdir(parents=True, exist_ok=True)
     drawings = draw(results)
@@ -74,7 +74,7 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup, escape
 
-    from neumann.studies.svg import inline
+    from neumann.studies.report.figures.svg import inline
 
     # Data is escaped by autoescape and made printable by finalize; what is Markup was written by this package
     environment = Environment(
@@ -130,8 +130,8 @@ def _compared(results: StudyResults, c: Comparison) -> dict[str, Any]:
         "against": label_of(results, c.against),
         "primary": c.primary,
         "n": pair.n if pair else DASH,
-        "difference": points(pair.mean if pair else None),
-        "interval": interval(pair.low, pair.high, points) if pair else DASH,
+        "difference": percentage_points(pair.mean if pair else None),
+        "interval": interval(pair.low, pair.high, percentage_points) if pair else DASH,
         # Where all differences are equal there is no t test, and p is the sign-flip test's
         "p": p_value(pair.p if pair and pair.t is not None else None),
         "own_p": p_value(pair.p if pair else None),

@@ -52,7 +52,7 @@ def percent(value: float | None) -> str:
     return _decimals(None if value is None else 100 * value, 2)
 
 
-def points(value: float | None) -> str:
+def percentage_points(value: float | None) -> str:
     """Return a difference of two fractions in percentage points, with its sign: -0.0031 is "−0.31"."""
     return _decimals(None if value is None else 100 * value, 2, "+")
 
@@ -155,8 +155,8 @@ def _line(row: RowResult, is_reference: bool) -> Line:
         half=percent(half),
         sd=percent(error.sd if error else None),
         n=count(error.n if error else 0, row.planned),
-        difference=points(pair.mean if pair else None),
-        difference_interval=interval(pair.low, pair.high, points) if pair else DASH,
+        difference=percentage_points(pair.mean if pair else None),
+        difference_interval=interval(pair.low, pair.high, percentage_points) if pair else DASH,
         p=p,
         kind=kind,
         verdict="reference" if is_reference else verdict_word(comparison),

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from fake import FakeSlurm
+
+from tests.support.fake_slurm import FakeSlurm
 
 
 @pytest.fixture

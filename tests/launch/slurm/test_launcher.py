@@ -12,16 +12,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from fake import FakeSlurm
 
-from neumann.cli import main
-from neumann.config import RunSpec, SlurmConfig, make_specs
-from neumann.config.multirun import expand
+from neumann.cli.main import main
+from neumann.config import RunSpec, SlurmLaunchConfig, make_specs
 from neumann.errors import Interrupted, UserError
-from neumann.runs import RunFolder, find
-from neumann.runs.launch import Outcome
-from neumann.runs.slurm import SlurmLauncher
-from neumann.runs.slurm_folder import Journal, LaunchFolder
+from neumann.launch.local import Outcome
+from neumann.launch.slurm.folder import Journal, LaunchFolder
+from neumann.launch.slurm.launcher import SlurmLauncher
+from neumann.search.grid import expand
+from neumann.store import RunFolder, find
+from tests.support.fake_slurm import FakeSlurm
 
 QUICK = ["batch.size=64", "logger=none"]
 SCORES = {"held": {"loss": 1.0, "error": 0.5, "n": 300}}
@@ -56,8 +56,8 @@ class Place:
         self.folder = LaunchFolder.of(self.specs)
         self.said: list[str] = []
 
-    def launch(self, view: Played | None = None, settings: SlurmConfig | None = None) -> list[Outcome]:
-        with SlurmLauncher(settings or SlurmConfig(), self.said.append) as launcher:
+    def launch(self, view: Played | None = None, settings: SlurmLaunchConfig | None = None) -> list[Outcome]:
+        with SlurmLauncher(settings or SlurmLaunchConfig(), self.said.append) as launcher:
             return launcher.run(self.specs, view or Played())
 
     def journal(self, job: str = "7_0", submission: int = 1) -> Journal:
@@ -79,8 +79,8 @@ class Place:
 
 @pytest.fixture
 def place(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.setattr("neumann.runs.slurm.TICK_S", 0.001)
-    monkeypatch.setattr("neumann.runs.slurm.POLL_S", 0.0)
+    monkeypatch.setattr("neumann.launch.slurm.launcher.TICK_S", 0.001)
+    monkeypatch.setattr("neumann.launch.slurm.launcher.POLL_S", 0.0)
     return Place(fake)
 
 
@@ -129,12 +129,12 @@ def test_the_same_command_joins_its_jobs_and_refuses_other_settings(place: Place
     with pytest.raises(Interrupted, match=r"detached; jobs 7 stay in the queue and go on \('scancel 7' ends them\)"):
         place.launch(Played(stop))
     with pytest.raises(UserError, match=r"jobs 7 are in the queue for these runs with launch\.time=60: .*scancel 7"):
-        place.launch(settings=SlurmConfig(time="90"))
+        place.launch(settings=SlurmLaunchConfig(time="90"))
 
     def work(tick: int) -> None:
         place.train(place.journal(), *place.specs)
 
-    outcomes = place.launch(Played(work), SlurmConfig(max_attempts=9))
+    outcomes = place.launch(Played(work), SlurmLaunchConfig(max_attempts=9))
     assert [outcome.status for outcome in outcomes] == ["finished"] * 3
     assert len(place.fake.scripts()) == 1
     assert "joined: 2 of its jobs are in the queue already (7)" in place.said[-1]
@@ -216,7 +216,7 @@ def test_a_queue_that_does_not_answer_is_asked_again(place: Place) -> None:
 
 
 def test_failures_alike_and_spent_gpu_hours_end_the_launch_with_a_sentence(place: Place) -> None:
-    settings = SlurmConfig(gpus_per_node=1, gpu_hours=5, stop_after_failures=2)
+    settings = SlurmLaunchConfig(gpus_per_node=1, gpu_hours=5, stop_after_failures=2)
 
     def act(tick: int) -> None:
         place.fake.queue({"7_0": "RUNNING"})
@@ -236,7 +236,7 @@ def test_failures_alike_and_spent_gpu_hours_end_the_launch_with_a_sentence(place
     assert len(place.fake.scripts()) == 1
 
     place.fake.queue({"7_0": "RUNNING"})
-    outcomes = place.launch(settings=SlurmConfig(gpus_per_node=1, stop_after_failures=2))
+    outcomes = place.launch(settings=SlurmLaunchConfig(gpus_per_node=1, stop_after_failures=2))
     assert all("stopped after 2 runs in a row failed alike" in str(outcome.message) for outcome in outcomes)
 
 
@@ -275,8 +275,6 @@ def test_the_command_line_launches_one_run_and_many(
 
 
 def test_the_login_node_imports_no_torch(place: Place, tmp_path: Path) -> None:
-    code = (
-        "import sys, neumann.runs.slurm, neumann.runs.worker, neumann.runs.slurm_group; print('torch' in sys.modules)"
-    )
+    code = "import sys, neumann.launch.slurm.launcher, neumann.launch.slurm.worker, neumann.launch.slurm.rank_job; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "False\n"

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import cluster as slurm
-import optimizers
 import pytest
 
-from neumann.runs import RunFolder
-from neumann.runs.files import read_json
+from neumann.store import RunFolder
+from neumann.store.files import read_json
+from tests.support import slurm_cluster as slurm
+from tests.support import slurm_optimizers
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
 
@@ -48,7 +48,7 @@ class Head:
     def __init__(self, cluster: slurm.Cluster, place: Path, *words: str) -> None:
         self.place, self.cluster = place, cluster
         self._out = place / "head.out"
-        command = [sys.executable, "-m", "neumann.cli", "train", "-m", *JOBS, *QUICK, *words]
+        command = [sys.executable, "-m", "neumann", "train", "-m", *JOBS, *QUICK, *words]
         with open(self._out, "wb") as out:
             self.process = subprocess.Popen(
                 command,
@@ -102,7 +102,7 @@ def until(condition: Callable[[], object], head: Head, seconds: float = 400) -> 
 
 
 def test_workers_share_a_sweep_and_a_run_that_fails_is_tried_twice(cluster: slurm.Cluster, tmp_path: Path) -> None:
-    chosen = optimizers.write(tmp_path)
+    chosen = slurm_optimizers.write(tmp_path)
     grid = ["optimizer.ends=well,raise", "seed=0,1,2", "trainer.max_epochs=2"]
     words = [*chosen, *grid, "launch.workers=2", "launch.runs_per_worker=2", "launch.cpus_per_task=2"]
     head = Head(cluster, tmp_path, *words)
@@ -135,7 +135,7 @@ def test_workers_share_a_sweep_and_a_run_that_fails_is_tried_twice(cluster: slur
 
 
 def test_a_time_limit_a_lost_job_and_ctrl_c_cost_no_step(cluster: slurm.Cluster, tmp_path: Path) -> None:
-    words = [*optimizers.write(tmp_path), "optimizer.ends=slow", "trainer.max_epochs=100", "launch.workers=1"]
+    words = [*slurm_optimizers.write(tmp_path), "optimizer.ends=slow", "trainer.max_epochs=100", "launch.workers=1"]
     head = Head(cluster, tmp_path, *words)
     until(lambda: any(folder.read_measurements() for folder in folders(tmp_path)), head)
     (folder,) = folders(tmp_path)
@@ -178,7 +178,7 @@ def test_a_time_limit_a_lost_job_and_ctrl_c_cost_no_step(cluster: slurm.Cluster,
 
 
 def test_two_ranks_train_as_a_job_of_their_own_and_go_on_after_a_signal(cluster: slurm.Cluster, tmp_path: Path) -> None:
-    two = [*optimizers.write(tmp_path), "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=20"]
+    two = [*slurm_optimizers.write(tmp_path), "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=20"]
     head = Head(cluster, tmp_path, *two, "optimizer.ends=slow,second")
     until(lambda: any(folder.read_measurements() for folder in folders(tmp_path, "ends: slow")), head)
     (folder,) = folders(tmp_path, "ends: slow")

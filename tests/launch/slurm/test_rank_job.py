@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake import FakeSlurm
 
-from neumann.config import SlurmConfig, make_specs
-from neumann.runs import slurm_group
-from neumann.runs.slurm_folder import LaunchFolder
-from neumann.runs.slurm_group import BROKEN, Group
+from neumann.config import SlurmLaunchConfig, make_specs
+from neumann.launch.slurm import rank_job
+from neumann.launch.slurm.folder import LaunchFolder
+from neumann.launch.slurm.rank_job import BROKEN, RankJob
+from tests.support.fake_slurm import FakeSlurm
 
 QUICK = ["trainer.max_epochs=2", "batch.size=64", "logger=none", "trainer.devices=2"]
 
@@ -40,15 +40,15 @@ def test_what_puts_the_job_back_into_the_queue(
     (spec,) = make_specs([QUICK])
     folder = LaunchFolder.of([spec])
     folder.make()
-    folder.write(SlurmConfig(), [spec], 1)
-    before = {number: signal.getsignal(number) for number in (*slurm_group.STOP_SIGNALS,)}
-    monkeypatch.setattr(slurm_group, "_train", lambda listed, threads: ended)
+    folder.write(SlurmLaunchConfig(), [spec], 1)
+    before = {number: signal.getsignal(number) for number in (*rank_job.STOP_SIGNALS,)}
+    monkeypatch.setattr(rank_job, "_train", lambda listed, threads: ended)
     try:
         if again:
             with pytest.raises(SystemExit):
-                Group(str(folder.path), 1, spec.signature)()
+                RankJob(str(folder.path), 1, spec.signature)()
         else:
-            Group(str(folder.path), 1, spec.signature)()
+            RankJob(str(folder.path), 1, spec.signature)()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from neumann.runs.slurm_folder import Event
-from neumann.runs.slurm_rules import SILENT_S, Paced, State, state_of
+from neumann.launch.slurm.folder import Event
+from neumann.launch.slurm.retry_rules import SILENT_S, LaunchState, Paced, state_of
 
 LIMITS: dict[str, Any] = {"max_attempts": 3, "stop_after_failures": 3, "gpu_hours": None}
 
@@ -27,7 +27,9 @@ class Told:
         self.line(job, "start", run=run, **more)
         return self.line(job, "end", run=run, status=status, message=message, step=step, seconds=60, **more)
 
-    def state(self, submission: int = 1, alive: list[str] | None = None, later: float = 1, **limits: Any) -> State:
+    def state(
+        self, submission: int = 1, alive: list[str] | None = None, later: float = 1, **limits: Any
+    ) -> LaunchState:
         return state_of(self.events, {**LIMITS, **limits}, submission, alive=alive, now=self.at + later)
 
 
@@ -133,10 +135,10 @@ def test_gpu_hours_are_summed_over_jobs_sessions_and_submissions() -> None:
 def test_looks_at_a_state_take_a_twentieth_of_the_time() -> None:
     looks: list[float] = []
 
-    def look() -> State:
+    def look() -> LaunchState:
         looks.append(time.monotonic())
         time.sleep(0.02)
-        return State({}, 0.0, None)
+        return LaunchState({}, 0.0, None)
 
     paced = Paced()
     begun = time.monotonic()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fake import FakeSlurm
 
-from neumann.config import LaunchConfig, SlurmConfig, make_spec
+from neumann.config import LocalLaunchConfig, SlurmLaunchConfig, make_spec
 from neumann.config.schema import _seconds
 from neumann.errors import UserError
-from neumann.runs import slurm_queue as queue
-from neumann.runs.slurm_folder import LaunchFolder
+from neumann.launch.slurm import queue
+from neumann.launch.slurm.folder import LaunchFolder
+from tests.support.fake_slurm import FakeSlurm
 
 
 def test_settings_are_typed_by_kind_and_signed_by_none() -> None:
@@ -19,11 +19,13 @@ def test_settings_are_typed_by_kind_and_signed_by_none() -> None:
         ["launch=slurm", "launch.partition=gpu", "launch.time=1-12:00:00", "launch.sbatch.constraint=a100"]
     )
     launch = spec.config.launch
-    assert isinstance(launch, SlurmConfig)
+    assert isinstance(launch, SlurmLaunchConfig)
     assert (launch.partition, launch.time, launch.sbatch) == ("gpu", "1-12:00:00", {"constraint": "a100"})
-    assert make_spec(["launch=slurm", "ablation=no_alpha", "launch.qos=low"]).config.launch == SlurmConfig(qos="low")
+    assert make_spec(["launch=slurm", "ablation=no_alpha", "launch.qos=low"]).config.launch == SlurmLaunchConfig(
+        qos="low"
+    )
     local = make_spec([])
-    assert isinstance(local.config.launch, LaunchConfig)
+    assert isinstance(local.config.launch, LocalLaunchConfig)
     assert spec.signature == local.signature
 
 
@@ -64,11 +66,11 @@ def test_a_users_own_cluster_file(tmp_path: Path) -> None:
     text = "# Ours: neumann train -m launch=ours\ndefaults: [slurm, _self_]\npartition: big\ncpus_per_task: 4\n"
     (tmp_path / "launch/ours.yaml").write_text(text)
     launch = make_spec(["launch=ours", "launch.workers=3"], [str(tmp_path)]).config.launch
-    assert isinstance(launch, SlurmConfig)
+    assert isinstance(launch, SlurmLaunchConfig)
     assert (launch.partition, launch.cpus_per_task, launch.workers, launch.grace) == ("big", 4, 3, 120)
 
 
-WHOLE = SlurmConfig(
+WHOLE = SlurmLaunchConfig(
     partition="gpu",
     account="me",
     qos="low",

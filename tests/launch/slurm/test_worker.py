@@ -12,18 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import optimizers
 import pytest
-from fake import FakeSlurm
 
-from neumann.cli import main
-from neumann.config import RunSpec, SlurmConfig, make_specs
-from neumann.config.multirun import expand
+from neumann.cli.main import main
+from neumann.config import RunSpec, SlurmLaunchConfig, make_specs
 from neumann.errors import UserError
-from neumann.runs import find
-from neumann.runs.files import read_json, write_json
-from neumann.runs.slurm_folder import Journal, LaunchFolder
-from neumann.runs.worker import _Shift, work
+from neumann.launch.slurm.folder import Journal, LaunchFolder
+from neumann.launch.slurm.worker import _Shift, work
+from neumann.search.grid import expand
+from neumann.store import find
+from neumann.store.files import read_json, write_json
+from tests.support import slurm_optimizers
+from tests.support.fake_slurm import FakeSlurm
 
 QUICK = ["trainer.max_epochs=2", "batch.size=64", "+model.kwargs.width=8", "logger=none"]
 
@@ -34,17 +34,17 @@ def _own_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def launch(
-    *words: str, settings: SlurmConfig | None = None, place: Path | None = None
+    *words: str, settings: SlurmLaunchConfig | None = None, place: Path | None = None
 ) -> tuple[LaunchFolder, list[RunSpec]]:
     """Return a launch as its launcher leaves it. ``place`` gets optimizers that only the launcher could import."""
-    dirs = (optimizers.write(place)[0].removeprefix("--config-dir="),) if place else ()
+    dirs = (slurm_optimizers.write(place)[0].removeprefix("--config-dir="),) if place else ()
     specs = make_specs(expand([*QUICK, *words], dirs), dirs)
     folder = LaunchFolder.of(specs)
     folder.make()
     with pytest.MonkeyPatch.context() as patch:
         if place:
             patch.syspath_prepend(str(place))
-        folder.write(settings or SlurmConfig(), specs, 1)
+        folder.write(settings or SlurmLaunchConfig(), specs, 1)
     return folder, specs
 
 
@@ -72,7 +72,9 @@ def when(condition: Callable[[], object], act: Callable[[], object]) -> threadin
 
 @pytest.mark.slow
 def test_a_worker_trains_what_is_left_and_a_second_finds_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    folder, specs = launch("optimizer=sgd", "seed=0,1,2", settings=SlurmConfig(runs_per_worker=2, cpus_per_task=4))
+    folder, specs = launch(
+        "optimizer=sgd", "seed=0,1,2", settings=SlurmLaunchConfig(runs_per_worker=2, cpus_per_task=4)
+    )
     held = find(specs[2])
     with held.claim():  # somebody else trains this one
         assert main(["worker", str(folder.path)]) == 0
@@ -95,7 +97,7 @@ def test_a_run_whose_process_is_gone_is_taken_over_before_its_job_has_been_silen
     other.write("began", gpus=0, host="elsewhere")
     other.write("start", run=spec.signature)
     assert work(folder) == "nothing left to train"  # its process may be about to claim the run
-    monkeypatch.setattr("neumann.runs.worker.CLAIMED_S", 0.0)
+    monkeypatch.setattr("neumann.launch.slurm.worker.CLAIMED_S", 0.0)
     with find(spec).claim():
         assert work(folder) == "nothing left to train"
     assert "1 runs begun" in work(folder)
@@ -104,14 +106,14 @@ def test_a_run_whose_process_is_gone_is_taken_over_before_its_job_has_been_silen
 
 @pytest.mark.slow
 def test_failures_are_tried_twice_and_stop_the_launch_where_they_are_alike(tmp_path: Path) -> None:
-    limits = SlurmConfig(stop_after_failures=3)
+    limits = SlurmLaunchConfig(stop_after_failures=3)
     folder, specs = launch("optimizer=mine", "optimizer.ends=raise", "seed=range(0,5)", settings=limits, place=tmp_path)
     os.chdir("/")  # a job may begin anywhere
     why = work(folder, trust=True)
     assert why == "stopped after 3 runs in a row failed alike (launch.stop_after_failures): it broke on purpose"
     assert len({event["run"] for event in told(folder, "start")}) == 3
     assert work(folder, trust=True) == why or "nothing left" in work(folder, trust=True)
-    folder.set_limits(SlurmConfig(stop_after_failures=None))
+    folder.set_limits(SlurmLaunchConfig(stop_after_failures=None))
     work(folder, trust=True)
     starts = [event["run"] for event in told(folder, "start")]
     assert sorted(starts.count(spec.signature) for spec in specs) == [2] * 5
@@ -132,7 +134,7 @@ def test_a_signal_of_slurm_costs_no_step(
     number: int, requeues: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: FakeSlurm
 ) -> None:
     words = ["optimizer=mine", "optimizer.ends=slow", "trainer.max_epochs=60"]
-    folder, (spec,) = launch(*words, settings=SlurmConfig(grace=60), place=tmp_path)
+    folder, (spec,) = launch(*words, settings=SlurmLaunchConfig(grace=60), place=tmp_path)
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     monkeypatch.setenv("SLURM_NTASKS", "1")  # Lightning would take the job for its own
     thread = when(lambda: find(spec).read_measurements(), lambda: os.kill(os.getpid(), number))
@@ -157,11 +159,11 @@ def test_a_signal_of_slurm_costs_no_step(
 
 
 def test_gpu_hours_end_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("neumann.runs.worker.BEAT_S", 0.2)
-    limits = SlurmConfig(gpus_per_node=1, gpu_hours=1000)
+    monkeypatch.setattr("neumann.launch.slurm.worker.BEAT_S", 0.2)
+    limits = SlurmLaunchConfig(gpus_per_node=1, gpu_hours=1000)
     words = ["optimizer=mine", "optimizer.ends=slow", "trainer.max_epochs=60", "seed=0,1"]
     folder, specs = launch(*words, settings=limits, place=tmp_path)
-    spent = SlurmConfig(gpus_per_node=1, gpu_hours=1e-9)
+    spent = SlurmLaunchConfig(gpus_per_node=1, gpu_hours=1e-9)
     thread = when(lambda: any(find(spec).read_measurements() for spec in specs), lambda: folder.set_limits(spent))
     why = work(folder, trust=True)
     thread.join()
@@ -171,15 +173,15 @@ def test_gpu_hours_end_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_runs_of_a_worker_share_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("neumann.runs.worker.visible", lambda: ["3", "5"])
+    monkeypatch.setattr("neumann.launch.slurm.worker.visible", lambda: ["3", "5"])
     cases = (("seed=0,1,2,3", 2, [["3"], ["5"], ["3"], ["5"]]), ("seed=4,5,6,7", None, [[], [], [], []]))
     for grid, gpus, expected in cases:
         seen: list[list[str]] = []
-        settings = SlurmConfig(gpus_per_node=gpus, runs_per_worker=4, cpus_per_task=8)
+        settings = SlurmLaunchConfig(gpus_per_node=gpus, runs_per_worker=4, cpus_per_task=8)
         folder, _ = launch(grid, settings=settings)
         shift = _Shift(folder, folder.settings(), Journal(folder, "7", 1), 1)
-        monkeypatch.setattr("neumann.runs.worker.Job", lambda spec, threads, gpus, seen=seen: seen.append(gpus))
-        monkeypatch.setattr("neumann.runs.server.Server.is_warm", lambda self: True)
+        monkeypatch.setattr("neumann.launch.slurm.worker.Job", lambda spec, threads, gpus, seen=seen: seen.append(gpus))
+        monkeypatch.setattr("neumann.launch.fork_server.Server.is_warm", lambda self: True)
         shift._fill(shift._state(), [])
         assert seen == expected
 
@@ -205,7 +207,7 @@ def test_a_place_that_is_not_here_is_no_place_to_train() -> None:
 
 def test_a_journal_that_is_cut_short_is_read_on_later() -> None:
     folder, _ = launch("seed=0")
-    from neumann.runs.slurm_folder import Journals
+    from neumann.launch.slurm.folder import Journals
 
     path = folder.path / "journal-001-7_0.jsonl"
     path.write_text('{"what": "began", "at": 1}\nnot json\n{"what": "sta')

@@ -9,9 +9,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from fake_results import ROWS, study
 
-from neumann.studies.report import render
+from neumann.studies.report.page import render
+from tests.support.fake_results import ROWS, study
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = [

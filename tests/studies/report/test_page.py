@@ -14,13 +14,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from fake_results import PROVENANCE, ROWS, Fake, compare, study
 from rich.console import Console
 
-from neumann.studies.report import render
-from neumann.studies.report_csv import curves_csv, runs_csv, table_csv
-from neumann.studies.results import StudyResults
-from neumann.studies.tables import (
+from neumann.studies.report.csv_files import curves_csv, runs_csv, table_csv
+from neumann.studies.report.page import render
+from neumann.studies.report.tables import (
     DASH,
     interval,
     markdown_table,
@@ -30,6 +28,8 @@ from neumann.studies.tables import (
     points,
     terminal_table,
 )
+from neumann.studies.results import StudyResults
+from tests.support.fake_results import PROVENANCE, ROWS, Fake, compare, study
 
 HOSTILE = '<script>alert("1")</script> | $\\frac{ *b*\n=cmd() <b id="x" style="fill: #0072b2">\x00\x1b[31m\udcff'
 FEW = (ROWS[0], ROWS[3], ROWS[9])
@@ -383,9 +383,7 @@ def test_figures_take_what_comes(tmp_path: Path) -> None:
 
 
 def test_importing_draws_nothing() -> None:
-    code = (
-        "import sys, neumann.studies.report; print([m for m in ('matplotlib', 'jinja2', 'torch') if m in sys.modules])"
-    )
+    code = "import sys, neumann.studies.report.page; print([m for m in ('matplotlib', 'jinja2', 'torch') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

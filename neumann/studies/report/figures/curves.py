@@ -9,10 +9,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from neumann.studies.figure_parts import Grid, finite, fit_y, heading, legend, nothing, sheet, short
+from neumann.studies.report.figures.parts import Grid, finite, fit_y, heading, legend, nothing, sheet, short
+from neumann.studies.report.figures.svg import BLUE, GREEN, INK, MUTE, ORANGE, PURPLE, VERMILION, Drawing, save
+from neumann.studies.report.tables import label_of, percent, printable
 from neumann.studies.results import Curve, RowResult, StudyResults
-from neumann.studies.svg import BLUE, GREEN, INK, MUTE, ORANGE, PURPLE, VERMILION, Drawing, save
-from neumann.studies.tables import label_of, percent, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

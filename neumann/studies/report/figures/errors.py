@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from neumann.studies.curve_figure import curve_figure
-from neumann.studies.figure_parts import WIDTH, finite, nothing, plain_log, sheet, wrapped
+from neumann.studies.report.figures.curves import curve_figure
+from neumann.studies.report.figures.parts import WIDTH, finite, nothing, plain_log, sheet, wrapped
+from neumann.studies.report.figures.svg import BLUE, INK, PAPER, SOFT, Drawing, save, style
+from neumann.studies.report.figures.tuning import tuning_figure
+from neumann.studies.report.tables import count, mean_and_interval, printable
 from neumann.studies.results import RowResult, StudyResults
-from neumann.studies.svg import BLUE, INK, PAPER, SOFT, Drawing, save, style
-from neumann.studies.tables import count, mean_and_interval, printable
-from neumann.studies.tuning_figure import tuning_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,9 +7,9 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from neumann.studies.report.figures.svg import SOFT, Drawing, save
+from neumann.studies.report.tables import printable
 from neumann.studies.results import RowResult
-from neumann.studies.svg import SOFT, Drawing, save
-from neumann.studies.tables import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,10 +9,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from neumann.studies.figure_parts import Grid, finite, fit_y, heading, legend, nothing, plain_log, sheet
-from neumann.studies.results import RowResult, Trial
-from neumann.studies.svg import BLUE, INK, SOFT, VERMILION, Drawing, save
-from neumann.studies.tables import RATE, printable, setting_text, value
+from neumann.studies.report.figures.parts import Grid, finite, fit_y, heading, legend, nothing, plain_log, sheet
+from neumann.studies.report.figures.svg import BLUE, INK, SOFT, VERMILION, Drawing, save
+from neumann.studies.report.tables import RATE, printable, setting_text, value
+from neumann.studies.results import RowResult, TuningTrial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,7 +101,7 @@ def _tuned(rows: Sequence[RowResult]) -> str:
     return RATE if RATE in keys else (numbers or keys or [RATE])[0]
 
 
-def _places(trials: Sequence[Trial], key: str) -> list[float]:
+def _places(trials: Sequence[TuningTrial], key: str) -> list[float]:
     """Return where each trial lies along x: its value, or its rank where not all are numbers."""
     values = [trial.setting.get(key) for trial in trials]
     if all(_number(v) for v in values):
@@ -114,7 +114,7 @@ def _number(v: object) -> bool:
     return isinstance(v, int | float) and math.isfinite(v)
 
 
-def _value(trial: Trial, key: str) -> str:
+def _value(trial: TuningTrial, key: str) -> str:
     return value(trial.setting[key]) if key in trial.setting else setting_text(trial.setting)
 
 

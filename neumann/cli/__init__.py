@@ -1,0 +1,1 @@
+"""The commands: `neumann train`, `study`, `report`, `runs`, `wandb-sweep` and `worker`."""

@@ -1,0 +1,1 @@
+"""Runs on a Slurm cluster: the launcher on the login node, and the workers in the jobs. Never imports torch."""

@@ -1,0 +1,65 @@
+"""What a run's folder says of itself: its name, its configuration, and what its specification is made from again.
+
+A folder may come from another user: nothing in it is executed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from neumann.errors import UserError, first_line
+from neumann.store.files import read_file, read_json
+
+RUN = re.compile(r"(.+)-([0-9a-f]{12})", re.DOTALL)  # a run folder's name: the run's name and its signature
+LARGEST = 2**20  # bytes of a configuration; a real one has about 2,000
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return config.yaml as plain data, with every interpolation as the text that it is.
+
+    Raises UserError where it is missing, damaged, or wants more than plain data; nothing in it is executed.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError  # type: ignore[import-untyped]
+
+    path = folder / "config.yaml"
+    try:
+        content = read_file(path, LARGEST).decode()
+        config = OmegaConf.to_container(OmegaConf.create(content), resolve=False)
+    except FileNotFoundError:
+        raise UserError(f"{folder} has no config.yaml: it is no run's folder, or the run never began") from None
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError) as error:
+        raise UserError(f"{path} is damaged or not plain data: {first_line(error)}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is no run's configuration")
+    return {str(key): value for key, value in config.items()}
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return what `neumann.config.load_spec` makes the run of ``folder`` from again. Raises UserError."""
+    match = RUN.fullmatch(folder.resolve().name)
+    if match is None:
+        raise UserError(f"{folder} is no run's folder: its name does not end with a signature")
+    provenance = read_json(folder / "provenance.json")
+    try:
+        choices = provenance["attempts"][-1]["choices"]  # type: ignore[index]
+    except (TypeError, KeyError, IndexError):
+        choices = {}  # they only make the run's name
+    return {
+        "config": read_config(folder),
+        "choices": choices if isinstance(choices, dict) else {},
+        "signature": match[2],
+    }
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of every leaf of a configuration."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

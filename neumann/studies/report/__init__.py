@@ -1,0 +1,1 @@
+"""A study's results as a page, tables, CSV files and figures."""
