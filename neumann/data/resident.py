@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from neumann.cache_folder import cache_folder
 from neumann.data import cache
 from neumann.data.facts import DataFacts
 from neumann.data.images import ImageFiles, Request, as_is, ignore_ctrl_c
@@ -64,7 +65,7 @@ def load(facts: DataFacts, files: ImageFiles, *, workers: int) -> Pixels:
 
     Raises UserError naming the first file that cannot be decoded and how many there are.
     """
-    kept = cache.folder("decoded") / f"{_key(facts)}.pt"
+    kept = cache_folder() / "decoded" / f"{_key(facts)}.pt"
     with cache.lock(kept):
         if (known := _recall(kept, facts)) is not None:
             return known

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from neumann.cache_folder import cache_folder
 from neumann.data import cache
 from neumann.data.folder import File, Listing
 from neumann.errors import UserError
@@ -61,10 +62,8 @@ def scan(listing: Listing) -> Scan:
     Raises UserError naming the first file whose header is no image's, and how many there are.
     """
     stats = _stat_digest(listing.files)
-    kept = (
-        cache.folder("scans")
-        / f"{hashlib.sha256(str(listing.root).encode(errors='surrogateescape')).hexdigest()[:24]}.json"
-    )
+    place = hashlib.sha256(str(listing.root).encode(errors="surrogateescape")).hexdigest()[:24]
+    kept = cache_folder() / "scans" / f"{place}.json"
     with cache.lock(kept):
         if (known := _recall(kept, stats)) is not None:
             return known
