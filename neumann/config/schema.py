@@ -1,4 +1,4 @@
-"""What may a run's configuration say? The fixed sections, with their types, choices and bounds.
+"""The schema of a run's configuration: its sections, with their types, choices and bounds.
 
 Sections that depend on what is chosen (data, optimizer, schedule) have their group's own YAML as schema: its keys are
 the only valid ones, so a new optimizer costs one YAML and is as strict as the others (see `neumann.config.compose`).
@@ -8,22 +8,15 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from neumann.bounds import check_fields, choice, number
 from neumann.errors import UserError, did_you_mean
-
-
-def _choice(default: str, *choices: str) -> Any:
-    return field(default=default, metadata={"choices": choices})
-
-
-def _above(default: Any, bound: float, *, or_equal: bool = False) -> Any:
-    return field(default=default, metadata={"bound": bound, "or_equal": or_equal})
 
 
 @dataclass
@@ -38,56 +31,56 @@ class ModelConfig:
 class TimingConfig:
     """The paper's time scales, in epochs (paper section 4; SPEC section 7)."""
 
-    burn_in: float = _above(5.0, 0, or_equal=True)
-    ramp: float = _above(5.0, 0, or_equal=True)
-    reset_period: float | None = _above(10.0, 0)
-    drop_every: float = _above(40.0, 0)
-    decay_every: float = _above(2.0, 0)
+    burn_in: float = number(5.0, at_least=0)
+    ramp: float = number(5.0, at_least=0)
+    reset_period: float | None = number(10.0, above=0)
+    drop_every: float = number(40.0, above=0)
+    decay_every: float = number(2.0, above=0)
 
 
 @dataclass
 class BatchConfig:
     """The global batch, in examples per optimizer step."""
 
-    size: int = _above(32, 1, or_equal=True)
+    size: int = number(32, at_least=1)
 
 
 @dataclass
 class TrainerConfig:
     """Horizon (epochs), evaluation grid (epochs), device and precision."""
 
-    max_epochs: float = _above(20.0, 0)
-    check_val_every_n_epoch: float = _above(1.0, 0)
-    accelerator: str = _choice("auto", "auto", "cpu", "gpu")
-    devices: int = _above(1, 1, or_equal=True)
-    num_nodes: int = _above(1, 1, or_equal=True)
+    max_epochs: float = number(20.0, above=0)
+    check_val_every_n_epoch: float = number(1.0, above=0)
+    accelerator: str = choice("auto", "auto", "cpu", "gpu")
+    devices: int = number(1, at_least=1)
+    num_nodes: int = number(1, at_least=1)
     deterministic: bool = False
-    precision: str = _choice("32-true", "32-true", "bf16-mixed", "16-mixed", "64-true")
+    precision: str = choice("32-true", "32-true", "bf16-mixed", "16-mixed", "64-true")
 
 
 @dataclass
 class RecipeConfig:
     """What must be the same for every row of a comparison."""
 
-    label_smoothing: float = _above(0.0, 0, or_equal=True)
-    weight_decay_filter: str = _choice("norm_and_bias", "norm_and_bias", "none")
-    weight_average: float | None = None  # γ
-    recalibrate_batch_norm: int = _above(0, 0, or_equal=True)  # training batches
+    label_smoothing: float = number(0.0, at_least=0, below=1)
+    weight_decay_filter: str = choice("norm_and_bias", "norm_and_bias", "none")
+    weight_average: float | None = number(None, at_least=0, below=1)  # γ; null: no average
+    recalibrate_batch_norm: int = number(0, at_least=0)  # training batches
 
 
 @dataclass
 class CheckpointConfig:
     """What stays of a finished run's weights. An unfinished run keeps its last state, except under ``none``."""
 
-    keep: str = _choice("eval-weights", "none", "last", "eval-weights")
+    keep: str = choice("eval-weights", "none", "last", "eval-weights")
 
 
 @dataclass
 class LoggerConfig:
     """The mirror of a run on Weights & Biases."""
 
-    kind: str = _choice("wandb", "wandb", "none")
-    mode: str = _choice("offline", "offline", "online")
+    kind: str = choice("wandb", "wandb", "none")
+    mode: str = choice("offline", "offline", "online")
     project: str = "neumann"
     entity: str | None = None
     job_type: str = "train"
@@ -105,10 +98,10 @@ class LaunchConfig:
 class LocalLaunchConfig(LaunchConfig):
     """How many runs of a sweep or a study train at once, and on how many threads each; null is by the machine."""
 
-    parallel: int | None = _above(None, 1, or_equal=True)
-    threads: int | None = _above(None, 1, or_equal=True)
+    parallel: int | None = number(None, at_least=1)
+    threads: int | None = number(None, at_least=1)
     devices: list[int] | None = None  # GPUs, counted among the visible ones
-    runs_per_device: int = _above(1, 1, or_equal=True)
+    runs_per_device: int = number(1, at_least=1)
 
 
 @dataclass
@@ -120,17 +113,17 @@ class SlurmLaunchConfig(LaunchConfig):
     account: str | None = None
     qos: str | None = None
     time: str = "60"  # as sbatch takes it: minutes, or D-HH:MM:SS
-    gpus_per_node: int | None = _above(None, 1, or_equal=True)
-    cpus_per_task: int = _above(1, 1, or_equal=True)
+    gpus_per_node: int | None = number(None, at_least=1)
+    cpus_per_task: int = number(1, at_least=1)
     mem: str | None = None  # as sbatch takes it: 16G
     setup: list[str] = field(default_factory=list)  # lines of shell before Python starts
     sbatch: dict[str, Any] = field(default_factory=dict)  # further parameters of sbatch
-    workers: int = _above(8, 1, or_equal=True)  # at most, size of the array
-    runs_per_worker: int = _above(1, 1, or_equal=True)
-    grace: int = _above(120, 1, or_equal=True)  # seconds before the limit at which runs write a checkpoint and leave
-    max_attempts: int = _above(3, 1, or_equal=True)
-    stop_after_failures: int | None = _above(5, 1, or_equal=True)
-    gpu_hours: float | None = _above(None, 0)
+    workers: int = number(8, at_least=1)  # at most, size of the array
+    runs_per_worker: int = number(1, at_least=1)
+    grace: int = number(120, at_least=1)  # seconds before the limit at which runs write a checkpoint and leave
+    max_attempts: int = number(3, at_least=1)
+    stop_after_failures: int | None = number(5, at_least=1)
+    gpu_hours: float | None = number(None, above=0)
 
 
 LAUNCHES: dict[str, type[LaunchConfig]] = {"local": LocalLaunchConfig, "slurm": SlurmLaunchConfig}
@@ -162,7 +155,7 @@ class RunConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     launch: LaunchConfig = field(default_factory=LocalLaunchConfig)
     derived: DerivedConfig = field(default_factory=DerivedConfig)
-    seed: int = _above(0, 0, or_equal=True)
+    seed: int = number(0, at_least=0)
     study: str = "default"
     name: str | None = None
     output: str = "runs"
@@ -186,36 +179,17 @@ def _structured(kind: str) -> DictConfig:
     return config
 
 
-def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """Yield (dotted key, value, field metadata) of every leaf of a dataclass tree."""
-    for f in fields(config):
-        value = getattr(config, f.name)
-        key = f"{prefix}{f.name}"
-        if is_dataclass(value):
-            yield from leaves(value, f"{key}.")
-        else:
-            yield key, value, dict(f.metadata)
+# by the kind of their schema: dataclasses here, or the YAML that was chosen
+_DEFAULTS = {f.name: getattr(RunConfig(), f.name) for f in fields(RunConfig)}
+SECTIONS = tuple(_DEFAULTS)
+FILLED_IN = ("derived",)  # by `neumann.config.resolution`, never by the user
+TYPED_SECTIONS = tuple(name for name, value in _DEFAULTS.items() if is_dataclass(value) and name not in FILLED_IN)
+CHOSEN_SECTIONS = tuple(name for name, value in _DEFAULTS.items() if isinstance(value, dict))
 
 
 def check_values(config: RunConfig) -> None:
-    """Raise UserError for the first value outside its choices or bounds."""
-    for key, value, metadata in leaves(config):
-        choices = metadata.get("choices")
-        if choices is not None and value not in choices:
-            raise UserError(f"{key}={value} is not a choice: {did_you_mean(str(value), choices)}")
-        bound = metadata.get("bound")
-        if bound is None or value is None:
-            continue
-        at_least = metadata["or_equal"]
-        if not (value >= bound if at_least else value > bound) or value in (float("inf"), float("-inf")):
-            raise UserError(f"{key}={value} is out of range: it must be {'at least' if at_least else 'above'} {bound}")
-    if config.recipe.label_smoothing >= 1:
-        raise UserError(f"recipe.label_smoothing={config.recipe.label_smoothing} is out of range: it must be below 1")
-    gamma = config.recipe.weight_average
-    if gamma is not None and not 0 <= gamma < 1:
-        raise UserError(
-            f"recipe.weight_average={gamma} is out of range: it must be at least 0 and below 1, or null for no average"
-        )
+    """Raise UserError for the first value outside its choices or bounds, or at odds with another."""
+    check_fields(config)
     processes = config.trainer.devices * config.trainer.num_nodes
     if config.batch.size % processes:
         least = config.batch.size // processes * processes
