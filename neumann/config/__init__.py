@@ -2,7 +2,8 @@
 
 from neumann.config.from_overrides import MakeSpecs, make_spec, make_specs, making_specs
 from neumann.config.from_record import load_spec
-from neumann.config.schema import LaunchConfig, LocalLaunchConfig, RunConfig, SlurmLaunchConfig
+from neumann.config.launch_settings import LaunchConfig, LocalLaunchConfig, SlurmLaunchConfig
+from neumann.config.schema import RunConfig
 from neumann.config.signature import NOT_SIGNED, RESULTS_VERSION
 from neumann.config.spec import RunSpec
 

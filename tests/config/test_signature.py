@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from neumann.config import NOT_SIGNED, RESULTS_VERSION, RunConfig, compose, make_spec, schema, signature
+from neumann.config import (
+    NOT_SIGNED,
+    RESULTS_VERSION,
+    RunConfig,
+    compose,
+    launch_settings,
+    make_spec,
+    schema,
+    signature,
+)
 from neumann.config.keys import OPEN_NODES
 from neumann.config.signature import sign, signed_part
 
@@ -101,9 +110,9 @@ def test_no_name_in_the_lists_of_settings_is_stale() -> None:
         keys.add(f.name)
         value = getattr(sections, f.name)
         keys |= {f"{f.name}.{key}" for key in (asdict(value) if is_dataclass(value) else ())}
-    keys |= {f"launch.{key}" for kind in schema.LAUNCHES.values() for key in asdict(kind())}
+    keys |= {f"launch.{key}" for kind in launch_settings.LAUNCHES.values() for key in asdict(kind())}
     keys |= {"optimizer.kwargs"} & {f"optimizer.{key}" for key in OmegaConf.load(compose.CONF / "optimizer/torch.yaml")}
-    stale = {*NOT_SIGNED, *OPEN_NODES, *schema.FILLED_IN, *filter(None, schema.TAKEN.values())} - keys
+    stale = {*NOT_SIGNED, *OPEN_NODES, *schema.FILLED_IN, *filter(None, launch_settings.TAKEN.values())} - keys
     assert not stale
 
 
