@@ -1,4 +1,4 @@
-"""The launch section: how the runs of a sweep or a study share this machine, or what Slurm is asked for."""
+"""The launch section: how the runs of a sweep or a study share this machine or a Slurm cluster."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from neumann.errors import UserError
 
 @dataclass
 class LaunchConfig:
-    """How runs are launched; ``kind`` says by which launcher and is set by the chosen file of conf/launch."""
+    """The launcher of runs and its settings; the chosen file of conf/launch sets ``kind``."""
 
     kind: str = "local"
 

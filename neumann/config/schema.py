@@ -33,7 +33,7 @@ class TimingConfig:
 
     burn_in: float = number(5.0, at_least=0)  # of plain SGD before Neumann starts
     ramp: float = number(5.0, at_least=0)  # of the linear ramp of the rate
-    reset_period: float | None = number(10.0, above=0)  # to Neumann's second reset; null: no resets
+    reset_period: float | None = number(10.0, above=0)  # to Neumann's second reset; null: one reset, after burn-in
     drop_every: float = number(40.0, above=0)  # between the drops of the synchronous schedule
     decay_every: float = number(2.0, above=0)  # between the decays of the exponential schedule
 
@@ -47,7 +47,7 @@ class BatchConfig:
 
 @dataclass
 class TrainerConfig:
-    """How long, on what and how exactly a run trains."""
+    """Horizon, evaluation grid, devices and precision."""
 
     max_epochs: float = number(20.0, above=0)  # the horizon
     check_val_every_n_epoch: float = number(1.0, above=0)  # epochs between evaluations

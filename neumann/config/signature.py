@@ -1,7 +1,7 @@
-"""What a run's signature covers and what it leaves out: the signature names the results of a run.
+"""The signature of a run, which names its results.
 
-The signature is 12 hex digits over the resolved configuration without `NOT_SIGNED`, the data's fingerprint and splits,
-and `RESULTS_VERSION`.
+It is 12 hex digits over the resolved configuration, the data's fingerprint and splits, and `RESULTS_VERSION`. It
+excludes the settings in `NOT_SIGNED`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where epochs become steps: the resolvers ``${steps:…}`` and ``${share:…}``, and the section ``derived``.
+"""The conversion of epochs to optimizer steps: the resolvers ``${steps:…}`` and ``${share:…}``, and `derived`.
 
 ``${steps:X}`` is X epochs in optimizer steps, ``${share:X}`` the share X of the run in epochs. Both read the
 configuration they stand in, so they follow the data set, the batch size and the horizon, and a user's own YAML may use

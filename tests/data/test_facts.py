@@ -81,7 +81,7 @@ def test_yaml_has_the_settings_and_their_defaults(name):
     assert given.pop("kind") == name
     assert given == dataclasses.asdict(settings.KINDS[name]())
     assert text.startswith("# ")
-    assert f"`neumann train data={name}" in text.splitlines()[0]
+    assert f": neumann train data={name}" in text.splitlines()[0]
 
 
 @pytest.mark.parametrize(
