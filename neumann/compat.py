@@ -173,7 +173,13 @@ def kill_fork_server() -> None:
     os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
 
 
+# W&B ---------------------------------------------------------------------------------------------------------------
+
+# Settings of wandb.Settings whose prefix x_ marks them as experimental, read in wandb 0.31.0: the client then does not
+# measure the machine, which would take time from training.
+WANDB_SETTINGS = {"x_disable_stats": True}
+
 # PyTorch -----------------------------------------------------------------------------------------------------------
 
-# The module that a DataLoader's worker runs in, which torch imports only when the first worker starts. torch 2.15.0.
+# The module that a DataLoader's worker runs in, read in torch 2.15.0: torch imports it when the first worker starts.
 TORCH_WORKER = "torch.utils.data._utils.worker"
