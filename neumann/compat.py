@@ -1,8 +1,8 @@
 """The private names of other projects that neumann rests on, outside `neumann.optim`, which keeps its own.
 
-Each function hides one private name, says in which version it was read and why there is no public way, and raises
-where the name has moved. `tests/test_compat.py` fails with one clear sentence when a new version moves one, and when
-another file of neumann reaches for a private name. Everything is imported within the functions, so this module imports
+Each function hides the private names of one purpose, and says in which version they were read and why there is no
+public way. `tests/test_compat.py` fails with one clear sentence when a new version moves one, and when another file of
+neumann reaches for a private name. Everything is imported within the functions, so importing this module imports
 neither torch nor Hydra.
 """
 
