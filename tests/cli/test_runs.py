@@ -253,7 +253,7 @@ def test_a_run_that_lives_and_one_that_does_not(four: list[RunFolder]) -> None:
 
 def test_clean_asks_and_removes_what_failed_and_nothing_else(four: list[RunFolder], capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     assert cli(["runs", "clean"]) == 2
-    assert "nobody can answer here: add --yes" in capsys.readouterr().err
+    assert "there is no terminal to answer on: add --yes" in capsys.readouterr().err
     assert four[1].path.exists()
     assert "removed 1 of 1" in said("clean", "--yes")
     assert [folder.path.exists() for folder in four] == [True, False, True, True]
