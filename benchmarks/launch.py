@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from neumann.config import LocalLaunchConfig, RunSpec, make_specs
-from neumann.launch.local import LocalLauncher, Outcome
+from neumann.launch.local import LocalLauncher
+from neumann.launch.protocol import RunOutcome
 from neumann.store.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results"
@@ -37,13 +38,13 @@ class Clock:
 
     def started(self, spec: RunSpec) -> None: ...
 
-    def done(self, outcome: Outcome) -> None:
+    def done(self, outcome: RunOutcome) -> None:
         self.scheduled[outcome.spec.signature] = time.time() - outcome.seconds
 
     def tick(self, running: Sequence[RunSpec], waiting: int) -> None: ...
 
 
-def launch(jobs: list[list[str]], parallel: int) -> tuple[float, list[Outcome], Clock]:
+def launch(jobs: list[list[str]], parallel: int) -> tuple[float, list[RunOutcome], Clock]:
     """Return the wall time, the outcomes and the clock of a launch whose server is cold."""
     clock, specs = Clock(), make_specs(jobs)
     begun = time.monotonic()
@@ -84,7 +85,7 @@ def sweep(place: str, count: int, seconds: float, cores: int) -> dict[str, Any]:
     }
 
 
-def _training(outcome: Outcome) -> float:
+def _training(outcome: RunOutcome) -> float:
     result = outcome.result or {}
     return float(result["train_seconds"]) + float(result["eval_seconds"])
 

@@ -18,7 +18,7 @@ import pytest
 from neumann.config import LocalLaunchConfig, RunSpec, make_spec
 from neumann.launch.local import LocalLauncher
 from neumann.store import RunFolder, find
-from tests.support.launching import Seen
+from tests.support.launching import RecordingView
 
 KILLS = 10  # of each test
 RUN = [
@@ -90,7 +90,7 @@ def launch_and_kill(launcher: LocalLauncher, spec: RunSpec, draw: random.Random,
     thread = threading.Thread(target=kill)
     thread.start()
     try:
-        (outcome,) = launcher.run([spec], Seen())
+        (outcome,) = launcher.run([spec], RecordingView())
     finally:
         over.set()
         thread.join()
@@ -143,14 +143,14 @@ def test_killed_at_random_moments_it_ends_as_one_that_nobody_touched(part: int) 
             seed = 10 * part
             while kills[devices] < needed:
                 reference, spec = (spec_of(devices, seed, study) for study in ("untouched", "killed"))
-                (untouched,) = launcher.run([reference], Seen())
+                (untouched,) = launcher.run([reference], RecordingView())
                 assert untouched.status == "finished", untouched.message
                 attempts = 0
                 while launch_and_kill(launcher, spec, draw, only_one=devices == 2 and draw.random() < 0.5):
                     kills[devices] += 1
                     attempts += 1
                     if kills[devices] >= needed or attempts == 4:
-                        (outcome,) = launcher.run([spec], Seen())
+                        (outcome,) = launcher.run([spec], RecordingView())
                         assert outcome.status == "finished", outcome.message
                         break
                 folder, beside = find(spec), find(reference)

@@ -13,11 +13,12 @@ import torch
 
 from neumann.config import LocalLaunchConfig, RunSpec, make_specs
 from neumann.errors import UserError
-from neumann.launch.local import LocalLauncher, Outcome
+from neumann.launch.local import LocalLauncher
+from neumann.launch.protocol import RunOutcome
 from neumann.search.grid import expand
 from neumann.store import RunFolder, find
 from neumann.store.files import read_json
-from tests.support.launching import QUICK, Seen, left_over, own_optimizer, wait_for
+from tests.support.launching import QUICK, RecordingView, left_over, own_optimizer, wait_for
 
 # no batch norm, which sees a rank's share of the batch, and no dropout, which draws by rank
 SPLITS_EVENLY = [
@@ -32,9 +33,9 @@ def specs_of(*words: str, dirs: tuple[str, ...] = ()) -> list[RunSpec]:
     return make_specs(expand(words, dirs), dirs)
 
 
-def launch(specs: list[RunSpec]) -> list[Outcome]:
+def launch(specs: list[RunSpec]) -> list[RunOutcome]:
     with LocalLauncher(LocalLaunchConfig(parallel=2, threads=1)) as launcher:
-        return launcher.run(specs, Seen())
+        return launcher.run(specs, RecordingView())
 
 
 def weights(folder: Path) -> dict[str, Any]:
@@ -140,8 +141,8 @@ def test_a_rank_that_dies_takes_its_job_down_and_says_why(monkeypatch: pytest.Mo
     specs = specs_of(*QUICK, "optimizer=mine", f"optimizer.ends={','.join(endings)}", "trainer.devices=2", dirs=dirs)
     ended: dict[str, float] = {}
 
-    class Clock(Seen):
-        def done(self, outcome: Outcome) -> None:
+    class Clock(RecordingView):
+        def done(self, outcome: RunOutcome) -> None:
             ended[outcome.spec.section("optimizer")["ends"]] = time.time()
 
     with LocalLauncher(LocalLaunchConfig(parallel=2, threads=1)) as launcher:
@@ -201,7 +202,7 @@ def _helpers() -> set[int]:
 
 
 def test_this_machine_is_one_node() -> None:
-    view = Seen()
+    view = RecordingView()
     with (
         pytest.raises(UserError, match=r"trainer.num_nodes=2: this machine is one node"),
         LocalLauncher(LocalLaunchConfig()) as it,
