@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from rich.console import Console
 
@@ -47,11 +48,11 @@ def test_the_same_in_another_process(python: Callable[[str], str], monkeypatch: 
         "wanted = t.read('hydra.sweeper.n_trials=14', t.LR, 'batch.size=32,64', 'optimizer=sgd,adam')\n"
         "print([trial.values for trial in t.run(wanted, t.InstantLauncher())])"
     )
-    said = set()
+    trials = run(read("hydra.sweeper.n_trials=14", LR, "batch.size=32,64", "optimizer=sgd,adam"), InstantLauncher())
+    assert len(trials) == 14
     for seed in ("1", "2"):
         monkeypatch.setenv("PYTHONHASHSEED", seed)
-        said.add(python(code))
-    assert len(said) == 1
+        assert python(code) == f"{[trial.values for trial in trials]}\n"
 
 
 def test_quasi_random_trials_are_spread_from_the_first_one_on() -> None:
@@ -74,20 +75,29 @@ def test_tpe_learns_and_keeps_away_from_what_diverged() -> None:
     assert sum(near) > 25  # random ones have 14.5
 
 
-def test_a_failed_trial_is_told_as_failed_and_teaches_nothing() -> None:
-    told: list[Any] = []
+def test_a_failed_trial_is_told_as_failed_and_teaches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[int, tuple[Any, Any]] = {}
+    tell = optuna.Study.tell
+
+    def listen(study: optuna.Study, trial: optuna.Trial, values: Any = None, state: Any = None) -> Any:
+        told[trial.number] = values, state
+        return tell(study, trial, values, state)
+
+    monkeypatch.setattr(optuna.Study, "tell", listen)
 
     def fails(spec: RunSpec) -> Answer:
         return ("failed", 0.0) if spec.config.optimizer["lr"] > 0.1 else bowl(spec)
 
     wanted = read("hydra.sweeper.n_trials=12", "hydra.sweeper.n_jobs=4", LR)
     trials = run(wanted, InstantLauncher(fails))
-    told = [trial.status for trial in trials]
-    assert "failed" in told
-    best = min((trial for trial in trials if trial.status == "finished"), key=Trial.rank)
-    assert best.objective() == min(trial.objective() for trial in trials if trial.status == "finished")
-    text = "\n".join(conclusion(wanted, trials, []))
-    assert f"{told.count('failed')} failed" in text
+    failed = [trial.number for trial in trials if trial.status == "failed"]
+    finished = {trial.number: trial.objective() for trial in trials if trial.status == "finished"}
+    assert failed
+    assert len(failed) + len(finished) == 12
+    fail = optuna.trial.TrialState.FAIL
+    assert told == dict.fromkeys(failed, (None, fail)) | {n: (value, None) for n, value in finished.items()}
+    first, *_ = conclusion(wanted, trials, [])
+    assert f"best of 12 trials, {len(failed)} failed: trial {min(finished, key=finished.__getitem__)}, " in first
 
 
 def test_every_seed_counts_by_the_mean_and_one_that_diverged_counts_as_the_worst() -> None:
