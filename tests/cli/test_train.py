@@ -1,4 +1,4 @@
-"""The command line as a user meets it: real processes, exit codes, one sentence on stderr, nothing half done."""
+"""`neumann train` end to end, in real processes: exit codes, one sentence on stderr, no half-written run."""
 
 from __future__ import annotations
 

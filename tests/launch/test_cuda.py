@@ -1,4 +1,4 @@
-"""What needs a CUDA device: the fork server stays out of CUDA, ranks over NCCL, and a run that goes on to the same bits."""
+"""Launches on a CUDA device: the fork server stays out of CUDA, ranks use NCCL, and a run goes on to the same bits."""
 
 from __future__ import annotations
 

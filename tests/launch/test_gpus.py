@@ -1,4 +1,4 @@
-"""Which GPUs does a run get? Shared out by name; what CUDA makes of it needs a GPU."""
+"""How GPUs are shared out, by name; what CUDA makes of them needs a GPU (test_cuda.py)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.launching import QUICK, RecordingView, own_optimizer
 
 
 class Dev:
-    """A /dev with some GPUs in it."""
+    """A stand-in for `Path` whose /dev has ``count`` GPUs."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -92,7 +92,7 @@ class Mine(torch.optim.SGD):
 
 @pytest.mark.slow
 def test_a_run_sees_its_own_gpus_alone(four: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The names are made up and training is on the CPU: it is the environment that is looked at."""
+    """The GPUs' names are made up and training is on the CPU: only the environment is checked."""
     dirs = (own_optimizer(Path.cwd(), SAYS),)
     monkeypatch.syspath_prepend(str(Path.cwd()))
     words = [*QUICK, "trainer.max_epochs=0.2", "optimizer=mine", "seed=0,1", "trainer.accelerator=cpu"]

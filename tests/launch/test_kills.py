@@ -1,4 +1,4 @@
-"""A run that is killed by SIGKILL, again and again and at any moment, ends as one that nobody touched: to the bit."""
+"""A run that is killed by SIGKILL again and again, at random moments, ends with the same bits as one that is not."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def spec_of(devices: int, seed: int, study: str) -> RunSpec:
 
 
 def ranks() -> list[int]:
-    """Return the processes of the jobs that run now: the fork server's children."""
+    """Return the processes of the runs under way: the fork server's children."""
     server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
     with contextlib.suppress(OSError):
         return [int(pid) for pid in Path(f"/proc/{server}/task/{server}/children").read_text().split()]
@@ -135,7 +135,7 @@ def without_clocks(values: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.long) for part in range(1, 6))])
-def test_killed_at_random_moments_it_ends_as_one_that_nobody_touched(part: int) -> None:
+def test_killed_at_random_moments_it_ends_as_one_that_is_not(part: int) -> None:
     draw = random.Random(part)
     kills = {1: 0, 2: 0}
     with LocalLauncher(LocalLaunchConfig(parallel=2, threads=1)) as launcher:

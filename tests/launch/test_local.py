@@ -1,4 +1,4 @@
-"""Many runs at once: each is exactly what it was asked to be, and none is another's problem."""
+"""Many runs at once on this machine: each is what its specification says, and a failure stops no other."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_every_run_is_exactly_what_was_asked_for_and_is_trained_once() -> None:
     assert all(len(attempts(o.folder)) == 1 for o in again)
 
 
-def test_one_that_fails_is_nobody_elses_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_fails_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     dirs = (own_optimizer(Path.cwd()),)
     monkeypatch.syspath_prepend(str(Path.cwd()))
     monkeypatch.setenv("MARK", "the environment of this moment")

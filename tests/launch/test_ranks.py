@@ -134,7 +134,7 @@ class Mine(torch.optim.SGD):
 
 
 @pytest.mark.slow
-def test_a_rank_that_dies_takes_its_job_down_and_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_rank_that_dies_takes_the_others_down_and_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     dirs = (own_optimizer(Path.cwd(), ON_ONE_RANK),)
     monkeypatch.syspath_prepend(str(Path.cwd()))
     endings = ["raise_0", "raise_1", "kill_0", "kill_1", "exit_1", "leave_1", "drift_1", "stop_1", "term_0", "term_1"]
@@ -194,7 +194,7 @@ def test_a_rank_that_dies_takes_its_job_down_and_says_why(monkeypatch: pytest.Mo
 
 
 def _helpers() -> set[int]:
-    """Return the processes that Python itself keeps beside ours: the fork server and the tracker of its resources."""
+    """Return the processes that Python itself starts: the fork server and the resource tracker."""
     from multiprocessing import forkserver, resource_tracker
 
     tracker = resource_tracker._resource_tracker._pid  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""`-m` expands as Hydra expands, sweep files included, and many specifications are what each would be alone."""
+"""`-m` expands overrides as Hydra does, and specifications made together equal those made one by one."""
 
 from __future__ import annotations
 

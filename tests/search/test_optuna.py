@@ -1,4 +1,4 @@
-"""A search asks for the same trials whenever it is started, trains none twice, and says plainly what it has found."""
+"""A search asks for the same trials whenever it is started, trains no run twice, and reports its best trial."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A search is read in the words of Hydra's Optuna sweeper, and whatever has no meaning here is one sentence."""
+"""A search is read in the syntax of Hydra's Optuna sweeper, and what has no meaning here is refused in one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of launches share: quick runs, a view that remembers, optimizers that misbehave, processes left over."""
+"""Quick runs, a recording view, optimizers that end badly, and a search for left-over processes, for tests of launches."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def own_optimizer(place: Path, text: str = OPTIMIZERS) -> str:
 
 
 class RecordingView:
-    """A view that remembers what it was told."""
+    """A view that records what it is told; ``at_tick`` is called with the runs that train."""
 
     def __init__(self, at_tick: Callable[[Sequence[RunSpec]], None] | None = None) -> None:
         self.begun: list[RunSpec] = []

@@ -156,6 +156,10 @@ class ThrottledState:
             self._due = time.monotonic() + REST * (time.monotonic() - began)
         return self._state
 
+    def expire(self) -> None:
+        """Have the next call read the state, since an attempt has ended that the rules must count first."""
+        self._due = 0.0
+
 
 def _sessions(lines: Sequence[JournalEntry]) -> list[list[JournalEntry]]:
     """Return a job's entries, split where it was requeued and began again."""

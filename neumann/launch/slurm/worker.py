@@ -238,6 +238,7 @@ class _WorkerSession:
             run = RunProcesses(spec, self._threads, self._gpus_of(slot))
         except (UserError, OSError, EOFError) as error:
             self.journal.write("end", run=listed.signature, status="failed", message=first_line(error))
+            self._throttled.expire()
             return
         self._pool.add(run)
         self._training[run] = listed, slot
@@ -271,6 +272,8 @@ class _WorkerSession:
                 status = "interrupted"
             seconds = round(run.seconds(), 1)
             self.journal.write("end", run=listed.signature, status=status, message=message, step=step, seconds=seconds)
+            if status not in OVER:
+                self._throttled.expire()
 
     def _stop(self, signals: list[int], *, at_once: bool = False) -> None:
         """Ask every run to write a checkpoint and leave, and kill those that are not gone in time.

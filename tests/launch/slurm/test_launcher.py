@@ -1,6 +1,6 @@
-"""What the launcher on the login node does: it submits once, joins what is there, and tells losses from failures.
+"""The launcher on the login node: it submits jobs once, joins those that are there, and tells losses from failures.
 
-Jobs are played by the tests: they write the journals and the results that real ones would write.
+The tests play the jobs: they write the journals and the results that real ones would write.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SCORES = {"held": {"loss": 1.0, "error": 0.5, "n": 300}}
 
 
 class PlayingView:
-    """A view that plays the jobs: ``act`` is called at every tick, with the number of the tick."""
+    """A view that plays the jobs: it calls ``act`` at every tick with the number of the tick, from 1."""
 
     def __init__(self, act: Callable[[int], None] = lambda tick: None) -> None:
         self.act, self.ticks = act, 0
@@ -48,7 +48,7 @@ class PlayingView:
 
 
 class PlayedLaunch:
-    """A launch of three runs on a cluster that is played."""
+    """A launch of three runs on a cluster that the test plays."""
 
     def __init__(self, fake: FakeSlurm, *words: str) -> None:
         self.fake = fake
@@ -64,7 +64,7 @@ class PlayedLaunch:
         return JournalWriter(self.folder, job, submission)
 
     def train(self, journal: JournalWriter, *specs: RunSpec) -> None:
-        """Do as a worker that trains ``specs``."""
+        """Write what a worker leaves that trains ``specs``."""
         for spec in specs:
             journal.write("start", run=spec.signature)
             RunFolder(spec.folder).path.mkdir(parents=True, exist_ok=True)
@@ -162,7 +162,7 @@ def test_runs_of_a_vanished_job_get_another(place: PlayedLaunch) -> None:
     assert place.folder.settings()["gone"] == ["7_0"]  # so that the next job need not wait for its silence
 
 
-def test_jobs_of_another_submission_are_nobodys_reason(place: PlayedLaunch) -> None:
+def test_a_cancelled_job_of_an_earlier_submission_is_no_reason_to_give_up(place: PlayedLaunch) -> None:
     def act(tick: int) -> None:
         if tick == 5:
             place.fake.queue({"3_0": "CANCELLED", "7_0": "FAILED"})
@@ -173,11 +173,11 @@ def test_jobs_of_another_submission_are_nobodys_reason(place: PlayedLaunch) -> N
             place.fake.queue({"3_0": "CANCELLED", "7_0": "RUNNING"})
             place.train(place.journal(), place.specs[0])
 
-    place.fake.queue({"3_0": "CANCELLED"})  # by its owner, who has then thought better of it
+    place.fake.queue({"3_0": "CANCELLED"})  # by the user, before this command
     assert [outcome.status for outcome in place.launch(PlayingView(act))] == ["finished"] * 3
 
 
-def test_what_its_owner_cancels_is_not_submitted_again(place: PlayedLaunch) -> None:
+def test_what_the_user_cancels_is_not_submitted_again(place: PlayedLaunch) -> None:
     def act(tick: int) -> None:
         if tick == 1:
             place.fake.queue({"7_0": "RUNNING"})

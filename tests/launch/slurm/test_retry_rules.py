@@ -1,4 +1,4 @@
-"""When a run is tried again, when it is given up, and when a launch stops: from journals alone."""
+"""The rules by which a run is tried again or given up and a launch stops, decided from journals alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LIMITS: dict[str, Any] = {"max_attempts": 3, "stop_after_failures": 3, "gpu_hour
 
 
 class PlayedJournals:
-    """Journals as they would have been written, a line a minute."""
+    """Journals as jobs would have written them, a line a minute."""
 
     def __init__(self) -> None:
         self.entries: list[JournalEntry] = []
@@ -35,7 +35,7 @@ class PlayedJournals:
         return launch_state(self.entries, {**LIMITS, **limits}, submission, alive=alive, now=self.at + later)
 
 
-def test_what_nobody_has_tried_is_open_and_what_runs_or_is_over_is_not() -> None:
+def test_a_run_is_open_until_a_job_trains_it_or_it_is_over() -> None:
     told = (
         PlayedJournals()
         .line("1_0", "began", gpus=0)
@@ -87,7 +87,9 @@ def test_a_run_is_lost_with_its_job_and_not_before() -> None:
     assert told.state(later=SILENT_S - 1).history("a").running
     assert told.state(later=SILENT_S + 1).history("a").open  # it is silent for too long
     assert told.state(later=SILENT_S + 1, alive=["1_0"]).history("a").running  # the queue knows better
-    assert launch_state(told.entries, LIMITS, 1, gone=["1_0"], now=told.at).history("a").open  # somebody has looked
+    assert (
+        launch_state(told.entries, LIMITS, 1, gone=["1_0"], now=told.at).history("a").open
+    )  # the launcher has asked the queue
     lost = told.state(alive=["1_1"]).history("a")
     assert lost.status == "lost"
     assert lost.open
@@ -95,7 +97,7 @@ def test_a_run_is_lost_with_its_job_and_not_before() -> None:
     assert told.state(alive=[]).history("b").running
 
 
-def test_a_run_that_somebody_else_holds_was_not_attempted() -> None:
+def test_a_run_that_another_process_holds_was_not_attempted() -> None:
     told = PlayedJournals().line("1_0", "began")
     for _ in range(9):
         told.ended("1_0", "a", "claimed")
@@ -158,3 +160,6 @@ def test_looks_at_a_state_take_a_twentieth_of_the_time() -> None:
     throttled(look, fresh=True)
     throttled(look)
     assert len(looks) == before + 1
+    throttled.expire()
+    throttled(look)
+    assert len(looks) == before + 2

@@ -1,4 +1,4 @@
-"""A worker pulls what nobody trains, and knows when to leave. Jobs are real, the cluster is not needed."""
+"""The Slurm worker: which runs it takes, and when it leaves. Its runs are real; no cluster is needed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _own_path(monkeypatch: pytest.MonkeyPatch) -> None:
 def launch(
     *words: str, settings: SlurmLaunchConfig | None = None, place: Path | None = None
 ) -> tuple[LaunchFolder, list[RunSpec]]:
-    """Return a launch as its launcher leaves it. ``place`` gets optimizers that only the launcher could import."""
+    """Return a launch as its launcher leaves it; ``place`` gets optimizers that only the launcher could import."""
     dirs = (slurm_optimizers.write(place)[0].removeprefix("--config-dir="),) if place else ()
     specs = make_specs(expand([*QUICK, *words], dirs), dirs)
     folder = LaunchFolder.of(specs)
@@ -57,7 +57,7 @@ def told(folder: LaunchFolder, what: str) -> list[dict[str, Any]]:
 
 
 def when(condition: Callable[[], object], act: Callable[[], object]) -> threading.Thread:
-    """Act in another thread as soon as ``condition`` holds."""
+    """Call ``act`` in another thread as soon as ``condition`` holds."""
 
     def watch() -> None:
         deadline = time.monotonic() + 200
@@ -76,7 +76,7 @@ def test_a_worker_trains_what_is_left_and_a_second_finds_nothing(capfd: pytest.C
         "optimizer=sgd", "seed=0,1,2", settings=SlurmLaunchConfig(runs_per_worker=2, cpus_per_task=4)
     )
     held = find(specs[2])
-    with held.claim():  # somebody else trains this one
+    with held.claim():  # another process trains this one
         assert main(["worker", str(folder.path)]) == 0
         assert "nothing left to train, 2 runs begun" in capfd.readouterr().out
     assert [bool(find(spec).result()) for spec in specs] == [True, True, False]
@@ -84,7 +84,7 @@ def test_a_worker_trains_what_is_left_and_a_second_finds_nothing(capfd: pytest.C
     assert record["attempts"][0]["torch_threads"] == 2  # four cores for two runs
     assert [event["status"] for event in told(folder, "end")] == ["finished", "finished"]
     assert "nothing left" in run_worker(folder)
-    assert find(specs[2]).result()  # it was given up there, and so it was trained here
+    assert find(specs[2]).result()  # it is free by now
     assert run_worker(folder) == "nothing left to train"
     assert len(told(folder, "start")) == 3
 
