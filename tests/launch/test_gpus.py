@@ -74,8 +74,8 @@ def test_a_pool_fills_the_emptiest_first() -> None:
 
 
 def test_a_list_of_gpus_is_no_sweep() -> None:
-    jobs = expand(["launch.devices=0,1", "seed=0,1"])
-    assert [make_spec(job).config.launch.devices for job in jobs] == [[0, 1], [0, 1]]  # type: ignore[attr-defined]
+    runs = expand(["launch.devices=0,1", "seed=0,1"])
+    assert [make_spec(run).config.launch.devices for run in runs] == [[0, 1], [0, 1]]  # type: ignore[attr-defined]
     assert make_spec(["launch.devices=3"]).config.launch.devices == [3]  # type: ignore[attr-defined]
 
 

@@ -74,7 +74,7 @@ class SlurmLauncher:
             view.done(outcome)
         twice = [spec for spec in missing if sum(spec.signature == other.signature for other in missing) > 1]
         if twice:
-            raise UserError(f"launch=slurm trains a run once, and {twice[0].name} is to lie in two folders: ask twice")
+            raise UserError(f"launch=slurm: {twice[0].name} is to lie in two folders: use a command for each folder")
         if missing:
             folder = LaunchFolder.of(list(unique.values()))
             monitor = _LaunchMonitor(self.settings, folder, missing, view, self._say)
@@ -118,13 +118,14 @@ class _LaunchMonitor:
         """Submit or join, wait, and return an outcome for each run."""
         try:
             self._begin()
-            while not self._over():
+            while not self._all_over():
                 time.sleep(TICK_S)
         except KeyboardInterrupt:
             raise Interrupted(self._farewell()) from None
         return list(self._outcomes.values())
 
     def _begin(self) -> None:
+        """Submit jobs, or join those of this launch in the queue. Raises UserError as `SlurmLauncher.run` does."""
         self._folder.make()
         with FileLock(self._folder.path / ".submit"):  # the same command twice at the same moment
             jobs = queue.jobs(self._folder.job_name)
@@ -154,7 +155,7 @@ class _LaunchMonitor:
         if other:
             raise UserError(
                 f"jobs {numbers} are in the queue for these runs with launch.{other[0]}={theirs.get(other[0])}: "
-                f"leave it so, or end them with 'scancel {numbers}' first"
+                f"keep that setting, or end them with 'scancel {numbers}' first"
             )
         self._folder.set_limits(self._settings)
         self._say(f"joined: {len(living)} of its jobs are in the queue already ({numbers})")
@@ -185,7 +186,7 @@ class _LaunchMonitor:
             f"'scancel {numbers}' ends them; logs in {self._folder.path / 'slurm'}"
         )
 
-    def _over(self) -> bool:
+    def _all_over(self) -> bool:
         """Take note of new entries and of the queue; return whether every run has an outcome."""
         self._poll()
         state = self._throttled(self._read_on, fresh=self._polls_without_jobs >= GONE_POLLS)
@@ -219,9 +220,8 @@ class _LaunchMonitor:
         return self._state()
 
     def _state(self) -> LaunchState:
-        jobs = (
-            queue.alive(self._jobs) if self._polls_without_jobs >= GONE_POLLS else None
-        )  # else a job is alive while it writes
+        """Return the state by the journals read so far; without jobs in the queue, those that still run are lost."""
+        jobs = queue.alive(self._jobs) if self._polls_without_jobs >= GONE_POLLS else None
         return launch_state(self._journals.entries, asdict(self._settings), self._submission, alive=jobs)
 
     def _settle(self, spec: RunSpec, state: LaunchState) -> None:
@@ -265,6 +265,7 @@ class _LaunchMonitor:
             self._end(spec, status, why, state.history(spec.signature))
 
     def _submit_again(self, left: Sequence[RunSpec]) -> None:
+        """Submit jobs for what is left, unless another launcher of the same runs has done so."""
         with FileLock(self._folder.path / ".submit"):
             self._polls_without_jobs, self._polled = 0, 0.0
             jobs = queue.jobs(self._folder.job_name)
@@ -281,6 +282,7 @@ class _LaunchMonitor:
         return sum(entry.what == "start" for entry in self._journals.entries)
 
     def _finished(self, spec: RunSpec, history: RunHistory) -> None:
+        """Give a run that is over its outcome, once its result can be read."""
         result = finished_result(spec)
         if result is None:  # a network file system may show the journal before the result
             return
