@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -17,10 +16,11 @@ import types
 from collections.abc import Iterator
 from multiprocessing import forkserver, resource_tracker
 
+from neumann import compat
 from neumann.errors import UserError
 
 # what a run imports sooner or later, by name, so that this module imports no torch
-PRELOADED = ["neumann.launch.run_main", "neumann.training.run", "wandb", "torch.utils.data._utils.worker"]
+PRELOADED = ["neumann.launch.run_main", "neumann.training.run", "wandb", compat.TORCH_WORKER]
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -58,29 +58,17 @@ class ForkServer:
         """Kill the server where it is not warm yet: no process would use what it imports."""
         if self._asking is None or self._answered.is_set():
             return
-        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        compat.kill_fork_server()
         self._asking.join()
 
     def _ask(self) -> None:
         """Ask the server for a child that does nothing, which it makes as soon as it is warm."""
         try:
-            ended, words = forkserver.connect_to_new_process([])
-            with open(words, "wb") as pipe:
-                pipe.write(pickle.dumps({"sys_path": sys.path}) + pickle.dumps(_EmptyProcess()))
-            for _ in ("its number", "its exit code"):
-                forkserver.read_signed(ended)
-            os.close(ended)
+            compat.wait_for_fork_server()
         except (OSError, EOFError) as error:
             self._error = error
         finally:
             self._answered.set()
-
-
-class _EmptyProcess:
-    """The process object of a child that exits at once: the server calls its `_bootstrap` in the child."""
-
-    def _bootstrap(self, parent_sentinel: int) -> int:
-        return 0
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ other rank.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import importlib
 import io
@@ -23,6 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 
+from neumann import compat
 from neumann.config import RunSpec
 from neumann.errors import Interrupted, UserError, first_line
 from neumann.launch.fork_server import THREADS
@@ -87,7 +87,7 @@ def run_main(
             signal.signal(number, signal.SIG_IGN)  # everything is on disk
         with contextlib.suppress(OSError):  # the parent may be gone
             answer.send((status, message and message[:LONGEST], time.monotonic()))
-    atexit._run_exitfuncs()  # multiprocessing leaves them out, and W&B's service waits for one
+    compat.run_exit_functions()
     parent = multiprocessing.parent_process()
     if (ranks is None or ranks.rank == 0) and (parent is None or not parent.is_alive()):
         file_log(Path(surroundings.log), spec)
