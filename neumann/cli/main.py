@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from neumann.cli.arguments import Parser, parsed
-from neumann.errors import Interrupted, UserError, did_you_mean, first_line, printable
+from neumann.errors import UserError, did_you_mean, ending_of, printable
 
 if TYPE_CHECKING:
     from neumann.config import RunSpec
@@ -74,19 +74,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words[0] not in commands:
             raise UserError(f"there is no command '{words[0]}': {did_you_mean(words[0], commands)}")
         return commands[words[0]](words[1:])
-    except UserError as error:
-        errors.print(f"[bold red]error:[/] {escape(printable(error, lines=True))}", soft_wrap=True, highlight=False)
-        return EXIT_USAGE
-    except (Interrupted, KeyboardInterrupt) as stop:
-        if argv is None:  # the process ends here, and a further Ctrl-C would only tear its clean-up
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        errors.print(f"{str(stop) or 'stopped'}: the same command goes on from there", highlight=False, soft_wrap=True)
-        return EXIT_INTERRUPTED
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        status, message = ending_of(error)
+        if isinstance(error, UserError):
+            errors.print(
+                f"[bold red]error:[/] {escape(printable(message, lines=True))}", soft_wrap=True, highlight=False
+            )
+            return EXIT_USAGE
+        if status == "interrupted":
+            if argv is None:  # the process ends here, and a further Ctrl-C would only tear its clean-up
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+            errors.print(f"{message}: the same command goes on from there", highlight=False, soft_wrap=True)
+            return EXIT_INTERRUPTED
         notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
         if not notes:
             raise
-        _say_failed(first_line(error) + notes)
+        _say_failed(message + notes)
         return EXIT_FAILED
 
 

@@ -7,16 +7,14 @@ re-execute somebody else's overrides. This module never imports torch.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Protocol
 
 from neumann.config import LocalLaunchConfig, RunSpec
@@ -26,7 +24,7 @@ from neumann.launch.gpus import GpuPool, chosen
 from neumann.launch.process_pool import TICK_S, ProcessPool
 from neumann.launch.run_process import RunProcesses
 from neumann.processes.ranks import world_size
-from neumann.processes.signals import STOP_SIGNALS
+from neumann.processes.signals import listening
 from neumann.store.folder import make_folder
 from neumann.store.lookup import find, finished_result
 
@@ -111,7 +109,8 @@ class LocalLauncher:
                 raise UserError(
                     f"trainer.devices={wanted}: the launch has {len(self.gpus.names)} GPUs, see launch.devices"
                 )
-        with _listening() as signals:
+        signals: list[int] = []
+        with listening(signals.append):
             launch = _Launch(self, self._server, view, signals)
             unique: dict[Key, RunSpec] = {}
             for spec in specs:
@@ -219,25 +218,6 @@ class _Launch:
     def _done(self, outcome: Outcome) -> None:
         self._outcomes[_key(outcome.spec)] = outcome
         self._view.done(outcome)
-
-
-@contextlib.contextmanager
-def _listening() -> Iterator[list[int]]:
-    """Note the signals that ask to stop within the block, where Python allows handlers: in the main thread."""
-    signals: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield signals
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        signals.append(number)
-
-    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
-    try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _key(spec: RunSpec) -> Key:

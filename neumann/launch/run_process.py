@@ -21,17 +21,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from neumann.config import RunSpec
-from neumann.errors import Interrupted, UserError, first_line
+from neumann.errors import UserError, ending_of
 from neumann.launch.fork_server import THREADS, without_main
 from neumann.processes.ranks import RankPlace, world_size
-from neumann.processes.signals import STOP_SIGNALS
+from neumann.processes.signals import ignore_signals, raise_at_signals
 from neumann.store.files import replace_file
 from neumann.store.folder import Claimed, RunFolder
 from neumann.store.lookup import find, finished_result
+from neumann.store.scores import diverged_at
 
 LOG = "output.log"
 LAST_WORDS_S = 2.0  # between a rank's bad end and the end of the others
@@ -120,7 +120,7 @@ class RunProcesses:
         _file(self._log, self.spec)
         if result is not None:  # whatever happened afterwards, the run is over
             status = str(result["status"])
-            return status, _diverged(result) if status == "diverged" else None, result
+            return status, diverged_at(result) if status == "diverged" else None, result
         first = self._first_bad[0] if self._first_bad else self._processes[0]
         status, message = self._said(first)
         if status == "failed":
@@ -253,10 +253,6 @@ def _places(spec: RunSpec, ours: contextlib.ExitStack) -> list[tuple[RankPlace |
     return [(ranks, listener if ranks.rank == 0 else None) for ranks in places]
 
 
-def _diverged(result: dict[str, Any]) -> str:
-    return f"the training loss was no longer finite at step {result['step']}"
-
-
 def _file(log: Path, spec: RunSpec) -> None:
     """Move a job's log into its run's folder, where it has anything in it and there is a folder."""
     with contextlib.suppress(OSError):
@@ -283,8 +279,7 @@ def _work(
 ) -> None:
     """Train ``spec`` in this process, which the fork server has just made, and answer how it ended."""
     os.setpgid(0, 0)  # a terminal's Ctrl-C reaches the launcher alone, which tells each job once
-    for number in STOP_SIGNALS:
-        signal.signal(number, _interrupt)  # before the run listens itself
+    raise_at_signals()  # until the run listens itself
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.environ.clear()
     os.environ.update(place.environment | dict.fromkeys(THREADS, str(place.threads)))
@@ -296,10 +291,9 @@ def _work(
     with contextlib.ExitStack() as closing:
         try:
             status, message = _train(spec, place.threads, ranks, listener, closing)
-        except KeyboardInterrupt:
-            status, message = "interrupted", "stopped before its first step"
-        for number in STOP_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)  # everything is on disk
+        except KeyboardInterrupt as stop:
+            status, message = ending_of(stop)
+        ignore_signals()  # everything is on disk
         with contextlib.suppress(OSError):  # the parent may be gone
             answer.send((status, message and message[:LONGEST], time.monotonic()))
     atexit._run_exitfuncs()  # multiprocessing leaves them out, and W&B's service waits for one
@@ -320,21 +314,17 @@ def _train(
         result = run(
             spec, Console(file=sys.stdout, width=120), threads=threads, ranks=ranks, listener=listener, closing=closing
         )
-    except Claimed as error:
-        return "claimed", str(error)
-    except Interrupted as stop:
-        return "interrupted", str(stop)
-    except UserError as error:
-        return "failed", str(error)
-    except SystemExit as error:
-        return "failed", who + f"the program left with exit code {error.code}"
-    except Exception as error:  # noqa: BLE001 - the launcher tells the user, and the others go on
-        traceback.print_exc()
-        folder = find(spec)
-        if not hasattr(error, "__notes__") and folder.path.exists():  # it came before the run could record it
-            with contextlib.suppress(OSError):
-                replace_file(folder.error, traceback.format_exc().encode())
-        return "failed", who + first_line(error)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the launcher tells the user, and the others go on
+        status, message = ending_of(error)
+        if isinstance(error, UserError) or status != "failed":
+            return status, message
+        if isinstance(error, Exception):
+            traceback.print_exc()
+            folder = find(spec)
+            if not hasattr(error, "__notes__") and folder.path.exists():  # it came before the run could record it
+                with contextlib.suppress(OSError):
+                    replace_file(folder.error, traceback.format_exc().encode())
+        return status, who + message
     return str(result["status"]), None
 
 
@@ -348,10 +338,6 @@ def _redirect(log: str) -> None:
         os.dup2(source, target)
     os.close(file)
     os.close(nothing)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _leave_with_parent() -> None:

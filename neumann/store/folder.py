@@ -18,7 +18,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import time
 import warnings
@@ -29,7 +28,7 @@ from typing import Any
 
 from neumann.errors import UserError
 from neumann.store import claim
-from neumann.store.claim import Claimed, Lost
+from neumann.store.claim import Claim, Claimed, Lost
 from neumann.store.files import append_line, plain, read_file, read_json, replace_file, write_json
 
 __all__ = ["OVER", "STATUSES", "Claimed", "Lost", "RunFolder", "make_folder", "remove_refused"]
@@ -130,6 +129,12 @@ class RunFolder:
             {"status": status, "time": time.time(), "pid": os.getpid(), "host": socket.gethostname(), **details},
         )
 
+    def attempts(self) -> list[dict[str, Any]]:
+        """Return the provenance record of every attempt, first to last; none where the file is missing or damaged."""
+        recorded = read_json(self.provenance)
+        attempts = recorded.get("attempts") if isinstance(recorded, dict) else None
+        return attempts if isinstance(attempts, list) else []
+
     def read_measurements(self) -> list[dict[str, Any]]:
         """Return the measurements that are whole; a line cut short by a kill, or damaged, is left out."""
         return self._lines()[0]
@@ -171,18 +176,18 @@ class RunFolder:
         return kept
 
     @contextlib.contextmanager
-    def claim(self) -> Iterator[None]:
-        """Hold the folder for this process, with a heartbeat, until the block or the process ends, however it does.
+    def claim(self) -> Iterator[Claim]:
+        """Hold the folder for this process, with a heartbeat, until the block or the process ends.
 
         Raises UserError where the folder cannot be written, and Claimed where another process holds it.
         """
         make_folder(self.path)
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(claim.hold(self.path))
+                held = stack.enter_context(claim.hold(self.path))
             except OSError as error:
                 raise _unwritable(self.path, error) from error
-            yield
+            yield held
 
     def held(self) -> bool:
         """Return whether a living process holds the claim at this moment."""
@@ -203,26 +208,6 @@ class RunFolder:
     def require_claim(self) -> None:
         """Raise Lost where this process held the claim and another has taken it over: nothing may be written then."""
         claim.require(self.path)
-
-    @contextlib.contextmanager
-    def heartbeat(self) -> Iterator[None]:
-        """Watch over this process's claim within the block, which trains; the lease is renewed from `claim` on.
-
-        Where another process has taken the run over, this one gets SIGTERM, which ends training within a step, and what
-        it wants to write afterwards is refused with Lost.
-        """
-        held = claim.mine(self.path)
-        if held is not None:
-            held.when_lost = _stop_training
-        try:
-            yield
-        finally:
-            if held is not None:
-                held.when_lost = None
-
-
-def _stop_training() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def remove_refused(folder: RunFolder) -> None:

@@ -31,11 +31,15 @@ def find(spec: RunSpec) -> RunFolder:
 
 
 def finished_result(spec: RunSpec) -> dict[str, Any] | None:
-    """Return the result of ``spec`` where it is over, else None; one that lacks what every result has is none.
+    """Return the result of ``spec`` where the run is over, else None. Raises UserError as `find` and `result_in` do."""
+    return result_in(find(spec), spec)
 
-    Raises UserError where another run's lies in its place.
+
+def result_in(folder: RunFolder, spec: RunSpec) -> dict[str, Any] | None:
+    """Return the result of ``spec`` in ``folder``, or None; one that lacks a key that every result has is none.
+
+    Raises UserError where it is the result of another run.
     """
-    folder = find(spec)
     result = folder.result()
     if result is None or not result.keys() >= WHOLE:
         return None

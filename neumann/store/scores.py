@@ -21,6 +21,11 @@ def scores_line(scores: Mapping[str, Mapping[str, float]]) -> str:
     return ", ".join(f"{100 * scores[p]['error']:.2f} % {p}" for p in order) + f" (n = {scores[first]['n']:.0f})"
 
 
+def diverged_at(result: Mapping[str, Any]) -> str:
+    """Return the sentence on a result whose status is ``diverged``."""
+    return f"the training loss was no longer finite at step {result['step']}"
+
+
 def objective(result: Mapping[str, Any]) -> float:
     """Return the validation error (a fraction) at the eval point after the fixed last step; `WORST` where it diverged.
 

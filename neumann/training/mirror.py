@@ -16,16 +16,13 @@ import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neumann.config import RunSpec
 from neumann.errors import UserError, first_line
 from neumann.store import RunFolder
-from neumann.store.files import read_json
 from neumann.store.scores import OBJECTIVE, objective
-
-if TYPE_CHECKING:
-    from neumann.training.evaluation import Measurement
+from neumann.store.session import Measurement
 
 
 class Mirror:
@@ -135,8 +132,7 @@ def under_agent() -> bool:
 
 def replay(spec: RunSpec, folder: RunFolder, result: Mapping[str, Any]) -> None:
     """Log a run that is over as the run of the agent that has asked for it, so that its sweep gets the objective."""
-    recorded = read_json(folder.provenance)
-    attempts = recorded.get("attempts", []) if isinstance(recorded, dict) else []
+    attempts = folder.attempts()
     mirror = Mirror(spec, folder.path, attempts[-1] if attempts else {}, int(result["attempts"]))
     for measurement in folder.read_measurements():
         mirror.log(measurement)

@@ -390,7 +390,7 @@ def test_a_folder_of_somebody_elses_executes_nothing(change: Any, sentence: str,
     assert not Path("executed").exists()
 
 
-@pytest.mark.parametrize("target", ["os.system", "torch.optim.optimizer.functools.partial", "neumann.training.build.get_object", "torch.optim.sgd.SGD"])  # fmt: skip
+@pytest.mark.parametrize("target", ["os.system", "torch.optim.optimizer.functools.partial", "neumann.training.targets.get_object", "torch.optim.sgd.SGD"])  # fmt: skip
 def test_a_target_that_leads_elsewhere_needs_trust_though_its_signature_is_right(target: str) -> None:
     folder = Path("conf/optimizer")
     folder.mkdir(parents=True)

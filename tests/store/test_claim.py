@@ -338,19 +338,16 @@ def test_a_successor_says_so_in_the_lease_that_it_follows(tmp_path: Path, monkey
             monkeypatch.undo()
 
 
-def test_training_is_stopped_where_the_claim_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_holder_hears_that_its_claim_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claim, "HEARTBEAT_S", 0.02)
-    heard: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    heard: list[str] = []
     folder = RunFolder(tmp_path)
-    try:
-        with folder.claim(), folder.heartbeat():
-            time.sleep(0.2)
-            assert heard == []
-            taken_over(folder)
-            wait_for(lambda: heard, 10)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with folder.claim() as held:
+        held.when_lost = lambda: heard.append("lost")
+        time.sleep(0.2)
+        assert heard == []
+        taken_over(folder)
+        wait_for(lambda: heard, 10)
 
 
 def test_a_removed_folder_is_a_lost_claim(tmp_path: Path) -> None:

@@ -100,9 +100,10 @@ def test_a_checkpoint_of_somebody_elses_executes_nothing(
     if kind == "pickle":
         (theirs.path / name).write_bytes(pickle.dumps(Bomb()))
     else:
-        from neumann.training.checkpoints import write_torch
+        from neumann.training.checkpoints import FORMAT, encode
 
-        write_torch(theirs.path / name, {"format": 2, "signature": folder.path.name[-12:], "state_dict": Bomb()})
+        state = {"format": FORMAT, "signature": folder.path.name[-12:], "state_dict": Bomb()}
+        (theirs.path / name).write_bytes(encode(state))
     assert b"touch executed" in (theirs.path / name).read_bytes()
     with pytest.warns(UserWarning, match=r"is damaged .* and is left aside: the run begins again"):
         assert cli(["runs", "resume", str(theirs.path)]) == 0

@@ -11,7 +11,8 @@ from neumann.data.module import ImageData, build
 from neumann.models.classifiers import SmallCNN
 from neumann.optim import Neumann
 from neumann.optim.lightning import eval_mode
-from neumann.training.classifier import ImageClassifier, Tally
+from neumann.training.classifier import ImageClassifier
+from neumann.training.tally import Tally
 from tests.support.quick_runs import quick
 
 

@@ -19,7 +19,6 @@ from neumann.training.census import Census, check_group, check_weights
 from neumann.training.distributed import RankEnvironment, RankGroup, WrongShards
 from neumann.training.evaluation import TrainingProgress
 from neumann.training.parts import build_parts
-from neumann.training.run import _everywhere, _on_main
 from tests.support.quick_runs import quick
 from tests.support.rank_groups import together
 
@@ -71,8 +70,8 @@ def refusing(group: RankGroup, where: int) -> str:
 
     try:
         if where == 0:
-            _on_main(group, work)
-        _everywhere(group, work)
+            group.on_main(work)
+        group.everywhere(work)
     except UserError as error:
         return str(error)
     return "went on"

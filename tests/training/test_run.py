@@ -21,7 +21,7 @@ from neumann.errors import Interrupted, UserError
 from neumann.models.classifiers import build_model
 from neumann.store import RunFolder, find
 from neumann.store.files import NotWritten, read_json
-from neumann.training.checkpoints import Stream, read_torch
+from neumann.training.checkpoints import Stream, decode
 from neumann.training.run import run
 from neumann.training.stopping import Stop
 from tests.support.quick_runs import Train, quick
@@ -385,8 +385,8 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(
     with pytest.raises(Interrupted):
         train(*choice)
     folder = find(quick(*choice))
-    assert read_torch(folder.last)["global_step"] == 41
-    assert read_torch(folder.path / "previous.ckpt")["global_step"] == 36
+    assert decode(folder.last.read_bytes())["global_step"] == 41
+    assert decode((folder.path / "previous.ckpt").read_bytes())["global_step"] == 36
     for name in files:
         (folder.path / name).write_bytes(damage((folder.path / name).read_bytes()))
     began_at: list[int] = []
@@ -419,7 +419,7 @@ def test_ctrl_c_before_training_leaves_nothing_behind(train: Train, monkeypatch:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("neumann.training.run.provenance", interrupted)
+    monkeypatch.setattr("neumann.store.session.provenance", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train("optimizer=sgd")
     assert not any(Path("runs").rglob("*.json"))

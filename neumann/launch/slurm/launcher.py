@@ -23,6 +23,7 @@ from neumann.launch.slurm.retry_rules import LaunchState, Paced, Standing, state
 from neumann.launch.slurm.worker import Worker
 from neumann.store.folder import OVER
 from neumann.store.lookup import find, finished_result
+from neumann.store.scores import diverged_at
 
 TICK_S = 0.5
 POLL_S = 10.0  # between questions to squeue
@@ -264,7 +265,7 @@ class _Watch:
             return
         message = None
         if result["status"] == "diverged":
-            message = f"the training loss was no longer finite at step {result['step']}"
+            message = diverged_at(result)
         self._end(spec, result["status"], message, standing, result)
 
     def _end(
