@@ -1,4 +1,4 @@
-"""Has this run been asked for before? Found by its signature, whatever its name, and compared in full before reuse."""
+"""Finding a run that was asked for before: by its signature, whatever its name, and compared in full before reuse."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ WHOLE = {"status", "signature", "step", "validation"}
 
 
 def find(spec: RunSpec) -> RunFolder:
-    """Return the folder of ``spec``: one in its study that carries its signature, else the one that it would get.
+    """Return the folder of ``spec``: one in its study with its signature, else the one that it would get.
 
-    Raises UserError where a folder with the same signature holds another configuration, which 48 bits make all but
-    impossible.
+    Raises UserError where a folder with the same signature holds another configuration; signatures have 48 bits.
     """
     for path in sorted(spec.folder.parent.glob(f"*-{spec.signature}")):
         folder = RunFolder(path)

@@ -10,12 +10,15 @@ WORST = 1.0  # the error of a model that is always wrong: no run that finished c
 
 
 def headline(scores: Mapping[str, Mapping[str, float]]) -> Mapping[str, float]:
-    """Return the scores at the eval point: the base point where there is one, else the held point."""
+    """Return the scores at the eval point: the base point where the optimizer has one, else the held point.
+
+    ``scores`` are {point: {"loss": nats, "error": fraction, "n": images, ...}}.
+    """
     return scores.get("base") or scores["held"]
 
 
 def scores_line(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Return the error at every point, the eval point first."""
+    """Return the error at every point in words, the eval point first."""
     first = "base" if "base" in scores else "held"
     order = [first, *(p for p in scores if p != first)]
     return ", ".join(f"{100 * scores[p]['error']:.2f} % {p}" for p in order) + f" (n = {scores[first]['n']:.0f})"
