@@ -294,7 +294,7 @@ def _highest(folder: Path) -> int:
 
 
 def _read(folder: Path, number: int) -> Lease:
-    """Read a lease. Raises OSError. The file is opened, since a network file system asks the server for its age then."""
+    """Read a lease. Raises OSError. Opening the file makes a network file system ask the server for its age."""
     handle = os.open(folder / f"{PREFIX}{number}", os.O_RDONLY | os.O_NONBLOCK)
     try:
         content, touched = os.read(handle, 4096), os.fstat(handle).st_mtime

@@ -66,7 +66,7 @@ def create_file(path: Path, content: bytes) -> bool:
 
 @contextmanager
 def _whole(path: Path, content: bytes) -> Iterator[Path]:
-    """Yield the path of a temporary file beside ``path`` with ``content``, which is on disk; it is removed in the end."""
+    """Yield the path of a temporary file beside ``path`` with ``content``, synced to disk; it is removed afterwards."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "wb") as file:

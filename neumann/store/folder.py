@@ -140,7 +140,7 @@ class RunFolder:
         return attempts if isinstance(attempts, list) else []
 
     def read_measurements(self) -> list[dict[str, Any]]:
-        """Return the measurements, in the order written; lines that a kill cut short or that are damaged are left out."""
+        """Return the measurements in the order written, without lines that are damaged or that a kill cut short."""
         return self._lines()[0]
 
     def _lines(self) -> tuple[list[dict[str, Any]], int]:

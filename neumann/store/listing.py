@@ -27,7 +27,7 @@ FILES = ("status.json", "result.json", "measurements.jsonl", "signed.json")
 
 @dataclass(frozen=True)
 class Row:
-    """One run in a list. Errors are fractions at the eval point; ``time`` is that of its last progress, Unix seconds."""
+    """One run in a list. Errors are fractions at the eval point; ``time`` (Unix seconds) is its last progress."""
 
     folder: str
     study: str

@@ -33,8 +33,8 @@ class Mirror:
     warning: the local files count, and a run does not fail for its mirror.
 
     Under an agent the id is the agent's, or its sweep would wait for a run that never reports. The sweep's parameters
-    take the places of equal names in W&B's configuration (``optimizer`` is a word there), so the run's own configuration
-    stands under ``resolved`` as well.
+    take the places of equal names in W&B's configuration (``optimizer`` is a word there), so the run's own one stands
+    under ``resolved`` as well.
 
     Args:
         spec: the run.

@@ -102,7 +102,7 @@ def torch_optimizer(
 def timm_optimizer(
     params: ParamGroups, name: str, lr: float, weight_decay: float, kwargs: Mapping[str, Any]
 ) -> torch.optim.Optimizer:
-    """Return the optimizer that timm's factory calls ``name``, without timm's filter of weight decay. Raises UserError."""
+    """Return the optimizer that timm calls ``name``, without timm's filter of weight decay. Raises UserError."""
     known = timm.optim.list_optimizers()
     if name.lower().rsplit("_", 1)[-1] not in known and name.lower() not in known:
         raise UserError(f"timm has no optimizer '{name}': {did_you_mean(name.lower(), known)}")
