@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neumann.errors import UserError
+from neumann.errors import UserError, first_line
 from neumann.seeds import AXES, derive
 from neumann.store.checkpoint_files import read_checkpoint, remove_checkpoints, write_checkpoint
 from neumann.store.claim import Claim
@@ -33,8 +34,9 @@ State = dict[str, Any]  # of a checkpoint; ``format`` and ``signature`` say what
 def session(spec: RunSpec, decode: Callable[[bytes], Any], state_format: int) -> Iterator[Session]:
     """Hold the run of ``spec`` within the block: claimed, with its result or the state that it goes on from.
 
-    Where the block raises UserError or KeyboardInterrupt before the run trains, a folder that was made for it is
-    removed again, and one that was there before a KeyboardInterrupt is ``interrupted``.
+    How the block ends before the run trains decides what is left. After UserError or KeyboardInterrupt, a folder that
+    was made for the run is removed again, and one that was there before KeyboardInterrupt becomes ``interrupted``.
+    After any other exception the run is ``failed``, with the traceback in error.txt.
 
     Args:
         spec: the run; its folder is the one in its study that carries its signature, whatever its name.
@@ -59,6 +61,11 @@ def session(spec: RunSpec, decode: Callable[[bytes], Any], state_format: int) ->
                 remove_refused(folder)
             elif isinstance(stop, KeyboardInterrupt):
                 folder.set_status("interrupted", attempt=folder.status().get("attempt", 0))
+            raise
+        except Exception as error:
+            if not held.trains:
+                with contextlib.suppress(OSError):  # a full disk has no room for it
+                    _failed_before_training(folder, error)
             raise
 
 
@@ -207,6 +214,12 @@ class Follower:
     def failed(self, step: int, message: str, trace: str, rank: int | None = None) -> None:
         """Write error.txt where this rank is the first to fail."""
         _first_error(RunFolder(self.path), message, trace, rank)
+
+
+def _failed_before_training(folder: RunFolder, error: Exception) -> None:
+    replace_file(folder.error, traceback.format_exc().encode())
+    folder.set_status("failed", attempt=folder.status().get("attempt", 0), message=first_line(error))
+    error.add_note(f"traceback in {folder.error}")
 
 
 def _first_error(folder: RunFolder, message: str, trace: str, rank: int | None) -> str:

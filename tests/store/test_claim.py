@@ -328,13 +328,11 @@ def test_a_holder_that_was_cut_off_writes_nothing_more(what: str, tmp_path: Path
 def test_a_successor_says_so_in_the_lease_that_it_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A holder on another machine may see an old list of the folder; its own file it can open anew."""
     folder = RunFolder(tmp_path)
-    with folder.claim():
+    with folder.claim() as first:
         monkeypatch.setattr(Holder, "seen", lambda self: False)
         with claim.hold(tmp_path):
-            monkeypatch.setattr(claim, "_highest", lambda path: 1)
-            mine = claim.mine(tmp_path)
-            assert mine is not None
-            assert claim._read(tmp_path, 1).free
+            monkeypatch.setattr(claim, "_highest", lambda path: 1)  # the old list
+            assert first.lost()
             monkeypatch.undo()
 
 

@@ -228,6 +228,14 @@ def run_with(ranks: RankPlace, listener: socket.socket | None, spec: RunSpec) ->
     return run(spec, Console(quiet=True), threads=1, ranks=ranks, listener=listener)
 
 
+def assert_one_says(words: str, answers: list[Any]) -> None:
+    """One rank at least raised WrongShards with ``words``; the other may have seen the connection to it break first."""
+    for answer in answers:
+        assert isinstance(answer, RuntimeError)
+        assert words in str(answer) or "Connection closed" in str(answer)
+    assert any(isinstance(answer, WrongShards) and words in str(answer) for answer in answers)
+
+
 def test_the_checks_are_made_by_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ranks load the first shard: the run refuses at the start, and, without that, in the first evaluation."""
     import neumann.training.parts as parts
@@ -238,9 +246,9 @@ def test_the_checks_are_made_by_every_run(monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(WrongShards, match="load shards"):
             raise answer
     monkeypatch.setattr("neumann.training.census.check_group", lambda *words: None)
-    for answer in together(run_with, 2, quick("trainer.devices=2", "seed=1"), joined_already=False):
-        with pytest.raises((WrongShards, RuntimeError), match=r"576 distinct examples|Connection closed"):
-            raise answer
+    assert_one_says(
+        "576 distinct examples", together(run_with, 2, quick("trainer.devices=2", "seed=1"), joined_already=False)
+    )
 
 
 def test_an_evaluation_that_counts_some_twice_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,6 +263,6 @@ def test_an_evaluation_that_counts_some_twice_is_noticed(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(parts, "build_data", all_of_it)
     monkeypatch.setattr("neumann.training.census.check_group", lambda *words: None)
-    for answer in together(run_with, 2, quick("trainer.devices=2"), joined_already=False):
-        with pytest.raises((WrongShards, RuntimeError), match=r"counted 600 examples of 300|Connection closed"):
-            raise answer
+    assert_one_says(
+        "counted 600 examples of 300", together(run_with, 2, quick("trainer.devices=2"), joined_already=False)
+    )
