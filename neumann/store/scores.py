@@ -32,6 +32,6 @@ def diverged_at(result: Mapping[str, Any]) -> str:
 def objective(result: Mapping[str, Any]) -> float:
     """Return the validation error (a fraction) at the eval point after the fixed last step; `WORST` where it diverged.
 
-    It is never the best of the curve, which would favour whatever is measured often or noisily.
+    It is never the best of the curve, which would favour a run that is measured often or noisily.
     """
     return WORST if result["status"] == "diverged" else float(headline(result["validation"])["error"])

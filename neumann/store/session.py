@@ -55,7 +55,7 @@ def session(spec: RunSpec, decode: Callable[[bytes], Any], state_format: int) ->
             held._look(decode, state_format)
             yield held
         except (UserError, KeyboardInterrupt) as stop:
-            if held.trains:
+            if held._trains:
                 pass  # the attempt has said how it ended
             elif fresh:
                 remove_refused(folder)
@@ -63,7 +63,7 @@ def session(spec: RunSpec, decode: Callable[[bytes], Any], state_format: int) ->
                 folder.set_status("interrupted", attempt=folder.status().get("attempt", 0))
             raise
         except Exception as error:
-            if not held.trains:
+            if not held._trains:
                 with contextlib.suppress(OSError):  # a full disk has no room for it
                     _failed_before_training(folder, error)
             raise
@@ -86,7 +86,7 @@ class Session:
         self.attempt = 0
         self.record: dict[str, Any] = {}
         self.measurements: list[Measurement] = []
-        self.trains = False
+        self._trains = False
 
     def _look(self, decode: Callable[[bytes], Any], state_format: int) -> None:
         self.result = result_in(self._folder, self._spec)
@@ -143,7 +143,7 @@ class Session:
 
         ``lost`` is called, from another thread, when another process has taken the run over.
         """
-        self.trains = True
+        self._trains = True
         self._set_status("running", step)
         self._claim.when_lost = lost
         try:

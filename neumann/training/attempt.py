@@ -137,7 +137,7 @@ class Attempt:
         """Train, evaluate and record, from ``state`` if there is one; return the result.
 
         Every way out leaves a status and a finished mirror. Raises Interrupted where a signal stopped the run, and
-        whatever else ended it.
+        the exception itself where another one ended it.
         """
         summary: dict[str, Any] = {"status": "failed"}
         exit_code = 1

@@ -80,7 +80,7 @@ def decode(content: bytes) -> Any:
         raise ValueError("its content has changed since it was written")
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # a pickle that is not plain data raises whatever it hits first
+    except Exception as error:  # a pickle that is not plain data raises any exception
         raise ValueError(f"it is no plain data ({type(error).__name__})") from error
 
 

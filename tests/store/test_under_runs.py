@@ -1,4 +1,4 @@
-"""Real short runs on a disk that is full, with a claim that is lost, and in a folder that somebody has prepared."""
+"""Real short runs on a disk that is full, with a claim that is lost, and in a folder that another user has prepared."""
 
 from __future__ import annotations
 
@@ -86,9 +86,7 @@ class Bomb:
 
 @pytest.mark.parametrize("name", ["last.ckpt", "previous.ckpt"])
 @pytest.mark.parametrize("kind", ["pickle", "torch"])
-def test_a_checkpoint_of_somebody_elses_executes_nothing(
-    name: str, kind: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_checkpoint_of_another_user_executes_nothing(name: str, kind: str, capfd: pytest.CaptureFixture[str]) -> None:
     torch.set_num_threads(1)
     words = ["optimizer=sgd", *QUICK, "checkpoint=last"]
     assert cli(["train", *words]) == 0

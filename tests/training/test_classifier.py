@@ -1,4 +1,4 @@
-"""The Lightning module in somebody's own Trainer: judged at the eval point, and never changed by it."""
+"""The Lightning module in a user's own Trainer: evaluated at the eval point, and never changed by it."""
 
 from __future__ import annotations
 

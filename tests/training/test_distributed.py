@@ -30,7 +30,7 @@ def words(group: RankGroup) -> dict[str, Any]:
         "gather": group.gather(group.rank * 10),
         "total": group.total(torch.tensor([1.5, group.rank], dtype=torch.float32)).tolist(),
         "counts": group.counts(np.array([group.rank, 1], dtype=np.int32)).tolist(),
-        "nobody": group.ask(0).answer(),
+        "none": group.ask(0).answer(),
         "one": group.ask(15 * group.rank).answer(),
     }
     module = torch.nn.BatchNorm1d(2)
@@ -48,7 +48,7 @@ def test_what_ranks_tell_each_other() -> None:
         "gather": [0, 10],
         "total": [3.0, 1.0],
         "counts": [1, 2],
-        "nobody": 0,
+        "none": 0,
         "one": 15,
         "buffers": [0.0, 0.0],
     }
@@ -125,7 +125,7 @@ def checked(group: RankGroup, specs: list[RunSpec], change: str) -> None:
         ("validation twice", r"the ranks load shards \[0, 0\] of the validation split"),
     ],
 )
-def test_the_group_is_held_against_what_everybody_believes(change: str, words: str | None) -> None:
+def test_the_group_is_compared_with_the_trainer_and_the_configuration(change: str, words: str | None) -> None:
     specs = [quick("trainer.devices=2"), quick("trainer.devices=2", *(["seed=1"] if change == "other run" else []))]
     for answer in together(checked, 2, specs, change):
         if words is None:

@@ -58,7 +58,7 @@ def test_state_that_a_constructor_makes_is_of_the_type_that_is_trained(
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 def test_on_a_gpu_everything_is_built_there() -> None:
     words = ["optimizer=torch", "optimizer.name=Adagrad", "recipe.weight_average=0.9"]
     parts = build_parts(quick(*words), RankGroup())

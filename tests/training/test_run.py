@@ -174,7 +174,7 @@ RESUMED = {
 def test_ctrl_c_leaves_a_clean_run_that_goes_on_to_the_same_bits(
     optimizer: str, step: int, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped before, at and after an evaluation (18) and in mid-epoch; compared with a run that nobody touched."""
+    """Stopped before, at and after an evaluation (18) and in mid-epoch; compared with a run that was not stopped."""
     choice = (*RESUMED[optimizer], "+model.kwargs.drop_rate=0.2", "data.augmentation=crop")
     whole, untouched = train(*choice, "study=untouched")
     handler_before = signal.getsignal(signal.SIGINT)
@@ -334,7 +334,7 @@ def test_what_is_refused_before_training_leaves_nothing_behind(
 ) -> None:
     if "gpu" in overrides[0] and torch.cuda.is_available():
         pytest.skip("this machine has the GPU that the test wants missing")
-    monkeypatch.setenv("HOME", str(tmp_path))  # no login of somebody's
+    monkeypatch.setenv("HOME", str(tmp_path))  # where no login to W&B lies
     with pytest.raises(UserError) as caught:
         train(*overrides)
     assert sentence in str(caught.value)
