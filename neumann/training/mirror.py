@@ -29,8 +29,8 @@ from neumann.store.session import Measurement
 class Mirror:
     """One W&B run for each attempt at a run, its id signature-attempt.
 
-    Resuming a W&B run offline would overwrite what was synced first (wandb#5865). Any error later
-    is a warning: the local files count, and a run does not fail for its mirror.
+    Resuming a W&B run offline would overwrite what was synced first (wandb#5865). An error after the constructor is a
+    warning: the local files count, and a run does not fail for its mirror.
 
     Under an agent the id is the agent's, or its sweep would wait for a run that never reports. The sweep's parameters
     take the places of equal names in W&B's configuration (``optimizer`` is a word there), so the run's own one stands
