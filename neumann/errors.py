@@ -37,11 +37,12 @@ def ending_of(error: BaseException) -> tuple[str, str]:
 
 
 def did_you_mean(word: str, choices: Iterable[str], *, listed: int = 12) -> str:
-    """Return ``did you mean 'x'?`` for the nearest of ``choices``, or the first ``listed`` of them if none is near."""
+    """Return ``did you mean 'x'?`` for the nearest of ``choices``, or up to ``listed`` of them where none is near."""
     names = sorted(choices)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    lower = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.5)
     if near:
-        return f"did you mean '{near[0]}'?"
+        return f"did you mean '{lower[near[0]]}'?"
     more = f" and {len(names) - listed} more" if len(names) > listed else ""
     return f"choose from {', '.join(names[:listed])}{more}" if names else "there is nothing to choose from"
 

@@ -30,6 +30,7 @@ def test_what_an_exception_makes_of_a_run(error: BaseException, ending: tuple[st
 
 def test_the_nearest_choice_or_all_of_them() -> None:
     assert did_you_mean("nesterof", ["sgd", "nesterov"]) == "did you mean 'nesterov'?"
+    assert did_you_mean("sgdd", ["Adam", "SGD"]) == "did you mean 'SGD'?"
     assert did_you_mean("x", ["b", "a"]) == "choose from a, b"
     assert did_you_mean("x", ["b", "a", "c"], listed=2) == "choose from a, b and 1 more"
     assert did_you_mean("x", []) == "there is nothing to choose from"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -85,13 +84,8 @@ def torch_optimizer(
     }
     found = classes.get(name.lower())
     if found is None:
-        near = difflib.get_close_matches(name.lower(), classes, n=1)
-        hint = (
-            f"did you mean '{classes[near[0]].__name__}'?"
-            if near
-            else did_you_mean(name, [c.__name__ for c in classes.values()])
-        )
-        raise UserError(f"torch.optim has no optimizer '{name}': {hint}")
+        near = did_you_mean(name, [known.__name__ for known in classes.values()])
+        raise UserError(f"torch.optim has no optimizer '{name}': {near}")
     settings = _settings(name, lr, weight_decay, kwargs)
     if weight_decay == 0 and "weight_decay" not in inspect.signature(found).parameters:
         del settings["weight_decay"]  # Rprop has none
@@ -105,7 +99,7 @@ def timm_optimizer(
     """Return the optimizer that timm calls ``name``, without timm's filter of weight decay. Raises UserError."""
     known = timm.optim.list_optimizers()
     if name.lower().rsplit("_", 1)[-1] not in known and name.lower() not in known:
-        raise UserError(f"timm has no optimizer '{name}': {did_you_mean(name.lower(), known)}")
+        raise UserError(f"timm has no optimizer '{name}': {did_you_mean(name, known)}")
     settings = _settings(name, lr, weight_decay, kwargs)
     made: torch.optim.Optimizer = timm.optim.create_optimizer_v2(params, opt=name, filter_bias_and_bn=False, **settings)
     return made

@@ -46,19 +46,7 @@ def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
     """Build everything that ``spec`` names, on this rank of ``group``. Raises UserError for a wrong configuration."""
     config = spec.config
     trainer = config.trainer
-    if trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError(
-            "trainer.accelerator=gpu: torch sees no CUDA device here, choose trainer.accelerator=cpu or auto"
-        )
-    accelerator = accelerator_of(spec)
-    if accelerator == "gpu" and torch.cuda.device_count() < trainer.devices:
-        raise UserError(
-            f"trainer.devices={trainer.devices}: torch sees {torch.cuda.device_count()} CUDA devices here, choose "
-            "at most as many, or trainer.accelerator=cpu (an srun task must see all GPUs of its node)"
-        )
-    if trainer.precision == "16-mixed" and accelerator == "cpu":
-        raise UserError("trainer.precision=16-mixed needs a GPU: choose bf16-mixed or 32-true")
-    device = torch.device("cuda", torch.cuda.current_device()) if accelerator == "gpu" else torch.device("cpu")
+    device = _device(spec)
     factor = build_schedule(config.schedule)
     data = build_data(
         config.data,
@@ -88,10 +76,10 @@ def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
         module=ImageClassifier(model, lambda _: optimizer, label_smoothing=config.recipe.label_smoothing),
         schedule=RateSchedule(optimizer, factor),
         trainer_options={
-            "accelerator": accelerator,
+            "accelerator": accelerator_of(spec),
             "devices": trainer.devices,
             "num_nodes": trainer.num_nodes,
-            **_distributed(group, accelerator),
+            **_distributed(group, accelerator_of(spec)),
             "precision": trainer.precision,
             "deterministic": trainer.deterministic or None,
             "max_epochs": 1,  # the whole run is one stream of batches (see checkpoints.py)
@@ -104,6 +92,24 @@ def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
             "use_distributed_sampler": False,
         },
     )
+
+
+def _device(spec: RunSpec) -> torch.device:
+    """Return the device that this rank trains on. Raises UserError where ``spec`` asks for what is not there."""
+    trainer = spec.config.trainer
+    if trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError(
+            "trainer.accelerator=gpu: torch sees no CUDA device here, choose trainer.accelerator=cpu or auto"
+        )
+    accelerator = accelerator_of(spec)
+    if accelerator == "gpu" and torch.cuda.device_count() < trainer.devices:
+        raise UserError(
+            f"trainer.devices={trainer.devices}: torch sees {torch.cuda.device_count()} CUDA devices here, choose "
+            "at most as many, or trainer.accelerator=cpu (an srun task must see all GPUs of its node)"
+        )
+    if trainer.precision == "16-mixed" and accelerator == "cpu":
+        raise UserError("trainer.precision=16-mixed needs a GPU: choose bf16-mixed or 32-true")
+    return torch.device("cuda", torch.cuda.current_device()) if accelerator == "gpu" else torch.device("cpu")
 
 
 def check_recalibration(model: torch.nn.Module, batches: int, world_size: int) -> None:

@@ -80,7 +80,7 @@ def _train(spec: RunSpec, console: Console, group: RankGroup, closing: ExitStack
         if state is not None:
             torch.set_num_threads(state["threads"])  # another number would round otherwise
         parts = group.everywhere(lambda: build_parts(spec, group))
-        places = group.gather((platform.node(), _device(spec)))
+        places = group.gather((platform.node(), _device_name(spec)))
         mirror = group.on_main(lambda: _begin(spec, held, state, places))
         if mirror is not None:
             closing.callback(mirror.close)
@@ -109,7 +109,7 @@ def _hardware(places: list[tuple[str, str]]) -> dict[str, Any]:
     }
 
 
-def _device(spec: RunSpec) -> str:
+def _device_name(spec: RunSpec) -> str:
     return torch.cuda.get_device_name() if accelerator_of(spec) == "gpu" else "cpu"
 
 
