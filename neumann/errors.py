@@ -22,6 +22,10 @@ class Interrupted(Exception):  # noqa: N818 - it is no error
     signal: int | None = None
 
 
+# exit codes of a command: something failed, the input is wrong, Ctrl-C (128 + SIGINT, as shells report it)
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
 def ending_of(error: BaseException) -> tuple[str, str]:
     """Return (status, message in one line) of the run that ``error`` has ended.
 
@@ -39,7 +43,7 @@ def ending_of(error: BaseException) -> tuple[str, str]:
 def did_you_mean(word: str, choices: Iterable[str], *, listed: int = 12) -> str:
     """Return ``did you mean 'x'?`` for the nearest of ``choices``, or up to ``listed`` of them where none is near."""
     names = sorted(choices)
-    lower = {name.lower(): name for name in names}
+    lower = {name.lower(): name for name in names}  # a match in another case is near
     near = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.5)
     if near:
         return f"did you mean '{lower[near[0]]}'?"

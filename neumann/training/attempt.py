@@ -14,8 +14,9 @@ from typing import Any
 import pytorch_lightning as pl
 from rich.console import Console
 
+from neumann import compat
 from neumann.config import RunSpec
-from neumann.errors import Interrupted, ending_of
+from neumann.errors import EXIT_INTERRUPTED, Interrupted, ending_of
 from neumann.optim import eval_point
 from neumann.store.scores import headline
 from neumann.store.session import Follower, Measurement, Session
@@ -33,16 +34,6 @@ from neumann.training.evaluation import Evaluation, TrainingProgress, evaluate
 from neumann.training.mirror import Mirror, summary_of
 from neumann.training.parts import Parts
 from neumann.training.stopping import Stop
-
-
-def _leave_signals_to_us(trainer: pl.Trainer) -> None:
-    """Turn off what Lightning 2.6 does at SIGTERM; `neumann.training.stopping` does it instead.
-
-    Lightning's handler starts a collective operation, which may come between two others. It also asks rank 0 at every
-    step and waits for the device.
-    """
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
 class _InTurn(pl.Callback):
@@ -158,7 +149,7 @@ class Attempt:
                     self._failed(error)
                     raise
                 self.session.interrupted(self.progress.step)
-                summary, exit_code = {"status": "interrupted"}, 130
+                summary, exit_code = {"status": "interrupted"}, EXIT_INTERRUPTED
                 stopped = Interrupted(f"stopped at step {self.progress.step} of {self.spec.name}")
                 stopped.signal = self.stop.signal
                 raise stopped from None
@@ -194,7 +185,7 @@ class Attempt:
             callbacks.append(Checkpointing(self.session, self.evaluation, state, self.group, self.stop.agreed))
         callbacks += [self.display, _FirstAndLast(self._begun, self._finish)]
         trainer = pl.Trainer(**self.parts.trainer_options, callbacks=[_InTurn(callbacks)])
-        _leave_signals_to_us(trainer)
+        compat.leave_signals_to_us(trainer)
         stream = Stream(self.batches["training"], self.progress.step, config.derived.total_steps)
         trainer.fit(self.parts.module, train_dataloaders=stream)
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from neumann.errors import UserError, did_you_mean
-from neumann.training.targets import check_settings, locate, split_target
+from neumann.training.instantiate import check_settings, locate, split_target
 
 ParamGroups = list[dict[str, Any]]
 

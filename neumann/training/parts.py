@@ -22,9 +22,9 @@ from neumann.optim.batch_norm import batch_norms
 from neumann.seeds import derive
 from neumann.training.classifier import ImageClassifier
 from neumann.training.distributed import TIMEOUT, RankEnvironment, RankGroup
+from neumann.training.instantiate import build_schedule
 from neumann.training.optimizers import build_optimizer
 from neumann.training.rate_schedules import RateSchedule
-from neumann.training.targets import build_schedule
 
 
 @dataclass

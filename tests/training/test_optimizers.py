@@ -13,9 +13,9 @@ from torch.nn import functional
 from neumann.data.module import build as build_data
 from neumann.models.classifiers import SmallCNN
 from neumann.optim import at, eval_point
+from neumann.training.instantiate import build_schedule
 from neumann.training.optimizers import build_optimizer, param_groups
 from neumann.training.rate_schedules import RateSchedule, constant, cosine, exponential, synchronous
-from neumann.training.targets import build_schedule
 from tests.support.quick_runs import quick
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
