@@ -23,7 +23,7 @@ from neumann.config import RunSpec, make_spec
 from neumann.data.module import build as build_data
 from neumann.models.classifiers import build_model
 from neumann.seeds import derive
-from neumann.training.build import build_schedule
+from neumann.training.instantiate import build_schedule
 from neumann.training.optimizers import build_optimizer
 from neumann.training.rate_schedules import RateSchedule
 from neumann.training.run import run

@@ -23,10 +23,9 @@ from neumann.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_USAGE,
-    Interrupted,
     UserError,
     did_you_mean,
-    first_line,
+    ending_of,
     printable,
 )
 
@@ -60,19 +59,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words[0] not in commands:
             raise UserError(f"there is no command '{words[0]}': {did_you_mean(words[0], commands)}")
         return commands[words[0]](words[1:])
-    except UserError as error:
-        errors.print(f"[bold red]error:[/] {escape(printable(error, lines=True))}", soft_wrap=True, highlight=False)
-        return EXIT_USAGE
-    except (Interrupted, KeyboardInterrupt) as stop:
-        if argv is None:  # the process ends here, and a further Ctrl-C would only tear its clean-up
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        errors.print(f"{str(stop) or 'stopped'}: the same command goes on from there", highlight=False, soft_wrap=True)
-        return EXIT_INTERRUPTED
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        status, message = ending_of(error)
+        if isinstance(error, UserError):
+            sentence = escape(printable(message, lines=True))
+            errors.print(f"[bold red]error:[/] {sentence}", soft_wrap=True, highlight=False)
+            return EXIT_USAGE
+        if status == "interrupted":
+            if argv is None:  # the process ends here, and a further Ctrl-C would only tear its clean-up
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+            errors.print(f"{message}: the same command goes on from there", highlight=False, soft_wrap=True)
+            return EXIT_INTERRUPTED
         notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
         if not notes:
             raise
-        train.print_failure(first_line(error) + notes)
+        train.print_failure(message + notes)
         return EXIT_FAILED
 
 

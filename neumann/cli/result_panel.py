@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from neumann.errors import printable
-from neumann.store.scores import scores_line
+from neumann.store.scores import diverged_at, scores_line
 
 
 def result_panel(console: Console, folder: Path, result: Mapping[str, Any], *, returned: bool = False) -> None:
@@ -33,7 +33,7 @@ def result_panel(console: Console, folder: Path, result: Mapping[str, Any], *, r
     if result["status"] == "diverged":
         table.add_row(
             "diverged",
-            f"the training loss was no longer finite at step {result['step']}: a lower optimizer.lr may help",
+            f"{diverged_at(result)}: a lower optimizer.lr may help",
         )
     table.add_row(
         "trained", f"{result['step']} steps, {result['examples']:,} examples, {result['train_seconds']:.1f} s training"

@@ -7,16 +7,14 @@ line, so none can execute the overrides of another run. This module never import
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 
 from neumann.config import LocalLaunchConfig, RunSpec
 from neumann.errors import Interrupted, UserError
@@ -26,7 +24,7 @@ from neumann.launch.process_pool import TICK_S, ProcessPool
 from neumann.launch.protocol import LaunchView, RunOutcome, run_key
 from neumann.launch.run_processes import RunProcesses
 from neumann.processes.ranks import world_size
-from neumann.processes.signals import STOP_SIGNALS
+from neumann.processes.signals import listening
 from neumann.store.folder import make_folder
 from neumann.store.lookup import find
 
@@ -81,7 +79,8 @@ class LocalLauncher:
                 raise UserError(
                     f"trainer.devices={wanted}: the launch has {len(self.gpus.names)} GPUs, see launch.devices"
                 )
-        with _listening() as signals:
+        signals: list[int] = []
+        with listening(signals.append):
             unique: dict[tuple[Path, str], RunSpec] = {}
             for spec in specs:
                 unique.setdefault(run_key(spec), spec)
@@ -197,22 +196,3 @@ class _Scheduler:
     def _done(self, outcome: RunOutcome) -> None:
         self._outcomes[run_key(outcome.spec)] = outcome
         self._view.done(outcome)
-
-
-@contextlib.contextmanager
-def _listening() -> Iterator[list[int]]:
-    """Note the signals that ask to stop within the block, where Python allows handlers: in the main thread."""
-    signals: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield signals
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        signals.append(number)
-
-    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
-    try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

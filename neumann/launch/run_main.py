@@ -20,16 +20,14 @@ import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import FrameType
 
 from neumann import compat
 from neumann.config import RunSpec
-from neumann.errors import Interrupted, UserError, first_line
+from neumann.errors import UserError, ending_of
 from neumann.launch.fork_server import THREADS
 from neumann.processes.ranks import RankPlace
-from neumann.processes.signals import STOP_SIGNALS
+from neumann.processes.signals import ignore_signals, raise_at_signals
 from neumann.store.files import replace_file
-from neumann.store.folder import Claimed
 from neumann.store.lookup import find
 
 LOG = "output.log"
@@ -68,8 +66,7 @@ def run_main(
     answer     the writing end of a pipe to the parent
     """
     os.setpgid(0, 0)  # a terminal's Ctrl-C reaches the launcher alone, which then stops each process once
-    for number in STOP_SIGNALS:
-        signal.signal(number, _interrupt)  # before the run listens itself
+    raise_at_signals()  # until the run listens itself
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.environ.clear()
     os.environ.update(surroundings.environment | dict.fromkeys(THREADS, str(surroundings.threads)))
@@ -81,10 +78,9 @@ def run_main(
     with contextlib.ExitStack() as closing:
         try:
             status, message = _train(spec, surroundings.threads, ranks, listener, closing)
-        except KeyboardInterrupt:
-            status, message = "interrupted", "stopped before its first step"
-        for number in STOP_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)  # everything is on disk
+        except KeyboardInterrupt as stop:
+            status, message = ending_of(stop)
+        ignore_signals()  # everything is on disk
         with contextlib.suppress(OSError):  # the parent may be gone
             answer.send((status, message and message[:LONGEST], time.monotonic()))
     compat.run_exit_functions()
@@ -105,21 +101,17 @@ def _train(
         result = run(
             spec, Console(file=sys.stdout, width=120), threads=threads, ranks=ranks, listener=listener, closing=closing
         )
-    except Claimed as error:
-        return "claimed", str(error)
-    except Interrupted as stop:
-        return "interrupted", str(stop)
-    except UserError as error:
-        return "failed", str(error)
-    except SystemExit as error:
-        return "failed", who + f"the program left with exit code {error.code}"
-    except Exception as error:  # noqa: BLE001 - the launcher tells the user, and the others go on
-        traceback.print_exc()
-        folder = find(spec)
-        if not hasattr(error, "__notes__") and folder.path.exists():  # it came before the run could record it
-            with contextlib.suppress(OSError):
-                replace_file(folder.error, traceback.format_exc().encode())
-        return "failed", who + first_line(error)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the launcher tells the user, and the others go on
+        status, message = ending_of(error)
+        if isinstance(error, UserError) or status != "failed":
+            return status, message
+        if isinstance(error, Exception):
+            traceback.print_exc()
+            folder = find(spec)
+            if not hasattr(error, "__notes__") and folder.path.exists():  # it came before the run could record it
+                with contextlib.suppress(OSError):
+                    replace_file(folder.error, traceback.format_exc().encode())
+        return status, who + message
     return str(result["status"]), None
 
 
@@ -134,10 +126,6 @@ def _redirect(log: str) -> None:
         os.dup2(source, target)
     os.close(file)
     os.close(nothing)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _leave_with_parent() -> None:

@@ -21,6 +21,7 @@ from neumann.processes.ranks import RankPlace, world_size
 from neumann.store.files import replace_file
 from neumann.store.folder import Claimed, RunFolder
 from neumann.store.lookup import find, finished_result
+from neumann.store.scores import diverged_at
 
 LAST_WORDS_S = 2.0  # between a rank's bad end and the end of the others
 
@@ -112,7 +113,7 @@ class RunProcesses:
         file_log(self._log, self.spec)
         if result is not None:  # whatever happened afterwards, the run is over
             status = str(result["status"])
-            return status, _diverged(result) if status == "diverged" else None, result
+            return status, diverged_at(result) if status == "diverged" else None, result
         first = self._first_bad[0] if self._first_bad else self._processes[0]
         status, message = self._how_it_ended(first)
         if status == "failed":
@@ -254,7 +255,3 @@ def _places(spec: RunSpec, ours: contextlib.ExitStack) -> list[tuple[RankPlace |
     port = listener.getsockname()[1]
     places = [RankPlace(rank, size, rank, 0, "127.0.0.1", port, "neumann") for rank in range(size)]
     return [(ranks, listener if ranks.rank == 0 else None) for ranks in places]
-
-
-def _diverged(result: dict[str, Any]) -> str:
-    return f"the training loss was no longer finite at step {result['step']}"

@@ -24,6 +24,7 @@ from neumann.launch.slurm.retry_rules import LaunchState, RunHistory, ThrottledS
 from neumann.launch.slurm.worker import WorkerJob
 from neumann.store.folder import OVER
 from neumann.store.lookup import find, finished_result
+from neumann.store.scores import diverged_at
 
 TICK_S = 0.5
 POLL_S = 10.0  # between two calls of squeue
@@ -288,7 +289,7 @@ class _LaunchMonitor:
             return
         message = None
         if result["status"] == "diverged":
-            message = f"the training loss was no longer finite at step {result['step']}"
+            message = diverged_at(result)
         self._end(spec, result["status"], message, history, result)
 
     def _end(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -14,15 +13,13 @@ import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from neumann.errors import Interrupted, UserError, first_line
+from neumann.errors import Interrupted, UserError, ending_of
 from neumann.launch.slurm.folder import JournalReader, JournalWriter, LaunchFolder, ListedRun, this_job
 from neumann.launch.slurm.retry_rules import BEAT_S, LaunchState, launch_state
 from neumann.launch.slurm.worker import LEAVE, enter_launch
-from neumann.processes.signals import STOP_SIGNALS
-from neumann.store.folder import Claimed
+from neumann.processes.signals import ignore_signals, raise_at_signals
 
 BROKEN = re.compile(r"Connection (closed|reset)|Read error|Socket closed|NCCL communicator was aborted")
 LAST_WORDS_S = 5.0  # for rank 0 to learn from a broken connection that another rank failed, and to write why
@@ -50,11 +47,10 @@ class RankJob:
         settings = folder.settings()
         enter_launch(settings)
         listed = next(listed for listed in folder.runs() if listed.signature == self.run)
-        for number in STOP_SIGNALS:
-            signal.signal(number, _interrupt)  # before the run listens itself; submitit's own would requeue the job
+        raise_at_signals()  # until the run listens itself; submitit's own handlers would requeue the job
         if os.environ.get("SLURM_PROCID", "0") != "0":
             status, *_ = _train(listed, int(settings["launch"]["cpus_per_task"]))
-            _ignore_signals()
+            ignore_signals()
             if status == "failed":
                 time.sleep(LAST_WORDS_S)
                 raise SystemExit(1)  # srun ends the others
@@ -97,7 +93,7 @@ class _RankZero:
         began = time.monotonic()
         with self._beating():
             status, message, step, asked = _train(self.listed, int(self.settings["launch"]["cpus_per_task"]))
-        _ignore_signals()
+        ignore_signals()  # srun ends all ranks where one has failed, and what follows must be written
         seconds = round(time.monotonic() - began, 1)
         self._journal.write("end", run=signature, status=status, message=message, step=step, seconds=seconds)
         state = self._state()
@@ -153,33 +149,18 @@ def _train(listed: ListedRun, threads: int) -> tuple[str, str | None, int, int |
         spec = listed.spec(trust=True)
         console = Console(file=sys.stdout, width=120)
         result = run(spec, console, threads=threads, ranks=RankPlace.from_environment())
-    except Claimed as error:
-        return "claimed", str(error), 0, None
-    except Interrupted as stop:
-        return "interrupted", str(stop), int(listed.folder().status().get("step", 0)), stop.signal
-    except UserError as error:
-        return "failed", str(error), 0, None
-    except KeyboardInterrupt as stop:
-        return "interrupted", "stopped before its first step", 0, stop.args[0] if stop.args else None
-    except SystemExit as error:
-        step = int(listed.folder().status().get("step", 0))
-        return "failed", f"the program left with exit code {error.code}", step, None
-    except Exception as error:  # noqa: BLE001 - the journal tells it, and the run's folder holds the traceback
+    except BaseException as error:  # noqa: BLE001 - the journal tells it, and the run's folder holds the traceback
+        status, message = ending_of(error)
+        if isinstance(error, UserError | KeyboardInterrupt):  # before its first step
+            return status, message, 0, getattr(error, "signal", None)
+        recorded = listed.folder().status()
+        step = int(recorded.get("step", 0))
+        if isinstance(error, Interrupted | SystemExit):
+            return status, message, step, getattr(error, "signal", None)
         traceback.print_exc()
-        said = listed.folder().status()  # it names the rank that failed first
-        message = str(said["message"] if said["status"] == "failed" else first_line(error))
-        step = int(said.get("step", 0))
+        if recorded["status"] == "failed":
+            message = str(recorded["message"])  # of the rank that failed first
         if message.startswith("rank 0: ") and BROKEN.search(message):
             return "lost", f"another rank vanished while it trained (node failure, or killed): {message}", step, None
-        return "failed", message, step, None
+        return status, message, step, None
     return str(result["status"]), None, int(result["step"]), None
-
-
-def _ignore_signals() -> None:
-    """Ignore the signals by which srun ends all ranks where one has failed: the end is still to be written."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt(number)

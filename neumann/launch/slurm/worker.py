@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from neumann.errors import UserError, first_line
@@ -27,6 +26,7 @@ from neumann.launch.run_processes import RunProcesses
 from neumann.launch.slurm.folder import JournalReader, JournalWriter, LaunchFolder, ListedRun, this_job
 from neumann.launch.slurm.queue import without_slurm
 from neumann.launch.slurm.retry_rules import BEAT_S, LaunchState, ThrottledState, launch_state
+from neumann.processes.signals import listening
 from neumann.store.folder import OVER, make_folder
 
 SETTLE_S = 2.0  # a signal to the job may have reached its runs as well, and they need not be asked twice
@@ -67,7 +67,8 @@ def run_worker(folder: LaunchFolder, *, submission: int | None = None, trust: bo
     submission = submission or int(settings["submission"])
     session = _WorkerSession(folder, settings, JournalWriter(folder, job, submission), submission, trust=trust)
     print(f"job {job} of the launch {folder.path}" + (f", requeued {requeued} times" if requeued else ""), flush=True)
-    with _listening() as signals, without_slurm():
+    signals: list[int] = []
+    with listening(signals.append), without_slurm():  # not SIGCONT, which Slurm sends before SIGTERM: it means nothing
         why = session.train(signals)
     again = in_slurm and bool(signals) and signals[0] in REQUEUE and session.has_more_to_do()
     session.journal.write("left", why=why, requeued=again)
@@ -304,22 +305,6 @@ class _WorkerSession:
 def hash_of(text: str) -> int:
     """Return a number below 2³² that follows from the end of ``text``, the same on every machine."""
     return int.from_bytes(text.encode()[-6:], "little") * 2654435761 % 2**32
-
-
-@contextlib.contextmanager
-def _listening() -> Iterator[list[int]]:
-    """Note signals within the block. Slurm sends SIGCONT before SIGTERM; it means nothing."""
-    signals: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        signals.append(number)
-
-    before = {number: signal.signal(number, note) for number in (*LEAVE, *REQUEUE)}
-    try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
