@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -16,9 +17,9 @@ from neumann.config import RunSpec
 from neumann.launch.local import Outcome
 from neumann.store.folder import OVER, RunFolder
 from neumann.store.scores import headline
-from neumann.studies.collect import EVALUATION, TUNING, StudyRun, scores
-from neumann.studies.definition import Study
-from neumann.studies.results import TuningTrial
+from neumann.studies.collect import StudyRun, scores
+from neumann.studies.plan import EVALUATION, TUNING, Study
+from neumann.studies.results import TuningTrial, chosen
 from neumann.studies.statistics import summarize
 
 REFRESH_S = 0.5
@@ -90,11 +91,11 @@ class StudyView:
         for name in ("row", "tuning", "chosen", "evaluation", "test error"):
             table.add_column(name, justify="left" if name in ("row", "chosen") else "right", no_wrap=True)
         for key, row in self._study.config.rows.items():
-            chosen = next((t.setting for t in self._trials.get(key, ()) if t.chosen), None)
+            setting = chosen(self._trials.get(key, ()))
             table.add_row(
                 escape(row.label),
                 self._count(TUNING, key),
-                ", ".join(f"{k.removeprefix('optimizer.')}={v}" for k, v in chosen.items()) if chosen else "",
+                ", ".join(f"{k.removeprefix('optimizer.')}={v}" for k, v in setting.items()) if setting else "",
                 self._count(EVALUATION, key),
                 self._error(key),
             )
@@ -118,7 +119,7 @@ class StudyView:
         for run in self._own(EVALUATION, key):
             outcome = self._over.get(run.spec.signature)
             if outcome is not None and outcome.result is not None:
-                now = StudyRun(run.planned, run.role, run.spec, run.folder, outcome.result)
+                now = replace(run, result=outcome.result)
                 found = scores(now, "test", self._study.config.rows[key].point)
                 errors += [] if found is None else [found["error"]]
         return f"{100 * summarize(errors).mean:.2f} % (n = {len(errors)})" if errors else ""

@@ -6,7 +6,7 @@ in from run folders, `neumann.studies.report.page` writes them down.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,11 @@ class TuningTrial:
     missing: tuple[int, ...]
     mean: float | None
     chosen: bool
+
+
+def chosen(trials: Iterable[TuningTrial]) -> Setting | None:
+    """Return the setting that was chosen among ``trials``, or None before their tuning is over."""
+    return next((trial.setting for trial in trials if trial.chosen), None)
 
 
 @dataclass(frozen=True)
@@ -174,3 +179,8 @@ class StudyResults:
             if row.key == key:
                 return row
         raise KeyError(key)
+
+    def points(self) -> tuple[str, ...]:
+        """Return every evaluation point that any row's test error was taken at, the known ones first."""
+        found = {point for row in self.rows for point in row.points}
+        return (*(point for point in POINTS if point in found), *sorted(found - set(POINTS)))

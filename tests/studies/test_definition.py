@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from neumann.errors import UserError
-from neumann.studies.definition import PACKAGED, list_studies, load_study
+from neumann.studies.definition import PACKAGED, list_studies
+from neumann.studies.plan import load_study
 
 
 def study() -> dict[str, Any]:

@@ -17,8 +17,9 @@ import pytest
 
 from neumann.cli.main import main
 from neumann.store.files import read_json
-from neumann.studies.analysis import collect
-from neumann.studies.definition import load_study
+from neumann.studies.analysis import analyse
+from neumann.studies.collect import collect
+from neumann.studies.plan import load_study
 from tests.support.study_folders import STUDY, write_study
 
 WITHOUT_TORCH = (
@@ -190,7 +191,7 @@ def test_the_commands_of_a_report_name_what_the_study_was_given() -> None:
     write_study(small())
     Path("my conf").mkdir()
     one = load_study("mine", extra=["output=else where", "logger=none"], config_dirs=["my conf"])
-    commands = collect(one, ["my conf"]).commands.values()
+    commands = analyse(collect(one)).commands.values()
     assert "neumann report mine --config-dir 'my conf' 'output=else where'" in commands
     assert any(command.startswith("neumann train --config-dir 'my conf' ") for command in commands)
 

@@ -11,7 +11,7 @@ import yaml
 
 from neumann.config import RunSpec, make_spec
 from neumann.store import RunFolder, find
-from neumann.studies.definition import PlannedRun
+from neumann.studies.plan import PlannedRun
 
 STUDY: dict[str, Any] = {
     "title": "A test",

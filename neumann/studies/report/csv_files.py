@@ -10,22 +10,16 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 
-from neumann.studies.report.tables import printable
-from neumann.studies.results import POINTS, RunEntry, StudyResults
+from neumann.studies.numbers import printable
+from neumann.studies.results import RunEntry, StudyResults
 from neumann.studies.statistics import Summary
 
 Cell = str | int | float | bool | None
 
 
-def points_of(results: StudyResults) -> tuple[str, ...]:
-    """Return every point that any row was evaluated at, the known ones first."""
-    found = {point for row in results.rows for point in row.points}
-    return (*(p for p in POINTS if p in found), *sorted(found - set(POINTS)))
-
-
 def table_csv(results: StudyResults) -> bytes:
     """Return the main table, one line per row."""
-    keys, points = _setting_keys(results), points_of(results)
+    keys, points = _setting_keys(results), results.points()
     header = ["key", "label", "point", "evaluated_at", *keys, "edge", "planned", "finished", "diverged"]
     header += [f"test_{what}_{part}" for what in ("error", "loss") for part in ("mean", "median", "sd", "low", "high")]
     header += [f"test_error_{part}_at_{point}" for point in points for part in ("n", "mean", "low", "high")]

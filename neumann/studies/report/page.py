@@ -14,26 +14,29 @@ from typing import TYPE_CHECKING, Any
 
 from neumann.store.files import replace_file
 from neumann.store.folder import OVER
-from neumann.studies.report.csv_files import curves_csv, points_of, runs_csv, table_csv
-from neumann.studies.report.tables import (
+from neumann.studies.numbers import (
     DASH,
-    caption,
     count,
     duration,
     interval,
-    label_of,
-    main_lines,
-    markdown_table,
     mean_and_interval,
-    missing_sentence,
     p_value,
     percent,
     percentage_points,
     printable,
-    setting_header,
     setting_text,
     value,
     verbatim,
+)
+from neumann.studies.plan import EVALUATION, TUNING
+from neumann.studies.report.csv_files import curves_csv, runs_csv, table_csv
+from neumann.studies.report.tables import (
+    caption,
+    label_of,
+    main_lines,
+    markdown_table,
+    missing_sentence,
+    setting_header,
     verdict_word,
 )
 from neumann.studies.results import Comparison, RowResult, RunEntry, StudyResults
@@ -51,7 +54,7 @@ def render(results: StudyResults, folder: Path) -> list[Path]:
 
     Every file is replaced atomically. Raises OSError.
     """
-    from neumann.studies.report.figures.errors import draw
+    from neumann.studies.report.figures import draw
 
     folder.mkdir(parents=True, exist_ok=True)
     drawings = draw(results)
@@ -101,8 +104,8 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
         primaries=[_compared(results, c) for c in results.comparisons if c.primary],
         comparisons=[_compared(results, c) for c in sorted(results.comparisons, key=lambda c: not c.primary)],
         smallest_effect=percent(results.smallest_effect),
-        points=points_of(results),
-        by_point=[_by_point(row, points_of(results)) for row in results.rows],
+        points=results.points(),
+        by_point=[_by_point(row, results.points()) for row in results.rows],
         failures=[_failures(results, row) for row in results.rows],
         unfinished=[run for run in results.runs if run.status != "finished"],
         pending=[run for run in results.runs if run.status not in (*OVER, "failed")],
@@ -179,15 +182,15 @@ def _failures(results: StudyResults, row: RowResult) -> dict[str, Any]:
     """Return how many runs of a row went wrong; the rate is that of its evaluation runs that are over."""
     own = [run for run in results.runs if row.key in run.rows]
     over, diverged = len(row.errors) + len(row.diverged), len(row.diverged)
-    tuning = [run for run in own if run.role == "tuning" and run.status in OVER]
+    tuning = [run for run in own if run.role == TUNING and run.status in OVER]
     return {
         "label": printable(row.label),
         "finished": count(len(row.errors), row.planned),
         "diverged": diverged,
         "rate": _rate(diverged, over),
-        "failed": _counted(own, "evaluation", "failed"),
-        "missing": max(0, row.planned - over - _counted(own, "evaluation", "failed")),
-        "tuning": f"{_counted(own, 'tuning', 'diverged')}/{len(tuning)}" if tuning else DASH,
+        "failed": _counted(own, EVALUATION, "failed"),
+        "missing": max(0, row.planned - over - _counted(own, EVALUATION, "failed")),
+        "tuning": f"{_counted(own, TUNING, 'diverged')}/{len(tuning)}" if tuning else DASH,
     }
 
 

@@ -16,18 +16,10 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
+from neumann.studies.numbers import DASH, interval, p_value, percent, percentage_points
 from neumann.studies.report.csv_files import curves_csv, runs_csv, table_csv
 from neumann.studies.report.page import render
-from neumann.studies.report.tables import (
-    DASH,
-    interval,
-    markdown_table,
-    p_value,
-    paper_number,
-    percent,
-    percentage_points,
-    terminal_table,
-)
+from neumann.studies.report.tables import markdown_table, paper_number, terminal_table
 from neumann.studies.results import StudyResults
 from tests.support.fake_results import PROVENANCE, ROWS, Fake, compare, study
 

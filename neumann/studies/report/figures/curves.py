@@ -9,9 +9,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from neumann.studies.numbers import percent, printable
 from neumann.studies.report.figures.parts import Grid, finite, fit_y, heading, legend, nothing, sheet, short
 from neumann.studies.report.figures.svg import BLUE, GREEN, INK, MUTE, ORANGE, PURPLE, VERMILION, Drawing, save
-from neumann.studies.report.tables import label_of, percent, printable
+from neumann.studies.report.tables import label_of
 from neumann.studies.results import Curve, RowResult, StudyResults
 
 if TYPE_CHECKING:

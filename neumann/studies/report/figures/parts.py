@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from neumann.studies.numbers import printable
 from neumann.studies.report.figures.svg import SOFT, Drawing, save
-from neumann.studies.report.tables import printable
 from neumann.studies.results import RowResult
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from neumann.studies.numbers import RATE, printable, setting_text, value
 from neumann.studies.report.figures.parts import Grid, finite, fit_y, heading, legend, nothing, plain_log, sheet
 from neumann.studies.report.figures.svg import BLUE, INK, SOFT, VERMILION, Drawing, save
-from neumann.studies.report.tables import RATE, printable, setting_text, value
 from neumann.studies.results import RowResult, TuningTrial
 
 if TYPE_CHECKING:
