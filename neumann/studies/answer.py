@@ -21,14 +21,15 @@ def answer(primary: Comparison, rows: Sequence[RowResult]) -> tuple[str, str]:
         return f"Not answered yet: {ours} and {other} share no finished evaluation seed.", "not answered yet"
     one, verdict = primary.paired, primary.verdict
     size = percent(abs(one.mean))
+    difference = f"{percentage_points(one.mean)} percentage points"
     bounds = interval(one.low, one.high, percentage_points)
     counted = f"n = {one.n} paired seed{'s' if one.n != 1 else ''}"
-    evidence = f"difference {percentage_points(one.mean)} points, 95 % interval {bounds}, {counted}, {_p(one.p)}"
+    evidence = f"difference {difference}, 95 % interval {bounds}, {counted}, {_p(one.p)}"
     margin = percent(verdict.smallest_effect_of_interest)
     if verdict.answer == "equivalent":
         said = (
-            f"{ours} and {other} are equivalent within ±{margin} points of test error, the smallest effect of interest "
-            f"({evidence}; two one-sided tests, {_p(verdict.p_equivalence)})."
+            f"{ours} and {other} are equivalent within ±{margin} percentage points of test error, the smallest effect "
+            f"of interest ({evidence}; two one-sided tests, {_p(verdict.p_equivalence)})."
         )
         if verdict.p is not None and verdict.p <= verdict.alpha:
             said += " A difference is there, but it is smaller than what the study set out to find."
@@ -36,11 +37,11 @@ def answer(primary: Comparison, rows: Sequence[RowResult]) -> tuple[str, str]:
         said = f"No difference in test error was shown between {ours} and {other} ({evidence})."
     else:
         more = "lower" if verdict.answer == "better" else "higher"
-        said = f"{ours} has a test error {size} points {more} than {other} ({evidence})."
+        said = f"{ours} has a test error {size} percentage points {more} than {other} ({evidence})."
     if verdict.smallest_detectable_effect is not None:
         seen = percent(verdict.smallest_detectable_effect)
-        said += f" With these {one.n} seeds a true difference of {seen} points would be found"
-        said += f" {10 * verdict.power:g} times in 10 (smallest effect of interest: {margin} points)."
+        said += f" With these {one.n} seeds a true difference of {seen} percentage points would be found"
+        said += f" {10 * verdict.power:g} times in 10 (smallest effect of interest: {margin} percentage points)."
     elif one.n == 1:
         said += " One seed has no interval and shows nothing."
     else:
@@ -53,7 +54,7 @@ def answer(primary: Comparison, rows: Sequence[RowResult]) -> tuple[str, str]:
     if edges:
         said += f" A better setting may lie outside the space, on whose edge {' and '.join(edges)} ended."
     said += never
-    return said, f"{verdict.answer}, {percentage_points(one.mean)} points {bounds}, n = {one.n}"
+    return said, f"{verdict.answer}, {difference} {bounds}, n = {one.n}"
 
 
 def incomplete(runs: Sequence[RunEntry], rows: Sequence[RowResult]) -> str | None:

@@ -112,7 +112,9 @@ def collect(study: Study, train: Train | None = None) -> StudyRuns:
 
 def _found(planned: Sequence[PlannedRun], make: MakeSpecs) -> list[StudyRun]:
     """Return the runs that ``planned`` asks for, with what is there of them."""
-    jobs = list(dict.fromkeys(run.overrides for run in planned))  # rows that differ only in the point share their runs
+    jobs = list(
+        dict.fromkeys(run.overrides for run in planned)
+    )  # rows that differ only in the evaluation point share their runs
     specs = dict(zip(jobs, make([list(job) for job in jobs]), strict=True))
     return [_read(run, _tagged(specs[run.overrides], run.role)) for run in planned]
 
@@ -147,7 +149,7 @@ def scores(run: StudyRun, split: str, point: str) -> Mapping[str, float] | None:
     name = _point(run, point)
     if name not in measured:
         raise UserError(
-            f"rows.{run.planned.row}: its runs have the points {', '.join(measured)} and none called '{name}'"
+            f"rows.{run.planned.row}: its runs have the evaluation points {', '.join(measured)} and none called '{name}'"
             + (", which recipe.weight_average=0.99 would add" if name == "average" else "")
         )
     found: Mapping[str, float] = measured[name]

@@ -30,7 +30,7 @@ FULL = "full"
 
 
 class Section(BaseModel):
-    """A mapping of a study.yaml: no key that it does not have, and no value of another kind than it says."""
+    """A mapping of a study.yaml, which refuses an unknown key and a value of another kind."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
@@ -46,7 +46,7 @@ class Section(BaseModel):
 
 
 class RowConfig(Section):
-    """One line of the table: which run it is, and at which evaluation point it is judged."""
+    """One row to compare: the overrides that make its runs, and the evaluation point at which it is judged."""
 
     label: str
     overrides: list[str] = []
@@ -55,14 +55,14 @@ class RowConfig(Section):
 
 
 class SeedsConfig(Section):
-    """Disjoint: what was chosen on a seed must not be judged on it."""
+    """The seeds of both phases, disjoint: a setting must not be judged on a seed that chose it."""
 
     tuning: list[int] = []
     evaluation: list[int] = []
 
 
 class ComparisonsConfig(Section):
-    """What is compared: every row with ``reference``; the one with row ``primary`` answers the question."""
+    """The comparisons: every row with row ``reference``; that of row ``primary`` answers the question."""
 
     reference: str
     primary: str
@@ -71,7 +71,7 @@ class ComparisonsConfig(Section):
 
 
 class BudgetConfig(Section):
-    """A cheaper version of the study; null leaves what the study says."""
+    """A cheaper version of the study; null leaves the study's own number."""
 
     overrides: list[str] = []
     trials: int | None = None  # the middle ones of every space
@@ -80,7 +80,7 @@ class BudgetConfig(Section):
 
 
 class PaperConfig(Section):
-    """The published numbers, as data."""
+    """The published numbers, by row, and what they measure."""
 
     source: str
     measure: str
@@ -88,7 +88,7 @@ class PaperConfig(Section):
 
 
 class StudyConfig(Section):
-    """A study.yaml; see `experiments/regularizers/study.yaml` for one with comments."""
+    """A whole study.yaml; `experiments/regularizers/study.yaml` is one with comments."""
 
     title: str
     question: str
@@ -104,7 +104,7 @@ class StudyConfig(Section):
 
 
 def find_study(name: str) -> Path:
-    """Return the study.yaml called ``name``: in ./experiments, else among our own; or the file or folder of that path.
+    """Return the study.yaml called ``name``, in ./experiments or else neumann's own; or that of the path ``name``.
 
     Raises UserError with the nearest name.
     """
@@ -121,20 +121,20 @@ def find_study(name: str) -> Path:
 
 
 def list_studies() -> dict[str, Path]:
-    """Return {name: study.yaml}: our own, then those in ./experiments of the working directory, which go before."""
+    """Return {name: study.yaml}: neumann's own and those in ./experiments, which take the place of the former."""
     folders = (PACKAGED, Path("experiments"))
     return {file.parent.name: file for folder in folders for file in sorted(folder.glob("*/study.yaml"))}
 
 
 def read_study(file: Path) -> StudyConfig:
-    """Return what ``file`` says. Raises UserError, one sentence that names the file and the key."""
+    """Return the checked content of ``file``. Raises UserError, one sentence that names the file and the key."""
     try:
         try:
             plain = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
         except OmegaConfBaseException as error:
             key = getattr(error, "full_key", None)
             raise UserError(f"{key}: {first_line(error)}" if key else first_line(error)) from error
-        except Exception as error:  # a file that is missing, or PyYAML's errors, which have no common base of their own
+        except Exception as error:  # no file, or PyYAML's errors, which have no common base of their own
             raise UserError(f"it cannot be read: {' '.join(str(error).split())}") from error
         if not isinstance(plain, dict):
             raise UserError("it is not a study, which is a mapping with question, rows, space and seeds")
@@ -159,7 +159,7 @@ KINDS = {
 
 
 def _sentence(error: ErrorDetails) -> str:
-    """Return what pydantic found in the words of the file: the key, its value, and what belongs there."""
+    """Return a finding of pydantic in the words of the file: the key, its value, and what belongs there."""
     kind, value, details = error["type"], error["input"], error.get("ctx", {})
     key = ".".join(part for part in error["loc"] if isinstance(part, str) and part != "[key]")
     if kind == "name" or "[key]" in error["loc"]:
@@ -178,11 +178,13 @@ def _check(config: StudyConfig) -> None:
         raise UserError(f"rows: a comparison takes at least two, and there are {len(rows)}")
     for name, row in rows.items():
         if row.point not in ASKED:
-            raise UserError(f"rows.{name}.point={row.point} is not a point: {did_you_mean(row.point, ASKED)}")
+            raise UserError(
+                f"rows.{name}.point={row.point} is not an evaluation point: {did_you_mean(row.point, ASKED)}"
+            )
     for where, names in _references(config):
         for name in names:
             if name not in rows:
-                raise UserError(f"{where} names the row '{name}', which is not there: {did_you_mean(name, rows)}")
+                raise UserError(f"{where} names the row '{name}', which does not exist: {did_you_mean(name, rows)}")
     if config.comparisons.primary == config.comparisons.reference:
         raise UserError("comparisons: primary and reference are the same row")
     for pair in config.comparisons.also:
@@ -195,7 +197,7 @@ def _check(config: StudyConfig) -> None:
                 f"rows.{name}.label={label!r}: a reader tells rows apart by their labels, so each needs its own"
             )
     if not 0 < config.comparisons.smallest_effect < math.inf:
-        raise UserError("comparisons.smallest_effect must be a number above 0 (points)")
+        raise UserError("comparisons.smallest_effect must be a number above 0 (percentage points)")
     for name, value in (config.paper.rows if config.paper else {}).items():
         if not math.isfinite(value):
             raise UserError(f"paper.rows.{name}={value} is not a finite number")
@@ -212,7 +214,9 @@ def _check(config: StudyConfig) -> None:
             if "=" not in word:
                 raise UserError(f"{where}: '{word}' is not an override, which is written key=value or group=option")
             if key.split(".")[0] in SET_BY_STUDY:
-                raise UserError(f"{where}: '{word}' is not for a study to say: {key.split('.')[0]} is set for each run")
+                raise UserError(
+                    f"{where}: '{word}' does not belong in a study: {key.split('.')[0]} is set for each run"
+                )
 
 
 def _references(config: StudyConfig) -> Iterator[tuple[str, Sequence[str]]]:
@@ -240,7 +244,7 @@ def _check_seeds(seeds: SeedsConfig) -> None:
             raise UserError(f"seeds.{kind}={values}: name at least one seed, each once, none below 0")
     both = sorted(set(seeds.tuning) & set(seeds.evaluation))
     if both:
-        raise UserError(f"seeds: {both} both tune and evaluate, so a choice would be judged by what it saw")
+        raise UserError(f"seeds: {both} both tune and evaluate, so a setting would be judged on a seed that chose it")
 
 
 def _check_spaces(config: StudyConfig) -> None:
@@ -254,7 +258,7 @@ def _check_spaces(config: StudyConfig) -> None:
             if not all(isinstance(v, int | float | str) and not isinstance(v, bool) for v in values):
                 raise UserError(f"{where}.{key}={values}: values are numbers or words")
             if any(word.split("=", 1)[0] == key for word in (*config.overrides, *row.overrides)):
-                raise UserError(f"{where}.{key} is tuned and set by an override: do one of them")
+                raise UserError(f"{where}.{key} is tuned and set by an override: leave out one of the two")
         if not space:
             raise UserError(f"{where} is empty: name what is tuned, such as optimizer.lr: [0.03, 0.1, 0.3]")
         sizes[name] = len(list(itertools.product(*space.values())))

@@ -19,7 +19,8 @@ Setting = Mapping[str, float | int | str]  # what was tuned: {"optimizer.lr": 0.
 
 @dataclass(frozen=True)
 class TuningTrial:
-    """One setting of a row's search space on the tuning seeds: validation error at the row's point, at the last step.
+    """One setting of a row's search space on the tuning seeds: validation error at the row's evaluation
+    point, at the last step.
 
     ``errors`` maps a seed to its error, or to None where that run diverged; seeds without a finished run are in
     ``missing``. ``mean`` is None unless every seed has an error: a setting that diverged once is never chosen.
@@ -109,8 +110,8 @@ class Comparison:
 class RunEntry:
     """One run of the study. ``role`` is "tuning" or "evaluation"; ``status`` as in `neumann.runs.STATUSES`.
 
-    ``rows`` are the keys of all rows that read it: rows that differ only in the point share their runs. ``validation``
-    and ``test`` map a point to its scores ({"error", "loss", "wrong", "n"}); ``test`` is always None for tuning runs.
+    ``rows`` are the keys of all rows that read it: rows that differ only in the evaluation point share
+    their runs. ``validation`` and ``test`` map an evaluation point to its scores ({"error", "loss", "wrong", "n"}); ``test`` is always None for tuning runs.
     """
 
     rows: tuple[str, ...]

@@ -234,7 +234,7 @@ def _print_plan(runs: StudyRuns, console: Console) -> None:
     unchosen = sum(chosen(its) is None for its in runs.trials.values())
     later = f" and up to {unchosen * len(one.evaluation_seeds)} evaluation runs after tuning" if unchosen else ""
     console.print(
-        f"to train: {len(left)} runs{later} (rows that differ only in the point share theirs)",
+        f"to train: {len(left)} runs{later} (rows that differ only in the evaluation point share theirs)",
         highlight=False,
         soft_wrap=True,
     )

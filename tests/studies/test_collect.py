@@ -86,7 +86,7 @@ def test_the_paired_difference_is_row_minus_reference(complete: Study) -> None:
     assert all(c.adjusted is not None for c in others if c.paired is not None)
     assert results.row("neumann").reference == primary
     assert "n = 3 paired seeds" in results.answer
-    assert "−1.33 points" in results.headline
+    assert "−1.33 percentage points" in results.headline
     assert results.row("sgd").paper == 24.3
     assert results.row("averaged").paper is None
 
@@ -243,7 +243,9 @@ def test_a_point_that_no_run_recorded_is_one_sentence(study: Study) -> None:
     write_study(content)
     one = load_study("mine")
     tuned(one, dict.fromkeys(RATES, 0.02))
-    with pytest.raises(UserError, match=r"rows\.sgd: its runs have the points held, average and none called 'base'"):
+    with pytest.raises(
+        UserError, match=r"rows\.sgd: its runs have the evaluation points held, average and none called 'base'"
+    ):
         results_of(one)
 
 

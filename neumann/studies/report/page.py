@@ -153,24 +153,22 @@ def _budget_sentence(results: StudyResults, c: Comparison) -> str:
     """Return in words what this number of seeds could have seen."""
     if c.verdict is None or c.paired is None:
         margin = percent(results.smallest_effect)
-        return (
-            f"How small an effect these seeds could see is not known yet; the smallest of interest is {margin} points."
-        )
+        return f"How small an effect these seeds could see is not known yet; the smallest of interest is {margin} percentage points."
     n, found = c.paired.n, c.verdict.smallest_detectable_effect
     seeds = "one seed" if n == 1 else f"{n} seeds"
     if found is None:
         why = "one difference has no spread" if n == 1 else "all differences are equal"
         return f"From {seeds} it cannot be told how small an effect would have been seen: {why}."
     sentence = (
-        f"With {seeds} and the spread found here, a true difference of {percent(found)} points would have been seen "
+        f"With {seeds} and the spread found here, a true difference of {percent(found)} percentage points would have been seen "
         f"with a chance of {100 * c.verdict.power:.0f} % (two-sided test, α = {c.verdict.alpha:g})."
     )
     if found > results.smallest_effect:
         return (
-            f"{sentence} That is more than the smallest effect of interest, {percent(results.smallest_effect)} points: "
+            f"{sentence} That is more than the smallest effect of interest, {percent(results.smallest_effect)} percentage points: "
             "this budget can miss an effect that matters."
         )
-    return f"{sentence} That is enough for the smallest effect of interest, {percent(results.smallest_effect)} points."
+    return f"{sentence} That is enough for the smallest effect of interest, {percent(results.smallest_effect)} percentage points."
 
 
 def _by_point(row: RowResult, columns: Sequence[str]) -> tuple[str, list[tuple[str, bool]]]:

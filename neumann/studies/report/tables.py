@@ -141,7 +141,7 @@ def markdown_table(results: StudyResults) -> str:
     lines, reference = main_lines(results), label_of(results, results.reference)
     header = [
         "row", "evaluated at", setting_header(results), "test error, % [95 % interval]", "sd, %", "n",
-        f"difference to {reference}, points [95 % interval]", "p", "verdict", "test loss, nats", "paper, %",
+        f"difference to {reference}, percentage points [95 % interval]", "p", "verdict", "test loss, nats", "paper, %",
     ]  # fmt: skip
     body = []
     for line in lines:
@@ -186,7 +186,7 @@ def caption(results: StudyResults) -> str:
 
 
 def terminal_table(results: StudyResults) -> Table:
-    """Return the main table, compact, for `rich`: test error in %, differences to the reference row in points."""
+    """Return the main table, compact, for `rich`: test error in %, differences in percentage points."""
     from rich.table import Table
     from rich.text import Text
 

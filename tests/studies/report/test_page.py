@@ -189,7 +189,7 @@ def test_the_answer_comes_first(reports: dict[str, tuple[StudyResults, Path]]) -
     assert places == sorted(places)
     verdict = next(c.verdict for c in results.comparisons if c.primary)
     assert verdict is not None
-    assert f"a true difference of {percent(verdict.smallest_detectable_effect)} points" in text
+    assert f"a true difference of {percent(verdict.smallest_detectable_effect)} percentage points" in text
     assert "this budget can miss an effect that matters" in text
     assert "not finished" not in Page(reports["complete"][1] / "report.html").text
 
@@ -321,7 +321,16 @@ def test_markdown_and_terminal_say_the_same(reports: dict[str, tuple[StudyResult
     results, folder = reports["complete"]
     text = (folder / "table.md").read_text()
     assert text == markdown_table(results)
-    for part in (results.question, results.answer, "10 seeds", "† Adam", "points", "(Holm)", "(primary)", "8/10"):
+    for part in (
+        results.question,
+        results.answer,
+        "10 seeds",
+        "† Adam",
+        "percentage points",
+        "(Holm)",
+        "(primary)",
+        "8/10",
+    ):
         assert part in text
     out = io.StringIO()
     Console(file=out, width=140).print(terminal_table(results))
