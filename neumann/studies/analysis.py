@@ -94,7 +94,7 @@ def _row(
 
 
 def edge(trials: Sequence[TuningTrial]) -> str | None:
-    """Return in words where the chosen setting lies on the border of a space of numbers: a better one may lie outside."""
+    """Return in words where the chosen setting lies on the border of a space of numbers, else None."""
     setting = chosen(trials)
     if setting is None:
         return None

@@ -149,8 +149,8 @@ def scores(run: StudyRun, split: str, point: str) -> Mapping[str, float] | None:
     name = _point(run, point)
     if name not in measured:
         raise UserError(
-            f"rows.{run.planned.row}: its runs have the evaluation points {', '.join(measured)} and none called '{name}'"
-            + (", which recipe.weight_average=0.99 would add" if name == "average" else "")
+            f"rows.{run.planned.row}: its runs have the evaluation points {', '.join(measured)} and none called "
+            f"'{name}'" + (", which recipe.weight_average=0.99 would add" if name == "average" else "")
         )
     found: Mapping[str, float] = measured[name]
     return found

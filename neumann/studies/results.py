@@ -1,7 +1,7 @@
-"""What did a study find? Plain data, ready to be written as a table, a figure or a page; nothing here computes.
+"""The results of a study as plain data, ready to be written as a table, a figure or a page; nothing here computes.
 
-Errors are fractions of images (0.01 is 1 %), losses are nats, epochs are floats. `neumann.studies.collect` fills these
-in from run folders, `neumann.studies.report.page` writes them down.
+Errors are fractions of images (0.01 is 1 %), losses are nats, epochs are floats. `neumann.studies.collect` makes trials
+and run entries of run folders, `neumann.studies.analysis` the rest; `neumann.studies.report` writes them down.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class TuningTrial:
     """One setting of a row's search space on the tuning seeds: validation error at the row's evaluation
     point, at the last step.
 
-    ``errors`` maps a seed to its error, or to None where that run diverged; seeds without a finished run are in
+    ``errors`` maps a seed to its error, or to None where that run diverged; seeds whose run is not over are in
     ``missing``. ``mean`` is None unless every seed has an error: a setting that diverged once is never chosen.
     """
 
@@ -40,10 +40,10 @@ def chosen(trials: Iterable[TuningTrial]) -> Setting | None:
 
 @dataclass(frozen=True)
 class Curve:
-    """A row's evaluation runs by epoch: the mean over seeds and its 95 % interval, both None where there is none.
+    """The learning curve of a row: means over its evaluation runs by epoch, and their 95 % intervals.
 
-    ``n[i]`` is the number of runs at ``epochs[i]``. ``error`` is the validation error at the row's point, ``loss`` the
-    mean training loss (nats) since the last evaluation.
+    ``n[i]`` is the number of runs at ``epochs[i]``. ``error`` is the validation error at the row's evaluation point,
+    ``loss`` the mean training loss since the evaluation before. Bounds are None where a mean has no interval.
     """
 
     epochs: tuple[float, ...]
@@ -58,15 +58,15 @@ class Curve:
 
 @dataclass(frozen=True)
 class RowResult:
-    """One line of the table.
+    """The outcome of one row of the study: how it was tuned, and its test values at its evaluation point.
 
-    ``point`` is what the study asked for ("eval", "held", "base" or "average") and ``at`` the point that this means for
-    the row's optimizer. ``setting`` is the chosen trial's, None until tuning is complete; ``edge`` says in a few words
-    that it lies on the border of the space ("optimizer.lr=3 is the largest of 5 tried"), else None. ``errors`` and
-    ``losses`` are test values by evaluation seed, of the runs that finished; ``planned`` is how many there should be.
-    ``error`` and ``loss`` summarize them; ``points`` summarizes the test error at each point that the optimizer has.
-    ``paper`` is the published number in percent, where there is one; ``reference`` is the difference of this row to the
-    table's reference row, paired by seed.
+    ``point`` is what the study asked for ("eval", "held", "base" or "average") and ``at`` the evaluation point that
+    this means for the row's optimizer. ``setting`` is the chosen trial's, None until tuning is complete; ``edge`` says
+    in a few words that it lies on the border of the space ("optimizer.lr=3 is the largest of 5 tried"), else None.
+    ``errors`` and ``losses`` are test values by evaluation seed, of the runs that finished; ``planned`` is how many
+    there should be, ``diverged`` are the seeds that have none. ``error`` and ``loss`` summarize them; ``points``
+    summarizes the test error at each evaluation point that the optimizer has. ``paper`` is the published number in
+    percent, where there is one; ``reference`` is the comparison of this row with the study's reference row.
     """
 
     key: str
@@ -91,9 +91,9 @@ class RowResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Row ``row`` minus row ``against`` by seed: test error; a negative difference is a win of ``row``.
+    """The comparison of two rows: test error of ``row`` minus ``against``, paired by seed; negative is a win of ``row``.
 
-    ``adjusted`` is Holm's p over the family of secondary comparisons, None for the primary one, which stands alone.
+    ``adjusted`` is Holm's p over the family of all comparisons but the primary one, None for that one.
     ``paired`` and ``verdict`` are None where the rows share no finished seed, and ``note`` says why.
     """
 
@@ -108,10 +108,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class RunEntry:
-    """One run of the study. ``role`` is "tuning" or "evaluation"; ``status`` as in `neumann.runs.STATUSES`.
+    """One run as a report lists it. ``role`` is "tuning" or "evaluation", ``status`` one of `neumann.store.STATUSES`.
 
-    ``rows`` are the keys of all rows that read it: rows that differ only in the evaluation point share
-    their runs. ``validation`` and ``test`` map an evaluation point to its scores ({"error", "loss", "wrong", "n"}); ``test`` is always None for tuning runs.
+    ``rows`` are the keys of all rows that read it: rows that differ only in the evaluation point share their runs.
+    ``validation`` and ``test`` map an evaluation point to its scores ({"error", "loss", "wrong", "n"}), None while
+    there is no result; ``test`` is always None for tuning runs. ``provenance`` is the record of its last attempt.
     """
 
     rows: tuple[str, ...]
@@ -131,7 +132,7 @@ class RunEntry:
 
 @dataclass(frozen=True)
 class Paper:
-    """What was published: where it stands, and what its numbers measure."""
+    """The published work: where its numbers stand, and what they measure."""
 
     source: str
     measure: str
@@ -139,11 +140,13 @@ class Paper:
 
 @dataclass(frozen=True)
 class StudyResults:
-    """A study, as far as its runs are finished.
+    """The results of a study, as far as its runs are over.
 
     ``answer`` is the finding in one or two sentences and ``headline`` the short form for a terminal; ``incomplete`` is
-    a sentence on what is still to be trained, or None. ``smallest_effect`` is the smallest effect of interest
-    (fraction), ``limits`` are sentences on what the study cannot show, ``figures`` names the rows of each figure.
+    a sentence on what is still to be trained, or None. ``recipe`` are the overrides of every run, ``tuned`` the keys
+    that the spaces vary. ``smallest_effect`` is the smallest effect of interest (fraction of images), ``reference`` the
+    key of the row that all others are compared with, ``limits`` are sentences on what the study cannot show, and
+    ``figures`` names the rows of each figure.
     ``provenance`` maps a label ("commit", "torch", ...) to its distinct values over all runs, so that mixed provenance
     shows. ``commands`` maps a label to the shell command that reproduces it.
     """

@@ -1,4 +1,4 @@
-"""The stamp of a report: a digest of all that it was made of, which tells an unchanged report without reading its runs."""
+"""The stamp of a report: a digest of all that it was made of, by which a command knows that nothing has changed."""
 
 from __future__ import annotations
 

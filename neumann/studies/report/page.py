@@ -1,8 +1,8 @@
-"""What does a study say, on one page? report.html, its figures, and the same numbers as Markdown and CSV.
+"""The page of a study: report.html, with the files beside it (figures, and the same numbers as Markdown and CSV).
 
 The page is one file without scripts or addresses: it opens from a disk, prints, and can be kept beside a paper. The
-same results give the same bytes. matplotlib and jinja2 are imported when something is rendered, not before, since the
-caller first asks whether anything has changed.
+same results give the same bytes. matplotlib and jinja2 are imported only to render, since most commands find that
+nothing has changed.
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ def render(results: StudyResults, folder: Path) -> list[Path]:
 
 
 def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
-    """Return report.html."""
+    """Return report.html, with ``drawings`` (by name) inside."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup, escape
 
     from neumann.studies.report.figures.svg import inline
 
-    # Data is escaped by autoescape and made printable by finalize; what is Markup was written by this package
+    # autoescape escapes data and finalize makes it printable; what is Markup was written by this package
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -93,7 +93,7 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
         css=Markup((HERE / "report.css").read_text(encoding="utf-8")),
         drawings=drawings,
         missing=missing_sentence(results),
-        code=lambda text: escape(verbatim(text)),  # Markup: finalize would close up its spaces and lines
+        code=lambda text: escape(verbatim(text)),  # Markup, since finalize would close up its spaces and lines
         words=lambda overrides: escape(verbatim(shlex.join(overrides))) if overrides else DASH,
         inline=lambda name: Markup(inline(drawings[name], name)),
         lines=main_lines(results),
@@ -119,7 +119,7 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
 
 
 def _compared(results: StudyResults, c: Comparison) -> dict[str, Any]:
-    """Return one comparison as text."""
+    """Return one comparison as text, by column of the table of comparisons."""
     pair, verdict = c.paired, c.verdict
     found = verdict.smallest_detectable_effect if verdict else None
     dropped = [
@@ -150,25 +150,26 @@ def _compared(results: StudyResults, c: Comparison) -> dict[str, Any]:
 
 
 def _budget_sentence(results: StudyResults, c: Comparison) -> str:
-    """Return in words what this number of seeds could have seen."""
+    """Return in words how small an effect this number of seeds could have seen."""
     if c.verdict is None or c.paired is None:
         margin = percent(results.smallest_effect)
-        return f"How small an effect these seeds could see is not known yet; the smallest of interest is {margin} percentage points."
+        return (
+            "How small an effect these seeds could see is not known yet; "
+            f"the smallest of interest is {margin} percentage points."
+        )
     n, found = c.paired.n, c.verdict.smallest_detectable_effect
     seeds = "one seed" if n == 1 else f"{n} seeds"
     if found is None:
         why = "one difference has no spread" if n == 1 else "all differences are equal"
         return f"From {seeds} it cannot be told how small an effect would have been seen: {why}."
     sentence = (
-        f"With {seeds} and the spread found here, a true difference of {percent(found)} percentage points would have been seen "
-        f"with a chance of {100 * c.verdict.power:.0f} % (two-sided test, α = {c.verdict.alpha:g})."
+        f"With {seeds} and the spread found here, a true difference of {percent(found)} percentage points would have "
+        f"been seen with a chance of {100 * c.verdict.power:.0f} % (two-sided test, α = {c.verdict.alpha:g})."
     )
+    of_interest = f"the smallest effect of interest, {percent(results.smallest_effect)} percentage points"
     if found > results.smallest_effect:
-        return (
-            f"{sentence} That is more than the smallest effect of interest, {percent(results.smallest_effect)} percentage points: "
-            "this budget can miss an effect that matters."
-        )
-    return f"{sentence} That is enough for the smallest effect of interest, {percent(results.smallest_effect)} percentage points."
+        return f"{sentence} That is more than {of_interest}: this budget can miss an effect that matters."
+    return f"{sentence} That is enough for {of_interest}."
 
 
 def _by_point(row: RowResult, columns: Sequence[str]) -> tuple[str, list[tuple[str, bool]]]:

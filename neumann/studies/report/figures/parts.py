@@ -1,4 +1,4 @@
-"""What do the figures of a study share? A grid of small panels, their titles, legend, ranges and plain log ticks."""
+"""The parts that figures share: a grid of small panels, their titles, legend, ranges and plain log ticks."""
 
 from __future__ import annotations
 
