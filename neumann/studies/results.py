@@ -91,7 +91,7 @@ class RowResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The comparison of two rows: test error of ``row`` minus ``against``, paired by seed; negative is a win of ``row``.
+    """The comparison of two rows by seed: test error of ``row`` minus that of ``against``, negative where ``row`` wins.
 
     ``adjusted`` is Holm's p over the family of all comparisons but the primary one, None for that one.
     ``paired`` and ``verdict`` are None where the rows share no finished seed, and ``note`` says why.

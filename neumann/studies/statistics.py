@@ -178,11 +178,11 @@ def sign_flip(differences: Sequence[float], seed: int = 0) -> float:
 
 
 def holm(p_values: Mapping[str, float], alpha: float = 0.05) -> dict[str, HolmResult]:
-    """Adjust a family of p by Holm's step-down (1979): the i-th smallest of m is max over j ≤ i of min(1, (m - j + 1) pⱼ).
+    """Return a family of p adjusted by Holm's step-down (1979), in the order of ``p_values``.
 
-    Rejecting where adjusted ≤ alpha keeps the chance of any false rejection at alpha, however the tests depend. The
-    result has the order of ``p_values``; a comparison without a p is no member: leave it out. Raises ValueError for a p
-    outside [0, 1] or alpha outside (0, 1).
+    The i-th smallest of m becomes max over j ≤ i of min(1, (m - j + 1) pⱼ). Rejecting where adjusted ≤ alpha keeps the
+    chance of any false rejection at alpha, however the tests depend. A comparison without a p is no member: leave it
+    out. Raises ValueError for a p outside [0, 1] or alpha outside (0, 1).
     """
     _check_share(alpha, "alpha")
     for name, p in p_values.items():
@@ -199,9 +199,9 @@ def power(effect: float, sd: float | None, n: int, alpha: float = 0.05) -> float
     """Return the chance that the two-sided paired t test on n seeds sees a true mean difference ``effect``.
 
     It is P(|T| > t(1 - alpha/2; n - 1)) with T noncentral t, δ = effect √n / sd (Cohen 1988); ``sd`` is that of the
-    differences, in the unit of ``effect``. Give the effect of interest, never the observed one, whose "power" only restates p. None for n < 2 or sd None
-    or 0: without a measure of the noise there is no test. Raises ValueError for an effect that is not finite, a sd that
-    is negative or not finite, or alpha outside (0, 1).
+    differences, in the unit of ``effect``. Give the effect of interest, never the observed one, whose "power" only
+    restates p. None for n < 2 or sd None or 0: without a measure of the noise there is no test. Raises ValueError for
+    an effect that is not finite, a sd that is negative or not finite, or alpha outside (0, 1).
     """
     _check_share(alpha, "alpha")
     effect, noise = _finite(effect, "effect"), _noise(sd)
@@ -252,7 +252,7 @@ def seeds_needed(effect: float, sd: float | None, alpha: float = 0.05, power: fl
 
 
 def proportion_interval(wrong: int, n: int, confidence: float = 0.95) -> Proportion:
-    """Return p̂ = wrong/n and its score interval (Wilson 1927), which stays inside [0, 1] and has a width at 0 and n too.
+    """Return p̂ = wrong/n and its score interval (Wilson 1927), which is inside [0, 1] and has a width at 0 and n too.
 
     (p̂ + z²/2n ± z √(p̂(1 - p̂)/n + z²/4n²)) / (1 + z²/n) with z the normal quantile at (1 + confidence)/2.
 
@@ -327,7 +327,7 @@ def _special() -> Any:
 
 
 def _power(effect: float, n: int, alpha: float) -> float:
-    """Return `power` for an effect in units of sd: T² is F mixed over Poisson(δ²/2) (Johnson, Kotz and Balakrishnan 1995).
+    """Return `power` for an effect in units of sd: T² is F mixed over Poisson(δ²/2) (Johnson, Kotz, Balakrishnan 1995).
 
     This sum has no holes; in scipy 1.17.1 noncentral t is nan at n = 10, 10 sd, and noncentral F at n = 7813, 0.44 sd.
     """

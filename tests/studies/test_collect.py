@@ -53,7 +53,7 @@ def test_an_empty_study_is_collected_too(study: Study) -> None:
     results = results_of(study)
     assert results.incomplete is not None
     assert "12 of the 12 runs" in results.incomplete  # two rows of three share their runs: 2 × 3 rates × 2 seeds
-    assert all(row.setting is None and row.error is None for row in results.rows)
+    assert [(row.setting, row.error) for row in results.rows] == [(None, None)] * 3
     assert "Not answered yet" in results.answer
     assert results.headline.endswith("(incomplete)")
 
@@ -83,7 +83,7 @@ def test_the_paired_difference_is_row_minus_reference(complete: Study) -> None:
     assert primary.paired.mean == pytest.approx((-0.01 + 0.0 - 0.03) / 3)
     assert primary.adjusted is None  # it stands alone
     others = results.comparisons[1:]
-    assert all(c.adjusted is not None for c in others if c.paired is not None)
+    assert [(c.row, c.paired is None, c.adjusted is None) for c in others] == [("averaged", False, False)]
     assert results.row("neumann").reference == primary
     assert "n = 3 paired seeds" in results.answer
     assert "−1.33 percentage points" in results.headline
@@ -177,7 +177,7 @@ def test_diverged_evaluation_runs_are_counted_and_not_averaged(study: Study) -> 
     assert results.incomplete is None
     assert row.curve is not None
     assert row.curve.n == (2, 2)
-    assert all(math.isfinite(loss) for loss in row.curve.loss)
+    assert [math.isfinite(loss) for loss in row.curve.loss] == [True, True]
 
 
 def everything(results: StudyResults) -> str:
@@ -215,7 +215,7 @@ def test_a_changed_default_or_seed_finds_no_stale_run(complete: Study) -> None:
     content = copy.deepcopy(STUDY)
     content["overrides"] = [*STUDY["overrides"], "recipe.label_smoothing=0.1"]
     write_study(content)
-    assert all(row.setting is None for row in results_of(load_study("mine")).rows)
+    assert [row.setting for row in results_of(load_study("mine")).rows] == [None] * 3
     content = copy.deepcopy(STUDY)
     content["seeds"]["evaluation"] = [7, 8, 9]
     write_study(content)
@@ -238,6 +238,9 @@ def test_a_point_that_no_run_recorded_is_one_sentence(study: Study) -> None:
     write_study(content)
     with pytest.raises(UserError, match=r"rows\.averaged\.point=average: its optimizer keeps no average"):
         results_of(load_study("mine"))
+    content["rows"]["averaged"]["overrides"] = ["optimizer=neumann"]  # which has one of its own
+    write_study(content)
+    assert results_of(load_study("mine")).row("averaged").at is None
     content = copy.deepcopy(STUDY)
     content["rows"]["sgd"] = {"label": "LARS", "overrides": ["optimizer=lars"], "point": "base"}  # not known beforehand
     write_study(content)

@@ -66,6 +66,7 @@ def test_a_study_trains_what_is_missing_and_nothing_twice() -> None:
     assert "n = 2" in done.stdout
     with open(folder / "table.csv") as file:
         table = {row["key"]: row for row in csv.DictReader(file)}
+    assert set(table) == {"sgd", "averaged", "neumann"}
     for key, row in table.items():
         tests = []
         for path in Path("runs/mine").glob("*/result.json"):
@@ -131,6 +132,7 @@ def test_a_killed_study_loses_nothing_that_was_finished() -> None:
     while len(results()) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     family = children(process.pid)
+    assert family
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     while any(alive(pid) for pid in family) and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""A study of two rows and the folders that its runs would leave, written by hand: fast, and wrong where a test wants it."""
+"""A study of three rows and the folders that its runs would leave, written by hand, damaged where a test wants it."""
 
 from __future__ import annotations
 
