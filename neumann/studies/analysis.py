@@ -134,9 +134,8 @@ def _compare(study: Study, errors: Mapping[str, Mapping[int, float]]) -> tuple[C
     pairs += [(row, config.reference) for row in study.config.rows if row not in (config.primary, config.reference)]
     pairs += [(a, b) for a, b in config.also if (a, b) not in pairs]
     found = [_paired(errors[a], errors[b]) for a, b in pairs]
-    family = {
-        str(i): one.p for i, one in enumerate(found) if i > 0 and one is not None and one.p is not None
-    }  # one seed has no p and is no member
+    # A comparison on one seed has no p and is no member of the family
+    family = {str(i): one.p for i, one in enumerate(found) if i > 0 and one is not None and one.p is not None}
     adjusted = holm(family, ALPHA) if family else {}
     comparisons = []
     for i, ((row, against), one) in enumerate(zip(pairs, found, strict=True)):

@@ -120,7 +120,7 @@ def _found(planned: Sequence[PlannedRun], make: MakeSpecs) -> list[StudyRun]:
 
 
 def _tagged(spec: RunSpec, role: str) -> RunSpec:
-    """Let W&B tell tuning runs from evaluation runs; the logger is not signed, so the run stays the same one."""
+    """Return ``spec`` with its role as W&B's job type; the logger is not signed, so the run stays the same one."""
     return replace(spec, config=replace(spec.config, logger=replace(spec.config.logger, job_type=role)))
 
 

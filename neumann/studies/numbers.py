@@ -52,7 +52,7 @@ def percentage_points(value: float | None) -> str:
 
 
 def nats(value: float | None) -> str:
-    """Return a loss."""
+    """Return a loss in nats with three decimals: 0.0234 is "0.023"."""
     return _decimals(value, 3)
 
 
@@ -72,7 +72,7 @@ def count(n: int, planned: int) -> str:
 
 
 def value(setting: float | int | str) -> str:
-    """Return one tuned value as a person would write it."""
+    """Return one tuned value in short: 0.1, 1e-05, or the word itself."""
     return f"{setting:g}" if isinstance(setting, float) else printable(setting)
 
 

@@ -161,7 +161,7 @@ class Training:
 
 
 def _checked(overrides: Sequence[str]) -> list[str]:
-    """Refuse what would change a result: that belongs in the study's file, where it can be read."""
+    """Return ``overrides``, none of which can change a result. Raises UserError for one that can."""
     for word in overrides:
         key = word.split("=", 1)[0].lstrip("+")
         if "=" not in word or not any(key == allowed or key.startswith(f"{allowed}.") for allowed in ALLOWED):
@@ -245,7 +245,7 @@ def _print_plan(runs: StudyRuns, console: Console) -> None:
 
 
 def _publish(one: Study, folder: Path, incomplete: str | None, console: Console) -> None:
-    """Copy the report to where it is committed; only a whole one, so that nothing half done is published."""
+    """Copy the report to results/BUDGET beside study.yaml. Raises UserError where it is incomplete."""
     if incomplete:
         raise UserError(f"--publish: {incomplete}")
     home = one.file.resolve().parent

@@ -10,9 +10,11 @@ import pytest
 
 from neumann.errors import UserError
 from neumann.store import find
+from neumann.store.provenance import provenance
 from neumann.studies.analysis import analyse, edge
 from neumann.studies.collect import collect, scores
 from neumann.studies.plan import Study, load_study
+from neumann.studies.report.page import ONE_VALUE
 from neumann.studies.results import StudyResults
 from tests.support.study_folders import STUDY, diverge, finish, write_study
 
@@ -209,6 +211,19 @@ def test_a_failed_run_is_listed_with_its_message(study: Study) -> None:
     entry = next(run for run in results_of(study).runs if run.folder == str(folder.path))
     assert (entry.status, entry.message) == ("failed", "it broke")
     assert entry.test is None
+
+
+def test_the_provenance_of_all_runs_is_told_and_a_mixture_shows(complete: Study) -> None:
+    first, second = collect(complete).tuning[:2]
+    record = {**provenance(), "git": {"commit": "c" * 40, "diff_sha256": "d" * 16}, "device": "cpu"}
+    other = copy.deepcopy(record) | {"packages": {**record["packages"], "torch": "1.0"}}
+    for run, attempt in ((first, record), (second, other)):
+        run.folder.provenance.write_text(json.dumps({"attempts": [{}, attempt]}))
+    told = results_of(complete).provenance
+    assert set(ONE_VALUE) <= set(told)  # what the page warns of where it is mixed
+    assert told["commit"] == (f"{'c' * 12} with uncommitted changes {'d' * 16}",)
+    assert told["torch"] == (record["packages"]["torch"], "1.0")
+    assert told["device"] == ("cpu",)
 
 
 def test_a_changed_default_or_seed_finds_no_stale_run(complete: Study) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from neumann.config import RunConfig
 from neumann.errors import UserError
-from neumann.studies.definition import ASKED, PACKAGED, list_studies
+from neumann.studies.definition import ASKED, PACKAGED, SET_BY_STUDY, list_studies
 from neumann.studies.plan import load_study
+from neumann.studies.stamp import ON_THE_PAGE
 
 
 def study() -> dict[str, Any]:
@@ -182,6 +185,12 @@ def test_what_a_study_must_say_is_asked_for(key: str) -> None:
     write(content)
     with pytest.raises(UserError, match=rf"study\.yaml: it needs {key}$"):
         load_study("mine")
+
+
+def test_what_a_study_cannot_set_are_settings_of_a_run() -> None:
+    settings = {field.name for field in dataclasses.fields(RunConfig)}
+    assert set(SET_BY_STUDY) <= settings
+    assert {word.rstrip("=.") for word in ON_THE_PAGE} <= settings
 
 
 def test_a_study_asks_for_the_points_that_optimizers_have() -> None:

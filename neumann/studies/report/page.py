@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from neumann.studies.report.figures.svg import Drawing
 
 HERE = Path(__file__).parent
-ONE_VALUE = ("commit", "torch", "device")  # mixed, they may move the numbers
+ONE_VALUE = ("commit", "torch", "device")  # provenance that may move the numbers where runs differ in it
 
 
 def render(results: StudyResults, folder: Path) -> list[Path]:
@@ -67,7 +67,7 @@ def render(results: StudyResults, folder: Path) -> list[Path]:
     }
     for name, drawing in drawings.items():
         files |= {f"{name}.svg": drawing.svg, f"{name}.png": drawing.png}
-    for name, content in reversed(files.items()):  # the page last, so that what it stands beside is there
+    for name, content in reversed(files.items()):  # the page last, when the files beside it are there
         replace_file(folder / name, content)
     return [folder / name for name in files]
 

@@ -169,7 +169,7 @@ def _joined(mean: str, bounds: str) -> str:
 
 
 def missing_sentence(results: StudyResults) -> str:
-    """Return what is still to be trained, without the word that those who show it put before it."""
+    """Return what is still to be trained, without the word "Incomplete", which page and Markdown say in their way."""
     text = printable(results.incomplete or "").removeprefix("Incomplete: ")
     return text[:1].upper() + text[1:]
 

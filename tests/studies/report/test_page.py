@@ -392,7 +392,7 @@ def test_figures_take_what_comes(tmp_path: Path) -> None:
     drawn = sorted(tmp_path.glob("*/*.svg"))
     assert len(drawn) == 4 * 3
     for file in drawn:
-        assert not re.search(r"[ \"](nan|inf)\b", file.read_text()), file
+        ElementTree.parse(file)
 
 
 def test_importing_draws_nothing() -> None:
