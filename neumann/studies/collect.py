@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
 
-from neumann.config import RunSpec, making_specs
-from neumann.config.spec import MakeSpecs
+from neumann.config import MakeSpecs, RunSpec, making_specs
 from neumann.errors import UserError
 from neumann.store import OVER, RunFolder, find
 from neumann.store.files import read_json
