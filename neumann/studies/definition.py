@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from neumann.bounds import KINDS, Bounds
 from neumann.errors import UserError, did_you_mean, first_line
 from neumann.studies.results import POINTS
 
@@ -148,13 +149,13 @@ def read_study(file: Path) -> StudyConfig:
     return config
 
 
-KINDS = {
+KINDS_OF_PYDANTIC = {
     "list_type": "a list, such as [a, b]",
     "dict_type": "a mapping of names to values",
     "model_type": "a mapping of names to values",
     "string_type": "a text",
-    "int_type": "a whole number",
-    "float_type": "a number",
+    "int_type": KINDS[int],
+    "float_type": KINDS[float],
 }
 
 
@@ -169,7 +170,11 @@ def _sentence(error: ErrorDetails) -> str:
     if kind == "missing" or (kind == "string_type" and value is None):
         return f"it needs {key}"
     shown = "nothing" if value is None else value
-    return f"{key}={shown} is not {KINDS[kind]}" if kind in KINDS else f"{key}={shown}: {error['msg']}"
+    return (
+        f"{key}={shown} is not {KINDS_OF_PYDANTIC[kind]}"
+        if kind in KINDS_OF_PYDANTIC
+        else f"{key}={shown}: {error['msg']}"
+    )
 
 
 def _check(config: StudyConfig) -> None:
@@ -196,8 +201,7 @@ def _check(config: StudyConfig) -> None:
             raise UserError(
                 f"rows.{name}.label={label!r}: a reader tells rows apart by their labels, so each needs its own"
             )
-    if not 0 < config.comparisons.smallest_effect < math.inf:
-        raise UserError("comparisons.smallest_effect must be a number above 0 (percentage points)")
+    Bounds(above=0).check("comparisons.smallest_effect", config.comparisons.smallest_effect)
     for name, value in (config.paper.rows if config.paper else {}).items():
         if not math.isfinite(value):
             raise UserError(f"paper.rows.{name}={value} is not a finite number")

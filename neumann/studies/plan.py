@@ -50,6 +50,11 @@ class Study:
     evaluation_seeds: tuple[int, ...]
     spaces: Mapping[str, tuple[dict[str, Any], ...]]
 
+    @property
+    def report(self) -> str:
+        """Return the name of the report's folder, which lies beside the run folders."""
+        return f"report-{self.budget}"
+
     def tuning(self) -> list[PlannedRun]:
         """Return every tuning run: all rows, all settings of their spaces, all tuning seeds."""
         return [

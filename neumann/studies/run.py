@@ -147,8 +147,7 @@ class Training:
             from neumann.launch import make_launcher
             from neumann.studies.progress import StudyView
 
-            folder = runs[0].spec.folder.parent / f"report-{self._study.budget}"
-            make_folder(folder)
+            make_folder(runs[0].spec.folder.parent / self._study.report)  # refused now, not after hours of training
             title, question = self._study.config.title, self._study.config.question
             self._console.print(f"[bold]{escape(title)}[/]: {escape(question)}", highlight=False)
             launcher = make_launcher(runs[0].spec.config.launch, self._console)
@@ -176,14 +175,14 @@ def _checked(overrides: Sequence[str]) -> list[str]:
 def _report_folder(study: Study) -> Path:
     """Return where the report is looked for before anything is composed: under ``output`` of the command line."""
     output = [word.split("=", 1)[1] for word in study.extra if word.startswith("output=")]
-    return Path(output[-1] if output else "runs") / study.name / f"report-{study.budget}"
+    return Path(output[-1] if output else "runs") / study.name / study.report
 
 
 def _render(results: StudyResults, runs: StudyRuns) -> Path:
     """Write the report beside the run folders, with its stamp, and return its folder."""
     from neumann.studies.report.page import render
 
-    folder = runs.tuning[0].spec.folder.parent / f"report-{results.budget}"
+    folder = runs.tuning[0].spec.folder.parent / runs.study.report
     make_folder(folder)
     written = render(results, folder)
     data = {run.spec.facts.fingerprint: run.spec.config.data for run in runs.tuning}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -12,10 +13,10 @@ from neumann.errors import UserError
 from neumann.store import find
 from neumann.store.provenance import provenance
 from neumann.studies.analysis import analyse, edge
-from neumann.studies.collect import collect, scores
-from neumann.studies.plan import Study, load_study
+from neumann.studies.collect import StudyRun, collect, scores
+from neumann.studies.plan import EVALUATION, TUNING, Study, load_study
 from neumann.studies.report.page import ONE_VALUE
-from neumann.studies.results import StudyResults
+from neumann.studies.results import StudyResults, TuningTrial, chosen
 from tests.support.study_folders import STUDY, diverge, finish, write_study
 
 RATES = (0.1, 0.3, 1.0)
@@ -58,6 +59,21 @@ def test_an_empty_study_is_collected_too(study: Study) -> None:
     assert [(row.setting, row.error) for row in results.rows] == [(None, None)] * 3
     assert "Not answered yet" in results.answer
     assert results.headline.endswith("(incomplete)")
+
+
+def test_each_phase_is_trained_before_it_is_read_and_the_choice_lies_between(study: Study) -> None:
+    seen = []
+
+    def train(runs: Sequence[StudyRun], trials: Mapping[str, Sequence[TuningTrial]]) -> None:
+        seen.append(({run.planned.role for run in runs}, {row: chosen(its) for row, its in trials.items()}))
+        assert not any(run.over for run in runs)
+        for run in runs:
+            finish(run.planned, {0.1: 0.03, 0.3: 0.01, 1.0: 0.02}[run.planned.setting["optimizer.lr"]])
+
+    results = analyse(collect(study, train))
+    assert seen == [({TUNING}, {}), ({EVALUATION}, dict.fromkeys(study.config.rows, {"optimizer.lr": 0.3}))]
+    assert results.incomplete is None
+    assert results.row("neumann").errors == {0: 0.01, 1: 0.01, 2: 0.01}
 
 
 def test_the_lowest_mean_validation_error_chooses(complete: Study) -> None:
