@@ -71,7 +71,7 @@ def test_each_phase_is_trained_before_it_is_read_and_the_choice_lies_between(stu
             finish(run.planned, {0.1: 0.03, 0.3: 0.01, 1.0: 0.02}[run.planned.setting["optimizer.lr"]])
 
     results = analyse(collect(study, train))
-    assert seen == [({TUNING}, {}), ({EVALUATION}, dict.fromkeys(study.config.rows, {"optimizer.lr": 0.3}))]
+    assert seen == [({TUNING}, {}), ({EVALUATION}, {key: {"optimizer.lr": 0.3} for key in study.config.rows})]
     assert results.incomplete is None
     assert results.row("neumann").errors == {0: 0.01, 1: 0.01, 2: 0.01}
 
