@@ -17,6 +17,10 @@ class Interrupted(Exception):  # noqa: N818 - it is no error
     signal: int | None = None
 
 
+# exit codes of a command: something failed, the input is wrong, Ctrl-C (128 + SIGINT, as shells report it)
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
 def did_you_mean(word: str, choices: Iterable[str], *, listed: int = 12) -> str:
     """Return ``did you mean 'x'?`` for the nearest of ``choices``, or the list of them where none is near."""
     names = sorted(choices)

@@ -87,7 +87,7 @@ def collect(study: Study, train: Train | None = None) -> StudyRuns:
     made, or where a row is judged at an evaluation point that its runs do not have.
     """
     with making_specs(study.config_dirs) as make:
-        tuning = _found(study.tuning(), make)
+        tuning = runs_of(study.tuning(), make)
         check_points(study, {run.planned.row: run.spec.config for run in reversed(tuning)})
         if train is not None:
             train(tuning, {})
@@ -95,7 +95,7 @@ def collect(study: Study, train: Train | None = None) -> StudyRuns:
         trials = {row: _trials(study, row, tuning) for row in study.config.rows}
         settings = {row: chosen(its) for row, its in trials.items()}
         planned = [run for row, its in settings.items() if its is not None for run in study.evaluation(row, its)]
-        evaluation = _found(planned, make)
+        evaluation = runs_of(planned, make)
     if train is not None:
         train(evaluation, trials)
         evaluation = _read_again(evaluation)
@@ -109,8 +109,8 @@ def collect(study: Study, train: Train | None = None) -> StudyRuns:
     )
 
 
-def _found(planned: Sequence[PlannedRun], make: MakeSpecs) -> list[StudyRun]:
-    """Return the runs that ``planned`` asks for, with what is there of them."""
+def runs_of(planned: Sequence[PlannedRun], make: MakeSpecs) -> list[StudyRun]:
+    """Return the runs that ``planned`` asks for, with what is there of them. Raises UserError as ``make`` does."""
     jobs = list(
         dict.fromkeys(run.overrides for run in planned)
     )  # rows that differ only in the evaluation point share their runs

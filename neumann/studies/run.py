@@ -30,7 +30,7 @@ from neumann.studies.plan import Study, load_study
 from neumann.studies.results import StudyResults, TuningTrial, chosen
 
 if TYPE_CHECKING:
-    from neumann.launch import Launcher
+    from neumann.launch.protocol import Launcher
     from neumann.studies.progress import StudyView
 
 ALLOWED = tuple(key for key in NOT_SIGNED if key not in ("study", "name"))  # what cannot change a result
@@ -152,7 +152,7 @@ class Training:
             self._console.print(f"[bold]{escape(title)}[/]: {escape(question)}", highlight=False)
             launcher = make_launcher(runs[0].spec.config.launch, self._console)
             self._launcher = self._open.enter_context(launcher)
-            self._view = self._open.enter_context(StudyView(self._console, self._study, runs, launcher.first))
+            self._view = self._open.enter_context(StudyView(self._console, launcher.preparation, self._study, runs))
         else:
             self._view.evaluating(trials, runs)
         outcomes = self._launcher.run([run.spec for run in runs], self._view)

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from neumann import compat
 from neumann.config import RunSpec
-from neumann.errors import Interrupted, first_line
+from neumann.errors import EXIT_INTERRUPTED, Interrupted, first_line
 from neumann.optim import eval_point
 from neumann.store import RunFolder
 from neumann.store.files import create_file
@@ -146,7 +146,7 @@ class Attempt:
                 self._set_status("failed", message=self._note(f"the program left with exit code {error.code}"))
                 raise
             self._set_status("interrupted")
-            summary, exit_code = {"status": "interrupted"}, 130
+            summary, exit_code = {"status": "interrupted"}, EXIT_INTERRUPTED
             stopped = Interrupted(f"stopped at step {self.progress.step} of {self.spec.name}")
             stopped.signal = self.stop.signal
             raise stopped from None
