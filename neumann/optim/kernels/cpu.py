@@ -96,15 +96,14 @@ def problem() -> str:
 
 @functools.cache
 def _outcome() -> tuple[CpuKernel | None, str]:
+    from neumann.cache_folder import (
+        cache_folder,
+    )  # the one module of the project beside this package, when it is needed
+
     try:
-        return build(cache()), ""
+        return build(cache_folder()), ""
     except (OSError, subprocess.SubprocessError) as error:
         return None, str(error)
-
-
-def cache() -> Path:
-    """Return the folder of the compiled library."""
-    return Path(os.environ.get("NEUMANN_CACHE") or Path.home() / ".cache" / "neumann")
 
 
 def build(folder: Path) -> CpuKernel:
