@@ -23,7 +23,7 @@ from torch import Tensor
 
 from neumann.optim.kernels import CHUNK
 
-SOURCE = Path(__file__).with_name("one_pass.cpp")
+SOURCE = Path(__file__).with_name("fused_step.cpp")
 FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-ffp-contract=off", "-fno-math-errno")
 CHOICES = (
     ("-march=native", "-mprefer-vector-width=512", "-fopenmp"),
@@ -118,7 +118,7 @@ def build(folder: Path) -> CpuKernel:
     compiler = find_compiler()
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False, timeout=60).stdout
     facts = (SOURCE.read_text(), *compiler, version, *FLAGS, str(CHOICES), _processor())
-    library = folder / f"one_pass-{hashlib.sha256(chr(0).join(facts).encode()).hexdigest()[:16]}.so"
+    library = folder / f"fused_step-{hashlib.sha256(chr(0).join(facts).encode()).hexdigest()[:16]}.so"
     with contextlib.suppress(OSError):  # it is not there, or damaged, or somebody else's alone
         return CpuKernel(library)
     handle, temporary = _new_file(folder, f".{library.name}.")

@@ -1,4 +1,4 @@
-"""How does one step pass over memory once on CUDA? As in one_pass.cpp, in Triton, with one launch for all tensors.
+"""How does one step pass over memory once on CUDA? As in fused_step.cpp, in Triton, with one launch for all tensors.
 
 Every program works on one chunk. It adds up ‖r‖² of the step before by itself, always in the same order, so that
 nothing waits for the host and no second launch is needed; its own chunk's share for the next step goes to another
