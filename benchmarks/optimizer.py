@@ -132,7 +132,7 @@ class Contender:
 
     def bytes(self, numel: int) -> float:
         """Return bytes read and written for each parameter."""
-        passes = getattr(self.optimizer, "_passes", ())
+        passes = getattr(self.optimizer, "_fused_passes", ())
         if passes:
             return 28.0
         with Bytes() as counted:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from neumann.optim.displaced import DisplacedOptimizer
+from neumann.optim.private_names import base_optimizer, found_inf, runs_step_hooks
 from neumann.optim.tensors import by_device_and_dtype
 from neumann.optim.validation import number
 
@@ -55,7 +56,7 @@ class WeightAverage:
         if WeightAverage.of(optimizer) is not None:
             raise ValueError(f"this {name} has an average already, so it cannot be given another")
         # timm's Lookahead moves the weights after the optimizer inside has run its hooks; torch marks a step with hooks
-        if hasattr(optimizer, "_base_optimizer") or not getattr(type(optimizer).step, "hooked", False):
+        if base_optimizer(optimizer) is not None or not runs_step_hooks(optimizer):
             raise ValueError(f"{name} runs no step hooks of its own, so no average can follow its weights")
         self._optimizer = optimizer
         self._averages: dict[Tensor, Tensor] = {}
@@ -159,8 +160,8 @@ class WeightAverage:
                 "class which torch gave hooks too: its average would move twice, and once in mid-step"
             )
         self._stepping = False
-        found_inf = getattr(optimizer, "found_inf", None)  # GradScaler leaves it to fused kernels to skip the step
-        if found_inf is not None and bool(found_inf):
+        infinite = found_inf(optimizer)  # GradScaler leaves it to fused kernels to skip the step
+        if infinite is not None and bool(infinite):
             return
         averages = [self._averages[p] for p in self._params()]
         weights = [p.detach().to(v.dtype) for p, v in zip(self._params(), averages, strict=True)]

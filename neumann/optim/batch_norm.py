@@ -16,17 +16,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from neumann.optim.lightning import eval_mode
+from neumann.optim.private_names import BatchNorm
 
 
-def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+def batch_norms(model: nn.Module) -> list[BatchNorm]:
     """Return the layers of ``model`` whose running statistics follow training, each once.
 
     Within a model in training mode, a layer that is in eval mode is frozen and is not among them.
     """
-    layers = (part for part in model.modules() if isinstance(part, _BatchNorm) and part.running_mean is not None)
+    layers = (part for part in model.modules() if isinstance(part, BatchNorm) and part.running_mean is not None)
     return [layer for layer in layers if layer.training or not model.training]
 
 
@@ -71,7 +71,7 @@ def recalibrated(
 
 
 @torch.no_grad()
-def _gather(model: nn.Module, layers: list[_BatchNorm], batches: Iterable[Any], forward: Callable[[Any], Any]) -> None:
+def _gather(model: nn.Module, layers: list[BatchNorm], batches: Iterable[Any], forward: Callable[[Any], Any]) -> None:
     """Run this process's batches and leave their statistics in the layers' buffers."""
     momenta = [layer.momentum for layer in layers]
     try:
@@ -89,7 +89,7 @@ def _gather(model: nn.Module, layers: list[_BatchNorm], batches: Iterable[Any], 
 
 @torch.no_grad()
 def _combine(
-    layers: list[_BatchNorm], saved: list[list[tuple[Tensor, Tensor]]], total: Callable[[Tensor], Tensor]
+    layers: list[BatchNorm], saved: list[list[tuple[Tensor, Tensor]]], total: Callable[[Tensor], Tensor]
 ) -> None:
     """Make the buffers those of the batches of all processes; a layer that none reached keeps what it had."""
     parts = []
@@ -112,7 +112,7 @@ def _combine(
         raise ValueError("batch norm cannot be recalibrated: no batch has come through any of its layers")
 
 
-def _buffers(layer: _BatchNorm) -> tuple[Tensor, Tensor, Tensor]:
+def _buffers(layer: BatchNorm) -> tuple[Tensor, Tensor, Tensor]:
     """Return the layer's running mean and variance, [C], and the number of batches in them."""
     assert layer.running_mean is not None
     assert layer.running_var is not None

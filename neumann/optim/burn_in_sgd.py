@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from neumann.optim import validation
+from neumann.optim.private_names import step_post_hooks
 
 _VALID: dict[str, Callable[[Any], Any]] = {
     "lr": validation.learning_rate,
@@ -88,7 +89,7 @@ class BurnInSGD(torch.optim.SGD):
     def _watch_steps(self) -> None:
         # A hook, because a step() that calls super().step() would run everybody's hooks a second time in a process
         # where some plain SGD was made before: torch gives hooks to the step() of each class that it makes.
-        if _after_step not in self._optimizer_step_post_hooks.values():
+        if _after_step not in step_post_hooks(self):
             self.register_step_post_hook(_after_step)
 
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from neumann.optim.sharding import cut_as
+from neumann.optim.private_names import CALLER_OF_MODULE, DEFAULT_OF_LOADING
+from neumann.optim.sharding import sharded_as
 from neumann.optim.tensors import name_of
 
 
@@ -119,7 +120,7 @@ class DisplacedOptimizer(Optimizer):
         for group in self.param_groups:
             group.setdefault("point", "held")
             for name, default in self.defaults.items():
-                if name != "differentiable":  # torch puts it among the defaults when it loads, and in no group
+                if name != DEFAULT_OF_LOADING:
                     group.setdefault(name, default)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -166,9 +167,9 @@ class DisplacedOptimizer(Optimizer):
         for _, p, state in self._loaded(loaded):
             for key, value in state.items():
                 if key in self.wide_state:
-                    self.state[p][key] = cut_as(value.to(p.device, torch.promote_types(p.dtype, torch.float32)), p)
+                    self.state[p][key] = sharded_as(value.to(p.device, torch.promote_types(p.dtype, torch.float32)), p)
                 elif key == "held":
-                    self.state[p][key] = cut_as(self.state[p][key], p)  # whole in a full state of a sharded model
+                    self.state[p][key] = sharded_as(self.state[p][key], p)  # whole in a full state of a sharded model
                 elif key == "coefficient" and isinstance(value, Tensor):
                     self.state[p][key] = value.to(p.device)
 
@@ -247,13 +248,10 @@ class Watcher:
             f"the model runs in eval mode while {name} holds its parameters at the displaced point it trains at, not "
             "at its answer w − μm: evaluate within `with optimizer.evaluating():`, or between optimizer.eval() and "
             "optimizer.train() (said once)",
-            stacklevel=_CALLER,
+            stacklevel=CALLER_OF_MODULE,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy of the model is not the optimizer's, and whoever loads a pickle may not have this package. A hook has
         # to be something that can be called: {}.get(module, args) is args, which leaves the input as it is.
         return getattr, ({}, "get")
-
-
-_CALLER = 5  # frames from warn() to whoever called the module: this hook and three frames of torch.nn.Module

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from neumann.optim.points import at, evaluating
+from neumann.optim.private_names import attached_trainer, base_optimizer
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule as _Module
@@ -122,7 +123,7 @@ class AtEvalPoint(_Module):
         """Take the held weights where training goes on; everybody else gets those of the eval point."""
         super().on_load_checkpoint(checkpoint)
         self._leave()
-        trainer = getattr(self, "_trainer", None)
+        trainer = attached_trainer(self)
         if trainer is None:
             return
         if trainer.state.fn != "fit":
@@ -137,7 +138,7 @@ def _copies(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _join_devices(optimizer: Any) -> None:
     """Bring the state to its parameters: after fit, Lightning leaves it on the CPU, and test moves the module alone."""
-    optimizer = getattr(optimizer, "_base_optimizer", optimizer)
+    optimizer = base_optimizer(optimizer) or optimizer
     for p, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == p.shape and value.device != p.device:

@@ -20,6 +20,7 @@ from torch.optim.optimizer import Optimizer
 
 from neumann.optim.average import WeightAverage
 from neumann.optim.displaced import DisplacedOptimizer
+from neumann.optim.private_names import base_optimizer
 
 POINTS = ("held", "base", "average")
 HELD = "_neumann_held"  # on torch's SGD within a block at the base point: the held weights, so that blocks nest
@@ -93,8 +94,7 @@ def _unwrapped(optimizer: Optimizer) -> Optimizer:
     Lookahead interpolates the held weights between two steps and leaves the momentum alone, so that the base point of
     what it has made of w and m is w − μm as before.
     """
-    inside = getattr(optimizer, "_base_optimizer", None)
-    return inside if isinstance(inside, Optimizer) else optimizer
+    return base_optimizer(optimizer) or optimizer
 
 
 @contextmanager

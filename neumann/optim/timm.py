@@ -33,12 +33,12 @@ from __future__ import annotations
 from typing import Any
 
 from timm.optim import OptimInfo
-from timm.optim._optim_factory import default_registry  # timm has no public name for what it looks optimizers up in
 from torch.optim.optimizer import ParamsT
 
 from neumann.optim.burn_in_sgd import BurnInSGD
 from neumann.optim.nesterov_inner import NesterovInner
 from neumann.optim.neumann import Neumann
+from neumann.optim.private_names import timm_registry
 
 START = 0.5  # of the paper's ramp
 
@@ -74,4 +74,4 @@ for info in (
         has_momentum=True,
     ),
 ):
-    default_registry.register(info)
+    timm_registry().register(info)
