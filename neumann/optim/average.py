@@ -1,4 +1,4 @@
-"""Is a gain the optimizer's, or would averaging its weights have done as much? A moving average for any optimizer.
+"""Moving average of the weights for any optimizer.
 
 Neumann keeps an average v of its weights as part of the algorithm. To compare it at v with rivals that have none is a
 confound, so a rival can be given one of the same γ, by the same formula (Algorithm 2 of Krishnan et al., ICLR 2018).
@@ -19,7 +19,7 @@ from neumann.optim.private_names import base_optimizer, found_inf, runs_step_hoo
 from neumann.optim.tensors import by_device_and_dtype
 from neumann.optim.validation import number
 
-_ATTRIBUTE = "_weight_average"  # of an optimizer, where the average attached to it is found
+_ATTRIBUTE = "_weight_average"  # of an optimizer: the average that is attached to it
 
 
 class WeightAverage:
@@ -37,8 +37,8 @@ class WeightAverage:
     averaged in float32, because the small moves of an average would be rounded away in them. A parameter that was added
     by ``add_param_group`` joins at the weights it has then. Batch-norm statistics are not averaged.
 
-    The average hangs on the instance of the optimizer, so ``deepcopy`` and ``pickle`` drop it, as they drop hooks, and
-    the optimizer's ``state_dict()`` does not hold it: save :meth:`state_dict` beside that.
+    The average is an attribute of the optimizer's instance, so ``deepcopy`` and ``pickle`` drop it, as they drop hooks,
+    and the optimizer's ``state_dict()`` does not hold it: save :meth:`state_dict` beside that.
 
     Args:
         optimizer: any optimizer that runs step hooks and has no average.

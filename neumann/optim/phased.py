@@ -64,7 +64,7 @@ class PhasedOptimizer(DisplacedOptimizer):
         except ValueError:
             self.param_groups.pop()
             raise
-        place_counters(self.param_groups, self._moved())
+        place_counters(self.param_groups, self._with_state())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(with_defaults_of_today(type(self), state))
@@ -72,7 +72,7 @@ class PhasedOptimizer(DisplacedOptimizer):
         self.__dict__.setdefault("process_group", None)
         for group in self.param_groups:
             group.setdefault("step", 0)
-        place_counters(self.param_groups, self._moved())
+        place_counters(self.param_groups, self._with_state())
 
     def __getstate__(self) -> dict[str, Any]:
         if self.process_group is not None:
@@ -200,7 +200,7 @@ class PhasedOptimizer(DisplacedOptimizer):
     def _count_step(self, active: Scalar) -> int | Tensor:
         """Count the step in every group, unless ``active`` is 0, and return its number."""
         if not torch.compiler.is_compiling() and not counters_are_placed(self.param_groups):
-            place_counters(self.param_groups, self._moved())
+            place_counters(self.param_groups, self._with_state())
         for group in self.param_groups:
             group["step"] += active.to(group["step"].device, torch.int64) if isinstance(active, Tensor) else 1
         return self.param_groups[0]["step"]

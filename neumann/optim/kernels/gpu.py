@@ -163,8 +163,9 @@ def _step_kernel(
 def _squares_kernel(tensors, chunks, out, S: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
     chunk = tl.program_id(0)
     this = chunks + chunk * _CHUNK_WIDTH
-    tensor = tensors + tl.load(this + _TENSOR) * _TENSOR_WIDTH
+    index = tl.load(this + _TENSOR)
     start = tl.load(this + _START)
+    tensor = tensors + index * _TENSOR_WIDTH
     r = _pointer(tensor + _R, start, S, False)
     n = tl.minimum(tl.load(tensor + _NUMEL) - start, CHUNK)
     sums = tl.zeros([BLOCK], S)
