@@ -51,24 +51,29 @@ class FusedPass:
         self._kernel, self._entries = kernel, list(entries)
         self._params, self._states = [entry.p for entry in entries], [entry.state for entry in entries]
         ws = [local(p) for p in self._params]
-        self._cut = any(w is not p for w, p in zip(ws, self._params, strict=True))
-        self.device, self._weights = ws[0].device, ws[0].dtype
+        self._sharded = any(w is not p for w, p in zip(ws, self._params, strict=True))
+        self.device, self._dtype = ws[0].device, ws[0].dtype
+        self._numels = [w.numel() for w in ws]
         self._formats = [memory_format(w) or torch.contiguous_format for w in ws]  # dense: see why_not_fused
+        self._make_tables(ws)
+        self._ms, self._rs = ([state[name] for state in self._states] for name in ("m", "r"))
+        self._local_state = [local(tensor) for tensor in (*self._ms, *self._rs)]  # its `.data` may be set
+        self._counted = [r for r in self._rs if not r.is_inference()]
+        self._seen = self._look_at(ws)
+        self._take_saved()
+
+    def _make_tables(self, ws: list[Tensor]) -> None:
+        """Lay the states out as the kernel needs them, write their addresses down and sum the squares of r."""
         rows: list[TensorRow] = []
         chunks: list[ChunkRow] = []
-        for index, (entry, w, format) in enumerate(zip(entries, ws, self._formats, strict=True)):
-            for name in ("m", "r"):  # a loaded state may lie otherwise, and elsewhere
+        for index, (entry, w, format) in enumerate(zip(self._entries, ws, self._formats, strict=True)):
+            for name in ("m", "r"):  # a loaded state may be on another device and in another format
                 entry.state[name] = _laid_out(entry.state[name].to(w.device, state_type(w.dtype)), format)
             m, r = local(entry.state["m"]), local(entry.state["r"])
             if m.shape != w.shape or r.shape != w.shape:
                 raise RuntimeError(_unlike("a state", m if m.shape != w.shape else r, w))
             rows.append(TensorRow(w=w.data_ptr(), m=m.data_ptr(), r=r.data_ptr(), numel=w.numel(), group=entry.group))
             chunks += [ChunkRow(tensor=index, start=start) for start in range(0, w.numel(), CHUNK)]
-        self._numels = [w.numel() for w in ws]
-        self._ms, self._rs = ([state[name] for state in self._states] for name in ("m", "r"))
-        self._parts = [local(tensor) for tensor in (*self._ms, *self._rs)]  # whose `.data` may be set
-        self._counting = [r for r in self._rs if not r.is_inference()]
-        self._places = self._addresses(ws), [*map(_address, self._parts)], [*map(write_count, self._counting)]
         self._aligned = all(address % ALIGNMENT == 0 for row in rows for address in (row.w, row.m, row.r))
         self._tensors = torch.tensor(rows, dtype=torch.int64, device=self.device)
         self._chunks = torch.tensor(chunks, dtype=torch.int64, device=self.device).reshape(-1, len(ChunkRow._fields))
@@ -77,8 +82,7 @@ class FusedPass:
         self.squares = torch.zeros(len(chunks), dtype=torch.float64, device=self.device)
         self._after = torch.zeros_like(self.squares)
         if chunks:
-            self._kernel.squares(self._weights, self._tensors, self._chunks, self.squares)
-        self._take_saved()
+            self._kernel.squares(self._dtype, self._tensors, self._chunks, self.squares)
 
     @property
     def first(self) -> Tensor:
@@ -95,14 +99,20 @@ class FusedPass:
         """
         if not all(map(operator.is_, map(states.get, self._params), self._states)):
             return False
-        for name, seen in (("m", self._ms), ("r", self._rs)):
-            if not all(map(operator.is_, map(operator.itemgetter(name), self._states), seen)):
+        for name, tensors in (("m", self._ms), ("r", self._rs)):
+            if not all(map(operator.is_, map(operator.itemgetter(name), self._states), tensors)):
                 return False
-        ws = [local(p) for p in self._params] if self._cut else self._params
-        return self._places == (self._addresses(ws), [*map(_address, self._parts)], [*map(write_count, self._counting)])
+        return self._seen == self._look_at([local(p) for p in self._params] if self._sharded else self._params)
 
-    def _addresses(self, tensors: Sequence[Tensor]) -> tuple[list[int], list[int], set[torch.dtype]]:
-        return [*map(_address, tensors)], [*map(Tensor.numel, tensors)], {*map(_type, tensors)}
+    def _look_at(self, ws: Sequence[Tensor]) -> tuple[Any, ...]:
+        """Return all of weights and states that the tables depend on, and how often torch has written to r."""
+        return (
+            [*map(_address, ws)],
+            [*map(Tensor.numel, ws)],
+            {*map(_type, ws)},
+            [*map(_address, self._local_state)],
+            [*map(write_count, self._counted)],
+        )
 
     def step(self, scalars: list[ScalarRow], squares: Tensor | None, *, in_place: bool) -> None:
         """Take a step with the parameters' gradients; w, m and r of a parameter without one stay as they are.
@@ -117,7 +127,7 @@ class FusedPass:
         """
         grads = [p.grad for p in self._params]
         moved = [p for p, g in zip(self._params, grads, strict=True) if g is not None]
-        if self._cut or len(moved) < len(grads) or not self._can_be_read(grads):
+        if self._sharded or len(moved) < len(grads) or not self._can_be_read(grads):
             ready = map(self._ready, self._params, grads, self._numels, self._formats)
             grads = list(ready)  # kept until the kernel has been launched: copies may have been made for it
         addresses = [0 if g is None else g.data_ptr() for g in grads]
@@ -128,7 +138,7 @@ class FusedPass:
         self._scalars.fill_scalars(list(itertools.chain.from_iterable(scalars)))
         if len(self._chunks):
             self._kernel.step(
-                self._weights,
+                self._dtype,
                 self._tensors,
                 self._grads.tensor,
                 self._chunks,
@@ -143,13 +153,13 @@ class FusedPass:
         else:
             self.squares, self._after = self._after, self.squares
         # so that autograd refuses a graph that still needs the old weights
-        torch.autograd.graph.increment_version([local(p) for p in moved] if self._cut else moved)
+        torch.autograd.graph.increment_version([local(p) for p in moved] if self._sharded else moved)
 
     def _can_be_read(self, grads: list[Any]) -> bool:
         """Return whether the kernel can read all gradients of unsharded parameters as they are, which is the rule."""
         return (
             [*map(Tensor.numel, grads)] == self._numels
-            and {*map(_type, grads)} <= {self._weights}
+            and {*map(_type, grads)} <= {self._dtype}
             and all(
                 g.is_contiguous() if format is torch.contiguous_format else g.is_contiguous(memory_format=format)
                 for g, format in zip(grads, self._formats, strict=True)
@@ -163,7 +173,7 @@ class FusedPass:
         g = local_gradient(g, p)
         if g.numel() != numel:
             raise RuntimeError(_unlike("a gradient", g, local(p)))
-        return _laid_out(g.to(self._weights), format)
+        return _laid_out(g.to(self._dtype), format)
 
     def saved(self) -> dict[Tensor, dict[int, float]]:
         """Return the carried squares of each parameter's chunks, by the chunk's number; this waits for the device."""
@@ -179,7 +189,7 @@ class FusedPass:
 
         Those of the first look may differ by rounding: a compiler may order its sums otherwise than those of a step.
         """
-        rounding = 1e-12 if self._weights == torch.float64 else 1e-6  # of sums in another order
+        rounding = 1e-12 if self._dtype == torch.float64 else 1e-6  # of sums in another order
         fresh: list[float] = self.squares.tolist()
         taken: list[float] = []
         for entry in self._entries:

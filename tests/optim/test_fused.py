@@ -80,7 +80,7 @@ def test_copies_carry_them_too(duplicate):
 
 @KERNELS
 def test_squares_that_are_not_those_of_r_are_not_believed(name):
-    """Somebody has edited a checkpoint."""
+    """A checkpoint may have been edited."""
     params = new_params(torch.float32)
     with path(name) as how:
         optimizer = Neumann(params, lr=0.05, **how, **STRONG)
