@@ -17,12 +17,17 @@ class Interrupted(Exception):  # noqa: N818 - it is no error
     signal: int | None = None
 
 
+# exit codes of a command: something failed, the input is wrong, Ctrl-C (128 + SIGINT, as shells report it)
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
 def did_you_mean(word: str, choices: Iterable[str], *, listed: int = 12) -> str:
     """Return ``did you mean 'x'?`` for the nearest of ``choices``, or the list of them where none is near."""
     names = sorted(choices)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    spelt = {name.lower(): name for name in names}  # upper case is no distance
+    near = difflib.get_close_matches(word.lower(), spelt, n=1, cutoff=0.5)
     if near:
-        return f"did you mean '{near[0]}'?"
+        return f"did you mean '{spelt[near[0]]}'?"
     more = f" and {len(names) - listed} more" if len(names) > listed else ""
     return f"choose from {', '.join(names[:listed])}{more}" if names else "there is nothing to choose from"
 

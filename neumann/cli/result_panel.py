@@ -1,4 +1,4 @@
-"""What does a person see when a run is over? Its errors, and where everything is."""
+"""The panel that ends a run: its errors, and where its files are."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from neumann.store.scores import scores_line
 
 
 def result_panel(console: Console, folder: Path, result: Mapping[str, Any], *, returned: bool = False) -> None:
-    """Print what came out and where everything is."""
+    """Print the errors of a run and where its files are.
+
+    console    where it is printed
+    folder     the run folder
+    result     the content of its result.json
+    returned   True where the run was over already and was not trained now
+    """
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")

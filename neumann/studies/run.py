@@ -59,7 +59,7 @@ def study(
     failed = 0
     with (
         make_launcher(tuning[0].spec.config.launch, console) as launcher,
-        StudyView(console, one, tuning, launcher.first) as view,
+        StudyView(console, launcher.preparation, one, tuning) as view,
     ):
         failed += sum(o.status == "failed" for o in launcher.run([run.spec for run in tuning], view))
         tuning = [refreshed(run) for run in tuning]

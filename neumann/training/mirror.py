@@ -18,6 +18,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from neumann import compat
 from neumann.config import RunSpec
 from neumann.errors import UserError, first_line
 from neumann.store import RunFolder
@@ -118,7 +119,7 @@ class Mirror:
                 "provenance": self._record,
             },
             # no git: a remote's URL may hold a token, and provenance has the commit
-            settings=wandb.Settings(console="off", silent=True, x_disable_stats=True, disable_git=True),
+            settings=wandb.Settings(console="off", silent=True, disable_git=True, **compat.WANDB_SETTINGS),
             reinit="finish_previous",
         )
         run.define_metric("step", hidden=True)

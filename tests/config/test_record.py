@@ -1,4 +1,4 @@
-"""A run as a record: what a worker on another machine, or a person with somebody's folder, makes it from again."""
+"""A run's record, from which a worker on another machine, or another user with the folder, makes it again."""
 
 from __future__ import annotations
 
@@ -35,13 +35,27 @@ def test_a_record_gives_the_same_run(overrides: tuple[str, ...]) -> None:
     assert again.signed() == spec.signed()
 
 
-def test_targets_of_strangers_need_trust() -> None:
+def test_targets_of_other_projects_need_trust() -> None:
     foreign = record()
     foreign["config"]["optimizer"]["_target_"] = "os.system"
     with pytest.raises(UserError, match=r"optimizer\._target_=os\.system would run code .* --trust"):
         load_spec(foreign)
     with pytest.raises(UserError, match="now gives run"):  # trusted, and still another run than it says
         load_spec(foreign, trust=True)
+
+
+def test_a_record_of_an_older_version_is_one_clear_sentence() -> None:
+    """Before version 2 a record named the module that a function lay in."""
+    old = record()
+    old["config"]["schedule"]["_target_"] = "neumann.training.schedules.synchronous"
+    for trust in (False, True):
+        with pytest.raises(UserError) as refused:
+            load_spec(old, trust=trust)
+        assert str(refused.value) == (
+            f"the record of run {old['signature']} does not fit this version: "
+            "schedule._target_=neumann.training.schedules.synchronous is no public name of neumann: "
+            "did you mean 'neumann.schedules.synchronous'?"
+        )
 
 
 def test_nothing_is_interpolated(monkeypatch: pytest.MonkeyPatch) -> None:

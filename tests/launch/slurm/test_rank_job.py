@@ -1,4 +1,4 @@
-"""What the job of a run on several devices does at its end. srun and training are played; see test_on_slurm.py for both."""
+"""The end of the job of a run on several devices. The tests play srun and the training; test_on_slurm.py has both."""
 
 from __future__ import annotations
 
