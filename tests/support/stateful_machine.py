@@ -1,8 +1,8 @@
 """Everything that people do to an optimizer, in any order: on every path at once, and held to the twin.
 
-Each path is run twice over, on the same gradients. The first run is only trained; the second is saved,
-loaded, copied, evaluated and asked for its distance all the while, and must stay the first one's to the bit. In float64
-both are held to the twin, in the other types the paths are held to each other.
+Each path is run twice over, on the same gradients. The first run is only trained; the second is saved, loaded, copied,
+evaluated and asked for its distance all the while, and must stay the first one's to the bit. In float64 both are held
+to the twin, in the other types the paths are held to each other.
 """
 
 from __future__ import annotations

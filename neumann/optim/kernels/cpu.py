@@ -27,11 +27,8 @@ from neumann.optim.kernels.layout import ChunkRow, ScalarRow, TensorRow
 
 SOURCE = Path(__file__).with_name("fused_step.cpp")
 FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-ffp-contract=off", "-fno-math-errno")
-COLUMNS: dict[str, Any] = {
-    "TENSOR_COLUMNS": TensorRow,
-    "CHUNK_COLUMNS": ChunkRow,
-    "SCALAR_COLUMNS": ScalarRow,
-}  # macros of the source
+# The macros of the source, and the rows whose fields they list
+COLUMNS: dict[str, Any] = {"TENSOR_COLUMNS": TensorRow, "CHUNK_COLUMNS": ChunkRow, "SCALAR_COLUMNS": ScalarRow}
 CHOICES = (
     ("-march=native", "-mprefer-vector-width=512", "-fopenmp"),
     ("-march=native", "-fopenmp"),
