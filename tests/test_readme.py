@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from neumann.cli.main import main
-from neumann.studies.definition import load_study
+from neumann.studies.plan import load_study
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 

@@ -7,7 +7,9 @@ from rich.text import Text
 
 from neumann.config import LaunchConfig, LocalLaunchConfig, SlurmLaunchConfig
 from neumann.launch.local import LocalLauncher
-from neumann.launch.protocol import Launcher
+from neumann.launch.protocol import Launcher, LaunchView, RunOutcome
+
+__all__ = ["LaunchView", "Launcher", "RunOutcome", "make_launcher"]
 
 
 def make_launcher(launch: LaunchConfig, console: Console) -> Launcher:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,9 +13,9 @@ from rich.text import Text
 from neumann.config import RunSpec
 from neumann.launch.progress import LiveView
 from neumann.store.folder import OVER
-from neumann.studies.collect import EVALUATION, TUNING, StudyRun, scores
-from neumann.studies.definition import Study
-from neumann.studies.results import TuningTrial
+from neumann.studies.collect import StudyRun, scores
+from neumann.studies.plan import EVALUATION, TUNING, Study
+from neumann.studies.results import TuningTrial, chosen
 from neumann.studies.statistics import summarize
 
 
@@ -63,11 +64,11 @@ class StudyView(LiveView):
         for name in ("row", "tuning", "chosen", "evaluation", "test error"):
             table.add_column(name, justify="left" if name in ("row", "chosen") else "right", no_wrap=True)
         for key, row in self._study.config.rows.items():
-            chosen = next((t.setting for t in self._trials.get(key, ()) if t.chosen), None)
+            setting = chosen(self._trials.get(key, ()))
             table.add_row(
                 escape(row.label),
                 self._count(TUNING, key),
-                ", ".join(f"{k.removeprefix('optimizer.')}={v}" for k, v in chosen.items()) if chosen else "",
+                ", ".join(f"{k.removeprefix('optimizer.')}={v}" for k, v in setting.items()) if setting else "",
                 self._count(EVALUATION, key),
                 self._error(key),
             )
@@ -91,7 +92,7 @@ class StudyView(LiveView):
         for run in self._own(EVALUATION, key):
             outcome = self._over.get(run.spec.signature)
             if outcome is not None and outcome.result is not None:
-                now = StudyRun(run.planned, run.role, run.spec, run.folder, outcome.result)
+                now = replace(run, result=outcome.result)
                 found = scores(now, "test", self._study.config.rows[key].point)
                 errors += [] if found is None else [found["error"]]
         return f"{100 * summarize(errors).mean:.2f} % (n = {len(errors)})" if errors else ""

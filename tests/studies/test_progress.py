@@ -12,8 +12,8 @@ from rich.console import Console
 from neumann.config import make_specs
 from neumann.launch import progress
 from neumann.launch.protocol import RunOutcome
-from neumann.studies.collect import EVALUATION, TUNING, StudyRun, runs_of
-from neumann.studies.definition import Study, load_study
+from neumann.studies.collect import StudyRun, runs_of
+from neumann.studies.plan import Study, load_study
 from neumann.studies.progress import StudyView
 from tests.support.study_folders import scores, write_study
 
@@ -46,7 +46,7 @@ def shown(console: Console) -> list[str]:
 
 
 def test_without_a_terminal_a_line_counts_the_runs_of_the_phase(study: Study) -> None:
-    tuning = runs_of(study.tuning(), TUNING, make_specs)
+    tuning = runs_of(study.tuning(), make_specs)
     console = console_of(terminal=False)
     signatures = {run.spec.signature for run in tuning}
     assert len(signatures) < len(tuning)  # rows that differ in their point share runs
@@ -68,8 +68,8 @@ def test_on_a_terminal_every_row_is_a_line_with_its_setting_and_test_error(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "REFRESH_S", 0.0)
-    tuning = runs_of(study.tuning(), TUNING, make_specs)
-    evaluation = runs_of(study.evaluation("averaged", {"optimizer.lr": 0.3}), EVALUATION, make_specs)
+    tuning = runs_of(study.tuning(), make_specs)
+    evaluation = runs_of(study.evaluation("averaged", {"optimizer.lr": 0.3}), make_specs)
     console = console_of(terminal=True)
     with StudyView(console, "importing PyTorch", study, tuning) as view:
         for run in tuning:
