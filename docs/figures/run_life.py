@@ -1,0 +1,65 @@
+"""Diagram of a run's life: the statuses that status.json takes, and what leads from one to the next."""
+
+from __future__ import annotations
+
+import textwrap
+from xml.sax.saxutils import escape
+
+from neumann.store import OVER, STATUSES
+
+# status: (left, top, what it says)
+PLACES = {
+    "pending": (300, 4, "composed, resolved and signed; no folder, or one without a status"),
+    "running": (300, 150, "claimed: measurements.jsonl grows, last.ckpt follows every evaluation"),
+    "interrupted": (10, 150, "stopped by a signal, or its process is gone"),
+    "failed": (590, 150, "an exception; error.txt has its traceback"),
+    "finished": (130, 310, "result.json is written, last and atomically"),
+    "diverged": (470, 310, "the loss was no longer finite: a result as well"),
+}
+ARROWS = (
+    ("pending", "running", "a process claims the folder"),
+    ("running", "interrupted", "signal, kill"),
+    ("interrupted", "running", "the same command"),
+    ("running", "failed", "error"),
+    ("failed", "running", "the same command"),
+    ("running", "finished", "the last step"),
+    ("running", "diverged", "nan or inf"),
+)
+WIDTH, HEIGHT, WIDE, HIGH, LINE = 760, 400, 160, 84, 15  # in CSS pixels
+
+
+def svg() -> str:
+    """Return the diagram as SVG for a page: in the page's own colours, no blank line in it."""
+    assert set(PLACES) == set(STATUSES), "the statuses have changed"
+    boxes, arrows = [], []
+    for status, (x, y, meaning) in PLACES.items():
+        lines = textwrap.wrap(meaning, 25)
+        text = f'<tspan x="{x + WIDE / 2:.0f}" class="name">{status}</tspan>'
+        text += "".join(f'<tspan x="{x + WIDE / 2:.0f}" dy="{LINE}">{escape(line)}</tspan>' for line in lines)
+        kind = ' class="over"' if status in OVER else ""
+        boxes.append(
+            f'<rect{kind} x="{x}" y="{y}" width="{WIDE}" height="{HIGH}" rx="6"/><text y="{y + 20}">{text}</text>'
+        )
+    for here, there, why in ARROWS:
+        arrows.append(_arrow(here, there, why))
+    return (
+        f'<svg class="diagram" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="The life of a run">'
+        '<defs><marker id="tip2" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+        '<path d="M0 0L8 4L0 8z"/></marker></defs>' + "".join([*arrows, *boxes]) + "</svg>"
+    )
+
+
+def _arrow(here: str, there: str, why: str) -> str:
+    (x, y, _), (to_x, to_y, _) = PLACES[here], PLACES[there]
+    if y == to_y:  # side by side: the way back runs below the way there
+        back = here != "running"
+        level = y + HIGH * (0.72 if back else 0.28)
+        start, end = (x + WIDE, to_x - 2) if x < to_x else (x, to_x + WIDE + 2)
+        label = f'<text class="why" x="{(start + end) / 2:.0f}" y="{level + (16 if back else -6):.0f}">{escape(why)}</text>'
+        return f'<path class="arrow two" d="M{start} {level:.0f}L{end} {level:.0f}"/>{label}'
+    start, end = x + WIDE / 2 + (to_x - x) * 0.15, to_x + WIDE / 2
+    middle_x, middle_y = (start + end) / 2, (y + HIGH + to_y) / 2
+    side = 0 if to_x == x else (-50 if to_x < x else 50)
+    anchor = ' style="text-anchor:start"' if side == 0 else ""
+    label = f'<text class="why"{anchor} x="{middle_x + side + (8 if side == 0 else 0):.0f}" y="{middle_y + 4:.0f}">{escape(why)}</text>'
+    return f'<path class="arrow two" d="M{start:.0f} {y + HIGH}L{end:.0f} {to_y - 2}"/>{label}'
