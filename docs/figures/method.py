@@ -33,7 +33,9 @@ def _contours(axes) -> None:
 
 
 def _path(axes, points: Tensor, colour: str, label: str, marker: str = "o", **style) -> None:
-    axes.plot(points[:, 0].numpy(), points[:, 1].numpy(), marker=marker, color=colour, label=label, markersize=3.5, **style)
+    axes.plot(
+        points[:, 0].numpy(), points[:, 1].numpy(), marker=marker, color=colour, label=label, markersize=3.5, **style
+    )
 
 
 def series() -> str:
@@ -127,14 +129,17 @@ def regularizers() -> str:
 
 
 def counting() -> str:
-    """Draw how far repulsion alone drives w from v: no gradient but in the first steps, β of a ResNet-50 counted twice."""
+    """Draw how far repulsion alone drives w from v, with a ResNet-50's β by either count; only three steps have gradients."""
     drawn, (axes,) = figure(height=3.4)
     lr, gamma, mu = 0.1, 0.99, 0.9
+    common = {"lr": lr, "gamma": gamma, "momentum": mu, "alpha": 0.0, "beta_count": "absolute", "fused": False}
     counts = (("tensors: 161", 161, LINES[0]), ("scalars: 25.6 million", 25_557_032, LINES[1]))
     for label, count, colour in counts:
         beta = 1e-5 * count
         w = torch.nn.Parameter(torch.zeros(100, dtype=torch.float64))
-        optimizer = Neumann([w], lr=lr, alpha=0.0, beta=beta, beta_count="absolute", gamma=gamma, momentum=mu, fused=False)
+        optimizer = Neumann(
+            [w], lr=lr, alpha=0.0, beta=beta, beta_count="absolute", gamma=gamma, momentum=mu, fused=False
+        )
         stream = torch.Generator().manual_seed(0)
         distances = []
         for step in range(1500):

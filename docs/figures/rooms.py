@@ -90,4 +90,5 @@ def _arrow(upper: tuple[float, float, float, float], lower: tuple[float, float, 
     x, y = upper[0] + upper[2] / 2, upper[1] + upper[3]
     to_x, to_y = lower[0] + lower[2] / 2, lower[1] - 2
     bend = min(40.0, (to_y - y) / 2)
-    return f'<path class="arrow" d="M{x:.0f} {y:.0f}C{x:.0f} {y + bend:.0f} {to_x:.0f} {to_y - bend:.0f} {to_x:.0f} {to_y:.0f}"/>'
+    curve = f"M{x:.0f} {y:.0f}C{x:.0f} {y + bend:.0f} {to_x:.0f} {to_y - bend:.0f} {to_x:.0f} {to_y:.0f}"
+    return f'<path class="arrow" d="{curve}"/>'

@@ -55,11 +55,12 @@ def _arrow(here: str, there: str, why: str) -> str:
         back = here != "running"
         level = y + HIGH * (0.72 if back else 0.28)
         start, end = (x + WIDE, to_x - 2) if x < to_x else (x, to_x + WIDE + 2)
-        label = f'<text class="why" x="{(start + end) / 2:.0f}" y="{level + (16 if back else -6):.0f}">{escape(why)}</text>'
-        return f'<path class="arrow two" d="M{start} {level:.0f}L{end} {level:.0f}"/>{label}'
-    start, end = x + WIDE / 2 + (to_x - x) * 0.15, to_x + WIDE / 2
-    middle_x, middle_y = (start + end) / 2, (y + HIGH + to_y) / 2
-    side = 0 if to_x == x else (-50 if to_x < x else 50)
-    anchor = ' style="text-anchor:start"' if side == 0 else ""
-    label = f'<text class="why"{anchor} x="{middle_x + side + (8 if side == 0 else 0):.0f}" y="{middle_y + 4:.0f}">{escape(why)}</text>'
-    return f'<path class="arrow two" d="M{start:.0f} {y + HIGH}L{end:.0f} {to_y - 2}"/>{label}'
+        line = f"M{start} {level:.0f}L{end} {level:.0f}"
+        left, top, anchor = (start + end) / 2, level + (16 if back else -6), "middle"
+    else:
+        start, end = x + WIDE / 2 + (to_x - x) * 0.15, to_x + WIDE / 2
+        line = f"M{start:.0f} {y + HIGH}L{end:.0f} {to_y - 2}"
+        left, top = (start + end) / 2, (y + HIGH + to_y) / 2 + 4
+        left, anchor = (left + 8, "start") if to_x == x else (left + (50 if to_x > x else -50), "middle")
+    label = f'<text class="why" style="text-anchor:{anchor}" x="{left:.0f}" y="{top:.0f}">{escape(why)}</text>'
+    return f'<path class="arrow two" d="{line}"/>{label}'

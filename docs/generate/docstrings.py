@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import textwrap
 from typing import Any
@@ -34,7 +35,7 @@ def _table(match: re.Match[str]) -> str:
         if line.startswith("="):
             continue
         cuts = [0, *(i for i in starts[1:] if line[i - 1 : i].isspace()), len(line)]  # a cell may run over several
-        cells = [line[a:b].strip().replace("|", "\\|") for a, b in zip(cuts, cuts[1:], strict=False)]
+        cells = [line[a:b].strip().replace("|", "\\|") for a, b in itertools.pairwise(cuts)]
         cells += [""] * (len(starts) - len(cells))
         if cells[0] or not rows:
             rows.append(cells)
