@@ -129,7 +129,7 @@ def regularizers() -> str:
 
 
 def counting() -> str:
-    """Draw how far repulsion alone drives w from v, with a ResNet-50's β by either count; only three steps have gradients."""
+    """Draw how far repulsion alone drives w from v, with a ResNet-50's β by either count."""
     drawn, (axes,) = figure(height=3.4)
     lr, gamma, mu = 0.1, 0.99, 0.9
     common = {"lr": lr, "gamma": gamma, "momentum": mu, "alpha": 0.0, "beta_count": "absolute", "fused": False}
@@ -137,9 +137,7 @@ def counting() -> str:
     for label, count, colour in counts:
         beta = 1e-5 * count
         w = torch.nn.Parameter(torch.zeros(100, dtype=torch.float64))
-        optimizer = Neumann(
-            [w], lr=lr, alpha=0.0, beta=beta, beta_count="absolute", gamma=gamma, momentum=mu, fused=False
-        )
+        optimizer = Neumann([w], beta=beta, **common)
         stream = torch.Generator().manual_seed(0)
         distances = []
         for step in range(1500):
