@@ -50,9 +50,16 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Put the figures where a page asks for them."""
+    if page.file.src_uri == "LOG.md":  # what belongs to an item is indented by two there, and by four here
+        markdown = re.sub(r"^ +", lambda match: 2 * match[0], markdown, flags=re.MULTILINE)
     if page.file.src_uri == "explanation/architecture.md":
         for heading, figure in BESIDE_ARCHITECTURE.items():
-            markdown = re.sub(rf"^(#+ {heading})$", rf"\1\n\n<!-- figure: {figure} -->", markdown, flags=re.MULTILINE)
+            placed = rf"\1\n\n<!-- figure: {figure} -->"
+            markdown, times = re.subn(rf"^(#+ {heading})$", placed, markdown, count=1, flags=re.MULTILINE)
+            if not times:
+                raise PluginError(
+                    f"ARCHITECTURE.md has no heading '{heading}' for the figure {figure}: see docs/hooks.py"
+                )
 
     def drawn(match: re.Match[str]) -> str:
         if match[1] not in FIGURES:

@@ -8,7 +8,7 @@ import re
 import matplotlib
 from matplotlib.figure import Figure
 
-INK, PAPER = "#010203", "#fdfeff"  # stand for the page's own colours
+INK = "#010203"  # stands for the page's own colour of text
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito 2008: told apart by the colour-blind
 STYLE = {
     "svg.fonttype": "none",
@@ -24,7 +24,6 @@ STYLE = {
     "axes.spines.right": False,
     "xtick.color": INK,
     "ytick.color": INK,
-    "legend.frameon": False,
     "lines.linewidth": 1.8,
 }
 
@@ -39,13 +38,18 @@ def figure(columns: int = 1, *, width: float = 8.6, height: float = 3.6, sharey:
 
 def svg(drawn: Figure, label: str) -> str:
     """Return ``drawn`` as SVG without a blank line; ``label`` is read to those who cannot see it."""
+    for axes in drawn.axes:
+        if (legend := axes.get_legend()) is not None:
+            legend.set_frame_on(False)
     with matplotlib.rc_context(STYLE):
         file = io.StringIO()
         drawn.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = text.replace(INK, "currentColor").replace(PAPER, "var(--md-default-bg-color)")
+    text = text.replace(INK, "currentColor")
+    for number, colour in enumerate(LINES):  # docs/style.css has a lighter one for dark pages
+        text = text.replace(colour, f"var(--line-{number})")
     # ids are the document's: two figures of one page must not share them
     mark = re.sub(r"\W+", "-", label.lower())[:24]
     text = re.sub(r'id="([^"]+)"', rf'id="{mark}-\1"', text)

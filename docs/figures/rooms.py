@@ -53,7 +53,7 @@ def sentence(room: str) -> str:
     source = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
     text = " ".join((ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0].split())
     end = min((text.find(mark) for mark in (". ", "? ") if mark in text), default=len(text))
-    return text[:end].rstrip(".")
+    return text[:end].rstrip(".").replace("`", "")
 
 
 def svg() -> str:

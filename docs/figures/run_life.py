@@ -9,23 +9,23 @@ from neumann.store import OVER, STATUSES
 
 # status: (left, top, what it says)
 PLACES = {
-    "pending": (300, 4, "composed, resolved and signed; no folder, or one without a status"),
-    "running": (300, 150, "claimed: measurements.jsonl grows, last.ckpt follows every evaluation"),
-    "interrupted": (10, 150, "stopped by a signal, or its process is gone"),
-    "failed": (590, 150, "an exception; error.txt has its traceback"),
-    "finished": (130, 310, "result.json is written, last and atomically"),
-    "diverged": (470, 310, "the loss was no longer finite: a result as well"),
+    "pending": (290, 4, "composed, resolved and signed; no folder, or one without a status"),
+    "running": (290, 150, "claimed; every evaluation is a line in measurements.jsonl and a last.ckpt"),
+    "interrupted": (4, 150, "stopped by a signal, or its process is gone"),
+    "failed": (576, 150, "an exception; error.txt has its traceback"),
+    "finished": (120, 310, "result.json is written, last and atomically"),
+    "diverged": (460, 310, "the loss was no longer finite: a result as well"),
 }
 ARROWS = (
     ("pending", "running", "a process claims the folder"),
     ("running", "interrupted", "signal, kill"),
-    ("interrupted", "running", "the same command"),
+    ("interrupted", "running", "same command"),
     ("running", "failed", "error"),
-    ("failed", "running", "the same command"),
+    ("failed", "running", "same command"),
     ("running", "finished", "the last step"),
     ("running", "diverged", "nan or inf"),
 )
-WIDTH, HEIGHT, WIDE, HIGH, LINE = 760, 400, 160, 84, 15  # in CSS pixels
+WIDTH, HEIGHT, WIDE, HIGH, LINE = 760, 400, 180, 84, 15  # in CSS pixels
 
 
 def svg() -> str:

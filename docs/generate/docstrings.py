@@ -18,7 +18,11 @@ def markdown(text: str) -> str:
     text = re.sub(r"^=+(?: +=+)+\n(?:.+\n)*=+(?: +=+)*(?=\n|$)", _table, text, flags=re.MULTILINE)
     text = re.sub(r":(?:class|func|meth|attr|mod|data|exc):`~?([^`]+)`", r"`\1`", text)
     text = re.sub(r"^( *)\.\. math::\n+((?:\1 +.*\n|\n)+)", _formula, text, flags=re.MULTILINE)
-    return re.sub(r"::$", ":", text, flags=re.MULTILINE)
+    text = re.sub(r"::$", ":", text, flags=re.MULTILINE)
+    # <output> in prose would be an HTML tag
+    return re.sub(
+        r"(`+)[^`]*\1|^    .*$|<(?=[a-z])", lambda m: "&lt;" if m[0] == "<" else m[0], text, flags=re.MULTILINE
+    )
 
 
 def _formula(match: re.Match[str]) -> str:

@@ -34,6 +34,8 @@ def included(page: str) -> str:
             on_site = there.removeprefix("docs/")
         if there.startswith(f"{RESULTS}/") and posixpath.basename(there) in COPIED:
             on_site = there.replace("experiments/regularizers", "explanation")
+        if there == RESULTS:
+            on_site = "explanation/results/full/report.html"
         if on_site is None:
             return words if "`" in words else f"`{words}`"
         to = posixpath.relpath(on_site, posixpath.dirname(page) or ".")
