@@ -20,9 +20,10 @@ class Interrupted(Exception):  # noqa: N818 - it is no error
 def did_you_mean(word: str, choices: Iterable[str], *, listed: int = 12) -> str:
     """Return ``did you mean 'x'?`` for the nearest of ``choices``, or the list of them where none is near."""
     names = sorted(choices)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    spelt = {name.lower(): name for name in names}  # upper case is no distance
+    near = difflib.get_close_matches(word.lower(), spelt, n=1, cutoff=0.5)
     if near:
-        return f"did you mean '{near[0]}'?"
+        return f"did you mean '{spelt[near[0]]}'?"
     more = f" and {len(names) - listed} more" if len(names) > listed else ""
     return f"choose from {', '.join(names[:listed])}{more}" if names else "there is nothing to choose from"
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
+from neumann import compat
 from neumann.errors import UserError, did_you_mean
 
 
@@ -24,6 +25,5 @@ def parsed(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Na
         parser.print_help()
         return None
     if unknown:
-        known = [word for action in parser._actions for word in action.option_strings if word.startswith("--")]
-        raise UserError(f"{parser.prog} takes no {unknown[0]}: {did_you_mean(unknown[0], known)}")
+        raise UserError(f"{parser.prog} takes no {unknown[0]}: {did_you_mean(unknown[0], compat.long_options(parser))}")
     return given

@@ -1,13 +1,18 @@
-"""What a run is: composed from YAML, strictly checked, resolved and signed. Never imports torch."""
+"""The configuration of a run, composed from YAML, strictly checked, resolved and signed. Never imports torch."""
 
-from neumann.config.schema import LaunchConfig, LocalLaunchConfig, RunConfig, SlurmLaunchConfig
-from neumann.config.spec import NOT_SIGNED, RESULTS_VERSION, RunSpec, load_spec, make_spec, make_specs, making_specs
+from neumann.config.from_overrides import MakeSpecs, make_spec, make_specs, making_specs
+from neumann.config.from_record import load_spec
+from neumann.config.launch_settings import LaunchConfig, LocalLaunchConfig, SlurmLaunchConfig
+from neumann.config.schema import RunConfig
+from neumann.config.signature import NOT_SIGNED, RESULTS_VERSION
+from neumann.config.spec import RunSpec
 
 __all__ = [
     "NOT_SIGNED",
     "RESULTS_VERSION",
     "LaunchConfig",
     "LocalLaunchConfig",
+    "MakeSpecs",
     "RunConfig",
     "RunSpec",
     "SlurmLaunchConfig",

@@ -1,9 +1,8 @@
-"""What did the user ask for? Overrides go in, one strictly checked configuration comes out, or one sentence says what
-is wrong.
+"""The composition of a configuration: overrides go in, one strictly checked configuration comes out.
 
 Hydra composes. Around it stand two checks of our own (`neumann.config.keys`), because a misspelt key must never train
 silently: every override is held against what the chosen files define before Hydra sees it, and the keys of the composed
-result are held against the schema, so that a `+optimizer.alpha=0` on an optimizer that has none, or a typing error
+result are held against the schema, so that a `+optimizer.alpha=0` on an optimizer that has none, or a misspelt key
 inside an experiment file, is refused as well.
 """
 
@@ -18,7 +17,6 @@ from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -27,18 +25,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from neumann.config.keys import (
-    CHOSEN_SECTIONS,
-    OPEN_NODES,
-    SECTIONS,
-    check_key,
-    check_keys,
-    check_option,
-    refuse_hydra,
-    spelt,
-)
-from neumann.config.resolvers import register_resolvers
-from neumann.config.schema import structured
+from neumann import compat
+from neumann.config.keys import OPEN_NODES, check_key, check_keys, check_option, refuse_hydra, spelt
+from neumann.config.schema import CHOSEN_SECTIONS, SECTIONS, structured
+from neumann.config.time_scales import register_resolvers
 from neumann.errors import UserError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -46,7 +36,7 @@ SWEEPS = "sweeps"  # the group whose files are grids of runs, see neumann.search
 
 
 class Composer:
-    """Composes any number of runs over one state of the files, which it reads once: it lives as long as one call."""
+    """Composes any number of runs over one state of the files, each of which it reads once; see `composing`."""
 
     def __init__(self, config_dirs: Sequence[str]) -> None:
         self._dirs = [Path(folder).resolve() for folder in config_dirs]
@@ -82,7 +72,7 @@ class Composer:
                     f"'{override.input_line}' names several values, and this command trains one run: give one value, "
                     "or add -m to train one run for each"
                 )
-        # ablation=null asks for what is so anyway, and Hydra does not take it
+        # ablation=null chooses nothing, as the default does, and Hydra does not take it
         parsed = [
             o for o in parsed if o.key_or_group not in groups or o.key_or_group in SECTIONS or o.value() is not None
         ]
@@ -96,7 +86,7 @@ class Composer:
             check_key(override, baseline, choices, groups)
         config = self._with_values(baseline, [self._parse(_line(o)) for o in values])
         if config.launch.get("kind") != baseline.launch.get("kind"):
-            raise UserError(f"launch.kind is what launch={choices['launch']} is for: choose another file of that group")
+            raise UserError(f"launch.kind is set by launch={choices['launch']}: choose another file of that group")
         extra = [f"{group}={option}" for group, option in choices.items() if group not in SECTIONS]
         if extra:  # an ablation or an experiment file, whose keys are to be checked as well
             files = tuple(f"{group}={choices[group]}" for group in (*CHOSEN_SECTIONS, "launch"))
@@ -115,7 +105,7 @@ class Composer:
         return self._parsed[text]
 
     def _files(self, overrides: tuple[str, ...]) -> tuple[DictConfig, dict[str, str]]:
-        """Return the configuration that the chosen files make, to be copied before it is changed, and the choices."""
+        """Return the configuration that the chosen files make, shared between calls, and {group: chosen option}."""
         if overrides not in self._composed:
             with sentences("the configuration does not compose"):
                 config = hydra_compose("train", [*self._paths, *overrides], return_hydra_config=True)
@@ -131,14 +121,14 @@ class Composer:
 
     @staticmethod
     def _with_values(files: DictConfig, values: list[Override]) -> DictConfig:
-        """Return a copy with ``values`` set as Hydra sets them after it has merged the files, by its own function."""
+        """Return a copy of ``files`` with ``values`` set, as Hydra sets them after it has merged the files."""
         config = copy.deepcopy(files)
         with sentences("the configuration does not compose"):
-            ConfigLoaderImpl._apply_overrides_to_config(values, config)
+            compat.set_values(values, config)
         return config
 
     def _schema(self, files: tuple[str, ...]) -> DictConfig:
-        """Return every valid key: the chosen files are the schema of data, optimizer and schedule."""
+        """Return every valid key with an example: the chosen files are the schema of data, optimizer and schedule."""
         if files not in self._schemas:
             chosen, _ = self._files(files)
             schema: Any = structured(OmegaConf.to_container(chosen.launch))
@@ -150,7 +140,7 @@ class Composer:
 
 @contextmanager
 def sentences(what: str) -> Iterator[None]:
-    """Turn the errors of Hydra, OmegaConf and YAML into one sentence of ours, which opens with ``what``."""
+    """Turn errors of Hydra, OmegaConf and YAML within the block into one UserError, which opens with ``what``."""
     try:
         yield
     except (HydraException, OmegaConfBaseException, YAMLError, OSError) as error:
@@ -160,7 +150,7 @@ def sentences(what: str) -> Iterator[None]:
 
 @contextmanager
 def composing(config_dirs: Sequence[str] = ()) -> Iterator[Composer]:
-    """Hold a composer over our files and the user's folders."""
+    """Hold a composer over our files and the user's ``config_dirs``. Raises UserError where one of them is missing."""
     for folder in config_dirs:
         if not Path(folder).is_dir():
             raise UserError(f"--config-dir {folder}: there is no such folder")
@@ -177,7 +167,7 @@ def list_groups(config_dirs: Sequence[str] = ()) -> dict[str, list[str]]:
 
 
 def _line(override: Override) -> str:
-    """Return the override for Hydra; a free-form setting is added where it is new, with or without a plus before it."""
+    """Return an override as Hydra takes it; a new setting in a free-form section needs no plus before it."""
     line = str(override.input_line)
     free = any(override.key_or_group.startswith(f"{node}.") for node in OPEN_NODES)
     return f"++{line.lstrip('+')}" if free and not override.is_delete() else line

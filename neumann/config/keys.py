@@ -1,21 +1,20 @@
-"""Does every key exist? An override or a composed configuration is held against the chosen files and the schema."""
+"""The check that every key exists: overrides and composed configurations against the chosen files and the schema."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 from typing import Any
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
-from neumann.config.schema import RunConfig
+from neumann import compat
+from neumann.bounds import check_kind
+from neumann.config.schema import CHOSEN_SECTIONS, FILLED_IN
 from neumann.errors import UserError, did_you_mean
 
-OPEN_NODES = ("model.kwargs", "optimizer.kwargs", "launch.sbatch")  # free-form: checked by whom they are passed to
-CHOSEN_SECTIONS = ("data", "optimizer", "schedule")  # their group's YAML is their schema
-SECTIONS = tuple(f.name for f in fields(RunConfig))
-FILLED_IN = ("derived",)  # by RunSpec, never by the user
+# Free-form sections, whose settings are checked by the function that they are passed to
+OPEN_NODES = ("model.kwargs", "optimizer.kwargs", "launch.sbatch")
 
 
 def spelt(text: str) -> str:
@@ -25,7 +24,10 @@ def spelt(text: str) -> str:
 
 
 def refuse_hydra(override: Override) -> None:
-    """Refuse what configures Hydra: its launchers are not used here, its sweepers only by `neumann.search.grid`."""
+    """Refuse an override that configures Hydra, naming our setting for the same. Raises UserError.
+
+    Hydra's launchers are not used here, and its sweepers only by `neumann.search.grid`.
+    """
     key = override.key_or_group
     if key == "hydra/launcher" or key.startswith("hydra.launcher"):
         raise UserError(
@@ -38,7 +40,10 @@ def refuse_hydra(override: Override) -> None:
 
 
 def check_option(override: Override, groups: dict[str, list[str]]) -> None:
-    """Refuse a group left without a choice, or an option that has no file."""
+    """Refuse a group left without a choice, or an option that has no file. Raises UserError.
+
+    ``groups`` is {group: its options}.
+    """
     group, option = override.key_or_group, override.value()
     if override.is_delete() or option is None:
         raise UserError(
@@ -49,7 +54,14 @@ def check_option(override: Override, groups: dict[str, list[str]]) -> None:
 
 
 def check_key(override: Override, baseline: DictConfig, choices: dict[str, str], groups: dict[str, list[str]]) -> None:
-    """Walk the override's dotted key through the chosen files and stop at the first part they do not have."""
+    """Refuse an override of a setting that does not exist, and one that deletes a setting. Raises UserError.
+
+    Args:
+        override: sets or deletes one dotted key; no choice in a group.
+        baseline: the configuration that the chosen files make, against which the key is held part by part.
+        choices: {group: chosen option}, to name the file that lacks the key.
+        groups: {group: its options}, of which the nearest is named where the key's first part is none.
+    """
     key = override.key_or_group
     parts = key.split(".")
     if parts[0] in FILLED_IN:
@@ -60,7 +72,7 @@ def check_key(override: Override, baseline: DictConfig, choices: dict[str, str],
     for depth, part in enumerate(parts):
         if not isinstance(node, DictConfig) or not _has(node, part):
             _refuse_key(parts, depth, node, choices, groups)
-        node = node._get_node(part)
+        node = compat.child(node, part)
     if override.is_delete():
         raise UserError(f"'{override.input_line}': a setting cannot be deleted, only set (null is a value)")
 
@@ -71,6 +83,7 @@ def _has(node: DictConfig, key: str) -> bool:
 
 
 def _refuse_key(parts: list[str], depth: int, node: Any, choices: dict[str, str], groups: dict[str, list[str]]) -> None:
+    """Raise UserError for the key ``parts``, of which ``node`` at ``parts[:depth]`` lacks the next."""
     where, word = ".".join(parts[:depth]), parts[depth]
     if not isinstance(node, DictConfig):
         raise UserError(f"'{where}' is a single value and has no setting '{word}'")
@@ -82,44 +95,42 @@ def _refuse_key(parts: list[str], depth: int, node: Any, choices: dict[str, str]
 
 
 def check_keys(node: DictConfig, schema: DictConfig, choices: dict[str, str], prefix: str = "") -> None:
-    """Refuse keys that the schema does not have, wherever they came from, and values that were required and not given.
+    """Refuse keys that the schema does not have, and required values that were not given. Raises UserError.
 
-    ``prefix`` is where ``node`` stands in the whole configuration.
+    It catches what `check_key` cannot see: keys that come from a file or behind a plus.
+
+    Args:
+        node: the composed configuration, or a section of it.
+        schema: every valid key at ``node``, with an example of its value.
+        choices: {group: chosen option}, to name the file that lacks a key.
+        prefix: where ``node`` stands in the whole configuration, with a dot at the end.
     """
     for raw in node:
         key = f"{prefix}{raw!s}"
         if not _has(schema, str(raw)):
             parts = key.split(".")
             _refuse_key(parts, len(parts) - 1, schema, choices, {})
-        child: Any = node._get_node(raw)
-        if child._is_missing():
+        child, other = compat.child(node, raw), compat.child(schema, raw)
+        if compat.is_missing(child):
             group = key.split(".")[0]
             of = f"{group}={choices[group]}" if group in choices else "the configuration"
             raise UserError(f"{of} needs {key}: add {key}=... to the command")
-        other: Any = schema._get_node(raw)
         if isinstance(other, DictConfig) and not isinstance(child, DictConfig):
             raise UserError(f"'{key}' is a section: set {key}.{next(iter(other), 'KEY')!s} or another of its settings")
-        if isinstance(child, DictConfig) and key not in OPEN_NODES and not child._is_none():
+        if isinstance(child, DictConfig) and key not in OPEN_NODES and not compat.is_null(child):
             if not isinstance(other, DictConfig):
                 raise UserError(f"'{key}' is a single value, not a section")
             check_keys(child, other, choices, f"{key}.")
         elif prefix.split(".")[0] in CHOSEN_SECTIONS:
-            _check_kind(key, child, other)
+            _check_like(key, child, other)
 
 
-def _check_kind(key: str, node: Any, default: Any) -> None:
+def _check_like(key: str, node: Any, default: Any) -> None:
     """Refuse a word where the chosen file has a number, and the like; null and interpolations are settled later."""
-    if (
-        node._is_interpolation()
-        or default._is_interpolation()
-        or node._is_none()
-        or default._is_none()
-        or default._is_missing()
-    ):
+    if not (compat.is_plain(node) and compat.is_plain(default)):
         return
-    value, example = getattr(node, "_value", lambda: node)(), getattr(default, "_value", lambda: default)()
-    for kind, name in ((bool, "true or false"), (int | float, "a number"), (str, "a word")):
-        if isinstance(example, kind):
-            if not isinstance(value, kind) or (isinstance(value, bool) and not isinstance(example, bool)):
-                raise UserError(f"{key}={value} is not {name}: its file has {key}={example}")
+    example = compat.value_of(default)
+    for kind, of in ((bool, bool), (float, int | float), (str, str)):  # an example cannot tell 1 from 1.0
+        if isinstance(example, of):
+            check_kind(key, compat.value_of(node), kind, f": its file has {key}={example}")
             return

@@ -1,6 +1,6 @@
-"""Which images does a run train on, choose by, and report on? Three splits, fixed per data set.
+"""Data sets and their three fixed splits: training, validation (chosen by) and test (reported on).
 
-This package's front door is torch-free: `facts` describes a data set (fingerprint, classes, sizes, split rule) in
+Importing this package imports no torch: `facts` describes a data set (fingerprint, classes, sizes, split rule) in
 milliseconds, so that a run can be signed before torch is imported. `neumann.data.module.build` makes the batches.
 """
 

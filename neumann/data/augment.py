@@ -1,8 +1,9 @@
-"""What does augmentation do to sample i in epoch e? The same whatever the batch size, workers, devices or resumes.
+"""Augmentation as a function of (seed, epoch, example): batch size, workers, devices and resumes do not change it.
 
 The randomness is a table of uniforms per epoch with one row per training example, drawn once and indexed by example;
-boxes follow from it by arithmetic. Both kinds of batches cut and mirror whole batches on the device with `apply`; only
-a streamed random resized crop is cut in the worker, from the file itself (in memory: from the decoded, fitted image).
+boxes follow from it by arithmetic. Batches in memory and streamed ones are cut and mirrored whole, on the device, by
+`apply`. Only a streamed random resized crop is cut in the worker, from the file itself; in memory it is cut from the
+decoded and fitted image.
 """
 
 from __future__ import annotations
@@ -25,14 +26,18 @@ Boxes = NDArray[np.int64]
 
 
 def draw(name: str, count: int, seed: int, epoch: int) -> NDArray[np.float32] | None:
-    """Return the uniforms [count, columns] of one epoch, None for no augmentation; column 0 is the mirror's."""
+    """Return uniforms float32 [count, COLUMNS[name]] in [0, 1) for one epoch, None where ``name`` draws none.
+
+    ``count`` is the number of training examples. Column 0 decides about the mirror.
+    """
     return uniforms((count, COLUMNS[name]), (seed, epoch)) if COLUMNS[name] else None
 
 
 def boxes(name: str, table: NDArray[np.float32], size: tuple[int, int]) -> Boxes:
-    """Return int64 [N, 5]: top, left, height, width in pixels, and 1 where mirrored.
+    """Return the boxes int64 [N, 5] of images of ``size`` (height, width): top, left, height, width, mirrored (0 or 1).
 
-    For crops, top and left count from the corner of the image padded by `padding` on every side.
+    ``table`` has rows [N, COLUMNS[name]] of `draw`. Lengths are in pixels; for crops, top and left count from the
+    corner of the image padded by `padding` on every side.
     """
     if name == "random_resized_crop":
         return crop_boxes(table, *size)
@@ -51,7 +56,10 @@ def padding(side: int) -> int:
 
 
 def crop_boxes(table: NDArray[np.float32], height: int, width: int) -> Boxes:
-    """Return the boxes [N, 5] of Inception's random resized crop in images of one size, as torchvision draws them."""
+    """Return the boxes int64 [N, 5] of Inception's random resized crop (Szegedy et al. 2015) in images of one size.
+
+    The law is torchvision's: `TRIES` draws of area and ratio, and a centred crop where none fits.
+    """
     areas = height * width * (SCALE[0] + (SCALE[1] - SCALE[0]) * table[:, 3 : 3 + TRIES].astype(np.float64))
     spread = math.log(RATIO[1]) - math.log(RATIO[0])
     ratios = np.exp(math.log(RATIO[0]) + spread * table[:, 3 + TRIES :].astype(np.float64))
@@ -59,7 +67,7 @@ def crop_boxes(table: NDArray[np.float32], height: int, width: int) -> Boxes:
     heights = np.rint(np.sqrt(areas / ratios)).astype(np.int64)
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
     first, rows = fits.argmax(axis=1), np.arange(len(table))
-    # Where no try fits: the largest centred crop whose ratio is allowed.
+    # where no try fits: the largest centred crop whose ratio is allowed
     ratio = min(max(width / height, RATIO[0]), RATIO[1])
     spare = (min(height, round(width / ratio)), min(width, round(height * ratio)))
     some = fits.any(axis=1)
@@ -82,7 +90,7 @@ def apply(name: str, images: Tensor, found: Tensor) -> Tensor:
     padded = functional.pad(images, (pad_x, pad_x, pad_y, pad_y))
     rows = found[:, :1] + torch.arange(height, device=images.device)
     columns = found[:, 1:2] + _mirrored(found[:, 4:], width)
-    # One gather over flat pixels: five times faster on a CPU than indexing by four axes.
+    # one gather over flat pixels: five times faster on a CPU than indexing by four axes
     places = (rows[:, :, None] * padded.shape[3] + columns[:, None, :]).flatten(1)
     return padded.flatten(2).gather(2, places[:, None].expand(-1, images.shape[1], -1)).view(images.shape)
 
@@ -98,7 +106,7 @@ def _mirrored(flags: Tensor, width: int) -> Tensor:
 
 
 def _resized_crop(images: Tensor, found: Tensor) -> Tensor:
-    """Bilinear crops of different sizes in one call; a crop is never larger than the image, so none needs smoothing."""
+    """Return bilinear crops of different sizes. A crop is never larger than the image, so none needs smoothing."""
     height, width = images.shape[2:]
     top, left, h, w, flags = found.unbind(1)
     y = _centres(top, h, torch.arange(height, device=images.device), height)

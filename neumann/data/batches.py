@@ -1,10 +1,11 @@
-"""Which images make up batch k of epoch e, and how do they get to the device? Two kinds of batches with one face.
+"""Batches: which images are in batch k of epoch e on which process, and their way to the device.
 
-`TensorBatches` keeps a small set on the device as uint8 and indexes it there; `StreamBatches` decodes files in workers.
-The order is a pure function of (order seed, epoch), the augmentation of (augmentation seed, epoch, example).
+`Plan` and `DealtPlan` say which; `TensorBatches` index a small set that lies on the device as uint8, `StreamBatches`
+decode files in workers. The order is a pure function of (order seed, epoch), the augmentation of (augmentation seed,
+epoch, example).
 
 Training drops the last incomplete batch; evaluation counts every example exactly once, in a fixed order. With several
-processes, batch k is cut from one shared order (the union over processes does not depend on their number), and every
+processes, batch k is cut from one shared order, so the union over processes does not depend on their number, and every
 process makes the same number of batches, since a process with one fewer would leave the others waiting.
 """
 
@@ -31,7 +32,17 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Who is in which batch: ``indices`` into the whole set, ``batch_size`` of a process, ``seed`` None to evaluate."""
+    """The examples of every batch of one process, for a split.
+
+    Args:
+        indices: the split's examples, int64 [N] into the whole set.
+        batch_size: examples in a batch of one process.
+        seed: of the training order, shuffled anew each epoch; None: evaluation, in the order of ``indices``.
+        rank: this process, from 0.
+        world_size: the number of processes that share the split.
+
+    Raises UserError for a training batch larger than the split, and for a split with fewer examples than processes.
+    """
 
     indices: Indices
     batch_size: int
@@ -52,7 +63,7 @@ class Plan:
 
     @property
     def span(self) -> int:
-        """Images in a step over all processes."""
+        """The number of images in a step over all processes."""
         return self.batch_size * self.world_size
 
     def __len__(self) -> int:
@@ -75,10 +86,10 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class DealtPlan(Plan):
-    """The first ``count`` whole batches of a training order, dealt out to the processes one by one.
+    """The first ``count`` whole batches of the training order ``order_seed``, dealt to the processes one by one.
 
-    The batches are the same however many processes there are, each as large as on one. ``seed`` is None, so that every
-    iteration begins at the first.
+    The batches do not depend on the number of processes: each is as large as on one process and stays whole. ``seed``
+    is None, so that every iteration begins at the first batch.
     """
 
     count: int = 1
@@ -88,7 +99,7 @@ class DealtPlan(Plan):
         return len(range(self.rank, self.count, self.world_size))
 
     def batches(self, epoch: int) -> list[Indices]:
-        """Return this process's batches, whatever the epoch; where the examples are used up, a new order begins."""
+        """Return this process's batches, the same in every epoch; a new order begins where the examples are used up."""
         examples, size = len(self.indices), self.batch_size
         places = [divmod(number, examples // size) for number in range(self.rank, self.count, self.world_size)]
         orders = {e: order(examples, (self.order_seed, e)) for e, _ in places}
@@ -97,7 +108,16 @@ class DealtPlan(Plan):
 
 @dataclass(frozen=True)
 class Finish:
-    """What happens to pixels on the device: augmentation by name and seed, then (x / pixel_max - mean) / std."""
+    """The processing of pixels on the device: augmentation, then (x / pixel_max - mean) / std.
+
+    Args:
+        size: (height, width) of the images in pixels.
+        mean: per channel, in units of ``pixel_max``.
+        std: per channel, in units of ``pixel_max``.
+        pixel_max: the value of a full pixel, 255 for bytes.
+        augmentation: one of `neumann.data.settings.AUGMENTATIONS`.
+        seed: of the augmentation.
+    """
 
     size: tuple[int, int]
     mean: tuple[float, ...]
@@ -116,17 +136,18 @@ class Finish:
 class Batches(ABC):
     """Batches of (images float32 [B, C, H, W] normalised, labels int64 [B]) on ``device``.
 
-    Training batches are stateful: ``state_dict()`` counts a batch as soon as it is handed out, iteration goes on at the
-    position (of a loaded state too), and a finished epoch is followed by the next one. ``set_epoch`` starts another
-    epoch, or a finished one again, and leaves an epoch under way alone. Evaluation always starts at the beginning.
+    Training batches are stateful: ``state_dict()`` counts a batch as soon as it is handed out, an iterator goes on at
+    the position (also of a loaded state), and a finished epoch is followed by the next one. ``set_epoch`` starts
+    another epoch, or a finished one again, and leaves an epoch under way alone. Evaluation always starts at the
+    beginning.
     """
 
-    batch_sampler = None  # Lightning asks whatever has a ``sampler`` for this too
+    batch_sampler = None  # Lightning reads it from every loader with a ``sampler``
 
     def __init__(self, plan: Plan, finish: Finish, device: torch.device) -> None:
         self.plan, self.finish, self.device = plan, finish, device
         self.epoch = self.position = 0
-        self.taken: Indices = np.arange(0)  # who is in the batch that was handed out last, as positions in plan.indices
+        self.taken: Indices = np.arange(0)  # the last batch handed out, as positions in plan.indices
         self._mean, self._std = finish.constants(device)
 
     @property
@@ -143,11 +164,11 @@ class Batches(ABC):
             self.epoch, self.position = epoch, 0
 
     def state_dict(self) -> dict[str, int]:
-        """Return the epoch, the number of its batches handed out, and the images in a step over all processes."""
+        """Return the epoch, how many of its batches were handed out, and the images in a step over all processes."""
         return {"epoch": self.epoch, "position": self.position, "span": self.plan.span}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state`` was taken; raises UserError in the middle of an epoch of other batches."""
+        """Go on where ``state`` was taken. Raises UserError in the middle of an epoch with steps of another size."""
         if state["position"] and state.get("span", self.plan.span) != self.plan.span:
             raise UserError(
                 f"the checkpoint is {state['position']} steps of {state['span']} images into an epoch and cannot go on "
@@ -156,14 +177,14 @@ class Batches(ABC):
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
 
     def __iter__(self) -> Iterator[Batch]:
-        # A generator, so nothing is read before the first batch is asked for: Lightning makes iterators it never uses,
-        # and loads the state and sets the epoch after it made the one it does use.
+        # A generator, so nothing is read before the first batch is asked for: Lightning makes iterators that it never
+        # uses, and loads the state and sets the epoch after it has made the one that it does use.
         training = self.plan.seed is not None
         if training and self.position >= len(self):
             self.epoch, self.position = self.epoch + 1, 0
         first = self.position if training else 0
         rows = self.plan.batches(self.epoch)[first:]
-        if not rows:  # a process that none was dealt to
+        if not rows:  # a process to which no batch was dealt
             return
         for step, (taken, batch) in enumerate(zip(rows, self._load(rows), strict=True), start=first + 1):
             self.position = step if training else 0  # before the yield: after the last one nothing runs any more
@@ -205,7 +226,18 @@ class TensorBatches(Batches):
 
 
 class StreamBatches(Batches):
-    """Batches decoded from ``files`` by ``workers`` processes (0: in this one); ``labels`` are int64 [N]."""
+    """Batches decoded from files by worker processes.
+
+    Args:
+        plan: the examples of every batch.
+        finish: the processing of pixels on the device.
+        files: the whole set's image files, N of them.
+        labels: the whole set's labels, int64 [N].
+        workers: processes that decode; 0 decodes in this one.
+        device: where batches are put.
+
+    Raises UserError while iterating, naming the first file that cannot be decoded.
+    """
 
     def __init__(
         self, plan: Plan, finish: Finish, files: ImageFiles, labels: Indices, *, workers: int, device: torch.device
@@ -220,7 +252,7 @@ class StreamBatches(Batches):
             worker_init_fn=ignore_ctrl_c,
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,
-            generator=torch.Generator(),  # else every epoch would draw from the global one
+            generator=torch.Generator(),  # without it every epoch would draw from torch's global stream
         )
 
     def _load(self, batches: list[Indices]) -> Iterator[Batch]:
@@ -246,7 +278,7 @@ class StreamBatches(Batches):
 
 
 class _Requests(Sampler[list[Request]]):
-    """What the workers are asked for next, batch by batch; they keep no epoch of their own."""
+    """The batches that the workers are asked for in the epoch under way; the workers know no epochs."""
 
     def __init__(self) -> None:
         self.wanted: Iterable[list[Request]] = ()

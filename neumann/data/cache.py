@@ -1,6 +1,6 @@
-"""Where does what was once computed from a folder's images stay? In a cache folder that may vanish at any time.
+"""The cache of what was computed from a folder's images: atomic writes and locks in a folder that may vanish any time.
 
-Nothing here ever breaks a run: a cache that cannot be written or read back costs time and one notice, no more.
+A cache never breaks a run: one that cannot be written or read back costs time and one notice.
 """
 
 from __future__ import annotations
@@ -21,16 +21,8 @@ ABSENT = (FileNotFoundError, NotADirectoryError, PermissionError)  # no cache to
 log = logging.getLogger(__name__)
 
 
-def folder(*below: str) -> Path:
-    """Return the cache folder, or one below it: $NEUMANN_CACHE, else $XDG_CACHE_HOME/neumann, else ~/.cache/neumann."""
-    if own := os.environ.get("NEUMANN_CACHE"):
-        return Path(own).expanduser().joinpath(*below)
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(home, "neumann", *below)
-
-
 def write(path: Path, save: Callable[[Path], object]) -> None:
-    """Let ``save`` write a temporary file beside ``path`` and rename it; a failure is one notice, not an error."""
+    """Have ``save`` write a temporary file beside ``path``, then rename it; a failure is one notice, not an error."""
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,9 +40,10 @@ def write(path: Path, save: Callable[[Path], object]) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Hold the advisory lock beside ``path``, so that several runs started at once do its work once.
+    """Hold the advisory lock beside ``path``, so that of several runs started at once only one does the work.
 
-    The system frees it when its holder ends, however it ends. Where there is no such lock, the work is done unlocked.
+    The operating system frees the lock when the process that holds it ends. Without such locks (Windows, some network
+    file systems) the block runs unlocked.
     """
     with contextlib.ExitStack() as stack:
         if fcntl is not None:

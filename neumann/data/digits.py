@@ -1,6 +1,6 @@
-"""What is in the embedded data set? scikit-learn's 1,797 handwritten digits, read from its own file.
+"""scikit-learn's 1,797 embedded handwritten digits, read from its own file.
 
-The file is found without importing scikit-learn (a second of start-up) and parsed with NumPy.
+The file is found without importing scikit-learn, which takes a second, and parsed with NumPy.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ VALIDATION = TEST = 300
 def read() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return images uint8 [1797, 1, 8, 8] with values 0 to 16, and labels int64 [1797].
 
-    Raises UserError where scikit-learn or its file is not there.
+    Raises UserError where scikit-learn is not installed or its file cannot be read.
     """
     package = importlib.util.find_spec("sklearn")
     if package is None or not package.submodule_search_locations:
@@ -38,7 +38,7 @@ def read() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def examples(labels: NDArray[np.int64], split_seed: int) -> Examples:
-    """Return the three stratified splits: 1,197 training, 300 validation and 300 test images."""
+    """Return the three stratified splits of ``labels`` int64 [1797]: 1,197 training, 300 validation, 300 test."""
     test, validation, train = stratified(labels, (TEST, VALIDATION), split_seed)
     return Examples(labels=labels, train=train, validation=validation, test=test)
 

@@ -1,4 +1,4 @@
-"""What is this data set? Everything a signature and a record need, learnt without importing torch."""
+"""The facts of a data set that a signature and a record need, found without importing torch."""
 
 from __future__ import annotations
 
@@ -18,10 +18,22 @@ MEMORY_LIMIT = 2 << 30  # bytes of decoded uint8
 class DataFacts:
     """A data set's description; equal facts mean the same images in the same splits at the same size.
 
-    ``fingerprint`` is a hex digest after what it covers (``content:`` or ``names-sizes:``), ``split_digest`` 12 hex
-    digits of who is in which split; ``image_size`` is (height, width) as trained on and ``native_size`` that of the
-    files, None where they differ; ``pixel_max`` is the decoded value that counts as 1; ``examples`` holds the indices
-    (and the paths, of a folder) and takes no part in comparison or record.
+    Args:
+        kind: one of `neumann.data.settings.KINDS`.
+        fingerprint: SHA-256 as hex digits, after what it covers: ``content:`` or ``names-sizes:``.
+        num_classes: number of classes.
+        class_names: their names, by label.
+        image_size: (height, width) as trained on, in pixels.
+        native_size: (height, width) of the files; None where they differ.
+        channels: 1 (grey) or 3 (RGB).
+        pixel_max: the decoded value of a full pixel.
+        train_count, validation_count, test_count: images of each split.
+        split_rule: how the splits were made, as a sentence.
+        test_is: what the test split is, as a sentence.
+        split_digest: 12 hex digits of the assignment of examples to splits.
+        in_memory: whether the decoded images are held on the device.
+        examples: the indices of each split and, of a folder, the paths; neither compared nor recorded.
+        stat_digest: digest of the files' names, sizes and times, for the keys of caches; neither compared nor recorded.
     """
 
     kind: str
@@ -40,7 +52,7 @@ class DataFacts:
     split_digest: str
     in_memory: bool
     examples: Examples = field(repr=False, compare=False)
-    stat_digest: str = field(default="", repr=False, compare=False)  # of names, sizes and times, to key caches by
+    stat_digest: str = field(default="", repr=False, compare=False)
 
     def as_record(self) -> dict[str, Any]:
         """Return the facts as plain JSON types."""

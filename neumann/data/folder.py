@@ -1,4 +1,4 @@
-"""Which files of a folder are images, of which class, and in which split? Answered by a stat walk, nothing is opened.
+"""The images of a folder, their classes and their splits, found by listing the folder; no file is opened.
 
 A split folder is one named train, val, valid, validation or test (in any case) that itself holds folders, so a *class*
 called "train" that holds images stays a class. With a train split, the other folders of the root are ignored unless
@@ -24,7 +24,7 @@ SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validat
 
 
 class File(NamedTuple):
-    """One image file: its path under the root, with forward slashes, and what stat says of it."""
+    """One image file: its path under the root, with forward slashes, its bytes and its times in nanoseconds."""
 
     path: str
     size: int
@@ -34,9 +34,16 @@ class File(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """All images of a folder sorted by path: ``files`` and ``labels`` [N], and which indices lie in which split folder.
+    """All N images of a folder, sorted by path.
 
-    ``folders`` maps train, validation and test to the folder's own name, and is empty for bare class folders.
+    Args:
+        root: absolute path of the folder.
+        class_names: the class folders' names, by label.
+        files: the images, [N].
+        labels: their classes, int64 [N].
+        parts: {train, validation or test: sorted indices of the images that lie in that split's folder}; bare class
+            folders are all train.
+        folders: {train, validation or test: the split folder's own name}; empty for bare class folders.
     """
 
     root: Path
@@ -48,7 +55,7 @@ class Listing:
 
 
 def walk(root: str) -> Listing:
-    """Return the listing of ``root``; raises UserError, naming the path, where it is no folder of class folders."""
+    """Return the listing of ``root``. Raises UserError, naming the path, where it is no folder of class folders."""
     top = Path(root).expanduser().absolute()
     if not top.exists():
         raise UserError(f"data.root '{top}' does not exist")
@@ -82,9 +89,9 @@ def walk(root: str) -> Listing:
 
 
 def assign(listing: Listing, wanted: settings.ImageFolder) -> tuple[Examples, str, str]:
-    """Return the three splits, the rule that made them and what the test split is, as sentences.
+    """Return the three splits, and as sentences the rule that made them and what the test split is.
 
-    Raises UserError for a class with fewer images than splits that are to be cut from it.
+    Raises UserError for a class with fewer images than the splits that are cut from it.
     """
     own, folders = dict(listing.parts), listing.folders
     by = f"stratified, by split seed {wanted.split_seed}"
@@ -93,7 +100,7 @@ def assign(listing: Listing, wanted: settings.ImageFolder) -> tuple[Examples, st
         rule = f"{source}, {folders['validation']}/ and {folders['test']}/ as they are"
         test_is = f"the folder {folders['test']}/"
     elif "validation" in own or "test" in own:
-        # The labelled folder beside train/ is what others report on, whatever its name (ImageNet's "val"): our test.
+        # Published results are on the labelled folder beside train/, whatever its name (ImageNet's "val"): our test.
         name = folders["test" if "test" in own else "validation"]
         own["test"] = own.pop("validation", own.get("test", own["train"]))
         own["validation"], own["train"] = _cut(listing, own["train"], (wanted.val_fraction,), wanted.split_seed)
@@ -114,6 +121,7 @@ def assign(listing: Listing, wanted: settings.ImageFolder) -> tuple[Examples, st
 
 
 def _cut(listing: Listing, indices: Indices, fractions: tuple[float, ...], seed: int) -> list[Indices]:
+    """Cut a stratified part of each fraction from ``indices``; return the parts, then the rest. Raises UserError."""
     labels = listing.labels[indices]
     counts = np.bincount(labels, minlength=len(listing.class_names))
     needed = len(fractions) + 1
@@ -189,7 +197,7 @@ def _images_of_class(top: Path, prefix: str) -> list[File]:
 
 
 def _walk(top: Path, prefix: str, ancestors: tuple[str, ...]) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield every visible file under ``top/prefix`` with its path under ``top``; links are followed, not in a ring."""
+    """Yield every visible file under ``top/prefix`` with its path under ``top``; links are followed, but no cycle."""
     here = os.path.realpath(top / prefix)
     if here in ancestors:
         return

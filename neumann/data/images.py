@@ -1,8 +1,8 @@
-"""How does a file become pixels? Decoded by Pillow, converted, and fitted to the size the model is trained at.
+"""The decoding of image files: read by Pillow, converted, and fitted to the size that the model is trained at.
 
-A set whose images share the wanted size is left alone. Any other is brought to it the usual way: scaled until
-size/0.875 fits inside, then cut in the centre. EXIF orientation is left as it is, as torchvision's
-ImageFolder does, and so is colour under full transparency.
+Images that all have the wanted size stay as they are. Others are brought to it the usual way: scaled until size/0.875
+fits inside, then cut in the centre. EXIF orientation is ignored, as torchvision's ImageFolder does, and so is colour
+under full transparency.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CENTRE = 0.875  # the side of the centre cut, as a fraction of the scaled image
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A file that could not be decoded. It travels as a value: raised in a worker, it would arrive as a traceback."""
+    """A file that could not be decoded, returned as a value: raised in a worker, it would arrive as a traceback."""
 
     path: str
     reason: str
@@ -37,17 +37,23 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Request:
-    """One image to decode: its index, and the uniforms of a random resized crop where one is wanted."""
+    """One image to decode: its index, and the row of uniforms of a random resized crop, None for no crop."""
 
     index: int
     uniforms: NDArray[np.float32] | None = None
 
 
 class ImageFiles(Dataset[Any]):
-    """Image files decoded to uint8 [C, H, W]; asked for lists of `Request`, answers uint8 [B, C, H, W].
+    """A data set of image files, which answers a list of B `Request` with uint8 [B, C, H, W].
 
-    ``native`` says that every file already has ``size`` (height, width). A list with files that cannot be decoded is
-    answered with a list of `Unreadable`.
+    A list with files that cannot be decoded is answered with a list of `Unreadable`.
+
+    Args:
+        root: the folder that ``paths`` are relative to.
+        paths: the image files, [N].
+        size: (height, width) that images are brought to, in pixels.
+        channels: 1 (grey) or 3 (RGB).
+        native: whether every file already has ``size``.
     """
 
     def __init__(self, root: str, paths: Sequence[str], *, size: tuple[int, int], channels: int, native: bool) -> None:
@@ -58,7 +64,7 @@ class ImageFiles(Dataset[Any]):
         return len(self.paths)
 
     def __getitems__(self, requests: Sequence[Request]) -> Tensor | list[Unreadable]:
-        """Return the images of ``requests``, in order."""
+        """Return the images of ``requests`` in order, or the ones that cannot be decoded."""
         images, unreadable = [], []
         for request in requests:
             try:
@@ -97,10 +103,10 @@ def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def ignore_ctrl_c(worker: int) -> None:
-    """Leave Ctrl-C, which a terminal sends to all processes of a run, to the main one: it still wants its batches."""
+    """Ignore SIGINT in a worker: a terminal sends it to all processes, and the main one still wants its batches."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def as_is(batch: Any) -> Any:
-    """Return ``batch``: `ImageFiles` answers whole batches, so there is nothing left to collate."""
+    """Return ``batch``: `ImageFiles` answers whole batches, so there is nothing to collate."""
     return batch

@@ -1,4 +1,4 @@
-"""Where do a run's batches come from? One LightningDataModule for every kind of data, in memory or streamed."""
+"""One LightningDataModule for every kind of data, in memory or streamed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from neumann.data.splits import Indices
 from neumann.seeds import derive
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-CALIBRATION_IMAGES = 512  # at most, in a batch that one process runs by itself
-EVAL_PIXELS = 512 * 32 * 32  # of a resident evaluation batch that is larger than the training batch
+CALIBRATION_IMAGES = 512  # at most, in a batch of `calibration_batches`
+EVAL_PIXELS = 512 * 32 * 32  # at most, in a default evaluation batch of images in memory
 
 
 def build(
@@ -32,18 +32,24 @@ def build(
     rank: int = 0,
     world_size: int = 1,
 ) -> ImageData:
-    """Return the data module of ``data``, described by ``facts``; an in-memory folder is decoded (or recalled) here.
+    """Return the data module of ``data``; an in-memory folder is decoded here, or read from the cache.
 
-    ``batch_size`` is what one process loads at a time. ``eval_batch_size`` defaults to it, or to up to 512 for small
-    images in memory, where a larger batch costs nothing and changes no prediction. ``device`` holds the batches, and
-    ``rank`` of ``world_size`` says whose they are, until the module is attached to a trainer, which then does both.
+    Args:
+        data: the ``data`` group of a configuration.
+        facts: `neumann.data.facts` of it.
+        batch_size: examples in a training batch of one process.
+        seed: the run's, from which order and augmentation are derived.
+        device: where batches are put, until the module is attached to a trainer, whose device then counts.
+        eval_batch_size: examples in an evaluation batch of one process; None: ``batch_size``, or up to 512 for small
+            images in memory, where a larger batch costs nothing and changes no prediction.
+        rank: this process, from 0, until a trainer says.
+        world_size: the number of processes that share each split, until a trainer says.
 
     Raises UserError for a batch larger than the training split and for files that cannot be decoded.
     """
     wanted = settings.parse(data)
-    Plan(
-        facts.examples.train, batch_size, seed=0, world_size=world_size
-    )  # refuses a batch that is too large before anything is decoded
+    # refuses a batch that is too large before anything is decoded
+    Plan(facts.examples.train, batch_size, seed=0, world_size=world_size)
     files = pixels = None
     if isinstance(wanted, settings.Digits):
         pixels = resident.measure(torch.from_numpy(digits.read()[0].copy()))
@@ -70,6 +76,17 @@ class ImageData(pl.LightningDataModule):
     """Batches of (images float32 [B, C, H, W] normalised, labels int64 [B]) of the three splits; made by `build`.
 
     ``mean`` and ``std`` are per channel, in units of the full pixel range (``facts.pixel_max``).
+
+    Args:
+        facts: the data set's.
+        wanted: its settings.
+        pixels: the decoded images; None: they are streamed from ``files``.
+        files: the image files; None for embedded data.
+        batch_size: examples in a training batch of one process.
+        eval_batch_size: examples in an evaluation batch of one process.
+        seed: the run's.
+        device: where batches are put, until a trainer says.
+        place: (rank, number of processes), until a trainer says.
     """
 
     def __init__(
@@ -97,7 +114,7 @@ class ImageData(pl.LightningDataModule):
 
     @property
     def device(self) -> torch.device:
-        """Where batches live: the trainer's device once there is a trainer."""
+        """The device of the batches: the trainer's, once there is a trainer."""
         return self._device if self.trainer is None else self.trainer.strategy.root_device
 
     def train_dataloader(self) -> Batches:
@@ -117,10 +134,11 @@ class ImageData(pl.LightningDataModule):
         return self.test_dataloader()
 
     def calibration_batches(self, count: int) -> Batches:
-        """Return ``count`` training batches, the same in every iteration and beside the stream that trains.
+        """Return ``count`` training batches, the same in every iteration, apart from the stream that trains.
 
-        Each has the images of a step over all processes, up to `CALIBRATION_IMAGES`, augmented as in training, and is
-        one process's whole: the set does not depend on how many processes share it. One may have been dealt none.
+        Each batch has the images of a step over all processes, up to `CALIBRATION_IMAGES`, augmented as in training,
+        and is dealt whole to one process, so that the batches do not depend on the number of processes. A process may
+        get none.
         """
         indices, (rank, world_size) = self.facts.examples.train, self._whose()
         size = min(self.batch_size * world_size, CALIBRATION_IMAGES)
@@ -129,7 +147,7 @@ class ImageData(pl.LightningDataModule):
         return self._load(plan, augmentation=self.augmentation, seed=seed)
 
     def _whose(self) -> tuple[int, int]:
-        """Return this process's rank, and of how many."""
+        """Return (this process's rank, the number of processes)."""
         return self._place if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _batches(self, indices: Indices, *, training: bool = False) -> Batches:
@@ -160,7 +178,7 @@ class ImageData(pl.LightningDataModule):
         return StreamBatches(plan, finish, self._files, labels, workers=self._workers, device=self.device)
 
     def _on_device(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the whole set on the device, moved there once for all three splits."""
+        """Return images and labels of the whole set on the device, moved there once for all three splits."""
         device = self.device
         if self._resident is None or self._resident[0] != device:
             labels = torch.from_numpy(self.facts.examples.labels)

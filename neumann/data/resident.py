@@ -1,4 +1,4 @@
-"""How does a small folder become one tensor? Every file decoded once, and kept on disk for the runs that follow."""
+"""Image folders in memory: every file is decoded once into one tensor, which the cache keeps for later runs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from neumann.cache_folder import cache_folder
 from neumann.data import cache
 from neumann.data.facts import DataFacts
 from neumann.data.images import ImageFiles, Request, as_is, ignore_ctrl_c
 from neumann.data.scan import report_unreadable
 from neumann.data.splits import Indices
+from neumann.errors import first_line
 
 VERSION = 1  # of decoding and of the file: raise it when either changes
 CHUNK = 64  # images a worker decodes at a time
@@ -36,7 +38,8 @@ class Pixels:
     def mean_and_std(self, indices: Indices, pixel_max: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and standard deviation per channel over the images at ``indices``, in units of ``pixel_max``.
 
-        From whole-number sums, so the same on every machine. A constant channel has standard deviation 1.
+        Both follow from whole-number sums, so they are the same on every machine. A constant channel gets standard
+        deviation 1.
         """
         rows = torch.from_numpy(indices)
         pixels = len(indices) * self.images.shape[2] * self.images.shape[3]
@@ -49,7 +52,7 @@ class Pixels:
 
 
 def measure(images: Tensor) -> Pixels:
-    """Return ``images`` uint8 [N, C, H, W] with their sums."""
+    """Return ``images`` uint8 [N, C, H, W] with their sums over pixels."""
     sums = images.new_empty(images.shape[:2], dtype=torch.int64)
     squares = torch.empty_like(sums)
     for start in range(0, len(images), 1024):  # a chunk at a time: squares need 4 bytes a pixel
@@ -64,7 +67,7 @@ def load(facts: DataFacts, files: ImageFiles, *, workers: int) -> Pixels:
 
     Raises UserError naming the first file that cannot be decoded and how many there are.
     """
-    kept = cache.folder("decoded") / f"{_key(facts)}.pt"
+    kept = cache_folder() / "decoded" / f"{_key(facts)}.pt"
     with cache.lock(kept):
         if (known := _recall(kept, facts)) is not None:
             return known
@@ -90,7 +93,7 @@ def _checksum(pixels: Pixels) -> int:
 
 def _recall(kept: Path, facts: DataFacts) -> Pixels | None:
     try:
-        # Mapped rather than read: runs on one machine then share the pages.
+        # mapped rather than read: runs on one machine then share the pages
         content = torch.load(kept, mmap=True, weights_only=True, map_location="cpu")
         pixels = Pixels(content["images"], content["sums"], content["squares"])
         shape = (len(facts.examples.labels), facts.channels, *facts.image_size)
@@ -100,8 +103,8 @@ def _recall(kept: Path, facts: DataFacts) -> Pixels | None:
     except cache.ABSENT:
         return None
     except DAMAGED as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        cache.log.warning("the decoded images '%s' are damaged, so they are decoded again (%s)", kept, first_line)
+        reason = first_line(error)
+        cache.log.warning("the decoded images '%s' are damaged, so they are decoded again (%s)", kept, reason)
         return None
 
 

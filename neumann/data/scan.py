@@ -1,7 +1,7 @@
-"""Are the files of a folder the same as last time, and how large are their images? A fingerprint, remembered.
+"""The scan of a folder's files for their fingerprint and the images' size, kept in the cache.
 
-The first scan of a folder reads every file (its header only, beyond 1 GiB in all). What it found is kept in the cache
-folder under a digest of all paths, sizes and times, so that an unchanged folder costs the stat walk and nothing more.
+The first scan of a folder reads every file, or only the headers where the files have more than 1 GiB together. The
+result is kept under a digest of all paths, sizes and times, so that an unchanged folder is listed and not read.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from pathlib import Path
 
 from PIL import Image
 
+from neumann.cache_folder import cache_folder
 from neumann.data import cache
 from neumann.data.folder import File, Listing
 from neumann.errors import UserError
 
-VERSION = 1  # of what is kept
-CONTENT_LIMIT = 1 << 30  # bytes; larger folders are told apart by names and sizes
-SMALL_FILE = 1 << 16  # bytes; below it threads cost more than the waiting they hide (Python's lock)
-# What Pillow's readers raise on bytes that are no image, or not all of one.
+VERSION = 1  # of the kept file: raise it when its content or meaning changes
+CONTENT_LIMIT = 1 << 30  # bytes in all; larger folders are told apart by names and sizes
+SMALL_FILE = 1 << 16  # bytes a file; below it threads cost more than the waiting they hide, because of Python's lock
+# what Pillow's readers raise on bytes that are no image, or not all of one
 UNREADABLE: tuple[type[BaseException], ...] = (
     OSError,
     SyntaxError,
@@ -35,13 +36,19 @@ UNREADABLE: tuple[type[BaseException], ...] = (
     TypeError,
     struct.error,
     MemoryError,
+    ZeroDivisionError,
+    OverflowError,
+    Image.DecompressionBombError,
 )
-UNREADABLE += (Image.DecompressionBombError, ZeroDivisionError, OverflowError)
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What one reading of all files says: ``native_size`` is (height, width) where all images share it, else None."""
+    """The result of reading all files.
+
+    ``stat_digest`` is of their names, sizes and times; ``fingerprint`` is as in `neumann.data.facts.DataFacts`;
+    ``native_size`` is (height, width) in pixels where all images share it, else None.
+    """
 
     stat_digest: str
     fingerprint: str
@@ -56,15 +63,13 @@ class _Seen:
 
 
 def scan(listing: Listing) -> Scan:
-    """Return the scan of ``listing``, from the cache where nothing changed.
+    """Return the scan of ``listing``, from the cache where nothing has changed.
 
-    Raises UserError naming the first file whose header is no image's, and how many there are.
+    Raises UserError naming the first file that is no image by its header, and how many there are.
     """
     stats = _stat_digest(listing.files)
-    kept = (
-        cache.folder("scans")
-        / f"{hashlib.sha256(str(listing.root).encode(errors='surrogateescape')).hexdigest()[:24]}.json"
-    )
+    place = hashlib.sha256(str(listing.root).encode(errors="surrogateescape")).hexdigest()[:24]
+    kept = cache_folder() / "scans" / f"{place}.json"
     with cache.lock(kept):
         if (known := _recall(kept, stats)) is not None:
             return known
@@ -74,7 +79,7 @@ def scan(listing: Listing) -> Scan:
 
 
 def report_unreadable(root: Path | str, problems: Iterable[tuple[str, str]], total: int) -> None:
-    """Raise the one UserError for all ``problems``, pairs of a path under ``root`` and a reason; none is no error."""
+    """Raise one UserError for all ``problems``, (path under ``root``, reason), of ``total`` files; nothing for none."""
     found = sorted(problems)
     if found:
         path, reason = found[0]

@@ -1,7 +1,7 @@
-"""Which example is training, validation or test? A stratified cut by a constant seed, the same on every machine.
+"""The three splits of a data set: a stratified cut by a fixed seed, the same on every machine.
 
-Own arithmetic rather than scikit-learn's, for two reasons: this module must not import it (a signature costs
-milliseconds), and here the test part does not move when the validation fraction does.
+The arithmetic is our own rather than scikit-learn's for two reasons: importing that takes a second where a signature
+takes milliseconds, and here the test part does not move when the validation fraction does.
 """
 
 from __future__ import annotations
@@ -17,9 +17,15 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Every example of a data set in its fixed order: ``labels`` int64 [N], and three sorted index arrays into it.
+    """All N examples of a data set in their fixed order.
 
-    ``paths`` are the image files, [N], relative to ``root`` with forward slashes; both are empty for embedded data.
+    Args:
+        labels: their classes, int64 [N].
+        train: sorted indices of the training split; ``validation`` and ``test`` likewise.
+        validation: see ``train``.
+        test: see ``train``.
+        root: the folder of the image files; empty for embedded data.
+        paths: the image files, [N], relative to ``root`` with forward slashes; empty for embedded data.
     """
 
     labels: Indices
@@ -77,7 +83,7 @@ def order(count: int, seed: tuple[int, ...]) -> Indices:
 
 
 def _share_out(sizes: Indices, total: int, *, reserve: int) -> Indices:
-    """Largest remainders in whole numbers, at least 1 per class and at most its size less ``reserve``."""
+    """Share ``total`` out over classes of ``sizes`` by largest remainders: at least 1, at most size − ``reserve``."""
     quotas, remainders = np.divmod(sizes * total, sizes.sum())
     most_wanting = np.argsort(-remainders, kind="stable")[: total - int(quotas.sum())]
     quotas[most_wanting] += 1

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -16,10 +15,11 @@ import types
 from collections.abc import Iterator
 from multiprocessing import forkserver, resource_tracker
 
+from neumann import compat
 from neumann.errors import UserError
 
 # what a job imports sooner or later; named, so that nothing here imports torch
-PRELOADED = ["neumann.launch.run_process", "neumann.training.run", "wandb", "torch.utils.data._utils.worker"]
+PRELOADED = ["neumann.launch.run_process", "neumann.training.run", "wandb", compat.TORCH_WORKER]
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -54,29 +54,17 @@ class ForkServer:
         """End the server where it is not warm yet: it would go on importing for nobody."""
         if self._asking is None or self._answered.is_set():
             return
-        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        compat.kill_fork_server()
         self._asking.join()
 
     def _ask(self) -> None:
         """Have the server make a child that does nothing: it does so when it is warm."""
         try:
-            ended, words = forkserver.connect_to_new_process([])
-            with open(words, "wb") as pipe:
-                pipe.write(pickle.dumps({"sys_path": sys.path}) + pickle.dumps(_Nothing()))
-            for _ in ("its number", "its exit code"):
-                forkserver.read_signed(ended)
-            os.close(ended)
+            compat.wait_for_fork_server()
         except (OSError, EOFError) as error:
             self._error = error
         finally:
             self._answered.set()
-
-
-class _Nothing:
-    """What a process object is to a child of the server."""
-
-    def _bootstrap(self, parent_sentinel: int) -> int:
-        return 0
 
 
 @contextlib.contextmanager

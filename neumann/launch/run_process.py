@@ -5,7 +5,6 @@ Every process gets the run's specification and its rank. None reads a command li
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import importlib
 import io
@@ -24,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from neumann import compat
 from neumann.config import RunSpec
 from neumann.errors import Interrupted, UserError, first_line
 from neumann.launch.fork_server import THREADS, without_main
@@ -302,7 +302,7 @@ def _work(
             signal.signal(number, signal.SIG_IGN)  # everything is on disk
         with contextlib.suppress(OSError):  # the parent may be gone
             answer.send((status, message and message[:LONGEST], time.monotonic()))
-    atexit._run_exitfuncs()  # multiprocessing leaves them out, and W&B's service waits for one
+    compat.run_exit_functions()
     parent = multiprocessing.parent_process()
     if (ranks is None or ranks.rank == 0) and (parent is None or not parent.is_alive()):
         _file(Path(place.log), spec)

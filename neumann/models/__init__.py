@@ -1,1 +1,1 @@
-"""The models that are trained: timm's, fitted to the data, and small networks of our own."""
+"""The networks that are trained: timm's classifiers, fitted to the data, and small ones of our own."""

@@ -1,4 +1,4 @@
-"""Which network is trained? Any classifier of timm, fitted to the data; and a small one for small images."""
+"""Any classifier of timm, fitted to the data, and `SmallCNN` for small images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from neumann.errors import UserError, did_you_mean, first_line
 
 
 class SmallCNN(nn.Module):
-    """Three 3×3 convolutions with batch norm, average pooling and a linear head: 57 k parameters at width 32."""
+    """Three 3×3 convolutions with batch norm, average pooling and a linear head: 57 k parameters at width 32.
+
+    Args:
+        in_chans: channels of the images.
+        num_classes: number of logits.
+        width: channels of the first convolution; the others have twice as many.
+        drop_rate: share of the pooled features that dropout sets to zero in training.
+    """
 
     def __init__(self, in_chans: int = 1, num_classes: int = 10, width: int = 32, drop_rate: float = 0.0) -> None:
         super().__init__()
@@ -48,7 +55,10 @@ def small_cnn(
     cache_dir: Any = None,
     **kwargs: Any,
 ) -> SmallCNN:
-    """Return a `SmallCNN`; timm's factory knows it by this name. There are no pretrained weights."""
+    """Return a `SmallCNN` of ``kwargs``; timm's factory makes it by this name, with these arguments.
+
+    Raises UserError for ``pretrained``: there are no pretrained weights.
+    """
     if pretrained:
         raise UserError("model.kwargs.pretrained=true: small_cnn has no pretrained weights")
     return SmallCNN(**kwargs)
@@ -59,8 +69,15 @@ def build_model(
 ) -> nn.Module:
     """Return timm's model ``name`` with its first and last layer fitted to the data, tried on two blank images.
 
+    Args:
+        name: the model, as timm's factory knows it.
+        kwargs: further settings of the model.
+        in_chans: channels of the images.
+        num_classes: number of classes.
+        image_size: (height, width) of the images in pixels.
+
     Raises UserError for an unknown name (with the nearest), settings that the model does not take, images that it
-    cannot take, and models that return anything but one tensor of logits.
+    cannot take, and models that return anything but one tensor of logits [B, num_classes].
     """
     if not timm.is_model(name):
         near = did_you_mean(name, timm.list_models())
@@ -71,7 +88,7 @@ def build_model(
     settings = {"in_chans": in_chans, "num_classes": num_classes, **kwargs}
     attempts = [settings]
     if "img_size" not in kwargs and image_size[0] == image_size[1]:
-        attempts.append({**settings, "img_size": image_size[0]})  # transformers are built for one size and must be told
+        attempts.append({**settings, "img_size": image_size[0]})  # transformers are made for one size
     first: UserError | None = None
     for attempt in attempts:
         try:
@@ -87,7 +104,7 @@ def _make(name: str, settings: Mapping[str, Any], kwargs: Mapping[str, Any]) -> 
         model: nn.Module = timm.create_model(name, **settings)
     except UserError:
         raise
-    except Exception as error:  # each of timm's thousand models refuses in its own way
+    except Exception as error:  # each of timm's models refuses by an exception of its own
         given = ", ".join(f"{k}={v}" for k, v in kwargs.items()) or "its defaults"
         raise UserError(f"model.name={name} cannot be made with {given}: {first_line(error)}") from error
     return model
@@ -95,11 +112,11 @@ def _make(name: str, settings: Mapping[str, Any], kwargs: Mapping[str, Any]) -> 
 
 def _tried(model: nn.Module, name: str, in_chans: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
     size = "×".join(str(s) for s in image_size)
-    model.eval()  # batch statistics must not see the blank images
+    model.eval()  # so that blank images leave no trace in batch norm's statistics
     try:
         with torch.no_grad():
             out = model(torch.zeros(2, in_chans, *image_size))
-    except Exception as error:  # a network fails on a wrong size in its own way
+    except Exception as error:  # each network fails on a wrong size by an exception of its own
         reason = first_line(error)
         raise UserError(
             f"model.name={name} cannot take images of {size} ({reason}): set data.image_size or another model"

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from neumann import compat
 from neumann.config.compose import CONF, SWEEPS, list_groups, sentences
 from neumann.config.keys import refuse_hydra, spelt
 from neumann.errors import UserError, did_you_mean
@@ -60,7 +60,7 @@ def read_sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> lis
     if searched:
         return read_search(sweeper, settings)
     try:
-        (jobs,) = BasicSweeper.split_arguments(settings, max_batch_size=None)
+        jobs = compat.multiply_out(settings)
     except HydraException as error:
         raise UserError(f"the sweep cannot be read: {error}") from error
     if not jobs:
@@ -151,7 +151,7 @@ def _defaults(path: Path, items: Any) -> Iterator[str]:
 
 def _text(value: Any) -> str:
     """Return a parameter of the grid as on the command line, where a text is Hydra's syntax already."""
-    return value if isinstance(value, str) else Override._get_value_element_as_str(_quoted(value))
+    return value if isinstance(value, str) else compat.as_override(_quoted(value))
 
 
 def _settings(node: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
@@ -160,7 +160,7 @@ def _settings(node: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
         if isinstance(value, dict):
             yield from _settings(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}={Override._get_value_element_as_str(_quoted(value))}"
+            yield f"{prefix}{key}={compat.as_override(_quoted(value))}"
 
 
 def _quoted(value: Any) -> Any:

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import Console
 from rich.text import Text
 
-from neumann.config import RunSpec
-from neumann.config.spec import MakeSpecs, making_specs
+from neumann.config import MakeSpecs, RunSpec, making_specs
 from neumann.errors import Interrupted, UserError
 from neumann.launch import make_launcher
 from neumann.launch.local import Outcome, View

@@ -17,7 +17,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 
-from neumann.config.spec import NOT_SIGNED
+from neumann.config import NOT_SIGNED
 from neumann.errors import UserError, did_you_mean
 
 Value = str | int | float | bool

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from neumann.config import RunSpec, make_specs
-from neumann.config.spec import MakeSpecs
+from neumann.config import MakeSpecs, RunSpec, make_specs
 from neumann.errors import UserError
 from neumann.store import OVER, RunFolder, find
 from neumann.store.files import read_json

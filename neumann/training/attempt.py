@@ -14,6 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 from rich.console import Console
 
+from neumann import compat
 from neumann.config import RunSpec
 from neumann.errors import Interrupted, first_line
 from neumann.optim import eval_point
@@ -35,15 +36,6 @@ from neumann.training.evaluation import Evaluation, Measurement, TrainingProgres
 from neumann.training.mirror import Mirror, summary_of
 from neumann.training.parts import Parts
 from neumann.training.stopping import Stop
-
-
-def _leave_signals_to_us(trainer: pl.Trainer) -> None:
-    """Keep Lightning 2.6 from answering SIGTERM by a collective out of the handler, which may come between two others.
-
-    It also asks rank 0 at every step and waits for the device; `neumann.training.stopping` asks all, waiting for none.
-    """
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
 class _InTurn(pl.Callback):
@@ -206,7 +198,7 @@ class Attempt:
             callbacks.append(Checkpointing(self.folder.last, self.evaluation, state, self.group, self.stop.agreed))
         callbacks += [self.display, _FirstAndLast(self._begun, self._finish)]
         trainer = pl.Trainer(**self.parts.trainer_options, callbacks=[_InTurn(callbacks)])
-        _leave_signals_to_us(trainer)
+        compat.leave_signals_to_us(trainer)
         stream = Stream(self.batches["training"], self.progress.step, config.derived.total_steps)
         trainer.fit(self.parts.module, train_dataloaders=stream)
 

@@ -13,16 +13,23 @@ from typing import Any
 
 from hydra.utils import get_object
 
+from neumann.bounds import Bounds, check_kind
+from neumann.config.targets import TARGETS, place_of
 from neumann.errors import UserError, did_you_mean, first_line
 
-SCHEDULE_BOUNDS = {"factor": (0, True), "every_steps": (1, False), "ramp_steps": (0, False), "total_steps": (1, False)}
+SCHEDULE_BOUNDS = {  # of our own schedules' settings
+    "factor": Bounds(above=0),
+    "every_steps": Bounds(at_least=1),
+    "ramp_steps": Bounds(at_least=0),
+    "total_steps": Bounds(at_least=1),
+}
 
 
 def locate(target: str, where: str) -> Callable[..., Any]:
     """Import the class or function called ``target``; ``where`` is the setting to name if that fails."""
     logging.getLogger("hydra").setLevel(logging.CRITICAL)  # it logs what is raised anyway
     try:
-        found = get_object(target)
+        found = get_object(place_of(target))
     except Exception as error:  # importing somebody's module may raise anything
         reason = (
             str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
@@ -62,13 +69,10 @@ def split_target(section: Mapping[str, Any], where: str) -> tuple[Callable[..., 
 def build_schedule(section: Mapping[str, Any]) -> Callable[[int], float]:
     """Return the rate's factor as a function of the step. Raises UserError."""
     call, settings, name = split_target(section, "schedule")
-    if call.__module__ == "neumann.training.rate_schedules":
-        for key, (least, strictly) in SCHEDULE_BOUNDS.items():
-            value = settings.get(key, least + 1)
-            if value < least or (strictly and value == least):
-                raise UserError(
-                    f"schedule.{key}={value} is out of range: it must be {'above' if strictly else 'at least'} {least}"
-                )
+    if section["_target_"] in TARGETS:
+        for key, value in settings.items():
+            check_kind(f"schedule.{key}", value, float)
+            SCHEDULE_BOUNDS[key].check(f"schedule.{key}", value)
     factor = partial(call, **settings)
     try:
         float(factor(0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -85,13 +84,8 @@ def torch_optimizer(
     }
     found = classes.get(name.lower())
     if found is None:
-        near = difflib.get_close_matches(name.lower(), classes, n=1)
-        hint = (
-            f"did you mean '{classes[near[0]].__name__}'?"
-            if near
-            else did_you_mean(name, [c.__name__ for c in classes.values()])
-        )
-        raise UserError(f"torch.optim has no optimizer '{name}': {hint}")
+        near = did_you_mean(name, [c.__name__ for c in classes.values()])
+        raise UserError(f"torch.optim has no optimizer '{name}': {near}")
     settings = _settings(name, lr, weight_decay, kwargs)
     if weight_decay == 0 and "weight_decay" not in inspect.signature(found).parameters:
         del settings["weight_decay"]  # Rprop has none

@@ -12,6 +12,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from neumann import compat
+
 Factor = Callable[[int], float]
 
 
@@ -63,7 +65,7 @@ class RateSchedule:
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         # a wrapper like timm's Lookahead is no full Optimizer and runs no hooks, but the one inside does
-        stepped: Optimizer = getattr(optimizer, "_base_optimizer", optimizer)
+        stepped = compat.inner_optimizer(optimizer)
         stepped.register_step_pre_hook(self._before)
         stepped.register_step_post_hook(self._after)
 

@@ -363,7 +363,7 @@ YAML_BOMB = "!!python/object/apply:os.system ['touch executed']"
         (lambda text: text + f"more: {YAML_BOMB}\n", "damaged or not plain data"),
         (lambda text: text.replace("name: null", "name: ${oc.env:HOME}"), "name=${oc.env:HOME}: the record of a run has no"),
         (lambda text: text.replace("_target_: neumann.optim.Neumann", "_target_: os.system"), "would run code that is neither ours nor"),
-        (lambda text: text.replace("_target_: neumann.training.rate_schedules.synchronous", "_target_: neumann.training.run.traceback.print_exc"), "--trust"),
+        (lambda text: text.replace("_target_: neumann.schedules.synchronous", "_target_: neumann.training.run.traceback.print_exc"), "is no public name of neumann"),
         (lambda text: text.replace("_target_: neumann.optim.Neumann", "_target_: torch.optim.optimizer.functools.partial"), "--trust"),
         (lambda text: text.replace("lr: 0.1", "lr: 0.2"), "now gives run"),
         (lambda text: text[:300], ""),
@@ -390,7 +390,7 @@ def test_a_folder_of_somebody_elses_executes_nothing(change: Any, sentence: str,
     assert not Path("executed").exists()
 
 
-@pytest.mark.parametrize("target", ["os.system", "torch.optim.optimizer.functools.partial", "neumann.training.build.get_object", "torch.optim.sgd.SGD"])  # fmt: skip
+@pytest.mark.parametrize("target", ["os.system", "torch.optim.optimizer.functools.partial", "torch.optim.sgd.SGD"])  # fmt: skip
 def test_a_target_that_leads_elsewhere_needs_trust_though_its_signature_is_right(target: str) -> None:
     folder = Path("conf/optimizer")
     folder.mkdir(parents=True)

@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from neumann.config import make_spec
+from neumann.config import make_spec, making_specs
 from neumann.errors import UserError
+from neumann.search.grid import expand
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
-@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONF)))
-def test_every_yaml_opens_with_a_sentence_and_its_command(path: Path) -> None:
+YAMLS = {str(path.relative_to(CONF)): path for path in sorted(CONF.rglob("*.yaml"))}
+
+
+def command_of(path: Path) -> str | None:
+    """Return the command after the sentence that a YAML opens with, None where it opens with anything else."""
     first = next(line for line in path.read_text().splitlines() if "@package" not in line)
-    assert first.startswith("# ")
-    assert "neumann train" in first
+    told = re.fullmatch(r"# \S.+: neumann train (.+)", first)
+    return told[1] if told else None
+
+
+@pytest.mark.parametrize("path", YAMLS.values(), ids=YAMLS.keys())
+def test_every_yaml_opens_with_a_sentence_and_its_command(path: Path) -> None:
+    assert command_of(path)
+
+
+def test_the_command_of_every_yaml_uses_it() -> None:
+    jobs: dict[str, list[str]] = {}
+    for name, path in YAMLS.items():
+        words = (command_of(path) or "").split()
+        if path.parent.name == "sweeps":
+            assert f"+sweeps={path.stem}" in words
+            continue
+        jobs[name] = expand(words[1:])[0] if words[0] == "-m" else words
+    assert len(jobs) > 30
+    with making_specs() as make:
+        for name, words in jobs.items():
+            if "data.root=/path" in words:  # the reader's own folder
+                with pytest.raises(UserError, match=r"^data\.root '/path' does not exist"):
+                    make([words])
+                continue
+            (spec,) = make([words])
+            group, _, option = name.removesuffix(".yaml").rpartition("/")
+            assert not group or spec.choices[group] == option
 
 
 @pytest.mark.parametrize(
@@ -56,7 +86,10 @@ def test_every_yaml_opens_with_a_sentence_and_its_command(path: Path) -> None:
         (["trainer.devices=0"], ["trainer.devices=0", "at least 1"]),
         (["batch.size=0"], ["batch.size=0", "choose from 1 to 1197"]),
         (["batch.size=5000"], ["batch.size=5000", "choose from 1 to 1197"]),
-        (["recipe.label_smoothing=1"], ["recipe.label_smoothing", "below 1"]),
+        (["recipe.label_smoothing=1"], ["recipe.label_smoothing=1", "at least 0 and below 1"]),
+        (["recipe.weight_average=1"], ["recipe.weight_average=1", "at least 0 and below 1, or null"]),
+        (["launch.parallel=0"], ["launch.parallel=0 is out of range: it must be at least 1, or null"]),
+        (["schedule.factor=small"], ["schedule.factor=small is not a number: its file has schedule.factor=0.3"]),
         (["recipe.weight_decay_filter=norm"], ["recipe.weight_decay_filter=norm is not a choice"]),
         (["checkpoint.keep=all"], ["checkpoint.keep=all is not a choice"]),
         (["logger.mode=on"], ["logger.mode=on is not a choice", "'online'"]),
@@ -67,7 +100,7 @@ def test_every_yaml_opens_with_a_sentence_and_its_command(path: Path) -> None:
         (["timing.ramp=inf"], ["timing.ramp=inf", "out of range"]),
         (["batch=3"], ["'batch' is a section: set batch.size"]),
         (["output="], ["output is empty"]),
-        (["data.augmentation=crop_flip"], ["crop"]),
+        (["data.augmentation=crop_flip"], ["a mirrored digit is no digit: use crop"]),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else "",
 )

@@ -44,6 +44,20 @@ def test_targets_of_strangers_need_trust() -> None:
         load_spec(foreign, trust=True)
 
 
+def test_a_record_of_an_older_version_is_one_clear_sentence() -> None:
+    """Before version 2 a record named the module that a function lay in."""
+    old = record()
+    old["config"]["schedule"]["_target_"] = "neumann.training.schedules.synchronous"
+    for trust in (False, True):
+        with pytest.raises(UserError) as refused:
+            load_spec(old, trust=trust)
+        assert str(refused.value) == (
+            f"the record of run {old['signature']} does not fit this version: "
+            "schedule._target_=neumann.training.schedules.synchronous is no public name of neumann: "
+            "did you mean 'neumann.schedules.synchronous'?"
+        )
+
+
 def test_nothing_is_interpolated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "secret")
     foreign = record()

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
-from neumann.config import NOT_SIGNED, RESULTS_VERSION, compose, make_spec, spec
-from neumann.config.spec import sign, signed_part
+from neumann.config import (
+    NOT_SIGNED,
+    RESULTS_VERSION,
+    RunConfig,
+    compose,
+    launch_settings,
+    make_spec,
+    schema,
+    signature,
+)
+from neumann.config.keys import OPEN_NODES
+from neumann.config.signature import sign, signed_part
 
 
 def flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -61,7 +72,7 @@ def test_data_and_version_are_signed(monkeypatch: pytest.MonkeyPatch) -> None:
     config = run.as_dict()
     for facts in (replace(run.facts, fingerprint="content:0"), replace(run.facts, split_digest="0")):
         assert sign(signed_part(config, facts)) != run.signature
-    monkeypatch.setattr(spec, "RESULTS_VERSION", RESULTS_VERSION + 1)
+    monkeypatch.setattr(signature, "RESULTS_VERSION", RESULTS_VERSION + 1)
     assert make_spec([]).signature != run.signature
 
 
@@ -88,6 +99,27 @@ def test_what_is_not_signed_is_this_and_no_more() -> None:
         *("data.root", "data.workers"),
     }
     assert all(len(reason) > 10 for reason in NOT_SIGNED.values())
+
+
+def test_no_name_in_the_lists_of_settings_is_stale() -> None:
+    """A misspelt or renamed one would silently be signed, or never be checked."""
+    files = {path.stem: OmegaConf.load(path) for path in (compose.CONF / "data").glob("*.yaml")}
+    keys = {f"data.{key}" for file in files.values() for key in file}
+    sections = RunConfig()
+    for f in fields(sections):
+        keys.add(f.name)
+        value = getattr(sections, f.name)
+        keys |= {f"{f.name}.{key}" for key in (asdict(value) if is_dataclass(value) else ())}
+    keys |= {f"launch.{key}" for kind in launch_settings.LAUNCHES.values() for key in asdict(kind())}
+    keys |= {"optimizer.kwargs"} & {f"optimizer.{key}" for key in OmegaConf.load(compose.CONF / "optimizer/torch.yaml")}
+    stale = {*NOT_SIGNED, *OPEN_NODES, *schema.FILLED_IN, *filter(None, launch_settings.TAKEN.values())} - keys
+    assert not stale
+
+
+def test_every_section_is_typed_or_chosen_or_filled_in() -> None:
+    assert set(schema.CHOSEN_SECTIONS) == {"data", "optimizer", "schedule"}
+    groups = {path.name for path in compose.CONF.iterdir() if path.is_dir()} - {"ablation", "sweeps"}
+    assert set(schema.TYPED_SECTIONS) | set(schema.CHOSEN_SECTIONS) == groups | {"batch", "recipe"}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from neumann.data import cache, facts, images, resident
+from neumann.cache_folder import cache_folder
+from neumann.data import facts, images, resident
 from neumann.data.batches import StreamBatches, TensorBatches
 from neumann.data.module import IMAGENET, build
 from neumann.errors import UserError
@@ -104,7 +105,7 @@ def test_a_constant_channel_does_not_divide_by_zero():
 
 
 def decoded_files():
-    return sorted(cache.folder("decoded").glob("*.pt"))
+    return sorted((cache_folder() / "decoded").glob("*.pt"))
 
 
 def test_a_set_is_decoded_once_wherever_it_lies(make_folder, monkeypatch, tmp_path):

@@ -9,8 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from neumann.config import RunSpec
-from neumann.config.spec import making_specs
+from neumann.config import RunSpec, making_specs
 from neumann.errors import Interrupted
 from neumann.launch.local import Outcome, View
 from neumann.launch.progress import SweepProgress

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from neumann.config import LocalLaunchConfig, SlurmLaunchConfig, make_spec
-from neumann.config.schema import _seconds
+from neumann.config.launch_settings import seconds as in_seconds
 from neumann.errors import UserError
 from neumann.launch.slurm import queue
 from neumann.launch.slurm.folder import LaunchFolder
@@ -58,7 +58,7 @@ def test_a_setting_that_would_do_nothing_is_refused(words: list[str], sentence: 
     [("90", 5400), ("1:30", 90), ("2:00:05", 7205), ("1-2", 93600), ("1-2:30", 95400), ("1-00:00:01", 86401)],
 )
 def test_times_are_read_as_sbatch_reads_them(time: str, seconds: int) -> None:
-    assert _seconds(time) == seconds
+    assert in_seconds(time) == seconds
 
 
 def test_a_users_own_cluster_file(tmp_path: Path) -> None:

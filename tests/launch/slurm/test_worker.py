@@ -180,8 +180,10 @@ def test_runs_of_a_worker_share_its_gpus(monkeypatch: pytest.MonkeyPatch) -> Non
         settings = SlurmLaunchConfig(gpus_per_node=gpus, runs_per_worker=4, cpus_per_task=8)
         folder, _ = launch(grid, settings=settings)
         shift = _Shift(folder, folder.settings(), Journal(folder, "7", 1), 1)
-        monkeypatch.setattr("neumann.launch.slurm.worker.Job", lambda spec, threads, gpus, seen=seen: seen.append(gpus))
-        monkeypatch.setattr("neumann.launch.fork_server.Server.is_warm", lambda self: True)
+        monkeypatch.setattr(
+            "neumann.launch.slurm.worker.RunProcesses", lambda spec, threads, gpus, seen=seen: seen.append(gpus)
+        )
+        monkeypatch.setattr("neumann.launch.fork_server.ForkServer.is_warm", lambda self: True)
         shift._fill(shift._state(), [])
         assert seen == expected
 

@@ -25,7 +25,7 @@ from neumann.studies.report.tables import (
     p_value,
     paper_number,
     percent,
-    points,
+    percentage_points,
     terminal_table,
 )
 from neumann.studies.results import StudyResults
@@ -226,7 +226,10 @@ def test_main_table_is_the_data(reports: dict[str, tuple[StudyResults, Path]]) -
             assert c is not None
             assert c.paired is not None
             assert c.verdict is not None
-            assert cells[8:10] == [points(c.paired.mean), interval(c.paired.low, c.paired.high, points)]
+            assert cells[8:10] == [
+                percentage_points(c.paired.mean),
+                interval(c.paired.low, c.paired.high, percentage_points),
+            ]
             p = c.paired.p if c.primary else c.adjusted
             assert cells[10] == p_value(p) + ("" if p is None and not c.primary else "primary" if c.primary else "Holm")
             assert cells[11] == c.verdict.answer
@@ -340,10 +343,10 @@ def test_markdown_and_terminal_say_the_same(reports: dict[str, tuple[StudyResult
     ("shown", "text"),
     [
         (percent(0.0123), "1.23"), (percent(None), DASH), (percent(float("nan")), DASH), (percent(1.0), "100.00"),
-        (points(-0.0031), "−0.31"), (points(0.0031), "+0.31"), (points(-0.00001), "0.00"), (points(0.0), "0.00"),
+        (percentage_points(-0.0031), "−0.31"), (percentage_points(0.0031), "+0.31"), (percentage_points(-0.00001), "0.00"), (percentage_points(0.0), "0.00"),
         (p_value(0.0341), "0.034"), (p_value(0.00099), "< 0.001"), (p_value(1.0), "1.000"), (p_value(None), DASH),
         (interval(0.01, 0.02), "[1.00, 2.00]"), (interval(None, 0.02), DASH),
-        (interval(-0.01, 0.02, points), "[−1.00, +2.00]"),
+        (interval(-0.01, 0.02, percentage_points), "[−1.00, +2.00]"),
     ],
 )  # fmt: skip
 def test_numbers_are_written_one_way(shown: str, text: str) -> None:

@@ -1,0 +1,108 @@
+"""Kinds, choices and bounds of settings, written where the setting is defined and checked in one place.
+
+@dataclass
+class BatchConfig:
+    size: int = number(32, at_least=1)
+
+check_fields(BatchConfig(size=0), "batch.")  # UserError: batch.size=0 is out of range: it must be at least 1
+"""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from numbers import Real
+from typing import Any
+
+from neumann.errors import UserError, did_you_mean
+
+KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The numbers that a setting may have. None: no bound on that side; infinity and nan are never within."""
+
+    at_least: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def check(self, key: str, value: float, *, or_null: bool = False) -> None:
+        """Raise UserError where ``value`` of the setting ``key`` is outside; ``or_null`` names null as a choice."""
+        within = (
+            math.isfinite(value)
+            and (self.at_least is None or value >= self.at_least)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+        if not within:
+            sides = (("at least", self.at_least), ("above", self.above), ("below", self.below))
+            words = " and ".join(f"{word} {bound}" for word, bound in sides if bound is not None)
+            raise UserError(f"{key}={value} is out of range: it must be {words}{', or null' if or_null else ''}")
+
+
+def choice(default: str, *choices: str) -> Any:
+    """Return a dataclass field that is one of ``choices``."""
+    return field(default=default, metadata={"choices": choices})
+
+
+def number(
+    default: float | None, *, at_least: float | None = None, above: float | None = None, below: float | None = None
+) -> Any:
+    """Return a dataclass field with `Bounds`; None is within them where the field's annotation allows it."""
+    return field(default=default, metadata={"bounds": Bounds(at_least, above, below)})
+
+
+def check_fields(config: Any, prefix: str = "") -> None:
+    """Check every field of a tree of dataclasses: its kind, then its choices or bounds.
+
+    ``prefix`` stands before the names in errors (``"data."``). Only plain kinds are checked (`KINDS`, and None where
+    the annotation has it); lists, tuples and dicts are the caller's. Raises UserError for the first wrong value.
+    """
+    for key, value, kind, optional, metadata in _leaves(config, prefix):
+        if kind is None or (value is None and optional):
+            continue
+        check_kind(key, value, kind, " or null" if optional else "")
+        choices, bounds = metadata.get("choices"), metadata.get("bounds")
+        if choices is not None and value not in choices:
+            raise UserError(f"{key}={value} is not a choice: {did_you_mean(value, choices)}")
+        if bounds is not None:
+            bounds.check(key, value, or_null=optional)
+
+
+def check_kind(key: str, value: Any, kind: type, more: str = "") -> None:
+    """Raise UserError where ``value`` of the setting ``key`` is not of ``kind``, one of `KINDS`.
+
+    A whole number is a number, too, and true and false are none. ``more`` ends the sentence.
+    """
+    right = isinstance(value, Real if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+    if not right:
+        quoted = isinstance(value, str) and not value.isidentifier()  # '3' is no number
+        shown = "null" if value is None else repr(value) if quoted else value
+        raise UserError(f"{key}={shown} is not {KINDS[kind]}{more}")
+
+
+def _leaves(config: Any, prefix: str) -> Iterator[tuple[str, Any, type | None, bool, dict[str, Any]]]:
+    """Yield (dotted key, value, kind, whether None is allowed, metadata) of every leaf of a tree of dataclasses."""
+    kinds = _kinds(config.__class__)
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if is_dataclass(value):
+            yield from _leaves(value, f"{prefix}{f.name}.")
+        else:
+            yield f"{prefix}{f.name}", value, *kinds[f.name], dict(f.metadata)
+
+
+@cache
+def _kinds(of: type) -> dict[str, tuple[type | None, bool]]:
+    """Return {field: (its kind, None where it is none of `KINDS`; whether it may be None)} of a dataclass."""
+    found: dict[str, tuple[type | None, bool]] = {}
+    for name, hint in typing.get_type_hints(of).items():
+        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        rest = [option for option in options if option is not types.NoneType]
+        found[name] = (rest[0] if len(rest) == 1 and rest[0] in KINDS else None, len(rest) < len(options))
+    return found

@@ -1,0 +1,179 @@
+"""The private names of other projects that neumann rests on, outside `neumann.optim`, which keeps its own.
+
+Each function hides one private name, says in which version it was read and why there is no public way, and raises
+where the name has moved. `tests/test_compat.py` fails with one clear sentence when a new version moves one, and when
+another file of neumann reaches for a private name. Everything is imported within the functions, so this module imports
+neither torch nor Hydra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
+    from pytorch_lightning import Trainer
+    from torch.optim import Optimizer
+
+# Hydra -------------------------------------------------------------------------------------------------------------
+
+
+def set_values(overrides: Sequence[Override], config: DictConfig) -> None:
+    """Set values in a composed configuration exactly as Hydra sets those of a command line.
+
+    Hydra 1.3.8: ConfigLoaderImpl._apply_overrides_to_config. `hydra.compose` would read and merge the files again for
+    every run of a sweep.
+    """
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
+
+
+def multiply_out(overrides: Sequence[Override]) -> list[list[str]]:
+    """Return the overrides of every run of a grid, in the order in which Hydra's basic sweeper starts them.
+
+    Hydra 1.3.8: BasicSweeper.split_arguments, in a private module. The public way runs `@hydra.main`.
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    (runs,) = BasicSweeper.split_arguments(list(overrides), max_batch_size=None)
+    return [list(run) for run in runs]
+
+
+def as_override(value: Any) -> str:
+    """Return ``value`` in the syntax of overrides, so that Hydra's parser reads the same value again.
+
+    Hydra 1.3.8: Override._get_value_element_as_str, which quotes and nests as the parser expects.
+    """
+    from hydra.core.override_parser.types import Override
+
+    return Override._get_value_element_as_str(value)
+
+
+# OmegaConf ---------------------------------------------------------------------------------------------------------
+# OmegaConf 2.3.1 keeps nodes private: indexing a DictConfig resolves interpolations, and a missing value raises.
+
+
+def child(node: DictConfig, key: Any) -> Any:
+    """Return the node at ``key``, neither resolved nor raised where it is missing. OmegaConf 2.3.1: _get_node."""
+    return node._get_node(key)
+
+
+def is_missing(node: Any) -> bool:
+    """Return whether a node's value is still to be given (``???``). OmegaConf 2.3.1: Node._is_missing."""
+    return bool(node._is_missing())
+
+
+def is_null(node: Any) -> bool:
+    """Return whether a node's value is null. OmegaConf 2.3.1: Node._is_none."""
+    return bool(node._is_none())
+
+
+def is_plain(node: Any) -> bool:
+    """Return whether a node has a value of its own: not null, not missing, no interpolation.
+
+    OmegaConf 2.3.1: Node._is_none, _is_missing and _is_interpolation.
+    """
+    return not (node._is_none() or node._is_missing() or node._is_interpolation())
+
+
+def value_of(node: Any) -> Any:
+    """Return the value in a node, unresolved. OmegaConf 2.3.1: Node._value."""
+    return node._value()
+
+
+# Lightning ---------------------------------------------------------------------------------------------------------
+
+
+def leave_signals_to_us(trainer: Trainer) -> None:
+    """Keep a trainer from handling SIGTERM, and from asking rank 0 at every step whether one has come.
+
+    Lightning 2.6.6: Trainer._signal_connector.register_signal_handlers and
+    _TrainingEpochLoop._broadcast_sigterm_tensor. The handler starts a collective out of the signal, which may come
+    between two others, and the question waits for the device at every step; no setting turns either off. Raises
+    AttributeError where Lightning has moved them.
+    """
+    for owner, name in (
+        (trainer._signal_connector, "register_signal_handlers"),
+        (trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor"),
+    ):
+        if not callable(getattr(owner, name)):
+            raise AttributeError(f"{type(owner).__name__}.{name} is no method any more")
+        setattr(owner, name, lambda: None)
+
+
+# timm --------------------------------------------------------------------------------------------------------------
+
+
+def inner_optimizer(optimizer: Optimizer) -> Optimizer:
+    """Return the optimizer inside a wrapper of timm, such as Lookahead, or ``optimizer`` where it is no wrapper.
+
+    timm 1.0.31: Lookahead._base_optimizer. The wrapper is no full torch optimizer and runs no hooks.
+    """
+    inner: Optimizer = getattr(optimizer, "_base_optimizer", optimizer)
+    return inner
+
+
+# Python ------------------------------------------------------------------------------------------------------------
+
+
+def long_options(parser: argparse.ArgumentParser) -> list[str]:
+    """Return a parser's options that begin with two dashes. Python 3.11: ArgumentParser._actions."""
+    return [word for action in parser._actions for word in action.option_strings if word.startswith("--")]
+
+
+def run_exit_functions() -> None:
+    """Run what was registered with atexit: a child of a fork server ends without it.
+
+    Python 3.11: atexit._run_exitfuncs. W&B's service is ended by one of these functions.
+    """
+    import atexit
+
+    atexit._run_exitfuncs()
+
+
+def wait_for_fork_server() -> None:
+    """Have the running fork server make a child that does nothing, which it does once it has imported its modules.
+
+    Python 3.11: multiprocessing.forkserver.connect_to_new_process and read_signed, and multiprocessing.spawn, which
+    reads two pickles from a child's pipe and calls _bootstrap of the second. Raises OSError or EOFError where the
+    server has ended.
+    """
+    from multiprocessing import forkserver
+
+    ended, words = forkserver.connect_to_new_process([])
+    with open(words, "wb") as pipe:
+        pipe.write(pickle.dumps({"sys_path": sys.path}) + pickle.dumps(_Nothing()))
+    for _ in ("its number", "its exit code"):
+        forkserver.read_signed(ended)
+    os.close(ended)
+
+
+class _Nothing:
+    """A process object, as the fork server's children take one, whose work is nothing."""
+
+    def _bootstrap(self, parent_sentinel: int) -> int:
+        return 0
+
+
+def kill_fork_server() -> None:
+    """Kill the running fork server, also while it imports and hears nothing.
+
+    Python 3.11: multiprocessing.forkserver._forkserver._forkserver_pid. The public way waits until it has imported.
+    """
+    from multiprocessing import forkserver
+
+    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+
+
+# PyTorch -----------------------------------------------------------------------------------------------------------
+
+# The module that a DataLoader's worker runs in, which torch imports only when the first worker starts. torch 2.15.0.
+TORCH_WORKER = "torch.utils.data._utils.worker"

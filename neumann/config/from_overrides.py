@@ -1,0 +1,86 @@
+"""Specifications of runs from overrides, as the command line gives them."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+
+from omegaconf import OmegaConf
+
+from neumann.config.compose import composing
+from neumann.config.resolution import Resolver, as_text
+from neumann.config.signature import sign, signed_part
+from neumann.config.spec import RunSpec
+from neumann.errors import UserError
+
+MakeSpecs = Callable[[Sequence[Sequence[str]]], list[RunSpec]]
+SEED_IS_READ = re.compile(r"\$\{[^}]*\bseed\b")  # an interpolation that follows the seed
+
+
+def make_spec(overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> RunSpec:
+    """Compose, check, resolve and sign one run.
+
+    ``overrides`` are Hydra's (``optimizer=sgd``, ``seed=3``), ``config_dirs`` folders with groups of the user's own.
+    Raises UserError with one sentence for anything that is wrong with the configuration or the data. Nothing is written
+    and torch is not imported.
+    """
+    return make_specs([overrides], config_dirs)[0]
+
+
+def make_specs(jobs: Sequence[Sequence[str]], config_dirs: Sequence[str] = ()) -> list[RunSpec]:
+    """Return what `make_spec` returns for each list of overrides, reading the files and the data once for all.
+
+    Raises UserError for the first run that has something wrong, and names the run where there are several.
+    """
+    with making_specs(config_dirs) as make:
+        return make(jobs)
+
+
+@contextmanager
+def making_specs(config_dirs: Sequence[str] = ()) -> Iterator[MakeSpecs]:
+    """Yield a `make_specs` that may be called several times in the block and reads files and data once for all."""
+    with composing(config_dirs) as composer:
+        resolver = Resolver()
+        # by the overrides without the seed; None where another setting follows the seed
+        known: dict[tuple[str, ...], RunSpec | None] = {}
+
+        def spec(overrides: Sequence[str]) -> RunSpec:
+            rest, seed = _without_seed(overrides)
+            if seed is not None and (other := known.get(rest)) is not None:
+                return _at_seed(other, seed)
+            composed, choices = composer.compose(overrides)
+            free = seed is not None and not SEED_IS_READ.search(as_text(OmegaConf.to_container(composed)))
+            made = resolver.spec(composed, choices)
+            known[rest] = made if free else None
+            return made
+
+        def make(jobs: Sequence[Sequence[str]]) -> list[RunSpec]:
+            specs = []
+            for overrides in jobs:
+                try:
+                    specs.append(spec(overrides))
+                except UserError as error:
+                    if len(jobs) == 1:
+                        raise
+                    raise UserError(f"{error} (in the run '{' '.join(overrides)}')") from error
+            return specs
+
+        yield make
+
+
+def _without_seed(overrides: Sequence[str]) -> tuple[tuple[str, ...], int | None]:
+    """Return the overrides without the seed, and the seed, None unless it is set once to a plain whole number."""
+    seeds = [word for word in overrides if word.startswith("seed=")]
+    value = seeds[0].removeprefix("seed=") if len(seeds) == 1 else ""
+    if not (value.isascii() and value.isdigit() and str(int(value)) == value):
+        return tuple(overrides), None
+    return tuple(word for word in overrides if word is not seeds[0]), int(value)
+
+
+def _at_seed(spec: RunSpec, seed: int) -> RunSpec:
+    """Return the same run at another seed: studies vary the seed most, and composing takes ten times as long."""
+    config = replace(copy.deepcopy(spec.config), seed=seed)
+    return replace(spec, config=config, signature=sign(signed_part(asdict(config), spec.facts)))

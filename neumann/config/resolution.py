@@ -1,0 +1,119 @@
+"""The step from a composed configuration to a specification: data facts, time scales, values, types and bounds.
+
+Slow parts are done once per distinct section, since a study resolves thousands of configurations.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from neumann.config.schema import CHOSEN_SECTIONS, TYPED_SECTIONS, RunConfig, check_values, structured
+from neumann.config.signature import sign, signed_part
+from neumann.config.spec import RunSpec
+from neumann.config.targets import check_target
+from neumann.config.time_scales import derived
+from neumann.data import DataFacts, facts
+from neumann.errors import UserError
+
+
+class Resolver:
+    """Makes specifications of composed configurations."""
+
+    def __init__(self) -> None:
+        self._facts: dict[str, DataFacts] = {}
+        self._typed: dict[tuple[str, str], Any] = {}
+        self._horizons: dict[str, tuple[float, float, int]] = {}
+        self._schema = structured()
+
+    def spec(self, composed: DictConfig, choices: dict[str, str]) -> RunSpec:
+        """Return the specification of one composed configuration, which is changed by it. Raises UserError."""
+        try:
+            data = OmegaConf.to_container(composed.data, resolve=True)
+        except OmegaConfBaseException as error:
+            raise UserError(f"data: {sentence(error)}") from error
+        key = as_text(data)
+        if key not in self._facts:
+            self._facts[key] = facts(data)  # type: ignore[arg-type]
+        data_facts = self._facts[key]
+        config = self._config(composed, data_facts)
+        signature = sign(signed_part(asdict(config), data_facts))
+        return RunSpec(config=config, facts=data_facts, signature=signature, choices=choices)
+
+    def _config(self, composed: DictConfig, data_facts: DataFacts) -> RunConfig:
+        """Fill in what follows from the data, then replace every interpolation and check every value."""
+        try:
+            with open_dict(composed):
+                composed["derived"] = self._derived(composed, data_facts.train_count)
+            # the typed sections are checked before the others, whose interpolations are computed from them
+            values = {section: self._value(section, composed) for section in TYPED_SECTIONS}
+            check_values(RunConfig(**values))
+            values |= {str(key): self._value(str(key), composed) for key in composed if key not in values}
+        except OmegaConfBaseException as error:
+            raise UserError(sentence(error)) from error
+        for section in CHOSEN_SECTIONS:
+            _check_finite(section, values[section])
+            check_target(values[section].get("_target_"), f"{section}._target_")
+        config = RunConfig(**values)
+        check_values(config)
+        return config
+
+    def _derived(self, composed: DictConfig, train_count: int) -> dict[str, int]:
+        asked = {
+            "trainer": {key: composed.trainer[key] for key in ("max_epochs", "check_val_every_n_epoch")},
+            "batch": {"size": composed.batch.size},
+        }
+        known = as_text(asked)
+        if known not in self._horizons:
+            trainer, batch = (OmegaConf.merge(self._schema[section], asked[section]) for section in asked)
+            self._horizons[known] = trainer.max_epochs, trainer.check_val_every_n_epoch, batch.size
+        max_epochs, every, size = self._horizons[known]
+        return derived(max_epochs=max_epochs, eval_every_epochs=every, batch_size=size, train_count=train_count)
+
+    def _value(self, key: str, composed: DictConfig) -> Any:
+        """Return a section or a setting with its interpolations replaced and its types those of the schema."""
+        value = composed[key]
+        plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        known = key, as_text(plain)
+        if known not in self._typed:
+            if OmegaConf.is_config(self._schema[key]):
+                schema = structured(plain) if key == "launch" else self._schema
+                self._typed[known] = OmegaConf.to_object(OmegaConf.merge(schema[key], plain))
+            else:
+                self._schema[key] = plain
+                self._typed[known] = self._schema[key]
+        return copy.deepcopy(self._typed[known])
+
+
+def as_text(value: Any) -> str:
+    """Return plain data as a text that tells it from other data."""
+    return json.dumps(value, sort_keys=False, default=repr)
+
+
+def sentence(error: OmegaConfBaseException) -> str:
+    """Return OmegaConf's message as one sentence that names the key."""
+    cause = error.__cause__
+    if isinstance(cause, UserError):
+        return str(cause)
+    text = str(error).splitlines()[0].strip().split("raised while resolving interpolation: ")[-1]
+    key = getattr(error, "full_key", None)
+    return f"{key}: {text[0].lower()}{text[1:]}" if key else text
+
+
+def _check_finite(where: str, value: Any) -> None:
+    """Refuse nan and inf: JSON, and so a signature, has neither, and none of these settings means anything at them."""
+    if isinstance(value, Mapping):
+        for key, child in value.items():
+            _check_finite(f"{where}.{key}", child)
+    elif isinstance(value, list | tuple):
+        for child in value:
+            _check_finite(where, child)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where}={value} is not a finite number")

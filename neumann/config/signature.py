@@ -1,0 +1,62 @@
+"""The signature of a run, which names its results.
+
+It is 12 hex digits over the resolved configuration, the data's fingerprint and splits, and `RESULTS_VERSION`. It
+excludes the settings in `NOT_SIGNED`.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from neumann.data import DataFacts
+
+# Raise it when a change of the code changes what the same configuration yields, or how a configuration is written.
+RESULTS_VERSION = 2
+
+# The settings that two requests for the same result may differ in, each with the reason why it cannot change a result.
+# Every other setting is signed.
+NOT_SIGNED: dict[str, str] = {
+    "output": "where results are written",
+    "study": "the folder they are filed under",
+    "name": "what the run is called",
+    "logger": "a mirror is only written to",
+    "checkpoint": "what is kept afterwards",
+    "launch": "where it trains, beside how many; threads change rounding at most, and provenance.json records them",
+    "data.root": "where the images lie; what they are is signed by the fingerprint",
+    "data.workers": "order and augmentation are keyed by sample, not by worker",
+}
+
+
+def signed_part(config: Mapping[str, Any], data: DataFacts) -> dict[str, Any]:
+    """Return all that is signed: ``config`` without `NOT_SIGNED`, the data's identity and `RESULTS_VERSION`."""
+    part = copy.deepcopy(dict(config))
+    for dotted in NOT_SIGNED:
+        *path, last = dotted.split(".")
+        node: Any = part
+        for key in path:
+            node = node.get(key, {})
+        node.pop(last, None)
+    identity = {"fingerprint": data.fingerprint, "splits": data.split_digest}
+    return {"config": part, "data": identity, "results_version": RESULTS_VERSION}
+
+
+def sign(part: Mapping[str, Any]) -> str:
+    """Return the signature: 12 hex digits of the SHA-256 of the canonical JSON of ``part``.
+
+    Raises ValueError for nan and inf, which JSON does not have.
+    """
+    text = json.dumps(_canonical(part), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _canonical(value: Any) -> Any:
+    """Write whole numbers one way, so that ``lr=1`` and ``lr=1.0`` are one run."""
+    if isinstance(value, Mapping):
+        return {str(k): _canonical(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(v) for v in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,44 @@
+"""The public names of our own functions that a YAML may give as ``_target_``.
+
+A target is part of the signature, so it must not change when a file moves. `TARGETS` says where the function of each
+public name is today. Optimizers need no line: the classes that `neumann.optim` exports are public as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from neumann.errors import UserError, did_you_mean
+
+TARGETS = {
+    "neumann.schedules.constant": "neumann.training.rate_schedules.constant",
+    "neumann.schedules.cosine": "neumann.training.rate_schedules.cosine",
+    "neumann.schedules.exponential": "neumann.training.rate_schedules.exponential",
+    "neumann.schedules.synchronous": "neumann.training.rate_schedules.synchronous",
+    "neumann.optimizers.timm": "neumann.training.optimizers.timm_optimizer",
+    "neumann.optimizers.torch": "neumann.training.optimizers.torch_optimizer",
+}
+EXPORTED = re.compile(r"neumann\.optim\.[A-Z]\w*")  # an optimizer by its public name
+
+
+def check_target(target: Any, where: str) -> None:
+    """Refuse a name of ours that is not public, such as the path of a module, which moves with the file.
+
+    ``where`` is the key of the setting. Names outside ``neumann`` pass. Raises UserError with the nearest public name.
+    """
+    if not isinstance(target, str) or not target.startswith("neumann."):
+        return
+    if target in TARGETS or EXPORTED.fullmatch(target):
+        return
+    public = {place: name for name, place in TARGETS.items()}.get(target)
+    optimizer = f"neumann.optim.{target.rpartition('.')[2]}"
+    if public is None and target.startswith("neumann.optim.") and EXPORTED.fullmatch(optimizer):
+        public = optimizer
+    near = f"write {public}" if public else did_you_mean(target, TARGETS)
+    raise UserError(f"{where}={target} is no public name of neumann: {near}")
+
+
+def place_of(target: str) -> str:
+    """Return where the function called ``target`` is imported from."""
+    return TARGETS.get(target, target)

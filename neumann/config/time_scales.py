@@ -1,0 +1,63 @@
+"""The conversion of epochs to optimizer steps: the resolvers ``${steps:…}`` and ``${share:…}``, and `derived`.
+
+``${steps:X}`` is X epochs in optimizer steps, ``${share:X}`` the share X of the run in epochs. Both read the
+configuration they stand in, so they follow the data set, the batch size and the horizon, and a user's own YAML may use
+them too.
+"""
+
+from __future__ import annotations
+
+import math
+
+from omegaconf import DictConfig, OmegaConf
+
+from neumann.errors import UserError
+
+
+def steps(epochs: float | None, *, _root_: DictConfig) -> int | None:
+    """Return ``epochs`` in whole optimizer steps, at least one unless ``epochs`` is zero; None stays None.
+
+    Raises UserError for what is not a number from 0 up.
+    """
+    if epochs is None:
+        return None
+    if isinstance(epochs, bool) or not isinstance(epochs, int | float) or not 0 <= epochs < math.inf:
+        raise UserError(f"${{steps:{epochs}}} is not a number of epochs: write a number from 0 up")
+    return max(1, round(epochs * _root_.derived.steps_per_epoch)) if epochs > 0 else 0
+
+
+def share(part: float, *, _root_: DictConfig) -> float:
+    """Return ``part`` of the run, in epochs."""
+    return part * float(_root_.trainer.max_epochs)
+
+
+def register_resolvers() -> None:
+    """Make ``${steps:}`` and ``${share:}`` known to OmegaConf; a second call changes nothing."""
+    OmegaConf.register_new_resolver("steps", steps, replace=True)
+    OmegaConf.register_new_resolver("share", share, replace=True)
+
+
+def derived(*, max_epochs: float, eval_every_epochs: float, batch_size: int, train_count: int) -> dict[str, int]:
+    """Return the section ``derived``: the horizon and the evaluation grid in optimizer steps.
+
+    An epoch has as many steps as whole global batches of ``batch_size`` examples fit the ``train_count`` training
+    images. ``max_epochs`` and ``eval_every_epochs`` may be fractions and become at least one step. Raises UserError
+    for a batch larger than the training split and for epochs that are not above 0.
+    """
+    steps_per_epoch = train_count // batch_size if batch_size > 0 else 0
+    if steps_per_epoch < 1:
+        raise UserError(
+            f"batch.size={batch_size} does not fit the {train_count} training images: choose from 1 to {train_count}"
+        )
+    return {
+        "train_examples": train_count,
+        "steps_per_epoch": steps_per_epoch,
+        "total_steps": _at_least_one(max_epochs * steps_per_epoch, "trainer.max_epochs"),
+        "eval_every_steps": _at_least_one(eval_every_epochs * steps_per_epoch, "trainer.check_val_every_n_epoch"),
+    }
+
+
+def _at_least_one(steps: float, key: str) -> int:
+    if not math.isfinite(steps) or steps <= 0:
+        raise UserError(f"{key} is out of range: it must be a number above 0")
+    return max(1, round(steps))
