@@ -19,10 +19,9 @@ def markdown(text: str) -> str:
     text = re.sub(r":(?:class|func|meth|attr|mod|data|exc):`~?([^`]+)`", r"`\1`", text)
     text = re.sub(r"^( *)\.\. math::\n+((?:\1 +.*\n|\n)+)", _formula, text, flags=re.MULTILINE)
     text = re.sub(r"::$", ":", text, flags=re.MULTILINE)
-    # <output> in prose would be an HTML tag
-    return re.sub(
-        r"(`+)[^`]*\1|^    .*$|<(?=[a-z])", lambda m: "&lt;" if m[0] == "<" else m[0], text, flags=re.MULTILINE
-    )
+    # <output> in prose would be an HTML tag; within backticks and in code it is none
+    kept = r"(`+)[^`]*\1|^    .*$"
+    return re.sub(rf"{kept}|<(?=[a-z])", lambda m: "&lt;" if m[0] == "<" else m[0], text, flags=re.MULTILINE)
 
 
 def _formula(match: re.Match[str]) -> str:
