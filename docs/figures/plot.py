@@ -41,6 +41,8 @@ def svg(drawn: Figure, label: str) -> str:
     for axes in drawn.axes:
         if (legend := axes.get_legend()) is not None:
             legend.set_frame_on(False)
+            for words in (*legend.get_texts(), legend.get_title()):
+                words.set_color(INK)
     with matplotlib.rc_context(STYLE):
         file = io.StringIO()
         drawn.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

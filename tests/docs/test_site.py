@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -76,9 +77,11 @@ def test_the_site_is_whole_and_stands_alone(site: Path) -> None:
 
 
 @pytest.mark.slow
-def test_figures_are_the_same_every_time() -> None:
+def test_figures_are_the_same_every_time_and_of_the_pages_own_colours() -> None:
     for draw in (method.series, method.displaced, method.regularizers, method.counting, method.resets, rooms.svg):
-        assert draw() == draw()
+        drawn = draw()
+        assert drawn == draw()
+        assert not re.findall(r"(?:fill|stroke): ?#\w+|<text style=\"(?![^\"]*fill)", drawn), "black on a dark page"
 
 
 def test_the_diagram_of_rooms_has_every_room() -> None:
