@@ -1,4 +1,4 @@
-"""What do plain Hydra and Lightning do with a sweep over device counts? See docs/LOG.md.
+"""A sweep over device counts with plain Hydra and Lightning, which trains on the wrong data; see docs/LOG.md.
 
 python benchmarks/hydra_lightning_world_size.py -m +devices=1,2     the second job trains on half of the data, exits 0
 python benchmarks/hydra_lightning_world_size.py -m +devices=2,1     crashes

@@ -1,11 +1,12 @@
-"""How much do the launcher and the mirror cost? Starts of jobs, and a sweep against the sum of its training times.
+"""Cost of the launcher and of the W&B mirror: starts of runs, and a sweep against the sum of its training times.
 
     python benchmarks/launch.py [--runs 24] [--seconds 10] [--starts 12] [--write]
 
-A start is the time from the moment that a run is scheduled to the end of its first training step, as result.json has
-it, once with W&B offline and once without. The sweep trains ``--runs`` runs of about ``--seconds`` each on all cores,
-W&B offline, one thread a run; its wall time, the fork server's warm-up included, is divided by the sum of the runs'
-times in training and evaluation over the number of cores. A fresh interpreter's start is measured beside them.
+A start is the time in seconds from the moment that the launcher schedules a run to the end of its first training step,
+as result.json has it, once with W&B offline and once without. The sweep trains ``--runs`` runs of about ``--seconds``
+each on all cores, W&B offline, one thread a run; its wall time is divided by the runs' time in training and evaluation,
+summed over the runs and divided by the number of cores. The fork server is warm by then: it warms up once in a process,
+which takes about as long as the imports of a fresh interpreter, timed beside them.
 """
 
 from __future__ import annotations
@@ -23,29 +24,30 @@ from pathlib import Path
 from typing import Any
 
 from neumann.config import LocalLaunchConfig, RunSpec, make_specs
-from neumann.launch.local import LocalLauncher, Outcome
+from neumann.launch.local import LocalLauncher
+from neumann.launch.protocol import RunOutcome
 from neumann.store.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results"
 
 
 class Clock:
-    """A view of a launch that notes when each run was scheduled."""
+    """A view that records when each run was scheduled, in seconds since 1970."""
 
     def __init__(self) -> None:
         self.scheduled: dict[str, float] = {}
 
     def started(self, spec: RunSpec) -> None: ...
 
-    def done(self, outcome: Outcome) -> None:
+    def done(self, outcome: RunOutcome) -> None:
         self.scheduled[outcome.spec.signature] = time.time() - outcome.seconds
 
     def tick(self, running: Sequence[RunSpec], waiting: int) -> None: ...
 
 
-def launch(jobs: list[list[str]], parallel: int) -> tuple[float, list[Outcome], Clock]:
-    """Return the wall time, the outcomes and the clock of a launch whose server is cold."""
-    clock, specs = Clock(), make_specs(jobs)
+def launch(runs: list[list[str]], parallel: int) -> tuple[float, list[RunOutcome], Clock]:
+    """Return the wall time in seconds, the outcomes and the clock of a launch."""
+    clock, specs = Clock(), make_specs(runs)
     begun = time.monotonic()
     with LocalLauncher(LocalLaunchConfig(parallel=parallel, threads=1)) as launcher:
         outcomes = launcher.run(specs, clock)
@@ -56,7 +58,7 @@ def launch(jobs: list[list[str]], parallel: int) -> tuple[float, list[Outcome], 
 
 
 def starts(place: str, count: int, logger: str) -> dict[str, Any]:
-    """Return the spread of the times from scheduling to the first step, one run at a time."""
+    """Return median and maximum of the seconds from scheduling to the first step, one run at a time."""
     words = [f"output={place}", f"study=starts-{logger}", f"logger={logger}", "trainer.max_epochs=1"]
     _, outcomes, clock = launch([[*words, f"seed={seed}"] for seed in range(count)], parallel=1)
     took = [float((o.result or {})["first_step_at"]) - clock.scheduled[o.spec.signature] for o in outcomes]
@@ -64,7 +66,7 @@ def starts(place: str, count: int, logger: str) -> dict[str, Any]:
 
 
 def sweep(place: str, count: int, seconds: float, cores: int) -> dict[str, Any]:
-    """Return what a sweep took against the training in it."""
+    """Return the wall time of a sweep, and its ratio to the training in it shared out over the cores."""
 
     def words(epochs: float) -> list[str]:
         return [f"output={place}", f"study=sweep-{epochs}", "logger=wandb", f"trainer.max_epochs={epochs}"]
@@ -84,13 +86,13 @@ def sweep(place: str, count: int, seconds: float, cores: int) -> dict[str, Any]:
     }
 
 
-def _training(outcome: Outcome) -> float:
+def _training(outcome: RunOutcome) -> float:
     result = outcome.result or {}
     return float(result["train_seconds"]) + float(result["eval_seconds"])
 
 
 def fresh() -> float:
-    """Return what a fresh interpreter takes to import what a run needs."""
+    """Return the seconds in which a fresh interpreter imports what a run needs."""
     begun = time.monotonic()
     subprocess.run([sys.executable, "-c", "import neumann.training.run, wandb"], check=True)
     return time.monotonic() - begun
@@ -122,7 +124,7 @@ def main() -> None:
 
 
 def table(measured: dict[str, Any]) -> list[str]:
-    """Return what was measured as Markdown."""
+    """Return the measurements as a Markdown table."""
     lines = ["| what | measured | goal |", "|---|---|---|"]
     lines += [f"| imports in a fresh interpreter | {measured['fresh_interpreter_s']:.1f} s | |"]
     for start in measured["starts"]:

@@ -1,4 +1,4 @@
-"""How long does it take to list 5,000 runs, the first time and with the index?
+"""Seconds to list 5,000 runs, the first time and with the index.
 
 python benchmarks/listing_runs.py [RUNS]
 """
@@ -17,7 +17,7 @@ from neumann.store.listing import Filters, list_runs
 
 
 def make(output: Path, many: int) -> None:
-    """Write what a run leaves, ``many`` times; one in ten has failed."""
+    """Write the folders of ``many`` runs, of which one in ten has failed."""
     spec = make_spec(["optimizer=neumann"])
     signed = spec.signed()
     scores = {"held": {"loss": 0.3, "error": 0.1, "wrong": 30, "n": 300}}

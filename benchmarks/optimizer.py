@@ -1,4 +1,4 @@
-"""What does a step of Neumann cost? Every path of it beside SGD, RMSprop and Adam, interleaved in one run.
+"""The cost of a step of Neumann on every path, beside SGD, RMSprop and Adam, interleaved in one run.
 
     python benchmarks/optimizer.py [--device cpu|cuda] [--placements 5] [--rounds 8] [--write]
 
@@ -7,7 +7,7 @@ digits: a burst of steps with gradients that stay, then a wait for the device. A
 round; median and quartiles of all rounds are given. Where the tensors happen to lie moves the time of the same code by
 a tenth, so everything is made anew several times, in another order each time.
 
-Bytes are what the operations of a step name as read and as written (counted by a dispatch mode; for the one-pass
+Bytes are what the operations of a step name as read and as written (counted by a dispatch mode; for the fused
 kernels, which it cannot see, 4 reads and 3 writes). The bandwidth is that of copying 256 MiB, taken in every round too:
 bytes read and bytes written. On a CPU a step's share of it can exceed 1, for temporaries that stay in a cache never
 reach memory, and a copy also fetches what it is about to overwrite, which a step in place need not.
@@ -59,7 +59,7 @@ CONTENDERS: dict[str, Make] = {
 
 
 NOTES = """\
-"Neumann, default" is the same code as "Neumann, fused". Bytes of the one-pass rows are those of their kernel by design,
+"Neumann, default" is the same code as "Neumann, fused". Bytes of these rows are those of the kernel by design,
 4 reads and 3 writes; the others are counted. On a CPU a copy also fetches what it is about to overwrite, which a step
 in place need not, so shares above 100 % are no mistake. torch has no fused RMSprop.
 """
@@ -132,7 +132,7 @@ class Contender:
 
     def bytes(self, numel: int) -> float:
         """Return bytes read and written for each parameter."""
-        passes = getattr(self.optimizer, "_passes", ())
+        passes = getattr(self.optimizer, "_fused_passes", ())
         if passes:
             return 28.0
         with Bytes() as counted:

@@ -1,10 +1,10 @@
-"""What does the framework cost per step? `neumann train` against a hand-written loop, interleaved.
+"""Cost of the framework per step: `neumann train` against a hand-written loop, in turns.
 
     python benchmarks/training_loop.py [--rounds 5] [--epochs 4] [--optimizer sgd]
 
-Both sides train the small network on the digits at batch 32 from the same seed, over the same batches; the ratio is
-hand-written time / ours, so 1.00 means that the framework costs nothing. Times are of training alone, evaluation
-excluded, and each round runs both sides in turn.
+Both train the small network on the digits at batch 32 from the same seed, over the same batches. The ratio is the time
+of the hand-written loop divided by ours, so 1.00 means that the framework costs nothing. Times are of training alone,
+without evaluation; every round runs both.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from neumann.config import RunSpec, make_spec
 from neumann.data.module import build as build_data
 from neumann.models.classifiers import build_model
 from neumann.seeds import derive
-from neumann.training.build import build_schedule
+from neumann.training.instantiate import build_schedule
 from neumann.training.optimizers import build_optimizer
 from neumann.training.rate_schedules import RateSchedule
 from neumann.training.run import run
 
 
 def by_hand(spec: RunSpec) -> float:
-    """Return seconds of training in the shortest loop that trains the same thing."""
+    """Return the seconds of training in the shortest loop that trains the same network over the same batches."""
     config = spec.config
     data = build_data(config.data, spec.facts, batch_size=config.batch.size, seed=config.seed)
     torch.manual_seed(derive(config.seed, "initialisation"))
@@ -51,7 +51,7 @@ def by_hand(spec: RunSpec) -> float:
 
 
 def ours(spec: RunSpec) -> float:
-    """Return seconds of training by `neumann train`, as it records them."""
+    """Return the seconds of training by `neumann train`, as its result.json has them."""
     return float(run(spec, Console(file=io.StringIO()))["train_seconds"])
 
 

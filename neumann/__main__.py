@@ -1,4 +1,4 @@
-"""`python -m neumann` is the command `neumann`; torchrun starts ranks by it."""
+"""`python -m neumann`, the command `neumann` as a module: torchrun starts ranks with it."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The folder for what can be computed again: decoded images, compiled kernels. Anybody may delete it at any time."""
+"""The folder for what can be computed again: decoded images, compiled kernels. It may be deleted at any time."""
 
 from __future__ import annotations
 

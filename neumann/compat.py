@@ -1,8 +1,8 @@
 """The private names of other projects that neumann rests on, outside `neumann.optim`, which keeps its own.
 
-Each function hides one private name, says in which version it was read and why there is no public way, and raises
-where the name has moved. `tests/test_compat.py` fails with one clear sentence when a new version moves one, and when
-another file of neumann reaches for a private name. Everything is imported within the functions, so this module imports
+Each function hides the private names of one purpose, and says in which version they were read and why there is no
+public way. `tests/test_compat.py` fails with one clear sentence when a new version moves one, and when another file of
+neumann reaches for a private name. Everything is imported within the functions, so importing this module imports
 neither torch nor Hydra.
 """
 
@@ -173,7 +173,13 @@ def kill_fork_server() -> None:
     os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
 
 
+# W&B ---------------------------------------------------------------------------------------------------------------
+
+# Settings of wandb.Settings whose prefix x_ marks them as experimental, read in wandb 0.31.0: the client then does not
+# measure the machine, which would take time from training.
+WANDB_SETTINGS = {"x_disable_stats": True}
+
 # PyTorch -----------------------------------------------------------------------------------------------------------
 
-# The module that a DataLoader's worker runs in, which torch imports only when the first worker starts. torch 2.15.0.
+# The module that a DataLoader's worker runs in, read in torch 2.15.0: torch imports it when the first worker starts.
 TORCH_WORKER = "torch.utils.data._utils.worker"

@@ -1,4 +1,4 @@
-"""Which random stream does what? One per axis, each named after the seed.
+"""The random streams of a run, one per axis, each derived from the run's seed.
 
 Two optimizers at seed 3 share initialisation and data order whatever else they draw, so their comparison is paired.
 """
@@ -13,7 +13,7 @@ AXES = ("initialisation", "order", "augmentation", "noise", "evaluation")
 def derive(seed: int, axis: str) -> int:
     """Return the 63-bit seed of one stream: ``axis`` is one of `AXES`, ``seed`` is the run's.
 
-    Raises ValueError for an axis that is not in the list, since a misspelt axis would silently be a stream of its own.
+    Raises ValueError for another axis: a misspelt one would silently be a stream of its own.
     """
     if axis not in AXES:
         raise ValueError(f"no random stream is called {axis!r}; the streams are {', '.join(AXES)}")

@@ -105,6 +105,13 @@ def test_a_trainer_leaves_signals_alone() -> None:
         assert call in inspect.getsource(user), f"{moved}: read how it handles SIGTERM now and mend neumann/compat.py"
 
 
+def test_wandbs_experimental_settings_are_there() -> None:
+    import wandb
+
+    gone = set(compat.WANDB_SETTINGS) - set(wandb.Settings.model_fields)
+    assert not gone, f"wandb {version('wandb')} has no {gone} any more: mend neumann/compat.py"
+
+
 def test_the_optimizer_in_a_wrapper_is_found() -> None:
     import torch
     from timm.optim import Lookahead

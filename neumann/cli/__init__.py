@@ -1,1 +1,1 @@
-"""The commands: `neumann train`, `study`, `report`, `runs`, `wandb-sweep` and `worker`."""
+"""The commands of neumann: `main` reads which one, and each has a module here that reads its options."""

@@ -1,29 +1,53 @@
-"""How are a command's options read? By argparse, with every complaint as one sentence."""
+"""Reading a command's options: argparse, with every complaint as one sentence."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from neumann import compat
 from neumann.errors import UserError, did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with its complaints as one sentence."""
+    """argparse's parser, which raises its complaints as UserError and leaves --help to `parsed`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(add_help=False, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError."""
         raise UserError(f"{self.prog}: {message}")
 
+    def take_help(self) -> None:
+        """Take --help."""
+        self.add_argument("-h", "--help", action="store_true", help="print this")
 
-def parsed(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace | None:
-    """Return the arguments, or None where help was asked for and printed. Raises UserError for an unknown option."""
-    given, unknown = parser.parse_known_intermixed_args(words)
-    if given.help:
+    def take_config_dirs(self) -> None:
+        """Take --config-dir, any number of times, as ``config_dirs``."""
+        self.add_argument(
+            "-cd",
+            "--config-dir",
+            dest="config_dirs",
+            action="append",
+            default=[],
+            metavar="DIR",
+            help="a folder with groups of your own",
+        )
+
+
+def asks_for_help(words: Sequence[str]) -> bool:
+    """Return whether -h or --help is among the words of a command."""
+    return bool({"-h", "--help"} & set(words))
+
+
+def parsed(parser: Parser, words: Sequence[str]) -> argparse.Namespace | None:
+    """Return the arguments, or None where help was asked for and printed. Raises UserError for wrong options."""
+    if asks_for_help(words):  # before the parser complains of arguments that are missing
         parser.print_help()
         return None
+    given, unknown = parser.parse_known_intermixed_args(words)
     if unknown:
         raise UserError(f"{parser.prog} takes no {unknown[0]}: {did_you_mean(unknown[0], compat.long_options(parser))}")
     return given

@@ -1,4 +1,4 @@
-"""What does a person see when a run is over? Its errors, and where everything is."""
+"""The panel that ends a run: its errors, and where its files are."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from neumann.errors import printable
-from neumann.store.scores import scores_line
+from neumann.store.scores import diverged_at, scores_line
 
 
 def result_panel(console: Console, folder: Path, result: Mapping[str, Any], *, returned: bool = False) -> None:
-    """Print what came out and where everything is."""
+    """Print the errors of a run and where its files are.
+
+    console    where it is printed
+    folder     the run folder
+    result     the content of its result.json
+    returned   True where the run was over already and was not trained now
+    """
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -27,7 +33,7 @@ def result_panel(console: Console, folder: Path, result: Mapping[str, Any], *, r
     if result["status"] == "diverged":
         table.add_row(
             "diverged",
-            f"the training loss was no longer finite at step {result['step']}: a lower optimizer.lr may help",
+            f"{diverged_at(result)}: a lower optimizer.lr may help",
         )
     table.add_row(
         "trained", f"{result['step']} steps, {result['examples']:,} examples, {result['train_seconds']:.1f} s training"

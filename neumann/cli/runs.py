@@ -1,4 +1,4 @@
-"""What does `neumann runs` do? Lists the runs of a results folder, shows one, follows, removes and resumes them."""
+"""`neumann runs`: list the runs of a results folder, show one, follow them, remove them, resume one."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 STYLES = {"finished": "green", "running": "cyan", "diverged": "yellow", "failed": "red", "interrupted": "yellow"}
 REFRESH_S = 1.0
 UNFINISHED = ("pending", "running")
+VERBS = ("show", "watch", "clean", "resume")
 
 HELP = """\
 Lists the runs of a results folder (./runs, or output=FOLDER, or a path), those that were active last at the end.
@@ -45,9 +46,13 @@ It exits with 0, with 1 where nothing fits the filters or something could not be
 
 
 def main(words: Sequence[str], console: Console, train: Callable[[RunSpec], int]) -> int:
-    """Run the command and return its exit code; ``train`` trains one run to its end, for `resume`."""
-    verbs = {"show": _show, "watch": _watch, "clean": _clean}
-    verb = words[0] if words and words[0] in (*verbs, "resume") else None
+    """Run the command and return its exit code.
+
+    words     of the command line, after `neumann runs`
+    console   where it prints
+    train     trains one run for `resume` and returns the exit code
+    """
+    verb = words[0] if words and words[0] in VERBS else None
     parser = _parser(verb)
     given = parsed(parser, words[1:] if verb else words)
     if given is None:
@@ -66,17 +71,15 @@ def main(words: Sequence[str], console: Console, train: Callable[[RunSpec], int]
     return _list(output, filters, given, console)
 
 
-def _parser(verb: str | None) -> argparse.ArgumentParser:
+def _parser(verb: str | None) -> Parser:
     one = verb in ("show", "resume")
     parser = Parser(
         prog=f"neumann runs {verb}" if verb else "neumann runs",
         description=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=False,
-        allow_abbrev=False,
     )
     parser.add_argument("words", nargs="*", metavar="RUN" if one else "NAME", help="and output=FOLDER, or its path")
-    parser.add_argument("-h", "--help", action="store_true", help="print this")
+    parser.take_help()
     if not one:
         parser.add_argument("--study", action="append", default=[], metavar="GLOB", help="runs of this study")
         default = "failed" if verb == "clean" else None
@@ -94,7 +97,7 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
 
 
 def _output(words: Sequence[str]) -> tuple[Path, list[str]]:
-    """Return the results folder and the other words."""
+    """Return the results folder and the names of runs. Raises UserError for a folder that is not there, and for two."""
     output, names = None, []
     for word in words:
         given = word.removeprefix("output=")
@@ -113,6 +116,7 @@ def _output(words: Sequence[str]) -> tuple[Path, list[str]]:
 
 
 def _filters(given: argparse.Namespace, names: Sequence[str]) -> Filters:
+    """Return the filters that the options ask for. Raises UserError where one cannot be read."""
     where = []
     for text in given.where:
         key, sign, value = text.partition("=")
@@ -141,7 +145,7 @@ RIGHT = ("step", "validation", "test", "seed", "age")
 
 
 def _table(rows: Sequence[Row]) -> Text:
-    """Return the rows under each other; by hand, as 5,000 of them are many for a table that measures its cells."""
+    """Return the rows under each other, without rich's table, which takes long to measure the cells of 5,000 rows."""
     cells = [
         (
             printable(row.study),
@@ -195,12 +199,12 @@ def _show(folder: Path, given: argparse.Namespace, console: Console) -> int:
 
     row = read_row(folder)
     run = RunFolder(folder)
-    said = None
+    no_comparison = None
     changes: list[tuple[str, str, str]] = []
     try:
         changes = details.differences(records.read_config(folder), make_spec().as_dict())
     except UserError as error:
-        said = str(error)
+        no_comparison = str(error)
     if given.json:
         result = run.result() or {}
         print(json.dumps({**row.as_record(), "changes": changes, "result": result}, indent=1))
@@ -212,10 +216,10 @@ def _show(folder: Path, given: argparse.Namespace, console: Console) -> int:
     if changes:
         parts += ["", Text("changed against the default:", style="bold")]
         parts.append(_pairs([(key, f"{mine}  (default {default})") for key, default, mine in changes]))
-    elif said is None:
+    elif no_comparison is None:
         parts += ["", "the default configuration"]
     else:
-        parts += ["", Text(printable(f"no comparison with the default: {said}"))]
+        parts += ["", Text(printable(f"no comparison with the default: {no_comparison}"))]
     if found := details.figures(run):
         parts += ["", Text("latest figures:", style="bold"), _pairs(found)]
     for path in (run.error, folder / "output.log"):
@@ -235,7 +239,7 @@ def _pairs(rows: Sequence[tuple[str, str]]) -> Text:
 
 
 def _spec(folder: Path, *, trust: bool) -> RunSpec:
-    """Return the run that ``folder`` is of, to be trained where it lies. Raises UserError."""
+    """Return the run of ``folder``, to be trained where the folder lies. Raises UserError as `load_spec` does."""
     from neumann.config import load_spec
 
     spec = load_spec(records.read_record(folder), trust=trust)
@@ -257,26 +261,27 @@ def _watch(output: Path, filters: Filters, given: argparse.Namespace, console: C
             if live is not None:
                 live.update(_window(rows, console.height), refresh=True)
             else:
-                _say_changes(rows, seen, console)
+                _print_changes(rows, seen, console)
             if given.until_done and not any(row.status in UNFINISHED for row in rows):
                 return 0 if rows else 1
             time.sleep(REFRESH_S)
     except KeyboardInterrupt:
-        return 0  # the way to end it
+        return 0  # the usual end of it
     finally:
         if live is not None:
             live.stop()
 
 
 def _window(rows: Sequence[Row], height: int) -> Group:
-    """Return what fits a terminal: those that run, then those that were active last, and how many there are of each."""
+    """Return as many rows as fit a terminal, the running ones last, and a line with the count of each status."""
     ordered = sorted(rows, key=lambda row: row.status == "running")
     counts = {status: sum(row.status == status for row in rows) for status in dict.fromkeys(row.status for row in rows)}
-    said = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no run yet"
-    return Group(_table(ordered[-max(1, height - 4) :]), Text(f"{said}; Ctrl-C ends this, not the runs"))
+    summary = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no run yet"
+    return Group(_table(ordered[-max(1, height - 4) :]), Text(f"{summary}; Ctrl-C ends this, not the runs"))
 
 
-def _say_changes(rows: Sequence[Row], seen: dict[str, tuple[object, ...]], console: Console) -> None:
+def _print_changes(rows: Sequence[Row], seen: dict[str, tuple[object, ...]], console: Console) -> None:
+    """Print a line for each run whose status, step or error is not as in ``seen``, and update ``seen``."""
     for row in rows:
         now = (row.status, row.step, row.validation)
         if seen.get(row.folder) != now:
@@ -298,7 +303,9 @@ def _clean(output: Path, filters: Filters, given: argparse.Namespace, console: C
     _print_table(rows, console)
     if not given.yes:
         if not sys.stdin.isatty():
-            raise UserError("neumann runs clean asks before it removes, and nobody can answer here: add --yes")
+            raise UserError(
+                "neumann runs clean asks before it removes, and there is no terminal to answer on: add --yes"
+            )
         console.print(f"remove {len(rows)} folder(s), with their checkpoints? (y/N) ", end="", highlight=False)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             console.print("nothing was removed")

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from neumann.config.resolution import sentence
+from neumann.config.resolution import explained
 from neumann.config.schema import RunConfig, check_values, structured
 from neumann.config.signature import sign
 from neumann.config.spec import RunSpec
@@ -55,7 +55,7 @@ def load_spec(record: Mapping[str, Any], *, trust: bool = False) -> RunSpec:
     try:
         loaded = OmegaConf.to_object(OmegaConf.merge(structured(config.get("launch")), config))
     except OmegaConfBaseException as error:
-        raise UserError(f"the record of run {signature} does not fit this version: {sentence(error)}") from error
+        raise UserError(f"the record of run {signature} does not fit this version: {explained(error)}") from error
     assert isinstance(loaded, RunConfig)
     check_values(loaded)
     spec = RunSpec(loaded, facts(loaded.data), "", {str(k): str(v) for k, v in choices.items()})

@@ -38,7 +38,7 @@ class Resolver:
         try:
             data = OmegaConf.to_container(composed.data, resolve=True)
         except OmegaConfBaseException as error:
-            raise UserError(f"data: {sentence(error)}") from error
+            raise UserError(f"data: {explained(error)}") from error
         key = as_text(data)
         if key not in self._facts:
             self._facts[key] = facts(data)  # type: ignore[arg-type]
@@ -57,7 +57,7 @@ class Resolver:
             check_values(RunConfig(**values))
             values |= {str(key): self._value(str(key), composed) for key in composed if key not in values}
         except OmegaConfBaseException as error:
-            raise UserError(sentence(error)) from error
+            raise UserError(explained(error)) from error
         for section in CHOSEN_SECTIONS:
             _check_finite(section, values[section])
             check_target(values[section].get("_target_"), f"{section}._target_")
@@ -97,7 +97,7 @@ def as_text(value: Any) -> str:
     return json.dumps(value, sort_keys=False, default=repr)
 
 
-def sentence(error: OmegaConfBaseException) -> str:
+def explained(error: OmegaConfBaseException) -> str:
     """Return OmegaConf's message as one sentence that names the key."""
     cause = error.__cause__
     if isinstance(cause, UserError):

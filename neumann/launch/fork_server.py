@@ -1,7 +1,8 @@
-"""Where does a process come from that has PyTorch imported already? From a fork server, once it is warm.
+"""The fork server: it imports PyTorch once, and every process of a run is a fork of it.
 
-The server is the standard library's. It has no threads and never touches CUDA, so its children may have both. It gets
-SIGKILL where nobody needs it before it is warm, and else ends with the last process that could ask it for a child.
+It is the standard library's server. It has no threads and never touches CUDA, so its children may have both. A launcher
+that ends before the server is warm kills it; otherwise the server ends with the last process that could ask it for a
+child.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from multiprocessing import forkserver, resource_tracker
 from neumann import compat
 from neumann.errors import UserError
 
-# what a job imports sooner or later; named, so that nothing here imports torch
-PRELOADED = ["neumann.launch.run_process", "neumann.training.run", "wandb", compat.TORCH_WORKER]
+# what a run imports sooner or later, by name, so that this module imports no torch
+PRELOADED = ["neumann.launch.run_main", "neumann.training.run", "wandb", compat.TORCH_WORKER]
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -32,7 +33,7 @@ class ForkServer:
         self._error: Exception | None = None
 
     def warm_up(self) -> None:
-        """Start the server where it is not running yet; it imports what jobs need while the caller goes on."""
+        """Start the server unless it runs already; it imports what runs need while the caller goes on."""
         if self._asking is not None:
             return
         resource_tracker.ensure_running()  # before the next line, as it unblocks SIGINT
@@ -43,22 +44,25 @@ class ForkServer:
         self._asking.start()
 
     def is_warm(self, timeout: float = 0.0) -> bool:
-        """Wait for the server for at most ``timeout`` seconds. Raises UserError where it could not start."""
+        """Return whether the server is warm, for which it waits at most ``timeout`` seconds.
+
+        Raises UserError where the server could not start.
+        """
         if not self._answered.wait(timeout):
             return False
         if self._error is not None:
-            raise UserError("no run can be started: what training imports cannot be imported, see above")
+            raise UserError("no run can be started: a module that training needs cannot be imported, see above")
         return True
 
     def close(self) -> None:
-        """End the server where it is not warm yet: it would go on importing for nobody."""
+        """Kill the server where it is not warm yet: no process would use what it imports."""
         if self._asking is None or self._answered.is_set():
             return
         compat.kill_fork_server()
         self._asking.join()
 
     def _ask(self) -> None:
-        """Have the server make a child that does nothing: it does so when it is warm."""
+        """Ask the server for a child that does nothing, which it makes as soon as it is warm."""
         try:
             compat.wait_for_fork_server()
         except (OSError, EOFError) as error:
@@ -69,7 +73,7 @@ class ForkServer:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Start the server with one thread per library, since a pool does not survive a fork, and deaf to Ctrl-C."""
+    """Start processes with SIGINT blocked and one thread per library, since a thread pool does not survive a fork."""
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(dict.fromkeys(THREADS, "1"))
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -86,7 +90,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_main() -> Iterator[None]:
-    """Keep multiprocessing from running this process's main module once more in a child started within the block."""
+    """Hide this process's main module, which multiprocessing would run again in each child started within the block."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:

@@ -1,6 +1,6 @@
-"""Which GPUs may a launch use, and which of them does a run get? Asked and shared out without torch, so without CUDA.
+"""GPUs of this machine: which a launch may use, and which of them a run gets. Found without torch, so without CUDA.
 
-The fork server never touches CUDA, and a run sees only its own GPUs, by CUDA_VISIBLE_DEVICES in its environment.
+The fork server never touches CUDA, and a run sees only its own GPUs, through CUDA_VISIBLE_DEVICES in its environment.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 from neumann.errors import UserError
 
 
-def visible() -> list[str]:
-    """Return the NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+def visible_gpus() -> list[str]:
+    """Return the NVIDIA GPUs that this process may use, under the names that CUDA_VISIBLE_DEVICES has for them."""
     here = sorted((path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")), key=int)
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is None or not here:
@@ -23,9 +23,12 @@ def visible() -> list[str]:
     return names[: names.index("-1")] if "-1" in names else [name for name in names if name]
 
 
-def chosen(devices: Sequence[int] | None) -> list[str]:
-    """Return the GPUs that ``devices`` counts out of the visible ones, all of them for None. Raises UserError."""
-    there = visible()
+def chosen_gpus(devices: Sequence[int] | None) -> list[str]:
+    """Return the names of the GPUs that ``devices`` counts among the visible ones, from 0; all of them for None.
+
+    Raises UserError where there is no such GPU, and for a list that is empty or names one twice.
+    """
+    there = visible_gpus()
     if devices is None:
         return there
     for device in devices:
@@ -40,7 +43,7 @@ def chosen(devices: Sequence[int] | None) -> list[str]:
 
 
 class GpuPool:
-    """GPUs with room for ``runs_each`` runs; without any GPU there is room for everybody."""
+    """GPUs with room for ``runs_each`` runs on each; a pool without GPUs refuses no run."""
 
     def __init__(self, gpus: Sequence[str], runs_each: int) -> None:
         self.names, self._each = list(gpus), runs_each
@@ -51,7 +54,7 @@ class GpuPool:
         return len(self.names) * self._each
 
     def take(self, count: int) -> list[str] | None:
-        """Return ``count`` GPUs with room, the emptiest first, or None where there are not as many."""
+        """Return ``count`` GPUs with room, the emptiest first; None where fewer have it, [] in a pool without GPUs."""
         if not self.names:
             return []
         free = sorted((gpu for gpu in self.names if self._load[gpu] < self._each), key=lambda gpu: self._load[gpu])

@@ -1,81 +1,48 @@
-"""How do many runs train at once? Each in a fresh process from a fork server, with exactly its own specification.
+"""The launcher on this machine: several runs at once, each in processes from a fork server.
 
-The server has imported PyTorch, Lightning, timm and W&B once, so a job starts in a fraction of a second instead of the
-ten that a fresh interpreter takes. A job, and every rank of it, gets a `RunSpec`, never a command line, so nobody can
-re-execute somebody else's overrides. This module never imports torch.
+The fork server has imported PyTorch, Lightning, timm and W&B once, so a run starts in a fraction of a second instead of
+the ten that a fresh interpreter takes. Every process of a run, one a rank, gets the run's `RunSpec` and never a command
+line, so none can execute the overrides of another run. This module never imports torch.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Protocol
+from types import TracebackType
 
 from neumann.config import LocalLaunchConfig, RunSpec
 from neumann.errors import Interrupted, UserError
 from neumann.launch.fork_server import ForkServer
-from neumann.launch.gpus import GpuPool, chosen
+from neumann.launch.gpus import GpuPool, chosen_gpus
 from neumann.launch.process_pool import TICK_S, ProcessPool
-from neumann.launch.run_process import RunProcesses
+from neumann.launch.protocol import LaunchView, RunOutcome, run_key
+from neumann.launch.run_processes import RunProcesses
 from neumann.processes.ranks import world_size
-from neumann.processes.signals import STOP_SIGNALS
+from neumann.processes.signals import listening
 from neumann.store.folder import make_folder
-from neumann.store.lookup import find, finished_result
+from neumann.store.lookup import find
 
 ELSEWHERE_S = 1.0  # between looks at runs that another launcher is training
 
-Key = tuple[Path, str]  # where its results are filed, and its signature
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one run. ``status`` is finished, diverged, failed or interrupted; ``message`` says why, in a line.
-
-    ``reused`` is true where this launch did not train it: it was finished before, or by another launcher meanwhile.
-    ``seconds`` is the job's wall time in this launch.
-    """
-
-    spec: RunSpec
-    status: str
-    result: dict[str, Any] | None
-    message: str | None
-    reused: bool
-    seconds: float
-    folder: Path
-
-
-class View(Protocol):
-    """What a person sees of a launch. Every method is called from the launching thread."""
-
-    def started(self, spec: RunSpec) -> None:
-        """Take note of a job that has just been started."""
-
-    def done(self, outcome: Outcome) -> None:
-        """Take note of a run that is over, also of those that were over before."""
-
-    def tick(self, running: Sequence[RunSpec], waiting: int) -> None:
-        """Refresh, about four times a second."""
-
 
 class LocalLauncher:
-    """Trains runs on this machine, ``parallel`` devices at once, as a context manager.
+    """Trains runs on this machine, as many at once as ``parallel`` has devices for; a `neumann.launch.Launcher`.
 
-    The fork server warms up from the first moment that something has to be trained, and not at all otherwise.
+    The fork server starts to import PyTorch when the first run has to be trained, and not at all otherwise. Raises
+    UserError for GPUs that are not there.
     """
 
-    first = "importing PyTorch"
+    preparation = "importing PyTorch"
 
     def __init__(self, settings: LocalLaunchConfig) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.gpus = GpuPool(chosen(settings.devices), settings.runs_per_device)
+        self.gpus = GpuPool(chosen_gpus(settings.devices), settings.runs_per_device)
         if settings.runs_per_device > 1 and not len(self.gpus):
             raise UserError(f"launch.runs_per_device={settings.runs_per_device}: there is no NVIDIA GPU here to share")
         self.parallel: int = settings.parallel or len(self.gpus) or cores
@@ -83,7 +50,7 @@ class LocalLauncher:
         self._server = ForkServer()
 
     def threads(self, spec: RunSpec) -> int:
-        """Return torch's threads in each process of ``spec``: what was asked for, or the cores shared out."""
+        """Return torch's threads in each process of ``spec``: launch.threads, or an equal share of the cores."""
         return self._threads or max(1, self._cores // max(self.parallel, world_size(spec)))
 
     def __enter__(self) -> LocalLauncher:
@@ -94,12 +61,13 @@ class LocalLauncher:
     ) -> None:
         self._server.close()
 
-    def run(self, specs: Sequence[RunSpec], view: View) -> list[Outcome]:
-        """Train what is not over yet and return the outcomes in the order of ``specs``; may be called again.
+    def run(self, specs: Sequence[RunSpec], view: LaunchView) -> list[RunOutcome]:
+        """Train the runs that are not over yet and return the outcomes in the order of ``specs``.
 
-        A signature that comes twice is trained once. A failing run does not stop the others. Raises UserError where
-        results cannot be written, and Interrupted, when every job has left, where a signal asked to stop (see
-        `neumann.processes.signals`): jobs write a checkpoint then. A second signal kills them.
+        It may be called again. A run that is named twice is trained once; one that fails does not stop the others. At a
+        signal that asks to stop (`neumann.processes.signals`) every run writes a checkpoint and leaves; a second
+        signal kills them. Raises Interrupted after such a signal, once every run has left, and UserError where results
+        cannot be written or a run needs more nodes or GPUs than the launch has.
         """
         for spec in specs:
             if (nodes := spec.config.trainer.num_nodes) > 1:
@@ -111,32 +79,39 @@ class LocalLauncher:
                 raise UserError(
                     f"trainer.devices={wanted}: the launch has {len(self.gpus.names)} GPUs, see launch.devices"
                 )
-        with _listening() as signals:
-            launch = _Launch(self, self._server, view, signals)
-            unique: dict[Key, RunSpec] = {}
+        signals: list[int] = []
+        with listening(signals.append):
+            unique: dict[tuple[Path, str], RunSpec] = {}
             for spec in specs:
-                unique.setdefault(_key(spec), spec)
-            outcomes = launch.run(list(unique.values()))
+                unique.setdefault(run_key(spec), spec)
+            outcomes = _Scheduler(self, self._server, view, signals).run(list(unique.values()))
             if signals:
-                finished = sum(_key(spec) in outcomes and outcomes[_key(spec)].result is not None for spec in specs)
+                over = {key for key, outcome in outcomes.items() if outcome.result is not None}
+                finished = sum(run_key(spec) in over for spec in specs)
                 raise Interrupted(f"stopped with {finished} of {len(specs)} runs finished")
-        return [replace(outcomes[_key(spec)], spec=spec) for spec in specs]
+        return [replace(outcomes[run_key(spec)], spec=spec) for spec in specs]
 
 
-class _Launch:
-    """One call of `LocalLauncher.run`."""
+class _Scheduler:
+    """Starts the runs of one call of `LocalLauncher.run` while there is room for them, until all are over.
 
-    def __init__(self, launcher: LocalLauncher, server: ForkServer, view: View, signals: list[int]) -> None:
+    launcher   says how many runs fit, and hands out GPUs and threads
+    server     makes the processes
+    view       is told of every start and outcome
+    signals    numbers of the signals received so far, appended by their handler: the first stops, the second kills
+    """
+
+    def __init__(self, launcher: LocalLauncher, server: ForkServer, view: LaunchView, signals: list[int]) -> None:
         self._launcher, self._server, self._view, self._signals = launcher, server, view, signals
-        self._outcomes: dict[Key, Outcome] = {}
+        self._outcomes: dict[tuple[Path, str], RunOutcome] = {}
         self._waiting: deque[RunSpec] = deque()
-        self._elsewhere: list[RunSpec] = []  # another process trains them
-        self._looked = 0.0
-        self._jobs = ProcessPool()
-        self._obeyed = 0
+        self._elsewhere: list[RunSpec] = []  # another launcher trains them
+        self._looked_elsewhere = 0.0
+        self._pool = ProcessPool()
+        self._obeyed = 0  # signals
 
-    def run(self, specs: Sequence[RunSpec]) -> dict[Key, Outcome]:
-        """Return the outcome of each run; fewer, where a signal came."""
+    def run(self, specs: Sequence[RunSpec]) -> dict[tuple[Path, str], RunOutcome]:
+        """Return the outcome of each run under its `run_key`; where a signal came, some have none."""
         self._waiting.extend(spec for spec in specs if not self._is_over(spec))
         if not self._waiting:
             return self._outcomes
@@ -144,20 +119,21 @@ class _Launch:
             make_folder(folder)
         self._server.warm_up()
         try:
-            while len(self._jobs) or ((self._waiting or self._elsewhere) and not self._signals):
+            while len(self._pool) or ((self._waiting or self._elsewhere) and not self._signals):
                 self._look_elsewhere()
                 self._start()
-                self._view.tick([job.spec for job in self._jobs.training], len(self._waiting) + len(self._elsewhere))
+                self._view.tick([run.spec for run in self._pool.training], len(self._waiting) + len(self._elsewhere))
                 self._wait()
         except BaseException:
             self._signals.append(signal.SIGTERM)
-            while len(self._jobs):
+            while len(self._pool):
                 self._wait()
             raise
         return self._outcomes
 
     def _start(self) -> None:
-        while self._waiting and self._room_for(self._waiting[0]) and not self._signals:
+        """Start waiting runs in their order until the next one finds no room."""
+        while self._waiting and self._has_room(self._waiting[0]) and not self._signals:
             if not self._server.is_warm():
                 return
             gpus = self._launcher.gpus.take(world_size(self._waiting[0]))
@@ -168,77 +144,55 @@ class _Launch:
                 self._launcher.gpus.give_back(gpus)
                 continue
             try:
-                self._jobs.add(RunProcesses(spec, self._launcher.threads(spec), gpus))
+                self._pool.add(RunProcesses(spec, self._launcher.threads(spec), gpus))
             except (OSError, EOFError) as error:
                 self._launcher.gpus.give_back(gpus)
-                self._done(Outcome(spec, "failed", None, f"no process for it: {error}", False, 0.0, find(spec).path))
+                message = f"no process could be started for it: {error}"
+                self._done(RunOutcome(spec, "failed", None, message, False, 0.0, find(spec).path))
                 continue
             self._view.started(spec)
 
-    def _room_for(self, spec: RunSpec) -> bool:
-        """Return whether ``spec`` may start beside what is running; one on several devices counts as several."""
-        if self._jobs.closing > self._launcher.parallel:  # slow mirrors must not pile up
+    def _has_room(self, spec: RunSpec) -> bool:
+        """Return whether ``spec`` may start beside the runs that train; one on several devices counts as several."""
+        if self._pool.closing > self._launcher.parallel:  # slow mirrors must not pile up
             return False
-        taken = sum(world_size(job.spec) for job in self._jobs.training)
+        taken = sum(world_size(run.spec) for run in self._pool.training)
         return not taken or taken + world_size(spec) <= self._launcher.parallel
 
     def _look_elsewhere(self) -> None:
-        """Take back what another process was training, where that is over or given up."""
-        if self._waiting or time.monotonic() - self._looked < ELSEWHERE_S:
+        """Take back the runs of other launchers that are over or that no process holds any more."""
+        if self._waiting or time.monotonic() - self._looked_elsewhere < ELSEWHERE_S:
             return
-        self._looked = time.monotonic()
+        self._looked_elsewhere = time.monotonic()
         free = [spec for spec in self._elsewhere if self._is_over(spec) or not find(spec).held()]
         for spec in free:
             self._elsewhere.remove(spec)
-        self._waiting.extend(spec for spec in free if _key(spec) not in self._outcomes)
+        self._waiting.extend(spec for spec in free if run_key(spec) not in self._outcomes)
 
     def _wait(self) -> None:
-        """Return when a job is over, at the latest after a tick; then take note of it and of signals."""
-        if self._waiting and not len(self._jobs):
+        """Wait for the end of a run, at most for a tick; then take note of ends and obey new signals."""
+        if self._waiting and not len(self._pool):
             self._server.is_warm(TICK_S)
-        elif self._elsewhere and not len(self._jobs):
+        elif self._elsewhere and not len(self._pool):
             time.sleep(TICK_S)
-        for job in self._jobs.wait():
-            self._launcher.gpus.give_back(job.gpus)
-            status, message, result = job.reap()
+        for run in self._pool.wait():
+            self._launcher.gpus.give_back(run.gpus)
+            status, message, result = run.reap()
             if status == "claimed":
-                self._elsewhere.append(job.spec)
+                self._elsewhere.append(run.spec)
             else:
-                folder = find(job.spec).path
-                self._done(Outcome(job.spec, status, result, message, False, job.seconds(), folder))
+                folder = find(run.spec).path
+                self._done(RunOutcome(run.spec, status, result, message, False, run.seconds(), folder))
         if len(self._signals) > self._obeyed:
             self._obeyed = len(self._signals)
-            self._jobs.stop(at_once=self._obeyed > 1)
+            self._pool.stop(at_once=self._obeyed > 1)
 
     def _is_over(self, spec: RunSpec) -> bool:
-        result = finished_result(spec)
-        if result is not None:
-            self._done(Outcome(spec, result["status"], result, None, True, 0.0, find(spec).path))
-        return result is not None
+        outcome = RunOutcome.of_result(spec)
+        if outcome is not None:
+            self._done(outcome)
+        return outcome is not None
 
-    def _done(self, outcome: Outcome) -> None:
-        self._outcomes[_key(outcome.spec)] = outcome
+    def _done(self, outcome: RunOutcome) -> None:
+        self._outcomes[run_key(outcome.spec)] = outcome
         self._view.done(outcome)
-
-
-@contextlib.contextmanager
-def _listening() -> Iterator[list[int]]:
-    """Note the signals that ask to stop within the block, where Python allows handlers: in the main thread."""
-    signals: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield signals
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        signals.append(number)
-
-    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
-    try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _key(spec: RunSpec) -> Key:
-    return spec.folder.parent, spec.signature

@@ -1,17 +1,17 @@
-"""The runs under way in a launcher or a worker: those that train, and those that only end their mirrors."""
+"""The runs under way in a launcher or in a Slurm worker: those that train, and those that only end their mirrors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from multiprocessing import connection
 
-from neumann.launch.run_process import RunProcesses
+from neumann.launch.run_processes import RunProcesses
 
 TICK_S = 0.25
 
 
 class ProcessPool:
-    """The jobs of a launcher or a worker. One is under way until all of its processes have ended."""
+    """Runs with living processes. A run stays in the pool until all of its processes have exited."""
 
     def __init__(self) -> None:
         self._training: list[RunProcesses] = []
@@ -22,29 +22,29 @@ class ProcessPool:
 
     @property
     def training(self) -> Sequence[RunProcesses]:
-        """Those whose runs are not over."""
+        """The runs that are not over."""
         return tuple(self._training)
 
     @property
     def closing(self) -> int:
-        """The number of those whose runs are over and whose processes have not all ended."""
+        """The number of runs that are over and whose processes have not all exited."""
         return len(self._closing)
 
-    def add(self, job: RunProcesses) -> None:
-        """Take note of a job that has just been started."""
-        self._training.append(job)
+    def add(self, run: RunProcesses) -> None:
+        """Take note of a run whose processes have just been started."""
+        self._training.append(run)
 
     def wait(self) -> list[RunProcesses]:
-        """Return the jobs whose runs are over since the last call, to be reaped; waits for one at most a tick."""
+        """Return the runs that are over since the last call, to be reaped; waits for one for at most `TICK_S`."""
         if len(self):
-            waitables = [one for job in (*self._training, *self._closing) for one in job.waitables()]
+            waitables = [one for run in (*self._training, *self._closing) for one in run.waitables()]
             connection.wait(waitables, timeout=TICK_S)
-        settled = [job for job in self._training if job.settled()]
-        self._training = [job for job in self._training if job not in settled]
-        self._closing = [job for job in (*self._closing, *settled) if not job.over()]
+        settled = [run for run in self._training if run.settled()]
+        self._training = [run for run in self._training if run not in settled]
+        self._closing = [run for run in (*self._closing, *settled) if not run.exited()]
         return settled
 
     def stop(self, *, at_once: bool) -> None:
-        """Ask every run to write a checkpoint and leave; ``at_once`` kills them all and what they have started."""
-        for job in (*self._training, *self._closing):
-            job.stop(at_once=at_once)
+        """Ask every run to write a checkpoint and leave; ``at_once`` kills them and all that they have started."""
+        for run in (*self._training, *self._closing):
+            run.stop(at_once=at_once)

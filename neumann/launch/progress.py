@@ -1,20 +1,22 @@
-"""What does a person see while many runs train, and at their end? What is running, then a line for each."""
+"""What the user sees of a launch: a live view while runs train, and a table of all runs at the end."""
 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Self
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from neumann.config import RunSpec
 from neumann.errors import printable
-from neumann.launch.local import Outcome
+from neumann.launch.protocol import RunOutcome
 from neumann.store.folder import OVER, RunFolder
 from neumann.store.lookup import find
 from neumann.store.scores import headline
@@ -23,39 +25,42 @@ REFRESH_S = 0.5
 STYLES = {"finished": "green", "diverged": "yellow", "failed": "red", "interrupted": "yellow"}
 
 
-class SweepProgress:
-    """A `neumann.launch.local.View` of a sweep: a live table on a terminal, a line per finished run elsewhere."""
+class LiveView(ABC):
+    """A `neumann.launch.protocol.LaunchView` for a console, as a context manager.
 
-    def __init__(
-        self,
-        console: Console,
-        specs: Sequence[RunSpec],
-        labels: Sequence[str],
-        total: int | None = None,
-        first: str = "importing PyTorch",
-    ) -> None:
-        self._console = console
-        self._labels: dict[str, str] = {}
-        self._known_total = total  # where the runs come by and by
-        self.add(specs, labels)
-        self._announced = False
-        self._first = first  # what happens until a run begins
-        self._over: list[Outcome] = []
+    On a terminal it redraws a table of the runs that train, with what `overview` returns above it; elsewhere it prints
+    a line for each run that this launch has trained. A subclass says what a run is called and how many there are.
+
+    console       where it is shown
+    preparation   what the launcher does before the first run can begin (`Launcher.preparation`)
+    """
+
+    def __init__(self, console: Console, preparation: str) -> None:
+        self._console, self._preparation = console, preparation
+        self._over: dict[str, RunOutcome] = {}  # by signature
         self._folders: dict[str, RunFolder] = {}
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._announced = False
         self._begun = time.monotonic()
         self._shown = 0.0
 
-    def add(self, specs: Sequence[RunSpec], labels: Sequence[str]) -> None:
-        """Take up further runs, each with what it is called here."""
-        for spec, label in zip(specs, labels, strict=True):
-            self._labels.setdefault(spec.signature, label or spec.name)
+    @abstractmethod
+    def label(self, spec: RunSpec) -> str:
+        """Return what a run is called here."""
 
-    @property
-    def _total(self) -> int:
-        return self._known_total or len(self._labels)
+    @abstractmethod
+    def total(self) -> int:
+        """Return how many runs the launch has."""
 
-    def __enter__(self) -> SweepProgress:
+    @abstractmethod
+    def count(self) -> str:
+        """Return how many runs are over, out of how many."""
+
+    def overview(self) -> RenderableType | None:
+        """Return what stands above the table of the runs that train; None for nothing."""
+        return None
+
+    def __enter__(self) -> Self:
         if self._live is not None:
             self._live.start()
         return self
@@ -67,29 +72,32 @@ class SweepProgress:
             self._live.stop()
 
     def started(self, spec: RunSpec) -> None:
-        """Remember where its measurements will be."""
+        """Remember where the run's measurements will be."""
         self._folders[spec.signature] = find(spec)
 
-    def done(self, outcome: Outcome) -> None:
-        """Count it; print it where there is no table, unless it was there before."""
-        self._over.append(outcome)
+    def done(self, outcome: RunOutcome) -> None:
+        """Count the run; where there is no terminal, print its line if this launch has trained it."""
+        self._over[outcome.spec.signature] = outcome
         if self._live is None and not outcome.reused:
-            label = self._labels[outcome.spec.signature]
-            words = [f"{len(self._over)}/{self._total}", label, outcome.status]
+            words = [self.count(), self.label(outcome.spec), outcome.status]
             words += [f"validation error {_error(outcome, 'validation')}"] if outcome.result else []
             words += [outcome.message] if outcome.message else []
             self._print("  ".join([*words, f"{outcome.seconds:.1f} s"]))
 
     def tick(self, running: Sequence[RunSpec], waiting: int) -> None:
-        """Refresh the table; where there is none, say once what the first seconds go into."""
+        """Redraw the table at most every `REFRESH_S`; where there is no terminal, say once how many runs there are."""
         if self._live is None:
             if not self._announced:
                 self._announced = True
-                self._print(f"{len(running) + waiting} of {self._total} runs to train; {self._first} for them")
+                self._print(f"{len(running) + waiting} of {self.total()} runs to train; {self._preparation} for them")
             return
         if time.monotonic() - self._shown < REFRESH_S:
             return
         self._shown = time.monotonic()
+        parts = [self.overview(), self._running(running), self._footer(bool(running), waiting)]
+        self._live.update(Group(*(part for part in parts if part is not None)), refresh=True)
+
+    def _running(self, running: Sequence[RunSpec]) -> Table:
         table = Table(box=None, padding=(0, 2, 0, 0))
         for name in ("running", "step", "validation error"):
             table.add_column(name, justify="left" if name == "running" else "right", no_wrap=True)
@@ -97,22 +105,69 @@ class SweepProgress:
             measured = self._folders[spec.signature].read_measurements()
             error = f"{100 * headline(measured[-1]['validation'])['error']:.2f} %" if measured else ""
             step = measured[-1]["step"] if measured else 0
-            table.add_row(Text(self._labels[spec.signature]), f"{step}/{spec.config.derived.total_steps}", error)
-        counts = Counter(outcome.status for outcome in self._over)
-        said = [f"{count} {status}" for status, count in counts.items()]
-        said += [f"{waiting} waiting", f"{time.monotonic() - self._begun:.0f} s so far"]
-        if not running and waiting:
-            said.insert(0, f"{self._first}, once for all runs")
-        self._live.update(Group(table, Text(", ".join(said))), refresh=True)
+            table.add_row(Text(self.label(spec)), f"{step}/{spec.config.derived.total_steps}", error)
+        return table
+
+    def _footer(self, running: bool, waiting: int) -> Text:
+        counts = Counter(outcome.status for outcome in self._over.values())
+        words = [f"{count} {status}" for status, count in counts.items()]
+        words += [f"{waiting} waiting", f"{time.monotonic() - self._begun:.0f} s so far"]
+        if waiting and not running and not self._folders:  # no run has begun yet
+            words.insert(0, f"{self._preparation}, once for all runs")
+        return Text(", ".join(words))
 
     def _print(self, text: str) -> None:
         self._console.print(Text(printable(text)), soft_wrap=True)
 
 
-def status_table(console: Console, outcomes: Sequence[Outcome], labels: Sequence[str], *, test: bool = True) -> None:
-    """Print a line per run, ``labels`` telling them apart, and what became of those that have no result.
+class SweepView(LiveView):
+    """The live view of a sweep or a search.
 
-    Without ``test`` there is no test error in it: runs that are there to choose a setting are not to be chosen by it.
+    console       where it is shown
+    preparation   what the launcher does before the first run can begin
+    specs         the runs, as far as they are known
+    labels        what each is called; where empty, its name
+    total         how many runs there will be, where they are added as a search chooses them; None: those that are known
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        preparation: str,
+        specs: Sequence[RunSpec] = (),
+        labels: Sequence[str] = (),
+        total: int | None = None,
+    ) -> None:
+        super().__init__(console, preparation)
+        self._labels: dict[str, str] = {}  # by signature
+        self._known_total = total
+        self.add(specs, labels)
+
+    def add(self, specs: Sequence[RunSpec], labels: Sequence[str]) -> None:
+        """Take up further runs, each with its label."""
+        for spec, label in zip(specs, labels, strict=True):
+            self._labels.setdefault(spec.signature, label or spec.name)
+
+    def label(self, spec: RunSpec) -> str:
+        """Return the label that the run was added with."""
+        return self._labels[spec.signature]
+
+    def total(self) -> int:
+        """Return how many runs there will be."""
+        return self._known_total or len(self._labels)
+
+    def count(self) -> str:
+        """Return how many runs are over, out of how many."""
+        return f"{len(self._over)}/{self.total()}"
+
+
+def status_table(console: Console, outcomes: Sequence[RunOutcome], labels: Sequence[str], *, test: bool = True) -> None:
+    """Print a line for each run, under its label, and below them why some have no result.
+
+    console    where it is printed; a file gets lines of any length
+    outcomes   the runs
+    labels     what each is called; where empty, its name
+    test       False leaves the test error out: the runs of a search must not be chosen by it
     """
     home = {outcome.folder.parent for outcome in outcomes}
     where = f"folder in {home.pop()}" if len(home) == 1 else "folder"
@@ -121,12 +176,12 @@ def status_table(console: Console, outcomes: Sequence[Outcome], labels: Sequence
         right = name in ("validation", "test", "seconds")
         table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name in ("status", "run"))
     for outcome, label in zip(outcomes, labels, strict=True):
-        said = outcome.status
+        status = outcome.status
         if outcome.reused:
-            said = "already there" if said == "finished" else f"{said}, already there"
+            status = "already there" if status == "finished" else f"{status}, already there"
         table.add_row(
             Text(label or outcome.spec.name),
-            Text(said, style=STYLES[outcome.status]),
+            Text(status, style=STYLES[outcome.status]),
             _error(outcome, "validation"),
             *((_error(outcome, "test"),) if test else ()),
             "" if outcome.reused else f"{outcome.seconds:.1f}",
@@ -134,22 +189,22 @@ def status_table(console: Console, outcomes: Sequence[Outcome], labels: Sequence
         )
     wide = console if console.is_terminal else Console(file=console.file, width=500)  # a file has no width to fold at
     wide.print(table)
-    for outcome, label in zip(outcomes, labels, strict=True):
-        if outcome.status not in OVER:
-            text = Text(f"{outcome.status}: ", style=STYLES[outcome.status])
-            said = f"{label or outcome.spec.name}: {outcome.message or 'no reason is known'}"
-            text.append(printable(said), style="default")
-            trace = RunFolder(outcome.folder).error
-            if outcome.status == "failed" and trace.exists():
-                text.append(f" (traceback in {trace})", style="default")
-            console.print(text, soft_wrap=True)
-    bad = sum(outcome.status not in OVER for outcome in outcomes)
-    if bad:
+    unfinished = [(o, label) for o, label in zip(outcomes, labels, strict=True) if o.status not in OVER]
+    for outcome, label in unfinished:
+        text = Text(f"{outcome.status}: ", style=STYLES[outcome.status])
+        reason = f"{label or outcome.spec.name}: {outcome.message or 'no reason is known'}"
+        text.append(printable(reason), style="default")
+        trace = RunFolder(outcome.folder).error
+        if outcome.status == "failed" and trace.exists():
+            text.append(f" (traceback in {trace})", style="default")
+        console.print(text, soft_wrap=True)
+    if unfinished:
         console.print(
-            f"{bad} of {len(outcomes)} runs did not finish: the same command tries them again", highlight=False
+            f"{len(unfinished)} of {len(outcomes)} runs did not finish: the same command tries them again",
+            highlight=False,
         )
 
 
-def _error(outcome: Outcome, split: str) -> str:
+def _error(outcome: RunOutcome, split: str) -> str:
     scores = (outcome.result or {}).get(split)
     return f"{100 * headline(scores)['error']:.2f} %" if scores else ""

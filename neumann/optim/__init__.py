@@ -1,16 +1,16 @@
-"""Which optimizers are there besides torch's, and where are an optimizer's weights to be evaluated?
+"""The Neumann optimizer, its rivals, and the points at which any optimizer's weights can be evaluated.
 
 - :class:`Neumann`: the Neumann optimizer (ICLR 2018); :class:`NeumannReference` is the same, slow and as the paper
   prints it.
 - :class:`NesterovInner`: Neumann without regularizers, resets and burn-in.
 - :class:`BurnInSGD`: momentum SGD after a burn-in of plain SGD, which is Neumann's.
-- :class:`WeightAverage`: a moving average of the weights, for any optimizer.
+- :class:`WeightAverage`: a moving average of the weights for any optimizer.
 - :func:`points`, :func:`eval_point`, :func:`at` and :func:`evaluating`: the points of any torch optimizer, and the way
   there and back.
 
-This package imports torch and nothing else, so it can be lifted out alone. Two of its modules are for those who have
-more, and are imported by name: `neumann.optim.timm` registers the optimizers with timm's factory, and
-`neumann.optim.lightning` keeps a LightningModule at the eval point where it belongs there.
+Importing this package imports torch and nothing else, so it can be lifted out, with `neumann/cache_folder.py`, in which
+the compiled kernel looks for its place. Two modules are imported by name: `neumann.optim.timm` registers the optimizers
+with timm's factory, and `neumann.optim.lightning` evaluates a LightningModule at the eval point.
 """
 
 from neumann.optim.average import WeightAverage

@@ -1,4 +1,4 @@
-"""Is a gain the optimizer's, or would averaging its weights have done as much? A moving average for any optimizer.
+"""Moving average of the weights for any optimizer.
 
 Neumann keeps an average v of its weights as part of the algorithm. To compare it at v with rivals that have none is a
 confound, so a rival can be given one of the same γ, by the same formula (Algorithm 2 of Krishnan et al., ICLR 2018).
@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from neumann.optim.displaced import DisplacedOptimizer
+from neumann.optim.private_names import base_optimizer, found_inf, runs_step_hooks
 from neumann.optim.tensors import by_device_and_dtype
 from neumann.optim.validation import number
 
-_ATTRIBUTE = "_weight_average"  # of an optimizer, where the average attached to it is found
+_ATTRIBUTE = "_weight_average"  # of an optimizer: the average that is attached to it
 
 
 class WeightAverage:
@@ -36,8 +37,8 @@ class WeightAverage:
     averaged in float32, because the small moves of an average would be rounded away in them. A parameter that was added
     by ``add_param_group`` joins at the weights it has then. Batch-norm statistics are not averaged.
 
-    The average hangs on the instance of the optimizer, so ``deepcopy`` and ``pickle`` drop it, as they drop hooks, and
-    the optimizer's ``state_dict()`` does not hold it: save :meth:`state_dict` beside that.
+    The average is an attribute of the optimizer's instance, so ``deepcopy`` and ``pickle`` drop it, as they drop hooks,
+    and the optimizer's ``state_dict()`` does not hold it: save :meth:`state_dict` beside that.
 
     Args:
         optimizer: any optimizer that runs step hooks and has no average.
@@ -55,7 +56,7 @@ class WeightAverage:
         if WeightAverage.of(optimizer) is not None:
             raise ValueError(f"this {name} has an average already, so it cannot be given another")
         # timm's Lookahead moves the weights after the optimizer inside has run its hooks; torch marks a step with hooks
-        if hasattr(optimizer, "_base_optimizer") or not getattr(type(optimizer).step, "hooked", False):
+        if base_optimizer(optimizer) is not None or not runs_step_hooks(optimizer):
             raise ValueError(f"{name} runs no step hooks of its own, so no average can follow its weights")
         self._optimizer = optimizer
         self._averages: dict[Tensor, Tensor] = {}
@@ -159,8 +160,8 @@ class WeightAverage:
                 "class which torch gave hooks too: its average would move twice, and once in mid-step"
             )
         self._stepping = False
-        found_inf = getattr(optimizer, "found_inf", None)  # GradScaler leaves it to fused kernels to skip the step
-        if found_inf is not None and bool(found_inf):
+        infinite = found_inf(optimizer)  # GradScaler leaves it to fused kernels to skip the step
+        if infinite is not None and bool(infinite):
             return
         averages = [self._averages[p] for p in self._params()]
         weights = [p.detach().to(v.dtype) for p, v in zip(self._params(), averages, strict=True)]

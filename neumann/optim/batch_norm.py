@@ -1,8 +1,8 @@
-"""How much of a result is batch norm's? Its statistics gathered again, at the weights that are being evaluated.
+"""Batch norm's running statistics, gathered again at the weights that are evaluated.
 
-Running statistics are gathered in training, at the point that the optimizer trains at. Neumann and Nesterov momentum
-are evaluated at another one, w − μm, and an average of the weights lies further away still. So each point of each
-optimizer, the held one too, can be evaluated with statistics of its own, from the same training batches::
+Training gathers them at the point that the optimizer trains at. Neumann and Nesterov momentum are evaluated at another
+one, w − μm, and an average of the weights lies further away still. So each point of each optimizer, the held one too,
+can be evaluated with statistics of its own, from the same training batches::
 
     with optimizer.evaluating(), recalibrated(model, islice(train_loader, 20)):
         validate(model)
@@ -16,17 +16,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from neumann.optim.lightning import eval_mode
+from neumann.optim.private_names import BatchNorm
 
 
-def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+def batch_norms(model: nn.Module) -> list[BatchNorm]:
     """Return the layers of ``model`` whose running statistics follow training, each once.
 
     Within a model in training mode, a layer that is in eval mode is frozen and is not among them.
     """
-    layers = (part for part in model.modules() if isinstance(part, _BatchNorm) and part.running_mean is not None)
+    layers = (part for part in model.modules() if isinstance(part, BatchNorm) and part.running_mean is not None)
     return [layer for layer in layers if layer.training or not model.training]
 
 
@@ -38,19 +38,20 @@ def recalibrated(
     forward: Callable[[Any], Any] | None = None,
     total: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[None]:
-    """Hold ``model`` in eval mode, with batch norm's statistics those of ``batches`` at its present weights.
+    """Hold ``model`` in eval mode within the block, with batch norm's statistics of ``batches`` at its present weights.
 
     The statistics are what training would have made of them with ``momentum=None``: the mean, over the batches, of the
-    batches' means and unbiased variances. Nothing but batch norm is in training mode meanwhile (no dropout), and no
-    gradient is recorded. After the block the buffers are what they were, bit for bit, also on exceptions, and every
-    layer is in the mode it was in. Layers that are frozen (see `batch_norms`) or that no batch reaches keep theirs.
+    batches' means and unbiased variances. While they are gathered nothing but batch norm is in training mode (no
+    dropout), and no gradient is recorded. After the block the buffers are what they were, bit for bit, also on
+    exceptions, and every layer is in the mode it was in. Layers that are frozen (see `batch_norms`) or that no batch
+    reaches keep their statistics.
 
     Args:
-        model: any module; the present weights and device are taken.
-        batches: this process's batches; where each is a sequence, its first element is the input.
-        forward: runs the model on a batch, instead of ``model(inputs)``.
-        total: sums a float64 tensor on the CPU over the processes, each of which must come here; each batch then counts
-            once, however many every process has. Left out, nothing is sent.
+        model: any module, at its present weights and on its present device.
+        batches: this process's batches; where a batch is a list or tuple, its first element is the input.
+        forward: runs the model on a batch; None is ``model(inputs)``.
+        total: sums a float64 tensor on the CPU over all processes, each of which must call this; batches then count
+            alike, however many each process has. None is for one process.
 
     Raises:
         ValueError: there is no batch, in any process.
@@ -71,14 +72,14 @@ def recalibrated(
 
 
 @torch.no_grad()
-def _gather(model: nn.Module, layers: list[_BatchNorm], batches: Iterable[Any], forward: Callable[[Any], Any]) -> None:
-    """Run this process's batches and leave their statistics in the layers' buffers."""
+def _gather(model: nn.Module, layers: list[BatchNorm], batches: Iterable[Any], forward: Callable[[Any], Any]) -> None:
+    """Run this process's batches, which leaves their statistics in the layers' buffers."""
     momenta = [layer.momentum for layer in layers]
     try:
         for layer in layers:
             layer.reset_running_stats()
-            layer.momentum = None  # the mean over all batches, each alike
-            layer.training = True  # this one alone: timm's layers hold others, dropout among them
+            layer.momentum = None  # the plain mean over all batches
+            layer.training = True  # not train(), which would reach the layers inside timm's: dropout among them
         for batch in batches:
             forward(batch)
     finally:
@@ -89,9 +90,9 @@ def _gather(model: nn.Module, layers: list[_BatchNorm], batches: Iterable[Any], 
 
 @torch.no_grad()
 def _combine(
-    layers: list[_BatchNorm], saved: list[list[tuple[Tensor, Tensor]]], total: Callable[[Tensor], Tensor]
+    layers: list[BatchNorm], saved: list[list[tuple[Tensor, Tensor]]], total: Callable[[Tensor], Tensor]
 ) -> None:
-    """Make the buffers those of the batches of all processes; a layer that none reached keeps what it had."""
+    """Fill the buffers with the statistics of all processes' batches; a layer that none has reached keeps its own."""
     parts = []
     for layer in layers:
         mean, variance, count = (buffer.detach().to("cpu", torch.float64) for buffer in _buffers(layer))
@@ -112,7 +113,7 @@ def _combine(
         raise ValueError("batch norm cannot be recalibrated: no batch has come through any of its layers")
 
 
-def _buffers(layer: _BatchNorm) -> tuple[Tensor, Tensor, Tensor]:
+def _buffers(layer: BatchNorm) -> tuple[Tensor, Tensor, Tensor]:
     """Return the layer's running mean and variance, [C], and the number of batches in them."""
     assert layer.running_mean is not None
     assert layer.running_var is not None

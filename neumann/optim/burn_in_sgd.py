@@ -1,7 +1,6 @@
-"""What does the burn-in alone do? Momentum SGD whose first steps are plain SGD, as Neumann's are.
+"""Momentum SGD whose first steps are plain SGD, as Neumann's are: a rival that shows what the burn-in alone does.
 
-Algorithm 2 of Krishnan et al. (ICLR 2018) begins with "vanilla SGD for a small number of iterations". A rival that does
-the same tells how much of a gain comes from there.
+Algorithm 2 of Krishnan et al. (ICLR 2018) begins with "vanilla SGD for a small number of iterations".
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from neumann.optim import validation
+from neumann.optim.private_names import step_post_hooks
 
 _VALID: dict[str, Callable[[Any], Any]] = {
     "lr": validation.learning_rate,
@@ -31,8 +31,8 @@ class BurnInSGD(torch.optim.SGD):
         \text{then: } b \leftarrow \mu b + g_t, \quad w \leftarrow w - \eta_t b
         \quad (b = g_t \text{ in its first step})
 
-    After the burn-in it is :class:`torch.optim.SGD` as if made at that moment, to the last bit. A step in which no
-    parameter has a gradient is not counted, as in :class:`~neumann.optim.Neumann`.
+    After the burn-in it is, bit for bit, a :class:`torch.optim.SGD` made at that moment. A step in which no parameter
+    has a gradient is not counted, as in :class:`~neumann.optim.Neumann`.
 
     The count of steps is in ``param_groups``, so ``state_dict()``, ``deepcopy`` and ``pickle`` keep it; a group that is
     added later joins at the optimizer's current step. Every hyperparameter can be set per group.
@@ -86,14 +86,14 @@ class BurnInSGD(torch.optim.SGD):
         self._watch_steps()  # a copy has no hooks
 
     def _watch_steps(self) -> None:
-        # A hook, because a step() that calls super().step() would run everybody's hooks a second time in a process
-        # where some plain SGD was made before: torch gives hooks to the step() of each class that it makes.
-        if _after_step not in self._optimizer_step_post_hooks.values():
+        # A hook, because a step() that calls super().step() would run users' hooks a second time in a process that has
+        # made a plain SGD before: torch gives hooks to the step() of each class that it makes.
+        if _after_step not in step_post_hooks(self):
             self.register_step_post_hook(_after_step)
 
 
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    """Count the step and, in burn-in, drop the buffers: every step is then a first one, where b = g, so plain SGD."""
+    """Count the step and, in burn-in, drop the buffers: each step is then a first one, where b = g, so plain SGD."""
     if all(p.grad is None for group in optimizer.param_groups for p in group["params"]):
         return
     step = optimizer.param_groups[0]["step"] + 1

@@ -1,4 +1,4 @@
-"""Where are the weights? The way from the point an optimizer trains at to those it can be evaluated at, and back.
+"""Base class of optimizers that train at a displaced point: the moves to the points of evaluation and back.
 
 An optimizer of the Nesterov family holds and trains a DISPLACED point w; its answer is the base point w − μm ("return
 w_T − μ(T) m_T", Algorithm 2 of Krishnan et al., ICLR 2018).
@@ -17,16 +17,17 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from neumann.optim.sharding import cut_as
+from neumann.optim.private_names import CALLER_OF_MODULE, DEFAULT_OF_LOADING
+from neumann.optim.sharding import sharded_as
 from neumann.optim.tensors import name_of
 
 
 class DisplacedOptimizer(Optimizer):
-    """Base class of optimizers that train at a displaced point: which point the parameters are at, and the moves.
+    """An optimizer whose parameters are at one of :attr:`points`, and can be moved to the others and back.
 
     A subclass keeps ``state[p]["m"]``, the displacement's direction, and ``state[p]["coefficient"]``, the factor on it
-    in the last step that moved p (a float). The base point is p − coefficient·m: also when a scheduler has rewritten
-    ``momentum`` since, or p missed the last step.
+    in the last step that moved p (a float, or a 0-dim tensor). The base point is p − coefficient·m, also when a
+    scheduler has rewritten ``momentum`` since, or p has missed the last step.
 
     The held weights are stashed, not recomputed: w − μm + μm differs from w in 1.5 % of all fp32 values, so that
     validating more often would change training. Stash and mode live in ``state`` and ``param_groups``, where
@@ -35,11 +36,11 @@ class DisplacedOptimizer(Optimizer):
 
     points: ClassVar[tuple[str, ...]] = ("held", "base")
     wide_state: ClassVar[tuple[str, ...]] = ()  # tensors of the state that are float32 where the parameter is a half
-    _meant = False  # within a block that asked for a point by name: whoever evaluates there knows where the weights are
+    _asked_by_name = False  # within a block that has asked for a point by name, so that the watcher need not warn
 
     @property
     def point(self) -> str:
-        """The point the parameters are at now, one of :attr:`points`; ``"held"`` is the one that is trained."""
+        """The point that the parameters are at now, one of :attr:`points`; ``"held"`` is the one that is trained."""
         return self.param_groups[0]["point"]
 
     def eval(self) -> None:
@@ -54,8 +55,8 @@ class DisplacedOptimizer(Optimizer):
     def evaluating(self) -> Iterator[None]:
         """Hold the parameters at the answer w − μm within the block, and put them back bit for bit after it.
 
-        They come back on exceptions too, to whatever point they were at, so blocks nest. The modes of the model are the
-        caller's: ``model.eval()`` beside it, as always. :func:`neumann.optim.evaluating` does it for any optimizer.
+        They come back on exceptions too, to the point they were at, so blocks nest. The model's mode is the caller's
+        to set: ``model.eval()``, as always. :func:`neumann.optim.evaluating` does it for any optimizer.
         """
         with self._at("base"):
             yield
@@ -65,12 +66,16 @@ class DisplacedOptimizer(Optimizer):
 
         An optimizer knows tensors, not the module that they are in, so it has to be told; a hook on every module of the
         process would cost each of them time. This is one hook, on ``model`` (4 µs a call, as measured on a CPU). It
-        holds neither the model nor the optimizer, and copies and pickles of the model leave it behind. Nothing is said
-        where both points are the same (before the first step, in burn-in, after a reset), within :meth:`evaluating` or
-        :func:`neumann.optim.at`, and inside a compiled graph: watch what ``torch.compile(model)`` returns instead.
+        keeps neither the model nor the optimizer alive, and copies and pickles of the model leave it out. It does not
+        warn where both points are the same (before the first step, in burn-in, after a reset), within
+        :meth:`evaluating` or :func:`neumann.optim.at`, nor inside a compiled graph: watch what
+        ``torch.compile(model)`` returns instead.
+
+        Args:
+            model: the module whose parameters this optimizer trains.
 
         Returns:
-            A handle whose ``remove()`` ends it, which ``torch.jit.script`` needs: it compiles hooks and cannot do this.
+            A handle whose ``remove()`` ends the watch; call it before ``torch.jit.script``, which cannot compile hooks.
         """
         return model.register_forward_pre_hook(Watcher(self))
 
@@ -86,14 +91,14 @@ class DisplacedOptimizer(Optimizer):
         if point == self.point:
             return
         if self.point != "held":
-            for p, state in self._moved():
+            for p, state in self._with_state():
                 p.copy_(state.pop("held"))
             self._set_point("held")
         if point != "held":
-            for p, state in self._moved():  # all stashed before the first one moves: memory may run out in between
+            for p, state in self._with_state():  # all are stashed before the first one moves, since memory may run out
                 state["held"] = p.clone()
             self._set_point(point)
-            for p, state in self._moved():
+            for p, state in self._with_state():
                 p.copy_(self._weights_at(point, p, state))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -119,7 +124,7 @@ class DisplacedOptimizer(Optimizer):
         for group in self.param_groups:
             group.setdefault("point", "held")
             for name, default in self.defaults.items():
-                if name != "differentiable":  # torch puts it among the defaults when it loads, and in no group
+                if name != DEFAULT_OF_LOADING:
                     group.setdefault(name, default)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -134,7 +139,7 @@ class DisplacedOptimizer(Optimizer):
         seen: list[dict[str, Any]] = []
 
         def last_before(_: Optimizer, loaded: dict[str, Any]) -> None:
-            seen.append(loaded)  # what everybody's hooks made of it
+            seen.append(loaded)  # as users' hooks have left it
             self._require_fitting(loaded)
 
         hooks = [
@@ -166,20 +171,24 @@ class DisplacedOptimizer(Optimizer):
         for _, p, state in self._loaded(loaded):
             for key, value in state.items():
                 if key in self.wide_state:
-                    self.state[p][key] = cut_as(value.to(p.device, torch.promote_types(p.dtype, torch.float32)), p)
+                    self.state[p][key] = sharded_as(value.to(p.device, torch.promote_types(p.dtype, torch.float32)), p)
                 elif key == "held":
-                    self.state[p][key] = cut_as(self.state[p][key], p)  # whole in a full state of a sharded model
+                    self.state[p][key] = sharded_as(self.state[p][key], p)  # whole in a full state of a sharded model
                 elif key == "coefficient" and isinstance(value, Tensor):
                     self.state[p][key] = value.to(p.device)
 
     def _loaded(self, loaded: dict[str, Any]) -> Iterator[tuple[str, Tensor, dict[str, Any]]]:
-        """Yield each parameter with what to call it and with its state in ``loaded``, empty where there is none."""
-        for group, saved in zip(self.param_groups, loaded["param_groups"], strict=False):  # torch says if they differ
+        """Yield what error messages call each parameter, the parameter, and its state in ``loaded``, {} without one."""
+        for group, saved in zip(self.param_groups, loaded["param_groups"], strict=False):  # torch refuses other numbers
             for place, (p, index) in enumerate(zip(group["params"], saved["params"], strict=False)):
                 yield name_of(group, place, index), p, loaded["state"].get(index, {})
 
     def _validated(self, hyperparameters: dict[str, Any]) -> dict[str, Any]:
-        """Return a group's hyperparameters as plain, valid values, or raise ValueError; a subclass says which are."""
+        """Return a group's hyperparameters as plain, valid values.
+
+        Raises:
+            ValueError: one of them is not valid.
+        """
         raise NotImplementedError
 
     def _weights_at(self, point: str, p: Tensor, state: dict[str, Any]) -> Tensor:
@@ -189,31 +198,31 @@ class DisplacedOptimizer(Optimizer):
             return p.sub(state["m"] * coefficient.to(p.device))
         return p.sub(state["m"], alpha=coefficient)
 
-    def _moved(self) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-        """Yield every parameter that has been trained, with its state; the others are at all points at once."""
+    def _with_state(self) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+        """Yield every parameter that has a state, with it; for the others all points are the same."""
         for group in self.param_groups:
             for p in group["params"]:
                 if "m" in self.state.get(p, ()):
                     yield p, self.state[p]
 
     def _is_displaced(self) -> bool:
-        """Return whether the parameters are away from the base point, and nobody has asked for that by name."""
-        if self.point != "held" or self._meant:
+        """Return whether the parameters are away from the base point, and no block has asked for that by name."""
+        if self.point != "held" or self._asked_by_name:
             return False
         if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
             return False  # what is on the device cannot be read while a CUDA graph is captured
-        return any(state["coefficient"] for _, state in self._moved())
+        return any(state["coefficient"] for _, state in self._with_state())
 
     @contextmanager
     def _at(self, point: str) -> Iterator[None]:
-        """Hold the parameters at ``point``, which was asked for, within the block."""
-        before, meant = self.point, self._meant
+        """Hold the parameters at ``point`` within the block, in which the watcher does not warn."""
+        before, asked = self.point, self._asked_by_name
         self.move_to(point)
-        self._meant = True
+        self._asked_by_name = True
         try:
             yield
         finally:
-            self._meant = meant
+            self._asked_by_name = asked
             self.move_to(before)
 
     def _set_point(self, point: str) -> None:
@@ -235,7 +244,7 @@ class Watcher:
         self._optimizer: weakref.ref[DisplacedOptimizer] | None = weakref.ref(optimizer)
 
     def __call__(self, module: nn.Module, args: Any) -> None:
-        """Look; inside a compiled graph there is nobody to look, and a look would be a guard on every step."""
+        """Warn where it is due; not inside a compiled graph, where asking would be a guard on every step."""
         if module.training or torch.compiler.is_compiling() or self._optimizer is None:
             return
         optimizer = self._optimizer()
@@ -246,14 +255,11 @@ class Watcher:
         warnings.warn(
             f"the model runs in eval mode while {name} holds its parameters at the displaced point it trains at, not "
             "at its answer w − μm: evaluate within `with optimizer.evaluating():`, or between optimizer.eval() and "
-            "optimizer.train() (said once)",
-            stacklevel=_CALLER,
+            "optimizer.train() (this is said once)",
+            stacklevel=CALLER_OF_MODULE,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A copy of the model is not the optimizer's, and whoever loads a pickle may not have this package. A hook has
-        # to be something that can be called: {}.get(module, args) is args, which leaves the input as it is.
+        # A copy of the model is not this optimizer's, and where a pickle is loaded this package may be missing. A hook
+        # must be callable: {}.get(module, args) is args, which leaves the input as it is.
         return getattr, ({}, "get")
-
-
-_CALLER = 5  # frames from warn() to whoever called the module: this hook and three frames of torch.nn.Module

@@ -1,4 +1,4 @@
-"""How does a step go without a kernel? One tensor after the other, or on lists of tensors at once.
+"""The unfused step: single-tensor, one parameter after the other, or multi-tensor, on lists of them at once.
 
 :func:`_single_tensor` is the formula as it stands in `phases.py`; the lists do the same in fewer passes over memory.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from neumann.optim.phases import Phase, Scalar
+from neumann.optim.phases import Phase
 from neumann.optim.tensors import (
+    Scalar,
     TensorList,
     by_device_and_dtype,
     fitted,
@@ -35,13 +36,13 @@ def move(
     Args:
         params: w.
         grads: ∇f̂ at w.
-        ms: m, as params in shape and device, in their type or a wider one; likewise:
-        rs: r = w − v.
+        ms: m, with the parameters' shapes and devices, in their type or a wider one.
+        rs: r = w − v, likewise.
         phase: the step's scalars.
         distance: ‖r‖ over all parameters of the model, 0-dim; None only where ``phase`` does not push.
-        weight_decay: the L2 term inside the gradient, in every phase.
-        maximize: turns the gradient's sign, not the decay's.
-        foreach: on lists of tensors at once instead of one tensor after the other.
+        weight_decay: the coefficient of the L2 term inside the gradient, in every phase.
+        maximize: turn the gradient's sign, not the decay's.
+        foreach: multi-tensor instead of single-tensor.
     """
     push: Scalar = 0.0 if distance is None else phase.push(distance)
     run = _multi_tensor if foreach else _single_tensor
@@ -66,7 +67,7 @@ def _single_tensor(
         d = -g.to(m.dtype) if maximize else g.to(m.dtype)
         if weight_decay:
             d = d.add(before, alpha=weight_decay)
-        if isinstance(push, Tensor):  # else it is 0.0: burn-in, reset, or α = β = 0; spare the pass over r
+        if isinstance(push, Tensor):  # else it is 0.0 (burn-in, reset, α = β = 0), which spares a pass over r
             d = d + push * r
         subtract_scaled_(m.mul_(phase.carry), phase.eta_m, d)
         u = subtract_scaled_(m * phase.mu_u, phase.eta_u, d)
@@ -120,9 +121,9 @@ def _ordinary_move(
     weight_decay: float,
     maximize: bool,
 ) -> TensorList:
-    """Move m and return u, in 44 bytes instead of 60 for each float32 parameter, where carry = μ_u and η_m = η_u.
+    """Move m and return u where carry = μ_u and η_m = η_u, in 44 bytes instead of 60 for each float32 parameter.
 
-    With e = −η/(1 − μ) d both are interpolations, which torch does in one go:
+    With e = −η/(1 − μ) d both are interpolations, for each of which torch has one operation:
     μ m − η d = lerp(m, e, 1 − μ) = m', and μ m' − η d = lerp(e, m', μ).
     """
     k = -eta / (1 - mu)

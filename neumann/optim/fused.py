@@ -1,7 +1,7 @@
-"""How does a step pass over memory once? By what it carries over: ‖r‖² of the next step, summed while r is written.
+"""The fused step: one pass over memory, in which a kernel also sums ‖r‖² for the next step.
 
-An ordinary step needs ‖r‖ over all parameters before the first of them may move, which costs a second pass over r. The
-step before has had every r in its hands, though. So the kernels sum its squares, chunk by chunk, as they store it.
+An ordinary step needs ‖r‖ over all parameters before the first of them may move, which would cost a second pass over r.
+But the step before has written every r. So the kernels sum its squares, chunk by chunk, as they store it.
 """
 
 from __future__ import annotations
@@ -17,61 +17,72 @@ import torch
 from torch import Tensor
 
 from neumann.optim.kernels import CHUNK, Kernel, kernel_for, state_type, why_none
-from neumann.optim.phases import Scalar
+from neumann.optim.kernels.device_table import DeviceTable
+from neumann.optim.kernels.layout import ChunkRow, ScalarRow, TensorRow
+from neumann.optim.private_names import write_count
 from neumann.optim.tensors import local, local_gradient
 
 _address, _type = Tensor.data_ptr, operator.attrgetter("dtype")
-_version = operator.attrgetter("_version")  # how often torch has written to a tensor; our kernels do not count
 ALIGNMENT = 16  # bytes that a GPU reads at once
-SQUARES = "squares"  # in a saved state: ‖r‖² of each chunk as plain floats, since tensors are cast in loading, and in a
-# dict, since torch.distributed.checkpoint takes no lists
+# The key in a saved state of ‖r‖² of each chunk: plain floats, since loading casts tensors to the parameter's type, in
+# a dict by the chunk's number, since torch.distributed.checkpoint takes no lists
+SQUARES = "squares"
 
 
 class Entry(NamedTuple):
-    """A parameter that the kernel moves, its state, and the index of its group."""
+    """A parameter of the fused path, its state, and the index of its group."""
 
     p: Tensor
     state: dict[str, Any]
     group: int
 
 
-class OnePass:
+class FusedPass:
     """The kernel's tables for parameters of one device and type, and the squares that it carries from step to step.
 
-    Good for as long as :meth:`fits` says so; then it is made anew, which costs a look at r.
+    It serves for as long as :meth:`fits` holds. A new one sums the squares of r once and lays the states out as the
+    kernel needs them.
+
+    Raises:
+        RuntimeError: a state has another shape than its parameter.
     """
 
     def __init__(self, entries: Sequence[Entry], kernel: Kernel) -> None:
         self._kernel, self._entries = kernel, list(entries)
         self._params, self._states = [entry.p for entry in entries], [entry.state for entry in entries]
         ws = [local(p) for p in self._params]
-        self._cut = any(w is not p for w, p in zip(ws, self._params, strict=True))
-        self.device, self._weights = ws[0].device, ws[0].dtype
-        self._formats = [memory_format(w) or torch.contiguous_format for w in ws]  # whoever asks for us has seen to it
-        rows, chunks = [], []
-        for index, (entry, w, format) in enumerate(zip(entries, ws, self._formats, strict=True)):
-            for name in ("m", "r"):  # a loaded state may lie otherwise, and elsewhere
+        self._sharded = any(w is not p for w, p in zip(ws, self._params, strict=True))
+        self.device, self._dtype = ws[0].device, ws[0].dtype
+        self._numels = [w.numel() for w in ws]
+        self._formats = [memory_format(w) or torch.contiguous_format for w in ws]  # dense: see why_not_fused
+        self._make_tables(ws)
+        self._ms, self._rs = ([state[name] for state in self._states] for name in ("m", "r"))
+        self._local_state = [local(tensor) for tensor in (*self._ms, *self._rs)]  # its `.data` may be set
+        self._counted = [r for r in self._rs if not r.is_inference()]
+        self._seen = self._look_at(ws)
+        self._take_saved()
+
+    def _make_tables(self, ws: list[Tensor]) -> None:
+        """Lay the states out as the kernel needs them, write their addresses down and sum the squares of r."""
+        rows: list[TensorRow] = []
+        chunks: list[ChunkRow] = []
+        for index, (entry, w, format) in enumerate(zip(self._entries, ws, self._formats, strict=True)):
+            for name in ("m", "r"):  # a loaded state may be on another device and in another format
                 entry.state[name] = _laid_out(entry.state[name].to(w.device, state_type(w.dtype)), format)
             m, r = local(entry.state["m"]), local(entry.state["r"])
             if m.shape != w.shape or r.shape != w.shape:
                 raise RuntimeError(_unlike("a state", m if m.shape != w.shape else r, w))
-            rows.append([w.data_ptr(), m.data_ptr(), r.data_ptr(), w.numel(), entry.group])
-            chunks += [[index, start] for start in range(0, w.numel(), CHUNK)]
-        self._numels = [w.numel() for w in ws]
-        self._ms, self._rs = ([state[name] for state in self._states] for name in ("m", "r"))
-        self._parts = [local(tensor) for tensor in (*self._ms, *self._rs)]  # whose `.data` may be set
-        self._counting = [r for r in self._rs if not r.is_inference()]
-        self._places = self._addresses(ws), [*map(_address, self._parts)], [*map(_version, self._counting)]
-        self._aligned = all(address % ALIGNMENT == 0 for row in rows for address in row[:3])
+            rows.append(TensorRow(w=w.data_ptr(), m=m.data_ptr(), r=r.data_ptr(), numel=w.numel(), group=entry.group))
+            chunks += [ChunkRow(tensor=index, start=start) for start in range(0, w.numel(), CHUNK)]
+        self._aligned = all(address % ALIGNMENT == 0 for row in rows for address in (row.w, row.m, row.r))
         self._tensors = torch.tensor(rows, dtype=torch.int64, device=self.device)
-        self._chunks = torch.tensor(chunks, dtype=torch.int64, device=self.device).reshape(-1, 2)
-        self._grads = _Table((len(rows),), torch.int64, self.device)
-        self._scalars: _Table | None = None
+        self._chunks = torch.tensor(chunks, dtype=torch.int64, device=self.device).reshape(-1, len(ChunkRow._fields))
+        self._grads = DeviceTable((len(rows),), torch.int64, self.device)
+        self._scalars: DeviceTable | None = None
         self.squares = torch.zeros(len(chunks), dtype=torch.float64, device=self.device)
         self._after = torch.zeros_like(self.squares)
         if chunks:
-            self._kernel.squares(self._weights, self._tensors, self._chunks, self.squares)
-        self._take_saved()
+            self._kernel.squares(self._dtype, self._tensors, self._chunks, self.squares)
 
     @property
     def first(self) -> Tensor:
@@ -79,43 +90,55 @@ class OnePass:
         return self._entries[0].p
 
     def fits(self, states: Mapping[Tensor, dict[str, Any]]) -> bool:
-        """Return whether all is where it was, and nobody else has written to r since; this runs in every step.
+        """Return whether weights and states are the same objects at the same addresses, and no other code wrote to r.
 
-        So it has no loop in Python over parameters that are no shards.
+        This runs in every step, so there is no loop in Python over parameters that are not shards.
+
+        Args:
+            states: the optimizer's state of each parameter.
         """
         if not all(map(operator.is_, map(states.get, self._params), self._states)):
             return False
-        for name, seen in (("m", self._ms), ("r", self._rs)):
-            if not all(map(operator.is_, map(operator.itemgetter(name), self._states), seen)):
+        for name, tensors in (("m", self._ms), ("r", self._rs)):
+            if not all(map(operator.is_, map(operator.itemgetter(name), self._states), tensors)):
                 return False
-        ws = [local(p) for p in self._params] if self._cut else self._params
-        return self._places == (self._addresses(ws), [*map(_address, self._parts)], [*map(_version, self._counting)])
+        return self._seen == self._look_at([local(p) for p in self._params] if self._sharded else self._params)
 
-    def _addresses(self, tensors: Sequence[Tensor]) -> tuple[list[int], list[int], set[torch.dtype]]:
-        return [*map(_address, tensors)], [*map(Tensor.numel, tensors)], {*map(_type, tensors)}
+    def _look_at(self, ws: Sequence[Tensor]) -> tuple[Any, ...]:
+        """Return all of weights and states that the tables depend on, and how often torch has written to r."""
+        return (
+            [*map(_address, ws)],
+            [*map(Tensor.numel, ws)],
+            {*map(_type, ws)},
+            [*map(_address, self._local_state)],
+            [*map(write_count, self._counted)],
+        )
 
-    def step(self, scalars: list[list[Scalar]], squares: Tensor | None, *, in_place: bool) -> None:
-        """Take a step with the gradients that the parameters have; one without leaves w, m and r as they are.
+    def step(self, scalars: list[ScalarRow], squares: Tensor | None, *, in_place: bool) -> None:
+        """Take a step with the parameters' gradients; w, m and r of a parameter without one stay as they are.
 
         Args:
-            scalars: a row for each group, see :meth:`neumann.optim.phases.Phase.row`.
-            squares: what adds up to ‖r‖² of all parameters; None where all of them are here.
-            in_place: keep the carried squares where they are, as the replay of a CUDA graph needs it.
+            scalars: a row for each group of the optimizer.
+            squares: ‖r‖² of all parameters, [1] in float64; None where this pass has all parameters.
+            in_place: keep the carried squares in the same memory, as the replay of a CUDA graph needs it.
+
+        Raises:
+            RuntimeError: a gradient has another number of elements than its parameter.
         """
         grads = [p.grad for p in self._params]
         moved = [p for p, g in zip(self._params, grads, strict=True) if g is not None]
-        if self._cut or len(moved) < len(grads) or not self._can_be_read(grads):
+        if self._sharded or len(moved) < len(grads) or not self._can_be_read(grads):
             ready = map(self._ready, self._params, grads, self._numels, self._formats)
-            grads = list(ready)  # until the kernel has been launched: they may have been cut, sent or cast for it
+            grads = list(ready)  # kept until the kernel has been launched: copies may have been made for it
         addresses = [0 if g is None else g.data_ptr() for g in grads]
-        self._grads.set(addresses)
+        self._grads.fill(addresses)
         if self._scalars is None or len(self._scalars.tensor) != len(scalars):
             with torch.inference_mode(False):
-                self._scalars = _Table((len(scalars), len(scalars[0])), torch.float64, self.device)
-        self._scalars.set_scalars(list(itertools.chain.from_iterable(scalars)))
+                self._scalars = DeviceTable((len(scalars), len(ScalarRow._fields)), torch.float64, self.device)
+        self._scalars.fill_scalars(list(itertools.chain.from_iterable(scalars)))
         if len(self._chunks):
             self._kernel.step(
-                self._weights,
+                self._dtype,
                 self._tensors,
                 self._grads.tensor,
                 self._chunks,
@@ -129,14 +152,14 @@ class OnePass:
             self.squares.copy_(self._after)
         else:
             self.squares, self._after = self._after, self.squares
-        # A graph that still needs the old weights shall notice
-        torch.autograd.graph.increment_version([local(p) for p in moved] if self._cut else moved)
+        # so that autograd refuses a graph that still needs the old weights
+        torch.autograd.graph.increment_version([local(p) for p in moved] if self._sharded else moved)
 
     def _can_be_read(self, grads: list[Any]) -> bool:
-        """Return whether the kernel can read every gradient of whole parameters as it is, which is the rule."""
+        """Return whether the kernel can read all gradients of unsharded parameters as they are, which is the rule."""
         return (
             [*map(Tensor.numel, grads)] == self._numels
-            and {*map(_type, grads)} <= {self._weights}
+            and {*map(_type, grads)} <= {self._dtype}
             and all(
                 g.is_contiguous() if format is torch.contiguous_format else g.is_contiguous(memory_format=format)
                 for g, format in zip(grads, self._formats, strict=True)
@@ -144,16 +167,16 @@ class OnePass:
         )
 
     def _ready(self, p: Tensor, g: Tensor | None, numel: int, format: torch.memory_format) -> Tensor | None:
-        """Return this process's part of ``g`` in the type and the order of ``p``."""
+        """Return this process's part of ``g`` in the type and the memory format of ``p``."""
         if g is None:
             return None
         g = local_gradient(g, p)
         if g.numel() != numel:
             raise RuntimeError(_unlike("a gradient", g, local(p)))
-        return _laid_out(g.to(self._weights), format)
+        return _laid_out(g.to(self._dtype), format)
 
     def saved(self) -> dict[Tensor, dict[int, float]]:
-        """Return the carried squares of each parameter's chunks, by the chunk's number; waits for the device."""
+        """Return the carried squares of each parameter's chunks, by the chunk's number; this waits for the device."""
         values = iter(self.squares.tolist())
         counts = [-(-local(entry.p).numel() // CHUNK) for entry in self._entries]
         return {
@@ -162,11 +185,11 @@ class OnePass:
         }
 
     def _take_saved(self) -> None:
-        """Go on with squares that came with a loaded state, where they are those of r: a resumed run is the same bits.
+        """Go on with the squares of a loaded state where they are those of r, so that a resumed run is the same bits.
 
-        The kernels sum in the same order whenever they are asked, but a compiler may choose another for each.
+        Those of the first look may differ by rounding: a compiler may order its sums otherwise than those of a step.
         """
-        rounding = 1e-12 if self._weights == torch.float64 else 1e-6  # of sums in another order
+        rounding = 1e-12 if self._dtype == torch.float64 else 1e-6  # of sums in another order
         fresh: list[float] = self.squares.tolist()
         taken: list[float] = []
         for entry in self._entries:
@@ -179,16 +202,16 @@ class OnePass:
         self.squares.copy_(torch.tensor(taken, dtype=torch.float64, device="cpu"))
 
 
-def one_pass(entries: list[Entry]) -> OnePass:
+def fused_pass(entries: list[Entry]) -> FusedPass:
     """Return the pass over ``entries``, which are of one device and type and for which there is a kernel."""
     kernel = kernel_for(entries[0].p.device)
-    assert kernel is not None  # unfusable has asked
+    assert kernel is not None  # why_not_fused has looked
     with torch.inference_mode(False), torch.no_grad():
-        return OnePass(entries, kernel)
+        return FusedPass(entries, kernel)
 
 
-def unfusable(p: Tensor) -> str | None:
-    """Return why the one-pass kernel cannot take ``p``, in half a sentence, else None."""
+def why_not_fused(p: Tensor) -> str | None:
+    """Return why no kernel can take ``p``, in half a sentence; None where one can."""
     kernel = kernel_for(p.device)
     if kernel is None:
         return why_none(p.device)
@@ -198,9 +221,13 @@ def unfusable(p: Tensor) -> str | None:
 
 
 def require_fusable(params: list[Tensor]) -> None:
-    """Raise ValueError where ``fused=True`` cannot be done; where only the compiler is missing, warn instead."""
+    """Refuse ``fused=True`` for parameters that no kernel can take; where only the compiler is missing, warn instead.
+
+    Raises:
+        ValueError: no kernel can take one of ``params``; the message says why.
+    """
     for p in params:
-        reason = unfusable(p)
+        reason = why_not_fused(p)
         if reason is None:
             continue
         if p.device.type not in ("cpu", "cuda") or kernel_for(p.device) is not None:
@@ -208,8 +235,8 @@ def require_fusable(params: list[Tensor]) -> None:
         _warn_once(f"fused=True: the slower path is taken, because {reason}")
 
 
-def tell_of_slower_path(p: Tensor) -> None:
-    """Warn, once, where ``p`` takes the slower path for want of a compiler and nobody has asked for that path."""
+def warn_of_slower_path(p: Tensor) -> None:
+    """Warn, once, where ``p`` takes the slower path for want of a compiler and the user has not asked for that path."""
     if p.device.type in ("cpu", "cuda") and kernel_for(p.device) is None:
         _warn_once(
             f"a step takes several times as long as in one pass over memory, because {why_none(p.device)}; "
@@ -222,50 +249,8 @@ def _warn_once(message: str) -> None:
     warnings.warn(message, stacklevel=2)
 
 
-class _Table:
-    """A table on the device that is written from the host, where its content has changed."""
-
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
-        self.tensor = torch.zeros(shape, dtype=dtype, device=device)
-        self._content: list[Any] = [0] * self.tensor.numel()
-        # What a graph replays is the copy from this very memory, so it is written while capturing and never again
-        on_cuda = device.type == "cuda"
-        self._pinned = torch.zeros(shape, dtype=dtype, device="cpu", pin_memory=True) if on_cuda else None
-
-    def set(self, content: list[Any]) -> None:
-        """Have the table hold the numbers of ``content``."""
-        if content == self._content:
-            return
-        self._content = content
-        if self._pinned is None:
-            self.tensor.view(-1).copy_(self._on_host(content))
-        elif torch.cuda.is_current_stream_capturing():
-            self._pinned.view(-1).copy_(self._on_host(content))
-            self.tensor.copy_(self._pinned, non_blocking=True)
-        else:  # memory of its own, for the copy before may still be under way
-            self.tensor.view(-1).copy_(self._on_host(content, pin_memory=True), non_blocking=True)
-
-    def _on_host(self, content: list[Any], *, pin_memory: bool = False) -> Tensor:
-        """Return ``content`` on the host, whatever the default device is."""
-        return torch.tensor(content, dtype=self.tensor.dtype, device="cpu", pin_memory=pin_memory)
-
-    def set_scalars(self, content: list[Scalar]) -> None:
-        """Have the table hold ``content``, numbers or 0-dim tensors; those on the device are not waited for."""
-        if not any(isinstance(value, Tensor) for value in content):
-            self.set(content)
-            return
-        on_device = [
-            value.to(self.tensor.device, self.tensor.dtype)
-            if isinstance(value, Tensor)
-            else torch.full((), value, dtype=self.tensor.dtype, device=self.tensor.device)
-            for value in content
-        ]
-        torch.stack(on_device, out=self.tensor.view(-1))
-        self._content = []
-
-
 def memory_format(tensor: Tensor) -> torch.memory_format | None:
-    """Return how the elements of ``tensor`` lie, without gaps; None where there are gaps, or an order of its own."""
+    """Return the memory format of ``tensor``; None where its elements have gaps or lie in another order."""
     if tensor.is_contiguous():
         return torch.contiguous_format
     if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):

@@ -1,6 +1,6 @@
-"""How does anybody's LightningModule validate, test, predict and save at the eval point? By one more base class.
+"""A base class for LightningModules that validate, test, predict and save at the optimizer's eval point.
 
-It imports no Lightning, so it goes with ``pytorch_lightning`` and with ``lightning.pytorch``::
+This module imports no Lightning, so it goes with ``pytorch_lightning`` and with ``lightning.pytorch``::
 
     class Classifier(AtEvalPoint, pl.LightningModule):
         def configure_optimizers(self):
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from neumann.optim.points import at, evaluating
+from neumann.optim.private_names import attached_trainer, base_optimizer
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule as _Module
@@ -27,7 +28,7 @@ HELD_WEIGHTS = "held_weights"  # of a checkpoint: the weights that training goes
 
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Put ``module`` into eval mode within the block, then each part back into its own: frozen norms stay so."""
+    """Hold ``module`` in eval mode within the block, and put each part back into its own mode: frozen norms stay so."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
@@ -38,24 +39,26 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
 
 
 class AtEvalPoint(_Module):
-    """Goes before ``LightningModule`` among the bases of a class, whatever optimizers it configures.
+    """Base class that keeps evaluation and checkpoints at the eval point, for a module with any optimizers.
+
+    It goes before ``LightningModule`` among the bases of a class.
 
     Validation, test and prediction move the weights to the optimizer's eval point (w − μm for Neumann and for Nesterov
     momentum) and back bit for bit, so they never change training. Where there is no optimizer (``trainer.test`` on a
-    fresh module) the weights are taken as they are. After an exception inside of them the weights are at the eval point
-    until the next ``fit`` or evaluation, or ``optimizer.train()``.
+    fresh module) the weights are taken as they are. After an exception in an evaluation the weights stay at the eval
+    point until the next ``fit`` or evaluation, or ``optimizer.train()``.
 
     A checkpoint's ``state_dict`` is at the eval point, whenever it is saved, so ``load_from_checkpoint`` and
-    ``trainer.test(ckpt_path=...)`` get the answer; a trainer that has fitted forgets its optimizers then, for they do
+    ``trainer.test(ckpt_path=...)`` get the answer; a trainer that has fitted then forgets its optimizers, for they do
     not belong to these weights. The held weights lie beside it, and ``trainer.fit(ckpt_path=...)`` goes on from those,
-    bit for bit; without this class it would go on from the wrong ones. Not for sharded strategies (FSDP, DeepSpeed),
-    whose checkpoints are not made of ``state_dict()``.
+    bit for bit; without this class it would go on from the wrong ones. Sharded strategies (FSDP, DeepSpeed) are not
+    supported: their checkpoints are not made of ``state_dict()``.
     """
 
     _evaluation: ExitStack | None = None
 
     def _enter(self) -> None:
-        self._leave()  # an evaluation that an exception has ended did not
+        self._leave()  # an evaluation that an exception has ended has not left
         self._evaluation = ExitStack()
         self._evaluation.enter_context(eval_mode(self))
         for optimizer in self.trainer.optimizers:
@@ -98,7 +101,7 @@ class AtEvalPoint(_Module):
         self._leave()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the eval point's weights into the ``state_dict``, the held ones beside it, and the state at these."""
+        """Put the eval point's weights into the ``state_dict``, and the held ones beside it with the state at them."""
         super().on_save_checkpoint(checkpoint)
         optimizers = self.trainer.optimizers
         if not optimizers:
@@ -119,14 +122,14 @@ class AtEvalPoint(_Module):
             checkpoint["state_dict"] = {**checkpoint["state_dict"], **_copies(ours)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the held weights where training goes on; everybody else gets those of the eval point."""
+        """Load the held weights where training goes on, and those of the eval point for any other purpose."""
         super().on_load_checkpoint(checkpoint)
         self._leave()
-        trainer = getattr(self, "_trainer", None)
+        trainer = attached_trainer(self)
         if trainer is None:
             return
         if trainer.state.fn != "fit":
-            trainer.optimizers = []  # what they would move the new weights by is of the old ones; fit makes new ones
+            trainer.optimizers = []  # their state is that of the old weights; fit makes new ones
         elif HELD_WEIGHTS in checkpoint:
             checkpoint["state_dict"] = {**checkpoint["state_dict"], **checkpoint[HELD_WEIGHTS]}
 
@@ -136,8 +139,8 @@ def _copies(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _join_devices(optimizer: Any) -> None:
-    """Bring the state to its parameters: after fit, Lightning leaves it on the CPU, and test moves the module alone."""
-    optimizer = getattr(optimizer, "_base_optimizer", optimizer)
+    """Move the state to its parameters: after fit, Lightning leaves it on the CPU, and test moves the module alone."""
+    optimizer = base_optimizer(optimizer) or optimizer
     for p, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == p.shape and value.device != p.device:

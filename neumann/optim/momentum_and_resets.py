@@ -1,7 +1,7 @@
-"""What is μ at step t, and is step t a reset? Pure functions of the step count, in the paper's own terms.
+"""The momentum μ(t) and the reset rule, as pure functions of the step count t (Algorithm 2 and section 3.3).
 
 t counts the optimizer's steps from 1, at the first step after burn-in (the paper's "for t = 1..T"). Nothing here keeps
-state: whoever knows t knows the phase, so a checkpoint needs one counter only. Paper: Algorithm 2 and section 3.3.
+state: t determines the phase, so a checkpoint needs one counter only.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 
 RESET_RULES = ("countdown", "absolute")
-LAST_STEP = 2**53  # more than anybody takes
+LAST_STEP = 2**53  # more steps than any run takes
 
 
 def momentum(t: int, momentum: float | tuple[float, float], unit: float = 1.0) -> float:
     """Return μ(t) = min(peak, max(start, 1 − 1/(1 + t/unit))) for a pair (start, peak), or a number as it is.
 
     The paper: "μ(t) ∝ 1 − 1/(1+t), starting at 0.5, peaking at 0.9". With ``unit`` = 1 step the ramp takes 9 steps; the
-    paper does not state the unit, so it is a parameter. t is not restarted at a reset.
+    paper does not state the unit, so it is a parameter. A reset does not restart t.
 
     Args:
         t: steps since burn-in ended, from 1.
         momentum: a constant μ, or (start, peak).
-        unit: how many steps make one unit of the ramp.
+        unit: steps in one unit of the ramp, > 0.
     """
     if not isinstance(momentum, (list, tuple)):
         return momentum
@@ -34,7 +34,7 @@ def momentum(t: int, momentum: float | tuple[float, float], unit: float = 1.0) -
 
 
 def momentum_tensor(t: Tensor, momentum: float | tuple[float, float], unit: float = 1.0) -> Tensor:
-    """Return :func:`momentum` for a t on a device, in float64 and without waiting for it; void at t < 1."""
+    """Return :func:`momentum` for a t on a device, in float64 and without waiting for it; meaningless at t < 1."""
     if not isinstance(momentum, (list, tuple)):
         return torch.full_like(t, momentum, dtype=torch.float64)
     start, peak = momentum
@@ -44,7 +44,7 @@ def momentum_tensor(t: Tensor, momentum: float | tuple[float, float], unit: floa
 def is_reset(t: int, period: int | None, growth: float = 2.0, rule: str = "countdown") -> bool:
     """Return whether step t is a reset ("if t ≡ 1 (mod K)", with K growing at every reset).
 
-    The first step always is. The two readings of a growing K differ in what happens to the phase of t:
+    The first step always is one. There are two readings of a K that grows:
 
     - ``countdown``: a reset K steps after the first, the next ``ceil(K g)`` after that one, then ``ceil(K g²)``, …
     - ``absolute``: t ≡ 1 modulo the K of the moment, which has grown once with every reset so far.
@@ -87,7 +87,7 @@ def is_reset_tensor(t: Tensor, period: int | None, growth: float = 2.0, rule: st
 
 @functools.cache  # made once: a CUDA graph that is being captured allows no copy from the host
 def _resets(period: int | None, growth: float, rule: str, device: torch.device) -> Tensor:
-    """Return t − 1 of every reset up to the last step that anybody will take."""
+    """Return t − 1 of every reset up to :data:`LAST_STEP`, int64 [resets]."""
     resets, j = [0], 0 if rule == "countdown" else 1
     while period is not None and period * growth**j < LAST_STEP and resets[-1] < LAST_STEP:
         K = grown_period(period, growth, j)
@@ -101,13 +101,14 @@ def _is_power_of_two(n: int, least: int = 1) -> bool:
 
 
 def _is_reset_by_walking(elapsed: int, period: int, growth: float, rule: str) -> bool:
-    """Walk from reset to reset; their number grows with the logarithm of ``elapsed``, so this costs microseconds."""
-    reset, j = (
-        0,
-        0 if rule == "countdown" else 1,
-    )  # the step of the latest reset (counted as `elapsed` is); its K is K_j
+    """Return whether a reset falls on ``elapsed`` = t − 1 by walking from reset to reset.
+
+    Their number grows with the logarithm of ``elapsed``, so this costs microseconds.
+    """
+    reset = 0  # t − 1 of the latest reset
+    j = 0 if rule == "countdown" else 1  # K_j leads to the next one
     while reset < elapsed:
-        if period * growth**j > elapsed + 1:  # asked before rounding up, which an infinite product does not survive
+        if period * growth**j > elapsed + 1:  # before rounding up, which raises where the product is infinite
             return False
         K = grown_period(period, growth, j)
         reset = reset + K if rule == "countdown" else (reset // K + 1) * K  # K later, or the next multiple of K

@@ -1,8 +1,8 @@
 r"""Nesterov momentum with the learning rate inside the buffer: Neumann without regularizers, resets and burn-in.
 
-It answers how much of a result of Neumann is Nesterov momentum on the same schedule. torch's SGD(nesterov=True) keeps
-the rate outside the buffer; the two are one method while the rate is constant and part under a schedule (a 20-step
-ramp put the weights 0.39 apart in relative distance).
+It shows how much of a result of Neumann is Nesterov momentum on the same schedule. torch's SGD(nesterov=True) keeps the
+rate outside the buffer; the two are one method while the rate is constant and part under a schedule (after a ramp of 20
+steps the weights were 0.39 apart in relative distance).
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class NesterovInner(DisplacedOptimizer):
 
     Args:
         params: parameters, or dicts of parameter groups; every hyperparameter can be set per group.
-        lr: η, a number or a 0-dim tensor.
+        lr: η, a number or a tensor of one; its schedule is the caller's.
         momentum: μ, in [0, 1).
         weight_decay: coefficient of the L2 term inside the gradient.
         maximize: climb instead of descend.
-        foreach: run on lists of tensors at once; None does on CUDA only.
+        foreach: True: multi-tensor, on lists at once; False: single-tensor; None: multi-tensor on CUDA only.
 
     Raises:
         ValueError: an argument is not valid.
@@ -119,7 +119,18 @@ def nesterov_inner(
     maximize: bool,
     foreach: bool,
 ) -> None:
-    """Functional form of one step: ``params`` (w) and ``ms`` (m) change in place. See :class:`NesterovInner`."""
+    """Functional form of one step: ``params`` (w) and ``ms`` (m) change in place. See :class:`NesterovInner`.
+
+    Args:
+        params: w.
+        grads: the gradients at w.
+        ms: m, with the parameters' shapes, devices and types.
+        lr: η, a number or a tensor of one.
+        momentum: μ.
+        weight_decay: the coefficient of the L2 term inside the gradient.
+        maximize: turn the gradient's sign, not the decay's.
+        foreach: multi-tensor instead of single-tensor.
+    """
     run = _multi_tensor if foreach else _single_tensor
     for w, g, m in by_device_and_dtype(params, grads, ms):
         run(w, g, m, lr=fitted(lr, w[0]), momentum=momentum, weight_decay=weight_decay, maximize=maximize)

@@ -1,8 +1,9 @@
-"""What is the Neumann optimizer? A Neumann series for the Newton direction, unrolled over the steps.
+"""The Neumann optimizer: a Neumann series for the Newton direction, unrolled over the steps.
 
 Krishnan, Xiao, Saurous: "Neumann Optimizer: A Practical Optimization Algorithm for Deep Neural Networks", ICLR 2018,
-arXiv 1712.03298, Algorithm 2. `neumann_reference.py` is the same algorithm as the paper prints it, `phases.py` has the
-scalars of a step, `plain.py` the formula, `phased.py` what carries it out.
+arXiv 1712.03298, Algorithm 2. This file has the hyperparameters and β's count. The algorithm is in `phases.py`
+(burn-in, reset and ordinary step), `momentum_and_resets.py` (μ(t) and the reset rule) and `foreach.py` (the formula on
+tensors); `phased.py` takes the step, and `reference.py` is the same algorithm as the paper prints it.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class Neumann(PhasedOptimizer):
             optimizer.train()  # they are back, bit for bit; step() is refused before this
 
     Every hyperparameter can be set per parameter group, but for ``capturable`` and ``process_group``. The counters
-    (``step``) and the mode are in ``param_groups``, so ``state_dict()``, ``deepcopy`` and ``pickle`` keep them.
+    (``step``) and the point (``point``) are in ``param_groups``, so ``state_dict()``, ``deepcopy`` and ``pickle`` keep
+    them.
 
     ================= ======== ============ ===========================================================================
     argument          paper    default      meaning and unit
@@ -78,30 +80,29 @@ class Neumann(PhasedOptimizer):
     ``weight_decay``           0.0          coefficient of the L2 term inside the gradient, in every phase
     ``min_distance``           None         δ, in the unit of ‖w‖; None is √β, 0.0 is the paper's unguarded pole
     ``maximize``               False        climb instead of descend
-    ``foreach``                None         True: on lists of tensors at once; False: one tensor after the other
+    ``foreach``                None         True: multi-tensor, on lists at once; False: single-tensor, one by one
     ``fused``                  None         True: in one pass over memory; see below
     ``capturable``             False        keep ``step`` and the phases on the parameters' device, for CUDA graphs
-    ``process_group``          None         the ranks that hold shards which cannot be seen, see below
+    ``process_group``          None         the ranks that hold shards which tensors do not show; see below
     ================= ======== ============ ===========================================================================
 
     **Which path.** ``fused`` reads and writes each of w, m, r once and g once, 28 bytes for a float32 parameter, which
     is what fused Adam moves; ‖r‖ of the next step is summed on the way. On a CPU it is C++, compiled at the first use
-    (a second or two, kept in ``$NEUMANN_CACHE`` or ``~/.cache/neumann``), on CUDA Triton. With ``fused`` and
+    (a second or two, kept in ``$NEUMANN_CACHE`` or the user's cache folder), on CUDA Triton. With ``fused`` and
     ``foreach`` both None it is taken wherever it can be, since it is the fastest for small and for large models. It
-    needs a C++ compiler, or Triton, and dense tensors; otherwise lists of tensors are used on CUDA (80 bytes, but few
-    launches) and a loop over the tensors on a CPU, whose temporaries stay in the cache. Where there is no compiler, a
-    warning says so once, unless ``fused=False`` or ``foreach`` is given; for a type or device that it cannot do,
-    ``fused=True`` is an error. ``torch.compile`` makes two graphs of a ``capturable`` step, from the lists or the loop;
-    any other step it leaves as it is. Whoever writes to r behind torch's back (``.data``, NumPy, ``broadcast`` and
-    other collectives, none of which torch counts) must say so by ``optimizer.load_state_dict(optimizer.state_dict())``,
-    else the next step still takes the norm that it has carried.
+    needs a C++ compiler, or Triton, and dense tensors; otherwise a step is multi-tensor on CUDA (80 bytes, but few
+    launches) and single-tensor on a CPU, where the temporaries then stay in the cache. Where there is no compiler, a
+    warning says so once, unless ``fused=False`` or ``foreach`` is given; for a type or device without a kernel,
+    ``fused=True`` is an error. ``torch.compile`` makes two graphs of a ``capturable`` unfused step, and leaves any
+    other step as it is. Code that writes to r without torch's counting it (by ``.data``, NumPy, ``broadcast`` and other
+    collectives) must call ``optimizer.load_state_dict(optimizer.state_dict())`` afterwards, else the next step still
+    takes the norm that was carried.
 
     **Types.** m and r have the parameter's type, but float32 for halves; loading keeps that.
 
-    **Shards.** ‖r‖ runs over the whole model. Parameters that are ``DTensor`` (FSDP2, tensor parallel) are seen to be
-    sharded, and one scalar is all-reduced in a step. Sharding that cannot be seen (FSDP1, ZeRO) needs
-    ``process_group``, and β as a total, ``beta_count="absolute"``, since the variables cannot be counted; all its ranks
-    must then step together.
+    **Shards.** ‖r‖ runs over the whole model. A ``DTensor`` (FSDP2, tensor parallel) shows how it is sharded, and one
+    scalar is all-reduced in a step. Tensors that do not show it (FSDP1, ZeRO) need ``process_group``, and β as a total,
+    ``beta_count="absolute"``, since the variables cannot be counted; all ranks of the group must then step together.
 
     **The pole.** β/‖w − v‖² has no bound: v started next to w, a push of norm 853 against gradients of norm 1 was
     measured, and training diverged. Closer than δ the push falls off linearly, so that its norm is β/δ² at most; the
@@ -167,13 +168,13 @@ class Neumann(PhasedOptimizer):
 
     @classmethod
     def paper(cls, params: ParamsT, lr: float | Tensor, *, steps_per_epoch: float, **overrides: Any) -> Neumann:
-        """Return the paper's whole recipe (section 4): 5 epochs of SGD, the first K 10 epochs, doubled at every reset.
+        """Return the optimizer with the paper's recipe (section 4): 5 epochs of SGD, K from 10 epochs on, doubling.
 
         Args:
             params: as in the constructor.
             lr: η, the only hyperparameter the paper tunes.
-            steps_per_epoch: optimizer steps in one epoch, not always whole (batch 32k on CIFAR-10: 1.6).
-            overrides: any other keyword of the constructor, which then replaces the recipe's.
+            steps_per_epoch: optimizer steps in one epoch, a number > 0 (batch 32k on CIFAR-10: 1.6).
+            overrides: further keywords of the constructor; they replace the recipe's.
 
         Raises:
             ValueError: ``steps_per_epoch`` is not a number > 0, or as in the constructor.

@@ -1,4 +1,4 @@
-"""What are the scalars of one step of Neumann? Burn-in, reset and the ordinary step differ in nothing else."""
+"""The scalars of one step of Neumann: burn-in, reset and ordinary step are one formula and differ only in these."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from neumann.optim import momentum_and_resets
-
-Scalar = float | Tensor  # a tensor is 0-dim, on the parameters' device
+from neumann.optim.kernels.layout import ScalarRow
+from neumann.optim.tensors import Scalar
 
 
 class Phase(NamedTuple):
-    """The scalars of one step, in the one formula that covers every phase, so that one kernel does:
+    """The scalars of one step, in the one formula that covers every phase, so that one kernel does too:
 
     d = g + c·r;  m ← carry·m − eta_m·d;  u = mu_u·m − eta_u·d;  w ← w + u;  r ← gamma·(r + u),
 
@@ -50,26 +50,55 @@ class Phase(NamedTuple):
             on = ordinary.double()
             lr = torch.ones_like(on) * lr
             mu = momentum_and_resets.momentum_tensor(t, group["momentum"], group["momentum_unit"]) * ordinary
-            eta_u = torch.where(burn_in | ordinary, lr, 0.0)
-            gamma = torch.where(ordinary, torch.full_like(on, group["gamma"]), 1.0)
-            eta_m = torch.where(burn_in, 0.0, lr)
-            return cls(mu, group["alpha"] * on, beta * on, min_distance, eta_m, mu, eta_u, gamma)
+            return cls(
+                carry=mu,
+                alpha=group["alpha"] * on,
+                beta=beta * on,
+                min_distance=min_distance,
+                eta_m=torch.where(burn_in, 0.0, lr),
+                mu_u=mu,
+                eta_u=torch.where(burn_in | ordinary, lr, 0.0),
+                gamma=torch.where(ordinary, torch.full_like(on, group["gamma"]), 1.0),
+            )
         if t < 1:
             return cls.burn_in(lr)
         if momentum_and_resets.is_reset(t, *resets):
             return cls.reset(lr)
-        now = momentum_and_resets.momentum(t, group["momentum"], group["momentum_unit"])
-        return cls(now, group["alpha"], beta, min_distance, lr, now, lr, group["gamma"])
+        mu_t = momentum_and_resets.momentum(t, group["momentum"], group["momentum_unit"])
+        return cls.ordinary(lr, mu_t, group["alpha"], beta, min_distance, group["gamma"])
 
     @classmethod
     def burn_in(cls, lr: Scalar) -> Phase:
-        """SGD without momentum; v stays at w_0, so r takes up the whole way (γ' = 1), and m stays 0."""
+        """SGD without momentum. v stays at w_0, so r takes up the whole way (gamma = 1), and m stays 0."""
         return cls(carry=0.0, alpha=0.0, beta=0.0, min_distance=0.0, eta_m=0.0, mu_u=0.0, eta_u=lr, gamma=1.0)
 
     @classmethod
     def reset(cls, lr: Scalar) -> Phase:
         """m_t = −η ∇f̂ and nothing else: Algorithm 2, as printed, moves w and v only in its else-branch."""
         return cls(carry=0.0, alpha=0.0, beta=0.0, min_distance=0.0, eta_m=lr, mu_u=0.0, eta_u=0.0, gamma=1.0)
+
+    @classmethod
+    def ordinary(cls, lr: Scalar, mu: Scalar, alpha: Scalar, beta: Scalar, min_distance: float, gamma: Scalar) -> Phase:
+        """The else-branch of Algorithm 2.
+
+        Args:
+            lr: η.
+            mu: μ(t), in [0, 1).
+            alpha: α, the cubic coefficient.
+            beta: β in total, after counting.
+            min_distance: δ, in the unit of ‖w‖.
+            gamma: γ, the share of v that a step keeps.
+        """
+        return cls(
+            carry=mu,
+            alpha=alpha,
+            beta=beta,
+            min_distance=min_distance,
+            eta_m=lr,
+            mu_u=mu,
+            eta_u=lr,
+            gamma=gamma,
+        )
 
     @property
     def pushes(self) -> bool:
@@ -80,17 +109,28 @@ class Phase(NamedTuple):
         """Return c for ‖r‖ = ``distance``; the plain number 0 where no regularizer acts, which spares a pass over r."""
         return push_coefficient(distance, self.alpha, self.beta, self.min_distance) if self.pushes else 0.0
 
-    def row(self, weight_decay: float, maximize: bool, scale: Scalar = 1.0, active: Scalar = 1.0) -> list[Scalar]:
-        """Return a row of the kernels' table of scalars.
+    def scalar_row(self, weight_decay: float, maximize: bool, scale: Scalar = 1.0, active: Scalar = 1.0) -> ScalarRow:
+        """Return the row of the fused kernels' table of scalars.
 
         Args:
-            weight_decay: the L2 term inside the gradient, in every phase.
-            maximize: turns the gradient's sign.
-            scale: what the gradients were multiplied with.
+            weight_decay: the coefficient of the L2 term inside the gradient, in every phase.
+            maximize: turn the gradient's sign.
+            scale: what the gradients have been multiplied with.
             active: 0 skips the step.
         """
-        sign: Scalar = (-1.0 if maximize else 1.0) / scale
-        return [*self, weight_decay, sign, active]
+        return ScalarRow(
+            carry=self.carry,
+            alpha=self.alpha,
+            beta=self.beta,
+            min_distance=self.min_distance,
+            eta_m=self.eta_m,
+            mu_u=self.mu_u,
+            eta_u=self.eta_u,
+            gamma=self.gamma,
+            weight_decay=weight_decay,
+            sign=(-1.0 if maximize else 1.0) / scale,
+            active=active,
+        )
 
 
 def push_coefficient(distance: Tensor, alpha: Scalar, beta: Scalar, min_distance: float) -> Tensor:

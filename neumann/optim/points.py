@@ -1,8 +1,8 @@
-"""At which points can an optimizer's weights be evaluated, and how do I get there and back?
+"""The points at which any torch optimizer's weights can be evaluated, and the way there and back.
 
-Three words, for every torch optimizer: ``held`` is where the gradient is taken, ``base`` is the answer where the held
-point is a displaced one, ``average`` is a moving average of the weights. To compare one optimizer at its base with
-another at its held point is a confound, so each is asked in the same words:
+``held`` is where the gradient is taken, ``base`` is the answer where the held point is a displaced one, ``average`` is
+a moving average of the weights. To compare one optimizer at its base point with another at its held point is a
+confound, so all of them have the same names of points::
 
     for point in points(optimizer):
         with at(optimizer, point):
@@ -20,13 +20,14 @@ from torch.optim.optimizer import Optimizer
 
 from neumann.optim.average import WeightAverage
 from neumann.optim.displaced import DisplacedOptimizer
+from neumann.optim.private_names import base_optimizer
 
 POINTS = ("held", "base", "average")
-HELD = "_neumann_held"  # on torch's SGD within a block at the base point: the held weights, so that blocks nest
+HELD = "_neumann_held"  # attribute of torch's SGD within a block at the base point: the held weights, for inner blocks
 
 
 def points(optimizer: Optimizer) -> tuple[str, ...]:
-    """Return the points that ``optimizer`` has, a subset of ``("held", "base", "average")`` in this order.
+    """Return the points that ``optimizer`` has, some of ``("held", "base", "average")`` in this order.
 
     ========================================  =======  ==============  ===========
     optimizer                                 held     base            average
@@ -58,6 +59,10 @@ def at(optimizer: Optimizer, point: str) -> Iterator[None]:
     the last step's rate and momentum from the group, so schedules must set them before a step (as `neumann.training`
     does), not after it; before the first step, the base point is the held one.
 
+    Args:
+        optimizer: any torch optimizer, or timm's Lookahead around one.
+        point: one of :func:`points` of it.
+
     Raises:
         ValueError: ``optimizer`` does not have ``point``; the message names those it has.
     """
@@ -70,7 +75,7 @@ def at(optimizer: Optimizer, point: str) -> Iterator[None]:
         with _at_own(optimizer, point):
             yield
     elif point == "average":
-        with _meant(optimizer), average.at_average():
+        with _asked_by_name(optimizer), average.at_average():
             yield
     else:
         with average.put_back(), _at_own(optimizer, point):
@@ -79,9 +84,9 @@ def at(optimizer: Optimizer, point: str) -> Iterator[None]:
 
 @contextmanager
 def evaluating(optimizer: Optimizer) -> Iterator[None]:
-    """Hold the parameters at the eval point of ``optimizer``, whichever it is, and put them back as :func:`at` does.
+    """Hold the parameters at the eval point of ``optimizer`` within the block, and put them back as :func:`at` does.
 
-    A loop that says this evaluates every optimizer where it is to be evaluated; for most nothing moves.
+    A loop with this block evaluates every optimizer at the right point; for most of them nothing moves.
     """
     with at(optimizer, eval_point(optimizer)):
         yield
@@ -90,15 +95,15 @@ def evaluating(optimizer: Optimizer) -> Iterator[None]:
 def _unwrapped(optimizer: Optimizer) -> Optimizer:
     """Return the optimizer that moves the weights: what timm's Lookahead wraps, else ``optimizer`` itself.
 
-    Lookahead interpolates the held weights between two steps and leaves the momentum alone, so that the base point of
-    what it has made of w and m is w − μm as before.
+    Lookahead interpolates the held weights between two steps and leaves the momentum alone, so the base point of the
+    interpolated w is still w − μm.
     """
-    inside = getattr(optimizer, "_base_optimizer", None)
-    return inside if isinstance(inside, Optimizer) else optimizer
+    return base_optimizer(optimizer) or optimizer
 
 
 @contextmanager
-def _meant(optimizer: Optimizer) -> Iterator[None]:
+def _asked_by_name(optimizer: Optimizer) -> Iterator[None]:
+    """Keep the watcher of ``optimizer`` quiet within the block, whose point is asked for by name."""
     if isinstance(optimizer, DisplacedOptimizer):
         with optimizer._at(optimizer.point):
             yield
@@ -160,9 +165,9 @@ def _has_modes(optimizer: Optimizer) -> bool:
 
 
 def _switch_mode(optimizer: Optimizer, *, training: bool) -> Callable[[], None]:
-    """Put an optimizer with modes of its own into one of them; return what undoes that.
+    """Put an optimizer that has ``train()`` and ``eval()`` into one of its modes; return the call that undoes it.
 
-    The mode is read where schedule-free optimizers keep it, ``group["train_mode"]``; without one, training is assumed.
+    Schedule-free optimizers keep their mode in ``group["train_mode"]``; without one, training is assumed.
     """
     was_training = optimizer.param_groups[0].get("train_mode", getattr(optimizer, "train_mode", True))
     enter, leave = getattr(optimizer, "train"), getattr(optimizer, "eval")  # noqa: B009 (typed as a plain Optimizer)
@@ -178,7 +183,7 @@ def _switch_mode(optimizer: Optimizer, *, training: bool) -> Callable[[], None]:
 def _move_to_nesterov_base(optimizer: Optimizer) -> None:
     """Undo the displacement in torch's form of Nesterov momentum.
 
-    buf ← μ buf + g and w ← w − η (g + μ buf) say that w = θ − ημ buf with θ ← θ − ηg, hence θ = w + ημ buf. This holds
+    buf ← μ buf + g and w ← w − η (g + μ buf) mean that w = θ − ημ buf with θ ← θ − ηg, hence θ = w + ημ buf. This holds
     for maximize too, since torch turns the gradient's sign before it enters buf.
     """
     for group in optimizer.param_groups:

@@ -1,8 +1,8 @@
 """The Neumann optimizer as the paper prints it, to be read beside it: Algorithm 2, ICLR 2018, arXiv 1712.03298.
 
-Slow and obvious, in float64, with v instead of r = w − v, branches instead of scalars and counters instead of closed
-forms. It is the oracle of every fast path and shares no code with them. What the paper leaves open is decided as in
-`neumann.py` and marked here.
+It is slow and obvious: in float64, with v instead of r = w − v, branches instead of scalars and counters instead of
+closed forms. The tests hold every fast path to it, and it shares no code with them. What the paper leaves open is
+decided as in `neumann.py`, and marked "decision" here.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch.optim.optimizer import Optimizer, ParamsT
 class NeumannReference(Optimizer):
     """Algorithm 2 in the paper's letters; the arguments are those of :class:`neumann.optim.Neumann`, unchecked.
 
-    Give it float64 parameters: m and v are kept in float64 whatever the parameters are. :meth:`answer` returns what
-    the algorithm returns.
+    Its parameters should be float64: m and v are kept in float64 whatever the parameters are. :meth:`answer` returns
+    what the algorithm returns.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class NeumannReference(Optimizer):
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group. Its v_0 = w_0, and it joins the others where they are: at their t and their K."""
+        """Add a group with v_0 = w_0; it joins at the other groups' t and K."""
         step = self.param_groups[0]["step"] if self.param_groups else 0
         super().add_param_group(param_group)
         group = self.param_groups[-1]
@@ -163,7 +163,7 @@ class NeumannReference(Optimizer):
         return mu
 
     def _is_reset(self, group: dict[str, Any], t: int) -> bool:
-        """Return whether t ≡ 1 (mod K), and let K grow where it is; decision: two readings of a K that grows."""
+        """Return whether t ≡ 1 (mod K), and let K grow if so; decision: two readings of a K that grows."""
         K = group["K"]  # the K of the moment
         if t == 1:
             reset = True

@@ -1,4 +1,4 @@
-"""Over which ranks must a norm be added up? The parameters of a sharded model are only partly here."""
+"""Sharded parameters: which ranks hold the other parts of a tensor, and sums that are all-reduced over those ranks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.nn import Parameter
 
 
 def shards_of(tensor: Tensor, hidden: Any = None) -> tuple[Any, ...]:
-    """Return the process groups over which ``tensor`` is cut into pieces, none where it is whole here.
+    """Return the process groups over which ``tensor`` is sharded, none where this rank holds all of it.
 
     Args:
-        tensor: a ``DTensor`` knows; of any other ``hidden`` is believed.
-        hidden: the group of ranks that hold pieces which cannot be seen to be pieces (FSDP1, ZeRO).
+        tensor: a ``DTensor`` knows its groups; any other tensor is taken to be sharded over ``hidden``.
+        hidden: the group of ranks whose tensors do not show that they are shards (FSDP1, ZeRO), or None.
     """
     if type(tensor) is not Parameter and hasattr(tensor, "placements"):
         mesh = tensor.device_mesh  # type: ignore[attr-defined]
@@ -28,20 +28,24 @@ def shards_of(tensor: Tensor, hidden: Any = None) -> tuple[Any, ...]:
     return () if hidden is None else (hidden,)
 
 
-def cut_as(value: Tensor, like: Tensor) -> Tensor:
-    """Return ``value``, which may be whole, cut over the ranks as ``like`` is; all ranks must ask where it is."""
+def sharded_as(value: Tensor, like: Tensor) -> Tensor:
+    """Return ``value``, a shard or a whole tensor, sharded as ``like`` is; all its ranks must call."""
     if not hasattr(like, "placements") or hasattr(value, "placements") or value.shape != like.shape:
         return value
-    from torch.distributed.tensor import distribute_tensor  # costs time to import, and is imported where it is needed
+    from torch.distributed.tensor import distribute_tensor  # takes a while to import
 
     return distribute_tensor(value, like.device_mesh, like.placements)  # type: ignore[attr-defined]
 
 
 def sum_over_shards(shares: Sequence[tuple[tuple[Any, ...], Tensor]]) -> Tensor:
-    """Return the sum of all shares, 0-dim on the first one's device, each also summed over the groups it names.
+    """Return the sum of all shares over all ranks that hold one, 0-dim on the first share's device.
 
-    One scalar is all-reduced for each set of groups, whatever the number of shares, and shares that are cut over some
-    groups join those that are cut over fewer. All ranks must name the sets of groups in the same order.
+    One scalar is all-reduced for each set of groups, whatever the number of shares: a sum that has been reduced over
+    its last group joins the sum over the others.
+
+    Args:
+        shares: the groups over which a value must be summed, as :func:`shards_of` returns them, and this rank's value,
+            0-dim. All ranks must name the sets of groups in the same order.
     """
     together: dict[tuple[Any, ...], Tensor] = {}
 
@@ -60,11 +64,11 @@ def sum_over_shards(shares: Sequence[tuple[tuple[Any, ...], Tensor]]) -> Tensor:
 
 
 def all_zero(pieces: Sequence[tuple[Tensor, Tensor]], hidden: Any = None) -> bool:
-    """Return whether tensors are 0 on all ranks that share them; waits for the device.
+    """Return whether tensors are 0 on all ranks that hold shards of them; this waits for the device.
 
     Args:
-        pieces: a parameter and this rank's part of the tensor that is cut as it is, for each.
-        hidden: see :func:`shards_of`; its ranks take part also with no pieces.
+        pieces: for each tensor, the parameter that is sharded as it is, and this rank's shard of the tensor.
+        hidden: see :func:`shards_of`; all its ranks must call, also those without pieces.
     """
     shares = [(shards_of(p, hidden), piece.count_nonzero().float()) for p, piece in pieces]
     if hidden is not None:

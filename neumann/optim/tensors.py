@@ -1,15 +1,17 @@
-"""What do the optimizers do with lists of tensors? Pick those with a gradient, sort by device and type, take a norm."""
+"""Helpers on lists of tensors: those with a gradient, parts by device and type, norms, local shards."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from torch.optim.optimizer import Optimizer
 
+from neumann.optim.private_names import parts_of_one_device_and_dtype
+
+Scalar = float | Tensor  # a tensor is 0-dim, on the parameters' device
 TensorList = list[Tensor] | tuple[Tensor, ...]  # what torch._foreach_* take and return
 
 
@@ -36,11 +38,11 @@ def with_gradient(group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def name_of(group: dict[str, Any], place: int, index: int | None = None) -> str:
-    """Return what to call a parameter in a message.
+    """Return what error messages call a parameter.
 
     Args:
-        group: its group, with names where the optimizer was made of ``named_parameters()``.
-        place: where it stands in the group.
+        group: its parameter group, with names where the optimizer was made of ``named_parameters()``.
+        place: its place in the group.
         index: its number in the optimizer, where that is known.
     """
     if "param_names" in group:
@@ -50,10 +52,10 @@ def name_of(group: dict[str, Any], place: int, index: int | None = None) -> str:
 
 
 def use_foreach(foreach: bool | None, params: list[Tensor]) -> bool:
-    """Return whether to run on lists of tensors at once: as asked, else where all ``params`` are on a CUDA device.
+    """Return whether to run on lists of tensors; a ``foreach`` of None leaves the choice, which is CUDA only.
 
-    There a step costs a handful of kernel launches instead of several for each parameter. On a CPU nothing is launched:
-    the lists run as loops all the same, and model-sized temporaries leave the cache that one tensor's would stay in.
+    Lists cost a few launches instead of several for each parameter. On a CPU nothing is launched: the lists run as
+    loops all the same, and temporaries of the model's size leave the cache, in which those of one tensor would stay.
     """
     return all(p.is_cuda for p in params) if foreach is None else foreach
 
@@ -62,9 +64,8 @@ def by_device_and_dtype(first: list[Tensor], *others: list[Any]) -> Iterator[lis
     """Yield the parallel lists cut into parts in which the tensors of the ``first`` share one device and one type."""
     if not first:
         return
-    lists: list[list[Tensor | None]] = [[*first]]
-    for (part, *_), indices in Optimizer._group_tensors_by_device_and_dtype(lists, with_indices=True).values():
-        yield [cast(list[Any], part), *([each[index] for index in indices] for each in others)]
+    for part, indices in parts_of_one_device_and_dtype(first):
+        yield [part, *([each[index] for index in indices] for each in others)]
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -85,8 +86,8 @@ def local_gradient(grad: Tensor, p: Tensor) -> Tensor:
 def total_square(tensors: list[Tensor]) -> Tensor:
     """Return the sum of all squares in ``tensors``, 0-dim in float64 (float32 on MPS), on the first one's device.
 
-    Halves are summed as floats; the sum over tensors is in float64 where the device has it. The order is fixed, so
-    replicas that hold the same values get the same bits. Nothing here waits for the device. Of no tensors it is 0.
+    Halves are summed in float32; the sum over tensors is in float64 where the device has it. The order is fixed, so
+    replicas that hold the same values get the same bits. Nothing here waits for the device. Without tensors it is 0.
     """
     if not tensors:
         return torch.zeros((), dtype=torch.float64, device="cpu")
@@ -102,10 +103,10 @@ def total_square(tensors: list[Tensor]) -> Tensor:
     return torch.stack([norm.to(device, exact) for norm in norms]).square().sum()
 
 
-def fitted(value: float | Tensor, like: Tensor) -> float | Tensor:
-    """Return ``value`` as it is where it is a number; of a tensor of one, a 0-dim one as ``like`` in device and type.
+def fitted(value: Scalar, like: Tensor) -> Scalar:
+    """Return a number as it is, and a tensor of one number as a 0-dim one with the device and type of ``like``.
 
-    It is cut at that type's largest number: infinity times a zero would be nan.
+    A tensor is cut at that type's largest number: infinity times a zero would be nan.
     """
     if not isinstance(value, Tensor):
         return value
@@ -113,12 +114,12 @@ def fitted(value: float | Tensor, like: Tensor) -> float | Tensor:
     return value.clamp(-largest, largest).to(like.device, like.dtype, non_blocking=True).reshape(())
 
 
-def subtract_scaled_(y: Tensor, scale: float | Tensor, x: Tensor) -> Tensor:
+def subtract_scaled_(y: Tensor, scale: Scalar, x: Tensor) -> Tensor:
     """y ← y − scale·x; the product is written out only where ``scale`` is a tensor."""
     return y.sub_(scale * x) if isinstance(scale, Tensor) else y.sub_(x, alpha=scale)
 
 
-def foreach_subtract_scaled_(ys: TensorList, scale: float | Tensor, xs: TensorList) -> None:
+def foreach_subtract_scaled_(ys: TensorList, scale: Scalar, xs: TensorList) -> None:
     """As :func:`subtract_scaled_`, for lists of tensors at once."""
     if isinstance(scale, Tensor):
         torch._foreach_sub_(ys, torch._foreach_mul(xs, scale))

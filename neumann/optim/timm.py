@@ -1,4 +1,4 @@
-"""How does timm's factory make these optimizers by name? ``import neumann.optim.timm`` registers them, once.
+"""Registers the optimizers with timm's factory: one ``import neumann.optim.timm`` is enough.
 
 Then ``timm.optim.create_optimizer_v2(model, opt="neumann", lr=0.1, weight_decay=1e-4)`` makes a
 :class:`neumann.optim.Neumann`, and so does timm's train script with ``--opt neumann``, given this import at its top.
@@ -11,7 +11,7 @@ Then ``timm.optim.create_optimizer_v2(model, opt="neumann", lr=0.1, weight_decay
 ``burninsgd``       :class:`neumann.optim.BurnInSGD`        μ
 ==================  ======================================  ================================================
 
-timm passes ``momentum=0.9`` where nobody has said anything, and cannot tell that from a choice. Taken as a constant, it
+timm passes ``momentum=0.9`` where the user has chosen none, and cannot tell the two apart. Taken as a constant, it
 would replace the paper's μ(t) by default and make ``momentum_unit`` a setting without effect. So a number is the peak,
 timm's 0.9 is the paper's, and a pair is taken as it is: ``momentum=(0.9, 0.9)`` is the constant.
 
@@ -33,18 +33,27 @@ from __future__ import annotations
 from typing import Any
 
 from timm.optim import OptimInfo
-from timm.optim._optim_factory import default_registry  # timm has no public name for what it looks optimizers up in
 from torch.optim.optimizer import ParamsT
 
 from neumann.optim.burn_in_sgd import BurnInSGD
 from neumann.optim.nesterov_inner import NesterovInner
 from neumann.optim.neumann import Neumann
+from neumann.optim.private_names import timm_registry
 
 START = 0.5  # of the paper's ramp
 
 
 def neumann(params: ParamsT, *, momentum: Any = 0.9, **settings: Any) -> Neumann:
-    """Return a Neumann whose ``momentum`` is as timm gives it: a number is the peak of the ramp, a pair the whole."""
+    """Return a Neumann for timm, which passes the ramp's peak as ``momentum``; a pair is (start, peak).
+
+    Args:
+        params: as in the constructor of :class:`Neumann`.
+        momentum: the peak, in [0, 1), or a pair.
+        settings: further keywords of the constructor.
+
+    Raises:
+        ValueError: an argument is not valid.
+    """
     if isinstance(momentum, int | float) and not isinstance(momentum, bool):
         momentum = (min(START, momentum), momentum)
     return Neumann(params, momentum=momentum, **settings)
@@ -74,4 +83,4 @@ for info in (
         has_momentum=True,
     ),
 ):
-    default_registry.register(info)
+    timm_registry().register(info)

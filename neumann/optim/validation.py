@@ -1,7 +1,7 @@
-"""Is an optimizer's argument one it can work with? Each check returns the plain Python value or says what is wrong.
+"""Checks of the optimizers' arguments; each returns the plain Python value, or says in one sentence what is wrong.
 
-Plain values matter: what a checker returns goes into ``param_groups`` and so into checkpoints, and
-``torch.load(weights_only=True)`` refuses NumPy's scalars.
+Plain values matter: they go into ``param_groups`` and so into checkpoints, and ``torch.load(weights_only=True)``
+refuses NumPy's scalars.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What one process knows of its place among its run's ranks, and of how it is asked to stop. Never imports torch."""
+"""One process: its place among its run's ranks, and the signals that ask it to stop. Never imports torch."""

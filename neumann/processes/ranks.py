@@ -1,7 +1,6 @@
-"""Which of a run's processes is this one? Told by our launcher, or read from what torchrun or srun has set.
+"""The place of a process among the ranks of its run, from our launcher, torchrun or srun.
 
-A rank is started with its run's specification or with the command of one run. It never starts others, and it never
-reads a command line that is somebody else's.
+A rank is started with its run's specification, or with the command of one run. It never starts other ranks.
 """
 
 from __future__ import annotations
@@ -16,18 +15,18 @@ from dataclasses import dataclass
 from neumann.config import RunSpec
 from neumann.errors import UserError
 
-PORTS = (20_000, 30_000)  # for srun, which hands out none; below those that the system gives away itself
+PORTS = (20_000, 30_000)  # for ranks of srun, which hands out none; the system itself gives away higher ones
 
 
 @dataclass(frozen=True)
 class RankPlace:
-    """One process's place among ``world_size``, and where rank 0 waits for the others to gather."""
+    """The place of one process among ``world_size``, and where the ranks gather."""
 
     rank: int
     world_size: int
-    local_rank: int
-    node_rank: int
-    main_address: str
+    local_rank: int  # among the ranks of this machine
+    node_rank: int  # the number of this machine
+    main_address: str  # of rank 0
     main_port: int
     starter: str  # neumann | torchrun | srun
 
@@ -35,8 +34,8 @@ class RankPlace:
     def from_environment(environment: Mapping[str, str] | None = None) -> RankPlace | None:
         """Return the place that torchrun or srun gave this process, or None where neither has started it.
 
-        One srun task alone is no group: the launcher of a single task starts its ranks itself. Raises UserError where
-        torchrun's variables are there in part.
+        A single srun task is no rank: `neumann train` in it starts the ranks itself. Raises UserError where torchrun's
+        variables are incomplete or no numbers.
         """
         given = os.environ if environment is None else environment
         if "TORCHELASTIC_RUN_ID" in given or "RANK" in given:
@@ -83,7 +82,7 @@ class RankPlace:
         )
 
     def check(self, spec: RunSpec) -> None:
-        """Raise UserError where as many processes were not started as ``spec`` trains on."""
+        """Raise UserError where the number of processes started is not the number that ``spec`` trains on."""
         trainer = spec.config.trainer
         if self.world_size != world_size(spec):
             raise UserError(
@@ -93,12 +92,12 @@ class RankPlace:
 
 
 def world_size(spec: RunSpec) -> int:
-    """Return how many processes train ``spec``, one a device."""
+    """Return how many processes train ``spec``: one for each device on each node."""
     return spec.config.trainer.devices * spec.config.trainer.num_nodes
 
 
 def first_host(nodes: str) -> str:
-    """Return the first host of a Slurm list such as ``gpu[01-03,07],login``; scontrol knows best, where it is."""
+    """Return the first host of a Slurm list such as ``gpu[01-03,07],login``, by scontrol where it is installed."""
     if "[" in nodes:
         try:
             command = ["scontrol", "show", "hostnames", nodes]

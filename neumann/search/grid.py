@@ -1,9 +1,10 @@
-"""Which runs does `neumann train -m` ask for? Hydra's multirun syntax goes in, one list of overrides a run comes out.
+"""The grid of `neumann train -m`: from overrides in Hydra's multirun syntax to a list of overrides for each run.
 
-`a,b`, `range(0,3)`, `glob(*)`, `shuffle(...)` and quoted values are Hydra's: its parser reads them and its basic
-sweeper multiplies them out. `+sweeps=NAME` names a file in sweeps/ (ours or one under --config-dir) with a grid under
-`hydra.sweeper.params` and, beside it, settings that are the same for every run. Under `hydra/sweeper=optuna`, on the
-command line or in the file's defaults list, the same words span a space to search instead (`neumann.search.space`).
+`a,b`, `range(0,3)`, `glob(*)`, `shuffle(...)` and quoted values are Hydra's: its parser reads them, and its basic
+sweeper multiplies them out into what Hydra calls jobs. `+sweeps=NAME` names a file in sweeps/ (ours or one under
+--config-dir) with a grid under `hydra.sweeper.params` and, beside it, settings that are the same for every run. With
+`hydra/sweeper=optuna`, on the command line or in the file's defaults list, the same overrides span a space to search
+instead (`neumann.search.space`).
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from neumann.search.space import SAMPLER, SWEEPER, Search, chosen_sweeper, is_sw
 
 
 def expand(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[list[str]]:
-    """Return the overrides of each run of a grid, for `make_specs`.
+    """Return the overrides of each run of a grid, as `make_specs` takes them.
 
-    Raises UserError where `read_sweep` does, and for a search.
+    Raises UserError where `read_sweep` does, and for a search, whose runs are not known beforehand.
     """
     asked = read_sweep(overrides, config_dirs)
     if isinstance(asked, Search):
@@ -36,20 +37,20 @@ def expand(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[li
 
 
 def read_sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[list[str]] | Search:
-    """Return the overrides of each run, or the search that is to choose them.
+    """Return the overrides of each run of a grid, or the search that is to choose the runs.
 
-    What the command line says about a key replaces what the sweep file says about it. Raises UserError for a sweep
-    that is not there, a grid without a run in it, and a sweep over what cannot differ between the runs of one launch.
+    The command line's value of a key replaces the sweep file's. Raises UserError for a sweep file that does not exist
+    or cannot be read, a grid without a run in it, and a sweep over settings of the launch, which all runs share.
     """
     groups = list_groups(config_dirs)
-    parser = OverridesParser.create(config_loader=_Options(groups))  # type: ignore[arg-type]
+    parser = OverridesParser.create(config_loader=_GroupOptions(groups))  # type: ignore[arg-type]
     given = [_parse(parser, text) for text in overrides]
     files = [o for o in given if o.key_or_group == SWEEPS]
     given = [o for o in given if o.key_or_group != SWEEPS]
     if len(files) > 1 or any(o.is_sweep_override() for o in files):
         raise UserError("one command runs one sweep: give +sweeps=NAME once, with one name")
     said = {o.key_or_group for o in given}
-    listed = [o for file in files for o in _read(parser, file, groups, config_dirs) if o.key_or_group not in said]
+    listed = [o for file in files for o in _read_file(parser, file, groups, config_dirs) if o.key_or_group not in said]
     both = [*listed, *given]
     sweeper = [o for o in both if is_sweeper(o)]
     settings = [o for o in both if not is_sweeper(o)]
@@ -69,13 +70,16 @@ def read_sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> lis
 
 
 def varying(jobs: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Return of each run the overrides that not all runs share, which tell it from the others."""
+    """Return the overrides of each run that not all runs share, which tell it from the others."""
     shared = set.intersection(*(set(job) for job in jobs)) if jobs else set()
     return [[override for override in job if override not in shared] for job in jobs]
 
 
-class _Options:
-    """What Hydra's glob() asks for the options of a group, with the user's folders in it."""
+class _GroupOptions:
+    """The config loader that Hydra's parser asks for the options of a group when it meets glob().
+
+    It knows the groups of --config-dir as well.
+    """
 
     def __init__(self, groups: Mapping[str, list[str]]) -> None:
         self._groups = groups
@@ -107,10 +111,13 @@ def _check_sweep(override: Override, searched: bool) -> None:
         raise UserError(f"'{override.input_line}': all runs of one command are launched alike, so give one value")
 
 
-def _read(
+def _read_file(
     parser: OverridesParser, choice: Override, groups: Mapping[str, list[str]], config_dirs: Sequence[str]
 ) -> Iterator[Override]:
-    """Yield what a sweep file asks for: its fixed settings, then its grid."""
+    """Yield the overrides of the sweep file that ``choice`` names: its fixed settings, then its grid.
+
+    Raises UserError where there is no such file, or something else in it.
+    """
     name = choice.value()
     if choice.is_delete() or name not in groups.get(SWEEPS, []):
         raise UserError(f"there is no sweep '{name}': {did_you_mean(str(name), groups.get(SWEEPS, []))}")
@@ -134,7 +141,7 @@ def _read(
 
 
 def _defaults(path: Path, items: Any) -> Iterator[str]:
-    """Yield the sweeper and its sampler, which Hydra has chosen in a defaults list."""
+    """Yield the sweeper and the sampler that a defaults list chooses. Raises UserError for other groups in it."""
     chosen = {f"override {slash}{group}": group for group in (SWEEPER, SAMPLER) for slash in ("", "/")}
     for item in items if isinstance(items, list) else [items]:
         match item:
@@ -150,12 +157,12 @@ def _defaults(path: Path, items: Any) -> Iterator[str]:
 
 
 def _text(value: Any) -> str:
-    """Return a parameter of the grid as on the command line, where a text is Hydra's syntax already."""
+    """Return a parameter of the grid as on the command line; a text in the file is Hydra's syntax already."""
     return value if isinstance(value, str) else compat.as_override(_quoted(value))
 
 
 def _settings(node: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
-    """Yield the fixed settings as overrides."""
+    """Yield nested settings as overrides, one for each leaf."""
     for key, value in node.items():
         if isinstance(value, dict):
             yield from _settings(value, f"{prefix}{key}.")
@@ -164,7 +171,7 @@ def _settings(node: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _quoted(value: Any) -> Any:
-    """Return ``value`` with its texts quoted, so that the parser reads them as they stand in the YAML."""
+    """Return ``value`` with its texts quoted, so that Hydra's parser reads them as they stand in the YAML."""
     if isinstance(value, str):
         if value.isidentifier() and value.lower() not in ("null", "true", "false", "nan", "inf"):
             return value

@@ -1,9 +1,9 @@
-"""How does Optuna choose the runs of a sweep? Asked for a generation, trained by our launcher, told in order.
+"""A search by Optuna: it is asked for a generation of trials, our launcher trains them, and it is told the results.
 
-Nothing of Optuna's is stored. A sampler is seeded and hears the same results in the same order, so the same command
-asks for the same trials again, however the last one ended: what is over is found by its signature, and the search goes
-on. A trial whose run failed is told as failed, and TPE leaves it out; one that diverged on any seed is told as the
-worst possible error, so TPE keeps away from there. Nothing is pruned or stopped early.
+Nothing of Optuna's is stored. Its sampler is seeded and is told the same results in the same order, so the same command
+asks for the same trials again, however the last one ended: runs that are over are found by their signature, and the
+search goes on. A trial with a failed run is told as failed, and TPE leaves it out; a trial that diverged on any seed is
+told as the worst possible error, so TPE keeps away from there. No trial is pruned or stopped early.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -22,8 +22,8 @@ from rich.text import Text
 from neumann.config import MakeSpecs, RunSpec, making_specs
 from neumann.errors import Interrupted, UserError
 from neumann.launch import make_launcher
-from neumann.launch.local import Outcome, View
-from neumann.launch.progress import SweepProgress, status_table
+from neumann.launch.progress import SweepView, status_table
+from neumann.launch.protocol import Launcher, RunOutcome
 from neumann.search.space import Choices, Interval, Search
 from neumann.store.folder import OVER
 from neumann.store.scores import headline, objective
@@ -35,47 +35,45 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting, as on the command line, and what became of its runs, one for each seed."""
+    """One setting of a search.
+
+    number     from 0, in the order in which Optuna was asked
+    values     {key: value}, as on the command line
+    outcomes   of its runs, one for each seed
+    """
 
     number: int
     values: dict[str, str]
-    outcomes: list[Outcome]
+    outcomes: list[RunOutcome]
 
     @property
     def status(self) -> str:
-        """Return finished, diverged where any seed did, else failed."""
+        """Return failed where any seed's run has no result, else diverged where any diverged, else finished."""
         statuses = {outcome.status for outcome in self.outcomes}
         return "failed" if statuses - set(OVER) else "diverged" if "diverged" in statuses else "finished"
 
-    def told(self) -> float:
-        """Return what Optuna hears of a trial that did not fail: the mean objective of its seeds, or the worst."""
-        if self.status == "diverged":
-            return max(objective(outcome.result or {}) for outcome in self.outcomes)
-        return fmean(objective(outcome.result or {}) for outcome in self.outcomes)
+    def objective(self) -> float:
+        """Return the number that Optuna minimises, an error as a fraction: the mean over the seeds.
+
+        Where a seed diverged it is the worst of theirs. A trial that failed has none.
+        """
+        values = [objective(outcome.result or {}) for outcome in self.outcomes]
+        return max(values) if self.status == "diverged" else fmean(values)
 
     def rank(self) -> tuple[float, float, int]:
-        """Return what orders finished trials: validation error, then validation loss, then who came first."""
+        """Return the sort key of finished trials: the objective, then the mean validation loss, then the number."""
         losses = [headline((outcome.result or {})["validation"])["loss"] for outcome in self.outcomes]
-        return self.told(), fmean(math.inf if loss is None else loss for loss in losses), self.number
+        return self.objective(), fmean(math.inf if loss is None else loss for loss in losses), self.number
 
     def label(self) -> str:
-        """Return its values for a table, where four digits are enough."""
+        """Return its number and values for a table, numbers with four digits."""
         return " ".join([f"trial {self.number}", *(f"{key}={_short(text)}" for key, text in self.values.items())])
 
 
-class Trainer(Protocol):
-    """What a search needs of `LocalLauncher`."""
-
-    parallel: int
-
-    def run(self, specs: Sequence[RunSpec], view: View) -> list[Outcome]:
-        """Train what is not over yet and return the outcomes in the order of ``specs``."""
-
-
 def run_search(wanted: Search, config_dirs: Sequence[str], console: Console) -> bool:
-    """Run the search and print its trials and the best one; return whether every run came to its end.
+    """Run the search, print its trials and the best one, and return whether every run is over.
 
-    Raises UserError where Optuna is missing or any corner of the space does not compose, before anything trains.
+    Raises UserError before any run trains, where Optuna is missing or a corner of the space does not compose.
     """
     _optuna()
     with making_specs(config_dirs) as make:
@@ -83,7 +81,7 @@ def run_search(wanted: Search, config_dirs: Sequence[str], console: Console) -> 
         total = wanted.n_trials * max(1, len(wanted.seeds))
         with (
             make_launcher(corners[0].config.launch, console) as launcher,
-            SweepProgress(console, [], [], total, launcher.first) as view,
+            SweepView(console, launcher.preparation, total=total) as view,
         ):
             console.print(Text(_heading(wanted, launcher)), soft_wrap=True)
             trials = search(wanted, make, launcher, view)
@@ -95,8 +93,16 @@ def run_search(wanted: Search, config_dirs: Sequence[str], console: Console) -> 
     return all(outcome.status in OVER for outcome in outcomes)
 
 
-def search(wanted: Search, make: MakeSpecs, launcher: Trainer, view: SweepProgress) -> list[Trial]:
-    """Ask, train and tell until all trials are over; return them. Raises Interrupted as the launcher does."""
+def search(wanted: Search, make: MakeSpecs, launcher: Launcher, view: SweepView) -> list[Trial]:
+    """Ask for trials, train them and tell their results until there are ``wanted.n_trials``; return them.
+
+    wanted     the search
+    make       makes specifications from lists of overrides
+    launcher   trains their runs
+    view       shows them
+
+    Raises Interrupted where the launcher does.
+    """
     optuna = _optuna()
     distributions = {key: _distribution(dimension) for key, dimension in wanted.space.items()}
     study = optuna.create_study(direction="minimize", sampler=_sampler(wanted, distributions))
@@ -105,7 +111,7 @@ def search(wanted: Search, make: MakeSpecs, launcher: Trainer, view: SweepProgre
     while len(trials) < wanted.n_trials:
         asked = [study.ask(distributions) for _ in range(min(size, wanted.n_trials - len(trials)))]
         fresh = [_trial(wanted, trial.number, trial.params) for trial in asked]
-        specs = [(trial, spec) for trial in fresh for spec in make(wanted.jobs(trial.values))]
+        specs = [(trial, spec) for trial in fresh for spec in make(wanted.runs(trial.values))]
         view.add([spec for _, spec in specs], [_run_label(wanted, trial, spec) for trial, spec in specs])
         try:
             outcomes = launcher.run([spec for _, spec in specs], view)
@@ -117,13 +123,18 @@ def search(wanted: Search, make: MakeSpecs, launcher: Trainer, view: SweepProgre
             if trial.status == "failed":
                 study.tell(open_trial, state=optuna.trial.TrialState.FAIL)
             else:
-                study.tell(open_trial, trial.told())
+                study.tell(open_trial, trial.objective())
         trials += fresh
     return trials
 
 
 def conclusion(wanted: Search, trials: Sequence[Trial], config_dirs: Sequence[str]) -> list[str]:
-    """Return what is to be said of a search that is over: the best trial, its command, and what to make of it."""
+    """Return the lines that end a search: the best trial, its command, warnings, and what the figure is worth.
+
+    wanted        the search
+    trials        all of them, over
+    config_dirs   further configuration folders, which the command has to name
+    """
     different = len({tuple(trial.values.items()) for trial in trials})
     count = f"{len(trials)} trials" + (f" ({different} different settings)" if different < len(trials) else "")
     other = [f"{n} {s}" for s in ("diverged", "failed") if (n := sum(trial.status == s for trial in trials))]
@@ -131,12 +142,13 @@ def conclusion(wanted: Search, trials: Sequence[Trial], config_dirs: Sequence[st
     if not finished:
         return [f"none of {count} finished: {', '.join(other)}"]
     best = min(finished, key=Trial.rank)
+    error = f"{100 * best.objective():.2f} %"
     seeds = f", mean of {len(wanted.seeds)} seeds" if len(wanted.seeds) > 1 else ""
     words = [word for folder in config_dirs for word in ("--config-dir", folder)] + wanted.overrides(best.values)
     words += [f"seed={','.join(wanted.seeds)}"] if wanted.seeds else []
     command = ["neumann", "train", *(["-m"] if len(wanted.seeds) > 1 else []), *words]
     lines = [
-        f"best of {', '.join([count, *other])}: trial {best.number}, validation error {100 * best.told():.2f} %{seeds}",
+        f"best of {', '.join([count, *other])}: trial {best.number}, validation error {error}{seeds}",
         f"  {shlex.join(command)}",
     ]
     for key, dimension in wanted.space.items():
@@ -174,7 +186,7 @@ def _run_label(wanted: Search, trial: Trial, spec: RunSpec) -> str:
     return f"{trial.label()} seed={spec.config.seed}" if wanted.seeds else trial.label()
 
 
-def _heading(wanted: Search, launcher: Trainer) -> str:
+def _heading(wanted: Search, launcher: Launcher) -> str:
     size = _generation(wanted, launcher)
     each = f", each at {len(wanted.seeds)} seeds" if len(wanted.seeds) > 1 else ""
     text = f"{wanted.n_trials} trials by {wanted.sampler} (sampler seed {wanted.settings['seed']}){each}"
@@ -183,8 +195,8 @@ def _heading(wanted: Search, launcher: Trainer) -> str:
     return f"{text}, chosen {size} at a time: hydra.sweeper.n_jobs={size} gives the same ones on any machine"
 
 
-def _generation(wanted: Search, launcher: Trainer) -> int:
-    """Return how many trials are asked for at once. Only TPE learns, so only its trials depend on it."""
+def _generation(wanted: Search, launcher: Launcher) -> int:
+    """Return how many trials are asked for at once. Only TPE learns from trials, so only its choices depend on it."""
     if wanted.n_jobs is not None or wanted.sampler != "tpe":
         return wanted.n_jobs or wanted.n_trials
     return math.ceil(launcher.parallel / max(1, len(wanted.seeds)))
@@ -195,7 +207,7 @@ def _optuna() -> Any:
         import optuna
     except ImportError as error:
         raise UserError("hydra/sweeper=optuna needs Optuna: pip install 'neumann[optuna]'") from error
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what matters is said here
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # this module reports what matters
     return optuna
 
 
@@ -221,11 +233,11 @@ def _sampler(wanted: Search, space: dict[str, BaseDistribution]) -> BaseSampler:
     if wanted.sampler == "random":
         return samplers.RandomSampler(**settings)
 
-    class Known(samplers.QMCSampler):
-        """Optuna infers the space from the first trial, which it draws at random; ours is known before."""
+    class KnownSpaceSampler(samplers.QMCSampler):
+        """Optuna's sampler with the space given; it would infer the space from a first trial drawn at random."""
 
         def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, BaseDistribution]:
             return dict(space)
 
     with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-        return Known(**settings)
+        return KnownSpaceSampler(**settings)

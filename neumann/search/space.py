@@ -1,10 +1,10 @@
-"""What is searched, and how, where a sweep chooses its runs as it goes (`hydra/sweeper=optuna`)?
+"""The space of a search and its settings, read from the overrides of a sweep with `hydra/sweeper=optuna`.
 
-The words are those of Hydra's Optuna sweeper: `interval(0.001,1)` is searched evenly, `tag(log,interval(0.001,1))`
+The syntax is that of Hydra's Optuna sweeper: `interval(0.001,1)` is searched evenly, `tag(log,interval(0.001,1))`
 evenly in its logarithm, `int(interval(8,64))` in whole numbers, both ends included; `range(...)` holds the values that
-Hydra lists for it, in their order, and `a,b` or `choice(a,b)` values without one. Two things are ours. Seeds are not
-searched: `seed=0,1,2` trains every trial at each of them and judges it by their mean, as the luckiest seed is no
-setting. And what cannot change a result cannot be searched. Optuna itself is not imported here.
+Hydra lists for it, in their order, and `a,b` or `choice(a,b)` values without an order. Two rules are ours. Seeds are
+not searched: `seed=0,1,2` trains every trial at each of them and judges it by their mean, since the luckiest seed is no
+setting. And a key that cannot change a result cannot be searched. This module does not import Optuna.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SAMPLERS: dict[str, dict[str, Value]] = {  # the settings of each, under Optuna'
     "qmc": {"seed": 0, "qmc_type": "sobol", "scramble": True},
     "random": {"seed": 0},
 }
-LEAST = {"n_trials": 1, "n_jobs": 1, "n_ei_candidates": 1}  # of what is a number; of the others it is 0
+LEAST = {"n_trials": 1, "n_jobs": 1, "n_ei_candidates": 1}  # lower bounds of settings; the others' is 0
 CHOICES = {"qmc_type": ("sobol", "halton"), "direction": ("minimize",)}
 MEANINGLESS = {
     "storage": "none is needed, as the same command finds the runs that are over and goes on",
@@ -38,22 +38,28 @@ MEANINGLESS = {
     "custom_search_space": "a search executes no code of its configuration",
     "max_failure_rate": "a failed trial stops no other",
 }
-MOST_CHECKED = 200  # combinations of choices that are composed before anything trains
+MOST_CHECKED = 200  # combinations that are composed before any run trains
 EDGE = 0.05  # of an interval's width
 
 
 @dataclass(frozen=True)
 class Interval:
-    """The numbers from ``low`` to ``high``, drawn evenly or evenly in their logarithm; whole ones where ``integer``."""
+    """An interval of numbers, both ends included.
+
+    low, high   the ends
+    log         drawn evenly in the logarithm instead of evenly
+    integer     whole numbers only
+    line        the override that asked for it, as the user wrote it
+    """
 
     low: float
     high: float
     log: bool
     integer: bool
-    line: str  # as the user wrote it
+    line: str
 
     def text(self, value: float) -> str:
-        """Return a value as on the command line, exactly."""
+        """Return a value as on the command line, without rounding."""
         return str(int(value)) if self.integer else repr(float(value))
 
     def corners(self) -> list[str]:
@@ -61,7 +67,7 @@ class Interval:
         return [self.text(self.low), self.text(self.high)]
 
     def edge(self, text: str) -> str | None:
-        """Return "lower" or "upper" where a value lies within `EDGE` of the width from that end."""
+        """Return "lower" or "upper" where a value lies within `EDGE` of the width from that end, else None."""
         low, high, at = (math.log(x) if self.log else x for x in (self.low, self.high, float(text)))
         share = (at - low) / (high - low)
         return "lower" if share <= EDGE else "upper" if share >= 1 - EDGE else None
@@ -69,18 +75,18 @@ class Interval:
 
 @dataclass(frozen=True)
 class Choices:
-    """Values as on the command line; ``ordered`` are those of a range, which have neighbours."""
+    """A list of values, as on the command line; those of a range are ``ordered``, so that each has neighbours."""
 
     values: tuple[str, ...]
     ordered: bool
     line: str
 
     def corners(self) -> list[str]:
-        """Return the values that must all compose: each of them, or the two ends of a range."""
+        """Return the values that are composed before any run trains: all of them, or the two ends of a range."""
         return [self.values[0], self.values[-1]] if self.ordered else list(self.values)
 
     def edge(self, text: str) -> str | None:
-        """Return "lower" or "upper" where a value is the first or the last of a range of three or more."""
+        """Return "lower" or "upper" where a value is the first or the last of a range of three or more, else None."""
         if not self.ordered or len(self.values) < 3:
             return None
         return {self.values[0]: "lower", self.values[-1]: "upper"}.get(text)
@@ -88,30 +94,40 @@ class Choices:
 
 @dataclass(frozen=True)
 class Search:
-    """A search as it was asked for. ``n_jobs`` is how many trials are chosen at once; None is up to the sampler."""
+    """A search as the user asked for it.
+
+    space      what is searched, by key
+    fixed      the overrides that are the same for every trial
+    seeds      at which every trial is trained, as on the command line; empty: at the configuration's one seed
+    sampler    a key of `SAMPLERS`
+    settings   of the sampler
+    n_trials   how many settings are tried
+    n_jobs     how many trials are chosen at once; None: up to the sampler
+    """
 
     space: dict[str, Interval | Choices]
     fixed: tuple[str, ...]
-    seeds: tuple[str, ...]  # of every trial, as on the command line; empty: the configuration's one seed
+    seeds: tuple[str, ...]
     sampler: str
     settings: dict[str, Value]
     n_trials: int
     n_jobs: int | None
 
     def overrides(self, values: Mapping[str, str]) -> list[str]:
-        """Return what a trial sets, without its seed."""
+        """Return the overrides of a trial with these values, without a seed."""
         return [*self.fixed, *(f"{key}={text}" for key, text in values.items())]
 
-    def jobs(self, values: Mapping[str, str]) -> list[list[str]]:
-        """Return the overrides of each run of a trial: one for every seed."""
+    def runs(self, values: Mapping[str, str]) -> list[list[str]]:
+        """Return the overrides of each run of a trial with these values: a run for every seed."""
         return [[*self.overrides(values), *seed] for seed in ([f"seed={s}"] for s in self.seeds)] or [
             self.overrides(values)
         ]
 
     def corners(self) -> list[list[str]]:
-        """Return runs that hold every choice and both ends of every interval, to be composed before anything trains.
+        """Return overrides of runs that hold every choice and both ends of every interval.
 
-        Choices are combined with one another as far as `MOST_CHECKED` goes, ends only with each other of their side.
+        They are composed before any run trains. All choices are combined where that makes at most `MOST_CHECKED` runs;
+        lower ends are combined with lower ends, and upper ends with upper ends.
         """
         choices = {k: d.values for k, d in self.space.items() if isinstance(d, Choices) and not d.ordered}
         ends = {k: d.corners() for k, d in self.space.items() if k not in choices}
@@ -121,17 +137,17 @@ class Search:
             first = {k: values[0] for k, values in choices.items()}
             picks = [first | {k: value} for k, values in choices.items() for value in values]
         sides = [{k: pair[i] for k, pair in ends.items()} for i in ((0, 1) if ends else (0,))]
-        return [self.jobs({k: {**pick, **side}[k] for k in self.space})[0] for pick in picks for side in sides]
+        return [self.runs({k: {**pick, **side}[k] for k in self.space})[0] for pick in picks for side in sides]
 
 
 def is_sweeper(override: Override) -> bool:
-    """Return whether ``override`` is about the sweeper: which it is, or one of its settings."""
+    """Return whether ``override`` chooses the sweeper or one of its settings."""
     key = override.key_or_group
     return key == SWEEPER or key.startswith((f"{SWEEPER}/", "hydra.sweeper"))
 
 
 def chosen_sweeper(overrides: Sequence[Override]) -> str:
-    """Return basic or optuna. Raises UserError for another, and for Optuna's settings under the basic one."""
+    """Return "basic" or "optuna". Raises UserError for another sweeper, and for Optuna's settings without Optuna."""
     name = "basic"
     for override in overrides:
         if override.key_or_group == SWEEPER:
@@ -148,9 +164,12 @@ def chosen_sweeper(overrides: Sequence[Override]) -> str:
 
 
 def read_search(sweeper: Sequence[Override], overrides: Sequence[Override]) -> Search:
-    """Return the search that ``sweeper`` (what is said about Optuna) and ``overrides`` (the space) ask for.
+    """Return the search that overrides ask for.
 
-    Raises UserError for a setting that is not there or has no meaning here, and for a space that cannot be searched.
+    sweeper     those that choose the sweeper, its sampler and their settings
+    overrides   the others: the space, the seeds and what is fixed
+
+    Raises UserError for a setting that does not exist or has no meaning here, and for a space that cannot be searched.
     """
     said = {o.key_or_group: o for o in sweeper if o.key_or_group != SWEEPER}
     sampler = _sampler(said)
@@ -196,7 +215,7 @@ def _sampler(said: Mapping[str, Override]) -> str:
 
 
 def _checked(override: Override, name: str, like: Value) -> Any:
-    """Return the value, held to the kind of ``like``, to `LEAST` and to `CHOICES`."""
+    """Return a setting's value. Raises UserError where it is not of the kind of ``like``, or not in its bounds."""
     value: Any = override.value()
     if override.is_sweep_override() or override.is_delete():
         raise UserError(f"'{override.input_line}': a search has one {name}")
@@ -232,7 +251,9 @@ def _dimension(override: Override) -> Interval | Choices:
     if not values:
         raise UserError(f"the search holds no run: '{line}' has no value")
     if isinstance(sweep, ChoiceSweep | RangeSweep) and sweep.shuffle:
-        values = tuple(sorted(values))  # the sampler draws; a shuffled order would differ from start to start
+        values = tuple(
+            sorted(values)
+        )  # a shuffled order would differ from start to start, and the sampler draws anyway
     return Choices(values, isinstance(sweep, RangeSweep) and not sweep.shuffle, line)
 
 

@@ -1,8 +1,9 @@
-"""How does a sweep become one of W&B's? As the YAML that `wandb sweep` reads, whose agents start single runs of ours.
+"""A sweep as a file for `wandb sweep`, whose agents start single runs of `neumann train`.
 
-A grid keeps its values; a search (`hydra/sweeper=optuna`) becomes W&B's own: bayes for TPE, random for random. What is
-the same for every run stands in the command, word for word. A value keeps its kind where the agent gives it back
-unchanged and is Hydra's text otherwise: an agent writes a null as None, which Hydra would read as a word.
+A grid keeps its values; a search (`hydra/sweeper=optuna`) becomes W&B's own: bayes for TPE, random for random.
+Overrides that are the same for every run stand in the command, word for word. A value keeps its type where the agent
+passes it on unchanged, and is a text in Hydra's syntax otherwise: an agent writes a null as None, which Hydra would
+read as a word.
 """
 
 from __future__ import annotations
@@ -26,14 +27,13 @@ METHODS = {"tpe": "bayes", "random": "random"}
 
 
 def sweep_file(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str:
-    """Return the YAML of the sweep that ``neumann train -m`` would run with the same words.
+    """Return the YAML of the sweep that ``neumann train -m`` would run with the same overrides.
 
-    Every run of a grid is composed, and the corners of a search. Raises UserError for whatever is wrong with them, for
-    a sweep without W&B's mirror, which could not report, and for what W&B cannot do.
+    Every run of a grid is composed, and the corners of a search. Raises UserError where one of them is wrong, where
+    logger=none would report nothing to W&B, and where W&B has no such sweep.
     """
     asked = read_sweep(overrides, config_dirs)
-    jobs = asked.corners() if isinstance(asked, Search) else asked
-    specs = make_specs(jobs, config_dirs)
+    specs = make_specs(asked.corners() if isinstance(asked, Search) else asked, config_dirs)
     if any(spec.config.logger.kind == "none" for spec in specs):
         raise UserError("logger=none: a W&B sweep gets its figures from the mirror, so leave the logger as it is")
     if isinstance(asked, Search):
@@ -61,9 +61,12 @@ def sweep_file(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str
     return head + str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000))
 
 
-def _grid(jobs: Sequence[Sequence[str]]) -> tuple[str, list[str], dict[str, Any]]:
-    """Return method, fixed words and parameters: a grid sets the same keys in every run, in the same places."""
-    columns = [list(dict.fromkeys(column)) for column in zip(*jobs, strict=True)]
+def _grid(runs: Sequence[Sequence[str]]) -> tuple[str, list[str], dict[str, Any]]:
+    """Return W&B's method, the fixed overrides and the parameters of a grid.
+
+    Every run of a grid sets the same keys, in the same order.
+    """
+    columns = [list(dict.fromkeys(column)) for column in zip(*runs, strict=True)]
     fixed = [words[0] for words in columns if len(words) == 1]
     parameters = {}
     for words in columns:
@@ -74,6 +77,7 @@ def _grid(jobs: Sequence[Sequence[str]]) -> tuple[str, list[str], dict[str, Any]
 
 
 def _searched(search: Search) -> tuple[str, list[str], dict[str, Any]]:
+    """Return W&B's method, the fixed overrides and the parameters of a search. Raises UserError as `sweep_file`."""
     if search.sampler not in METHODS:
         raise UserError(f"{SAMPLER}={search.sampler}: W&B has no such search, choose {SAMPLER}=tpe or random")
     if len(search.seeds) > 1:
@@ -97,11 +101,12 @@ def _parameter(dimension: Interval | Choices) -> dict[str, Any]:
 
 
 def _name(key: str) -> str:
-    """Return a parameter's name: a free-form setting needs no plus here."""
+    """Return a parameter's name: W&B's sweep file needs no plus before a free-form setting."""
     return key.lstrip("+") if key.lstrip("+").startswith(tuple(f"{node}." for node in OPEN_NODES)) else key
 
 
 def _value(text: str) -> Any:
+    """Return the value of Hydra's ``text`` where the agent passes it on unchanged, else the text."""
     value = OverridesParser.create().parse_override(f"x={text}").value()
     plain = isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
     return value if plain else text

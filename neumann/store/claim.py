@@ -1,11 +1,12 @@
-"""Which process may write to a run's folder? One at a time, also where several machines share the file system.
+"""Leases on run folders: one process at a time may write to one, also where several machines share the file system.
 
-A claim is a lease: a numbered file in the folder, ``.claim.7``, that says who holds it. The highest number counts. Only
-making a file that was not there is relied on, which is atomic on network file systems too; no lock is, since they often
-have none. Number 8 can be made by one process alone, and only one that has found number 7 given back or dead tries to.
-So nobody ever removes or replaces a lease that he has not judged himself, and a slow judge finds that 8 is there.
+A lease is a numbered file in the folder, ``.claim.7``, that names the process which holds it. The highest number
+counts. The protocol needs one thing of a file system: that making a file which exists fails, which network file systems
+give too; locks they often lack. A process that finds lease 7 given back or dead tries to make lease 8, and one process
+alone succeeds. So no process removes or replaces a lease that it has not judged itself, and a process that was slow to
+judge 7 finds that 8 is there.
 
-A lease is dead where its process is seen to be gone (same machine, same process namespace), and alive as long as that
+A lease is dead when its process is seen to be gone (same machine, same process namespace), and alive as long as that
 process is there, even if it is stopped. Seen from elsewhere, it is dead when its file has not been touched for
 `LEASE_S` seconds by the clock of the file system. A holder that was cut off for so long (a suspended machine) finds out
 before its next write.
@@ -30,23 +31,28 @@ from neumann.store.lease_holder import Holder
 HEARTBEAT_S = 15.0
 LEASE_S = 6 * HEARTBEAT_S
 PREFIX = ".claim."
-CLOCK_S = 30.0  # between two looks at a file system's clock, where thousands of leases are judged
+CLOCK_S = 30.0  # between two looks at a file system's clock, since a list of runs judges thousands of leases
 HELD, FREE = b"held\n", b"free\n"  # the first line of a lease; of one length, so that a full disk cannot prevent FREE
 TRIES = 100
 NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
 
 
-class Claimed(UserError):  # noqa: N818 - it is no error of whoever asked
+class Claimed(UserError):  # noqa: N818 - the user did nothing wrong
     """Another process is training the run right now."""
+
+    status = "claimed"
 
 
 class Lost(Claimed):
-    """This process held the run, was cut off for longer than a lease lasts, and another has taken it over since."""
+    """This process held the run and was cut off for longer than a lease lasts; another has taken the run over."""
 
 
 @dataclass(frozen=True)
 class Lease:
-    """One lease as it was found. ``holder`` is None where the file cannot be understood; then its age alone counts."""
+    """One lease as it was read: its number, whether it was given back, and when it was last touched (Unix seconds).
+
+    ``holder`` is None where the file cannot be understood; then its age alone counts.
+    """
 
     number: int
     free: bool
@@ -54,30 +60,30 @@ class Lease:
     holder: Holder | None
 
     def why_dead(self, now: Callable[[], float]) -> str | None:
-        """Return why nobody holds it any more, or None where somebody does. ``now`` is the file system's clock."""
+        """Return why the lease is dead, or None where it is alive. ``now`` is the file system's clock, in seconds."""
         if self.free:
             return "it was given back"
         seen = self.holder.seen() if self.holder is not None else None
         if seen is not None:
             return None if seen else f"its process {self.holder.pid} is gone"  # type: ignore[union-attr]
-        silent = abs(now() - self.touched)  # a time to come is as old as one gone by: the clock was set
+        silent = abs(now() - self.touched)  # also of a time in the future: the clock was set back
         where = self.holder.host if self.holder is not None else "its process"
         return f"no sign of life from {where} for {silent:.0f} s" if silent >= LEASE_S else None
 
 
 def current(folder: Path) -> Lease | None:
-    """Return the lease that counts in ``folder``, or None where there is none or no folder. Raises OSError."""
+    """Return the lease that counts in ``folder``, or None where there is no lease or no folder. Raises OSError."""
     for _ in range(TRIES):
         number = _highest(folder)
         if number == 0:
             return None
-        with contextlib.suppress(FileNotFoundError):  # a later one has come, and this one has gone
+        with contextlib.suppress(FileNotFoundError):  # a later lease has come, and this one is removed
             return _read(folder, number)
     return None
 
 
 def file_system_time(folder: Path) -> float:
-    """Return the time in seconds by the clock that dates the files of ``folder``, or by ours if it cannot be asked."""
+    """Return the time by the clock that dates the files of ``folder``, in seconds; ours where it cannot be read."""
     now = time.monotonic()
     try:
         device = os.stat(folder).st_dev
@@ -90,7 +96,7 @@ def file_system_time(folder: Path) -> float:
     return now + offset
 
 
-_CLOCKS: dict[int, tuple[float, float]] = {}  # by file system: its time less ours, and when that was asked
+_CLOCKS: dict[int, tuple[float, float]] = {}  # by file system: its time less ours, and when it was read
 
 
 def touch_probe(folder: Path) -> float:
@@ -99,7 +105,7 @@ def touch_probe(folder: Path) -> float:
     handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
         os.write(handle, b".")  # a full disk may still take an empty file
-        os.utime(path)  # without times: set by whoever keeps the file
+        os.utime(path)  # without times, so that the file system sets its own
         return os.fstat(handle).st_mtime
     finally:
         os.close(handle)
@@ -108,7 +114,7 @@ def touch_probe(folder: Path) -> float:
 
 @contextlib.contextmanager
 def hold(folder: Path) -> Iterator[Claim]:
-    """Hold ``folder`` within the block. Raises Claimed where somebody does, and OSError where it cannot be written."""
+    """Hold ``folder`` within the block. Raises Claimed where it is held, and OSError where it cannot be written."""
     claim = Claim(folder, _take(folder))
     _MINE[claim.key] = claim
     try:
@@ -121,7 +127,10 @@ def hold(folder: Path) -> Iterator[Claim]:
 
 
 class Claim:
-    """A lease that this process holds, renewed by a thread of its own from the moment that it is taken."""
+    """A lease that this process holds, renewed every `HEARTBEAT_S` seconds by a thread of its own.
+
+    That thread calls ``when_lost`` once, where it finds that another process has taken the folder over.
+    """
 
     def __init__(self, folder: Path, lease: Lease) -> None:
         assert lease.holder is not None
@@ -138,7 +147,7 @@ class Claim:
         self._beating.start()
 
     def lost(self) -> bool:
-        """Return whether another process has taken over, read from the disk; a disk that does not answer is no loss."""
+        """Return whether another process has taken the folder over; a disk that does not answer is no loss."""
         try:
             lease = _read(self._folder, self._number)
             mine = not lease.free and lease.holder is not None and lease.holder.token == self._token
@@ -149,7 +158,7 @@ class Claim:
             return False
 
     def end(self) -> None:
-        """Give the lease back; in a child of the process that took it, do nothing."""
+        """Give the lease back. In a forked child of the process that took it, do nothing."""
         if os.getpid() != self._pid:
             return
         self._over.set()
@@ -172,7 +181,7 @@ _MINE: dict[str, Claim] = {}  # by the folder's real path
 
 
 def mine(path: Path) -> Claim | None:
-    """Return this process's claim on the folder that ``path`` is or lies in, also one that was lost since."""
+    """Return this process's claim on the folder that ``path`` is or lies in, even if it was lost since; else None."""
     if not _MINE:
         return None
     real = os.path.realpath(path)
@@ -182,7 +191,7 @@ def mine(path: Path) -> Claim | None:
 def require(path: Path) -> None:
     """Raise Lost where ``path`` lies in a folder that this process claimed and another has taken over since.
 
-    A process that never claimed the folder passes: a report or a test may write to one.
+    In a process that never claimed the folder this does nothing: a report may write to one.
     """
     claim = mine(path)
     if claim is not None and claim.lost():
@@ -190,11 +199,11 @@ def require(path: Path) -> None:
 
 
 def _take(folder: Path) -> Lease:
-    """Make the lease that counts, or raise Claimed."""
+    """Make the lease that counts from now on. Raises Claimed, and OSError where ``folder`` cannot be written."""
     holder = Holder.myself()
     for _ in range(TRIES):
-        folder.mkdir(parents=True, exist_ok=True)  # whoever cleans up may have removed it
-        here = os.open(folder, os.O_RDONLY)  # the folder itself: another may come to stand under its name
+        folder.mkdir(parents=True, exist_ok=True)  # `neumann runs clean` may have removed it
+        here = os.open(folder, os.O_RDONLY)  # the folder itself: another may get its name meanwhile
         try:
             found = current(folder)
             if found is not None and found.why_dead(lambda: touch_probe(folder)) is None:
@@ -202,16 +211,16 @@ def _take(folder: Path) -> Lease:
                 raise Claimed(f"{folder} is being trained right now by {who}: wait for it or stop it")
             number = found.number + 1 if found is not None else 1
             if not _make(folder, here, number, holder):
-                continue  # somebody was faster
-            # Twice, as a list may miss what comes while it is made.
+                continue  # another process was faster
+            # Listed twice, since a list may miss a file that comes while it is made.
             latest = max(_highest(folder), _highest(folder))
             same = os.path.samestat(os.fstat(here), os.stat(folder))
-            if latest != number or not same:  # a slow judge: what was dead has had successors since
+            if latest != number or not same:  # this process was slow: the dead lease has had successors since
                 os.unlink(f"{PREFIX}{number}", dir_fd=here)
                 continue
             _clear(folder, number)
             return Lease(number, False, time.time(), holder)
-        except FileNotFoundError:  # the folder, or what was to become the lease, was removed by somebody faster
+        except FileNotFoundError:  # a faster process removed the folder, or the file that was to become the lease
             continue
         finally:
             os.close(here)
@@ -226,7 +235,7 @@ def _make(folder: Path, here: int, number: int, holder: Holder) -> bool:
         _write_new(temporary, here, content)
         try:
             os.link(temporary, name, src_dir_fd=here, dst_dir_fd=here)
-        except FileExistsError:  # or it was made, and the answer got lost on the network
+        except FileExistsError:  # or the link was made, and the answer got lost on the network
             return os.stat(temporary, dir_fd=here).st_nlink == 2
         except OSError as error:
             if error.errno not in NO_LINKS:
@@ -251,9 +260,9 @@ def _write_new(name: str, here: int, content: bytes) -> None:
 
 
 def _clear(folder: Path, number: int) -> None:
-    """Tell the predecessor that its lease has ended, in its own file, and remove the older ones and what was left over.
+    """Mark the predecessor of lease ``number`` as given back, in its own file, and remove older and unfinished ones.
 
-    The predecessor's number stays taken, so that whoever judged the one before it cannot pass by unseen.
+    The predecessor's number stays taken, so that a process which judged the lease before it cannot make it anew.
     """
     for name in os.listdir(folder):
         rest = name.removeprefix(PREFIX)
@@ -285,7 +294,7 @@ def _highest(folder: Path) -> int:
 
 
 def _read(folder: Path, number: int) -> Lease:
-    """Read a lease. It is opened, since a network file system asks the server for its age then."""
+    """Read a lease. Raises OSError. Opening the file makes a network file system ask the server for its age."""
     handle = os.open(folder / f"{PREFIX}{number}", os.O_RDONLY | os.O_NONBLOCK)
     try:
         content, touched = os.read(handle, 4096), os.fstat(handle).st_mtime

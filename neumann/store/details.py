@@ -1,4 +1,4 @@
-"""What is there to know about one run? Its status, what it changes in the default, its figures, its last words."""
+"""The details of one run: what differs from the default configuration, its figures, the ends of its logs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from neumann.store.records import flat
 TAIL = 12  # lines of error.txt and of output.log
 
 _ABSENT = "–"
-_NOT_COMPARED = ("derived.", "output", "study")  # what follows from the rest, and where it is filed
+_NOT_COMPARED = ("derived.", "output", "study")  # they follow from the rest, or say where the run is filed
 
 
 def differences(config: Mapping[str, Any], default: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return (key, default's value, this run's value) where the two configurations differ; – stands for no such key."""
+    """Return (key, default's value, this run's value) where they differ; – stands for a key that is not there."""
     ours, theirs = dict(flat(config)), dict(flat(default))
     found = []
     for key in [*ours, *(key for key in theirs if key not in ours)]:
@@ -30,7 +30,7 @@ def differences(config: Mapping[str, Any], default: Mapping[str, Any]) -> list[t
 
 
 def tail(path: Path) -> list[str]:
-    """Return the last lines of a text file, none where there is no such file."""
+    """Return the last `TAIL` lines of a text file, none where it cannot be read."""
     try:
         with opened(path) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 16_384))
@@ -41,7 +41,7 @@ def tail(path: Path) -> list[str]:
 
 
 def figures(folder: RunFolder) -> list[tuple[str, str]]:
-    """Return (what, its value) of the latest evaluation and of the result."""
+    """Return (name, value in words) for each figure of the result, else of the latest evaluation."""
     result = folder.result()
     last = result or next(iter(reversed(folder.read_measurements())), None)
     if last is None:

@@ -1,4 +1,4 @@
-"""How is a file written so that a kill or a full disk leaves either the old one or the new one?"""
+"""Atomic writes: a kill or a full disk leaves the old file or the new one, and nothing between."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ LARGEST = 2**28  # bytes of a file that is read whole
 
 
 class NotWritten(OSError):  # noqa: N818 - named for what the user reads
-    """A file could not be written, and what stood there before still does; the message is one sentence."""
+    """A file could not be written and is as it was before; the message is one sentence."""
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the system says about ``path`` within the block into one sentence, as NotWritten."""
+    """Raise NotWritten, with one sentence on ``path``, for any OSError within the block."""
     try:
         yield
     except NotWritten:
@@ -50,7 +50,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def create_file(path: Path, content: bytes) -> bool:
-    """Write ``path`` whole, unless it is there already, also by another process at this moment; say whether it was.
+    """Write ``path`` whole and return True; where another process was faster, leave its file and return False.
 
     Raises as `replace_file` does.
     """
@@ -66,7 +66,7 @@ def create_file(path: Path, content: bytes) -> bool:
 
 @contextmanager
 def _whole(path: Path, content: bytes) -> Iterator[Path]:
-    """Yield a file beside ``path`` with ``content``, which is on disk; what becomes of it is the block's affair."""
+    """Yield the path of a temporary file beside ``path`` with ``content``, synced to disk; it is removed afterwards."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -79,9 +79,9 @@ def _whole(path: Path, content: bytes) -> Iterator[Path]:
 
 
 def append_line(path: Path, line: bytes) -> None:
-    """Append ``line`` and sync it; one that a kill has cut short before it stays a line of its own.
+    """Append ``line`` and sync it; a line before it that a kill has cut short stays a line of its own.
 
-    Raises NotWritten, nothing of the line being left then, and Lost as `replace_file` does.
+    Raises NotWritten, having taken back what was written of the line, and Lost as `replace_file` does.
     """
     claim.require(path.parent)
     with writing(path), open(path, "ab+", buffering=0) as file:
@@ -98,7 +98,7 @@ def append_line(path: Path, line: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in ``folder`` on disk as well, where the system can: else a power cut may undo a rename."""
+    """Sync the names in ``folder`` to disk, where the system can: else a power cut may undo a rename."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -124,7 +124,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_file(path: Path, largest: int = LARGEST) -> bytes:
-    """Return a file's content. Raises OSError as `opened` does, and for one larger than ``largest`` bytes."""
+    """Return a file's content. Raises OSError as `opened` does, and for a file of more than ``largest`` bytes."""
     with opened(path) as file:
         if os.fstat(file.fileno()).st_size > largest:
             raise OSError(errno.EFBIG, f"it is larger than {largest:,} bytes", str(path))
@@ -133,9 +133,9 @@ def read_file(path: Path, largest: int = LARGEST) -> bytes:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """Hold ``path`` open for reading. Raises OSError, also for what is no file.
+    """Hold ``path`` open for reading. Raises OSError, also for anything but a regular file.
 
-    The folder may be somebody else's: a pipe in it must not be waited for, nor a device be read to its end.
+    The folder may be another user's: a pipe in it must not be waited for, nor a device be read to its end.
     """
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -144,7 +144,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def read_json(path: Path) -> Any | None:
-    """Return the file's value, or None where it is missing or damaged; nan and inf, which JSON has not, are None."""
+    """Return the file's value, or None where it is missing or damaged; nan and inf, which are no JSON, become None."""
     try:
         return json.loads(read_file(path), parse_constant=lambda _: None)
     except (OSError, ValueError, RecursionError):  # deep nesting is damage too

@@ -1,4 +1,4 @@
-"""What lies in a run's folder, who may write to it, and how far the run is?
+"""The folder of one run: its files, its claim and its status.
 
 config.yaml          the resolved configuration; signed.json: what the signature covers
 provenance.json      code, packages, hardware, data, seeds, one entry per attempt
@@ -7,9 +7,9 @@ measurements.jsonl   one line per evaluation
 last.ckpt            the state to go on from; eval-weights.pt: the weights at the eval point
 result.json          written last and atomically: where it is good, the run is over
 error.txt            the traceback of a failed run; output.log: what a run of a launch printed
-.claim.N             who holds the run; its modification time is the heartbeat (see `neumann.store.claim`)
+.claim.N             the lease of the process that trains; its modification time is the heartbeat (see `claim`)
 
-A folder may come from somebody else: what is read here is checked, and nothing of it is ever executed.
+A folder may come from another user: what is read here is checked, and nothing of it is ever executed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import time
 import warnings
@@ -29,7 +28,7 @@ from typing import Any
 
 from neumann.errors import UserError
 from neumann.store import claim
-from neumann.store.claim import Claimed, Lost
+from neumann.store.claim import Claim, Claimed, Lost
 from neumann.store.files import append_line, plain, read_file, read_json, replace_file, write_json
 
 __all__ = ["OVER", "STATUSES", "Claimed", "Lost", "RunFolder", "make_folder", "remove_refused"]
@@ -40,7 +39,10 @@ OVER = ("finished", "diverged")  # diverged is a result and is kept as one
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run; every method is safe to call on a folder that does not exist yet, except `claim`."""
+    """The files of one run. Reading is safe in a folder that is missing, damaged or being written.
+
+    Training writes through `neumann.store.session` instead, which keeps the order of the writes.
+    """
 
     path: Path
 
@@ -80,10 +82,11 @@ class RunFolder:
         return self.path / "error.txt"
 
     def status(self) -> dict[str, Any]:
-        """Return how far the run is, as every reader should show it: ``{"status": ..., ...}``, the status a valid one.
+        """Return how far the run is: ``{"status": ..., ...}``, the status one of `STATUSES`.
 
-        A good result is the truth whatever status.json says. A run that is ``running`` by status.json and that nobody
-        holds is ``interrupted``, with a message that says why. Where ``attempt`` and ``step`` are there, they are ints.
+        A good result counts, whatever status.json says. A run that is ``running`` by status.json and that no process
+        holds is ``interrupted``, with a ``message`` that says why. ``attempt`` and ``step`` may be missing, else they
+        are ints.
         """
         found = self._recorded()
         result = self.result()
@@ -96,7 +99,7 @@ class RunFolder:
         return found
 
     def _recorded(self) -> dict[str, Any]:
-        """Return status.json as it stands, less what cannot be one; where it is lost, what the other files tell."""
+        """Return the valid entries of status.json; where it is lost, the status that follows from the other files."""
         found = read_json(self.path / "status.json")
         if not isinstance(found, dict) or found.get("status") not in STATUSES:
             begun = self.last.exists() or self.measurements.exists()
@@ -107,7 +110,7 @@ class RunFolder:
         return {key: found[key] for key, kind in kinds.items() if isinstance(found.get(key), kind)}
 
     def result(self) -> dict[str, Any] | None:
-        """Return the result where the run is over, else None. A damaged file is no result."""
+        """Return the content of result.json where the run is over, else None; a damaged file is no result."""
         result = read_json(self.path / "result.json")
         return result if isinstance(result, dict) and result.get("status") in OVER else None
 
@@ -130,12 +133,18 @@ class RunFolder:
             {"status": status, "time": time.time(), "pid": os.getpid(), "host": socket.gethostname(), **details},
         )
 
+    def attempts(self) -> list[dict[str, Any]]:
+        """Return the provenance record of every attempt, first to last; none where the file is missing or damaged."""
+        recorded = read_json(self.provenance)
+        attempts = recorded.get("attempts") if isinstance(recorded, dict) else None
+        return attempts if isinstance(attempts, list) else []
+
     def read_measurements(self) -> list[dict[str, Any]]:
-        """Return the measurements that are whole; a line cut short by a kill, or damaged, is left out."""
+        """Return the measurements in the order written, without lines that are damaged or that a kill cut short."""
         return self._lines()[0]
 
     def _lines(self) -> tuple[list[dict[str, Any]], int]:
-        """Return the measurements that are whole, and how many lines before the last one of them are not."""
+        """Return the whole measurements, and the number of damaged lines before the last of them."""
         try:
             content = read_file(self.measurements)
         except OSError:
@@ -158,9 +167,9 @@ class RunFolder:
         append_line(self.measurements, json.dumps(plain(measurement), allow_nan=False).encode())
 
     def rewind_measurements(self, step: int) -> list[dict[str, Any]]:
-        """Drop what was measured after ``step``, the step a run goes on from, and return the rest.
+        """Drop what was measured after ``step``, from which the run goes on, and return the rest.
 
-        Warns where a line before that is damaged: it was measured once and will not be again.
+        Warns where a line before that is damaged: it will not be measured again.
         """
         whole, damaged = self._lines()
         kept = [m for m in whole if m["step"] <= step]
@@ -171,74 +180,54 @@ class RunFolder:
         return kept
 
     @contextlib.contextmanager
-    def claim(self) -> Iterator[None]:
-        """Hold the folder for this process, with a heartbeat, until the block or the process ends, however it does.
+    def claim(self) -> Iterator[Claim]:
+        """Hold the folder for this process, with a heartbeat, until the block or the process ends.
 
         Raises UserError where the folder cannot be written, and Claimed where another process holds it.
         """
         make_folder(self.path)
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(claim.hold(self.path))
+                held = stack.enter_context(claim.hold(self.path))
             except OSError as error:
                 raise _unwritable(self.path, error) from error
-            yield
+            yield held
 
     def held(self) -> bool:
-        """Return whether a living process holds the claim at this moment."""
+        """Return whether a living process holds the folder at this moment."""
         return self.why_free() is None
 
     def why_free(self) -> str | None:
-        """Return why nobody holds the claim, in words, or None where somebody does."""
+        """Return why no process holds the folder, in words, or None where one does."""
         try:
             lease = claim.current(self.path)
         except NotADirectoryError:
             return "there is no such folder"
         except OSError:
-            return None  # it cannot be read: then nobody may say that it is free
+            return None  # it cannot be read, so it may be held
         if lease is None:
-            return "nobody holds it"
+            return "no process holds it"
         return lease.why_dead(lambda: claim.file_system_time(self.path))
 
     def require_claim(self) -> None:
-        """Raise Lost where this process held the claim and another has taken it over: nothing may be written then."""
+        """Raise Lost where this process held the folder and another has taken it over: it may write nothing then."""
         claim.require(self.path)
-
-    @contextlib.contextmanager
-    def heartbeat(self) -> Iterator[None]:
-        """Watch over this process's claim within the block, which trains; the lease is renewed from `claim` on.
-
-        Where another process has taken the run over, this one gets SIGTERM, which ends training within a step, and what
-        it wants to write afterwards is refused with Lost.
-        """
-        held = claim.mine(self.path)
-        if held is not None:
-            held.when_lost = _stop_training
-        try:
-            yield
-        finally:
-            if held is not None:
-                held.when_lost = None
-
-
-def _stop_training() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def remove_refused(folder: RunFolder) -> None:
-    """Remove a folder that was made for a run whose configuration was then refused: it leaves nothing behind."""
+    """Remove a folder that was made for a run which then did not begin, such as one with a wrong configuration."""
     claim.require(folder.path)
     for name in ("config.yaml", "signed.json", "provenance.json", "measurements.jsonl"):
         (folder.path / name).unlink(missing_ok=True)
     for lease in folder.path.glob(f"{claim.PREFIX}*"):
         lease.unlink(missing_ok=True)
     shutil.rmtree(folder.path / "wandb", ignore_errors=True)
-    with contextlib.suppress(OSError):  # not empty: then it is not ours to remove
+    with contextlib.suppress(OSError):  # not empty: other files are not ours to remove
         folder.path.rmdir()
 
 
 def make_folder(path: Path) -> None:
-    """Create ``path`` and prove that it can be written to. Raises UserError naming the part that is in the way."""
+    """Create the folder ``path`` and write a file to it to prove that it can be. Raises UserError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         claim.touch_probe(path)

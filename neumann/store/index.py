@@ -1,7 +1,7 @@
-"""How are 5,000 runs listed at once? What was read of a run that is over is kept beside the runs and read no more.
+"""The index of a results folder, so that 5,000 runs are listed at once: what was read of a run that is over is kept.
 
-A hidden file in the results folder holds it, an entry per run with the sizes and times of the run's files. An entry
-that does not fit them is read anew, a damaged index is no index, and nothing but a list is ever answered from one.
+It is a hidden file in the results folder, with an entry per run and the sizes and times of the run's files. A run whose
+files differ from its entry is read anew, a damaged index is no index, and nothing but lists is answered from one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FORMAT = 1
 
 
 class Index:
-    """What is known of the runs in one results folder."""
+    """The index of one results folder, ``output``."""
 
     def __init__(self, output: Path) -> None:
         self._output = output
@@ -29,7 +29,7 @@ class Index:
         self._changed = False
 
     def row(self, folder: Path, stamp: Sequence[int]) -> dict[str, Any] | None:
-        """Return what a list shows of ``folder``, where its files are those that it was read from."""
+        """Return the row of ``folder`` in a list, or None where ``stamp``, its files' sizes and times, has changed."""
         entry = self._entry(folder)
         row = entry.get("row")
         return row if entry.get("stamp") == list(stamp) and isinstance(row, dict) else None
@@ -40,21 +40,21 @@ class Index:
         return config if isinstance(config, dict) else None
 
     def add(self, folder: Path, stamp: Sequence[int], row: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-        """Remember a run that changes no more, or only together with its files."""
+        """Remember a run whose row follows from its files alone."""
         self._runs[self._key(folder)] = {"stamp": list(stamp), "row": dict(row), "config": dict(config)}
         self._changed = True
 
     def drop(self, folder: Path) -> None:
-        """Forget a run, which is changing."""
+        """Forget a run that is under way."""
         self._changed = self._runs.pop(self._key(folder), None) is not None or self._changed
 
     def save(self, folders: Sequence[Path]) -> None:
-        """Write what has changed, less what is not among ``folders`` any more; without an index it works as well."""
+        """Write the index where it has changed, without runs that are not among ``folders`` any more."""
         there = {self._key(folder) for folder in folders}
         if gone := self._runs.keys() - there:
             self._runs = {key: entry for key, entry in self._runs.items() if key not in gone}
         if self._changed or gone:
-            with contextlib.suppress(OSError):  # somebody else's folder, or a full disk
+            with contextlib.suppress(OSError):  # another user's folder, or a full disk: lists work without an index
                 content = json.dumps({"format": FORMAT, "runs": self._runs}, separators=(",", ":"))
                 replace_file(self._output / NAME, content.encode())
 

@@ -1,4 +1,4 @@
-"""Which process made a lease, and does it still live? Told for one of this machine, and not guessed for another."""
+"""The process that holds a lease, and whether it still lives, which is known on its own machine alone."""
 
 from __future__ import annotations
 
@@ -14,18 +14,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Holder:
-    """A process, perhaps on another machine. ``boot``, ``namespace``, ``started`` are None if the system does not tell.
-
-    ``boot`` names one boot of one machine, ``namespace`` the set of processes in which ``pid`` counts, ``started`` the
-    process's start in clock ticks since the boot, which tells it from a later one with its number.
-    """
+    """A process, perhaps on another machine."""
 
     host: str
-    boot: str | None
-    namespace: str | None
+    boot: str | None  # names one boot of one machine; None where the system does not tell, as below
+    namespace: str | None  # the set of processes in which ``pid`` counts
     pid: int
-    started: int | None
-    token: str
+    started: int | None  # clock ticks between boot and the process's start: a later process may get its ``pid``
+    token: str  # random, of this lease
 
     @classmethod
     def myself(cls) -> Holder:
@@ -34,7 +30,7 @@ class Holder:
 
     @classmethod
     def read(cls, record: bytes) -> Holder | None:
-        """Return the holder that a lease names, or None where it cannot be understood."""
+        """Return the holder that a lease's ``record`` (JSON) names, or None where it cannot be understood."""
         try:
             holder = cls(**json.loads(record))
         except (ValueError, TypeError, RecursionError):
@@ -45,7 +41,7 @@ class Holder:
         return holder if known and holder.pid > 0 else None
 
     def seen(self) -> bool | None:
-        """Return whether the process lives, or None where it cannot be seen from here."""
+        """Return whether the process lives, or None where this process cannot see it."""
         if (self.host, self.boot, self.namespace) != _place():
             return None
         try:
@@ -70,7 +66,7 @@ def _place() -> tuple[str, str | None, str | None]:
 
 
 def _started(pid: int) -> int | None:
-    """Return when the process started, 0 where it has ended and only its parent has not asked yet, None if unknown."""
+    """Return the process's start in clock ticks since boot, 0 for a zombie, None where it cannot be read."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except (OSError, IndexError):

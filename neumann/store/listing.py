@@ -1,6 +1,6 @@
-"""Which runs lie in a results folder, how far is each, and which of them are meant?
+"""The list of the runs in a results folder, filtered.
 
-Everything that is read may be damaged or somebody else's: what is not of its kind counts as not there.
+Everything that is read may be damaged or another user's: a value of the wrong kind counts as missing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FILES = ("status.json", "result.json", "measurements.jsonl", "signed.json")
 
 @dataclass(frozen=True)
 class Row:
-    """One run in a list. Errors are fractions at the eval point, ``time`` is its last progress in Unix seconds."""
+    """One run in a list. Errors are fractions at the eval point; ``time`` (Unix seconds) is its last progress."""
 
     folder: str
     study: str
@@ -50,9 +50,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Filters:
-    """Which runs are meant: those that fit one of ``studies``, of ``statuses`` and of ``names``, and all of ``where``.
+    """Chooses runs that fit one of ``studies``, one of ``statuses``, one of ``names``, and all of ``where``.
 
-    Names and studies are globs, ``where`` holds (dotted configuration key, value or glob). Empty means any.
+    Studies and names are globs; ``where`` holds pairs (dotted configuration key, value or glob). Empty means any.
+    Raises UserError for an unknown status.
     """
 
     studies: Sequence[str] = ()
@@ -67,7 +68,7 @@ class Filters:
 
 
 def list_runs(output: Path, filters: Filters) -> list[Row]:
-    """Return the runs of ``output`` (a results folder, or one study's in it) that are meant, newest last.
+    """Return the runs of ``output`` (a results folder, or one study's in it) that ``filters`` choose, newest last.
 
     Raises UserError where there is no such folder, and where no run has a key of ``filters.where``.
     """
@@ -105,7 +106,7 @@ def find_folders(output: Path) -> list[Path]:
         try:
             found += [Path(e.path) for e in os.scandir(path) if RUN.fullmatch(e.name) and e.is_dir()]
         except OSError:
-            continue  # somebody else's, or gone meanwhile
+            continue  # another user's, or removed meanwhile
     return found
 
 

@@ -1,4 +1,4 @@
-"""Has this run been asked for before? Found by its signature, whatever its name, and compared in full before reuse."""
+"""Finding a run that was asked for before: by its signature, whatever its name, and compared in full before reuse."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ WHOLE = {"status", "signature", "step", "validation"}
 
 
 def find(spec: RunSpec) -> RunFolder:
-    """Return the folder of ``spec``: one in its study that carries its signature, else the one that it would get.
+    """Return the folder of ``spec``: one in its study with its signature, else the one that it would get.
 
-    Raises UserError where a folder with the same signature holds another configuration, which 48 bits make all but
-    impossible.
+    Raises UserError where a folder with the same signature holds another configuration; signatures have 48 bits.
     """
     for path in sorted(spec.folder.parent.glob(f"*-{spec.signature}")):
         folder = RunFolder(path)
@@ -31,11 +30,15 @@ def find(spec: RunSpec) -> RunFolder:
 
 
 def finished_result(spec: RunSpec) -> dict[str, Any] | None:
-    """Return the result of ``spec`` where it is over, else None; one that lacks what every result has is none.
+    """Return the result of ``spec`` where the run is over, else None. Raises UserError as `find` and `result_in` do."""
+    return result_in(find(spec), spec)
 
-    Raises UserError where another run's lies in its place.
+
+def result_in(folder: RunFolder, spec: RunSpec) -> dict[str, Any] | None:
+    """Return the result of ``spec`` in ``folder``, or None; one that lacks a key that every result has is none.
+
+    Raises UserError where it is the result of another run.
     """
-    folder = find(spec)
     result = folder.result()
     if result is None or not result.keys() >= WHOLE:
         return None

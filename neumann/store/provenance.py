@@ -1,4 +1,4 @@
-"""Where does a result come from? Code, packages, machine: what a reader needs to trust or repeat it."""
+"""Provenance of a result: the code, packages and machine that a reader needs to know to repeat it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGES = (
 
 
 def provenance() -> dict[str, Any]:
-    """Return plain data on code, packages and host. Device facts are added by training, which may import torch.
+    """Return plain data on code, packages and host; training adds the devices, for which it asks torch.
 
     No environment variable is recorded: they hold secrets.
     """
@@ -53,7 +53,7 @@ def _processor() -> str:
 
 
 def git_state(root: Path) -> dict[str, Any] | None:
-    """Return the checkout's commit and a hash of what is not committed, or None for an installed package."""
+    """Return the checkout's commit and a hash of what is not committed, or None where ``root`` is no checkout."""
     if not (root / ".git").exists():
         return None
 

@@ -1,4 +1,4 @@
-"""What a run's folder says of itself: its name, its configuration, and what its specification is made from again.
+"""What a run's folder records: its configuration, and what its specification is made from again.
 
 A folder may come from another user: nothing in it is executed.
 """
@@ -18,9 +18,9 @@ LARGEST = 2**20  # bytes of a configuration; a real one has about 2,000
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return config.yaml as plain data, with every interpolation as the text that it is.
+    """Return config.yaml as plain data; an interpolation in it stays the text that it is.
 
-    Raises UserError where it is missing, damaged, or wants more than plain data; nothing in it is executed.
+    Raises UserError where the file is missing, damaged or not plain data.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -40,7 +40,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Return what `neumann.config.load_spec` makes the run of ``folder`` from again. Raises UserError."""
+    """Return the record from which `neumann.config.load_spec` makes the run of ``folder`` again. Raises UserError."""
     match = RUN.fullmatch(folder.resolve().name)
     if match is None:
         raise UserError(f"{folder} is no run's folder: its name does not end with a signature")

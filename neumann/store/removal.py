@@ -1,4 +1,4 @@
-"""How is a run's folder removed without harming anybody? Claimed, looked at again, renamed, and only then deleted."""
+"""Removal of a run's folder that no process uses: it is claimed, looked at again, renamed, and only then deleted."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ GRAVE = ".removed-"
 
 
 def remove(folder: Path, statuses: Sequence[str]) -> str | None:
-    """Remove ``folder`` where it is in one of ``statuses``; return None, or why it was kept."""
+    """Remove ``folder`` where its run has one of ``statuses``; return None, or in words why it was kept."""
     if folder.is_symlink():
         return "it is a link, and what it points to may belong elsewhere"
     if not folder.is_dir():
-        return None  # somebody else has removed it
+        return None  # another process has removed it
     run = RunFolder(folder)
     grave = folder.with_name(f"{GRAVE}{secrets.token_hex(8)}")
     try:
@@ -28,10 +28,10 @@ def remove(folder: Path, statuses: Sequence[str]) -> str | None:
             status = run.status()["status"]
             if status not in statuses or status not in REMOVABLE:
                 if status == "pending":
-                    remove_refused(run)  # it was removed meanwhile, and claiming has made it again
+                    remove_refused(run)  # another process removed it, and claiming has made it again
                 return f"it is {status} by now"
             run.require_claim()
-            os.rename(folder, grave)  # at once for every reader; whoever wants the run begins it in a new folder
+            os.rename(folder, grave)  # at once for every reader; a process that wants the run makes a new folder
         shutil.rmtree(grave)
     except UserError as error:
         return str(error)

@@ -10,20 +10,28 @@ WORST = 1.0  # the error of a model that is always wrong: no run that finished c
 
 
 def headline(scores: Mapping[str, Mapping[str, float]]) -> Mapping[str, float]:
-    """Return the scores at the eval point: the base point where there is one, else the held point."""
+    """Return the scores at the eval point: the base point where the optimizer has one, else the held point.
+
+    ``scores`` are {point: {"loss": nats, "error": fraction, "n": images, ...}}.
+    """
     return scores.get("base") or scores["held"]
 
 
 def scores_line(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Return the error at every point, the eval point first."""
+    """Return the error at every point in words, the eval point first."""
     first = "base" if "base" in scores else "held"
     order = [first, *(p for p in scores if p != first)]
     return ", ".join(f"{100 * scores[p]['error']:.2f} % {p}" for p in order) + f" (n = {scores[first]['n']:.0f})"
 
 
+def diverged_at(result: Mapping[str, Any]) -> str:
+    """Return the sentence on a result whose status is ``diverged``."""
+    return f"the training loss was no longer finite at step {result['step']}"
+
+
 def objective(result: Mapping[str, Any]) -> float:
     """Return the validation error (a fraction) at the eval point after the fixed last step; `WORST` where it diverged.
 
-    It is never the best of the curve, which would favour whatever is measured often or noisily.
+    It is never the best of the curve, which would favour a run that is measured often or noisily.
     """
     return WORST if result["status"] == "diverged" else float(headline(result["validation"])["error"])

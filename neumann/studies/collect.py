@@ -1,31 +1,32 @@
-"""What do a study's run folders say? Settings chosen by validation error alone, and test errors of evaluation runs.
+"""The runs of a study as their folders tell them: what is there, which setting each row chose, what each row measured.
 
-Reading changes nothing and trains nothing. A tuning run's test values never leave its folder: `scores` refuses them.
+`collect` is the story of both phases, told once: tuning runs, the choice by validation error alone, evaluation runs.
+It trains nothing itself. A tuning run's test values never leave its folder: `scores` refuses them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import mean
 from typing import Any
 
-from neumann.config import MakeSpecs, RunSpec, make_specs
+from neumann.config import MakeSpecs, RunSpec, making_specs
 from neumann.errors import UserError
 from neumann.store import OVER, RunFolder, find
 from neumann.store.files import read_json
-from neumann.studies.definition import PlannedRun, Study
-from neumann.studies.results import Curve, RunEntry, TuningTrial
-from neumann.studies.statistics import summarize
-
-TUNING, EVALUATION = "tuning", "evaluation"
+from neumann.studies.plan import EVALUATION, TUNING, PlannedRun, Study, check_points
+from neumann.studies.results import RunEntry, TuningTrial, chosen
 
 
 @dataclass(frozen=True)
 class StudyRun:
-    """A planned run, its specification and its folder."""
+    """A planned run with its specification, its folder, and the result that lies there, None while there is none.
+
+    Rows that ask for the same run have a `StudyRun` each, with the same specification.
+    """
 
     planned: PlannedRun
-    role: str
     spec: RunSpec
     folder: RunFolder
     result: Mapping[str, Any] | None
@@ -41,73 +42,125 @@ class StudyRun:
         return self.result is not None and self.result["status"] == "diverged"
 
 
-def runs_of(planned: Sequence[PlannedRun], role: str, make: MakeSpecs = make_specs) -> list[StudyRun]:
-    """Return the runs that ``planned`` asks for, with what is there of them. Raises UserError as `make_specs` does."""
-    jobs = list(dict.fromkeys(run.overrides for run in planned))  # rows that differ only in the point share their runs
-    specs = [_tagged(spec, role) for spec in make([list(job) for job in jobs])]
-    by_job = dict(zip(jobs, specs, strict=True))
-    return [_run(run, role, by_job[run.overrides]) for run in planned]
+@dataclass(frozen=True)
+class RowMeasurements:
+    """What the evaluation runs of one row measured.
+
+    ``at`` is the evaluation point that the row's ``point`` means for its optimizer, None before a run is over.
+    ``errors`` and ``losses`` map a seed to the test error (fraction) and loss (nats) at that point, ``errors_at`` an
+    evaluation point to the same for every point that was recorded; ``diverged`` are the seeds that have neither.
+    ``curve`` maps an epoch to (validation error, training loss) of each finished run.
+    """
+
+    at: str | None
+    errors: Mapping[int, float]
+    losses: Mapping[int, float]
+    errors_at: Mapping[str, Mapping[int, float]]
+    diverged: tuple[int, ...]
+    curve: Mapping[float, Sequence[tuple[float, float]]]
+
+
+@dataclass(frozen=True)
+class StudyRuns:
+    """All that the run folders of ``study`` say.
+
+    ``trials`` and ``measured`` are by row. ``evaluation`` has the runs of the rows whose setting is chosen.
+    ``entries`` names a run that several rows share once.
+    """
+
+    study: Study
+    tuning: Sequence[StudyRun]
+    trials: Mapping[str, tuple[TuningTrial, ...]]
+    evaluation: Sequence[StudyRun]
+    measured: Mapping[str, RowMeasurements]
+    entries: tuple[RunEntry, ...]
+
+
+Train = Callable[[Sequence[StudyRun], Mapping[str, tuple[TuningTrial, ...]]], None]
+
+
+def collect(study: Study, train: Train | None = None) -> StudyRuns:
+    """Return what the run folders of ``study`` say, as far as they are there; write nothing.
+
+    ``train`` is called before a phase is read, with the runs of that phase and the trials that are known by then (none
+    while tuning), and returns when they are over; without it nothing is trained. Raises UserError where a run cannot be
+    made, or where a row is judged at an evaluation point that its runs do not have.
+    """
+    with making_specs(study.config_dirs) as make:
+        tuning = runs_of(study.tuning(), make)
+        check_points(study, {run.planned.row: run.spec.config for run in reversed(tuning)})
+        if train is not None:
+            train(tuning, {})
+            tuning = _read_again(tuning)
+        trials = {row: _trials(study, row, tuning) for row in study.config.rows}
+        settings = {row: chosen(its) for row, its in trials.items()}
+        planned = [run for row, its in settings.items() if its is not None for run in study.evaluation(row, its)]
+        evaluation = runs_of(planned, make)
+    if train is not None:
+        train(evaluation, trials)
+        evaluation = _read_again(evaluation)
+    return StudyRuns(
+        study=study,
+        tuning=tuning,
+        trials=trials,
+        evaluation=evaluation,
+        measured={row: _measured(study, row, evaluation) for row in study.config.rows},
+        entries=(*_entries(tuning), *_entries(evaluation)),
+    )
+
+
+def runs_of(planned: Sequence[PlannedRun], make: MakeSpecs) -> list[StudyRun]:
+    """Return the runs that ``planned`` asks for, with what is there of them. Raises UserError as ``make`` does."""
+    jobs = list(
+        dict.fromkeys(run.overrides for run in planned)
+    )  # rows that differ only in the evaluation point share their runs
+    specs = dict(zip(jobs, make([list(job) for job in jobs]), strict=True))
+    return [_read(run, _tagged(specs[run.overrides], run.role)) for run in planned]
 
 
 def _tagged(spec: RunSpec, role: str) -> RunSpec:
-    """Let W&B tell tuning runs from evaluation runs; the logger is not signed, so the run stays the same one."""
+    """Return ``spec`` with its role as W&B's job type; the logger is not signed, so the run stays the same one."""
     return replace(spec, config=replace(spec.config, logger=replace(spec.config.logger, job_type=role)))
 
 
-def check_points(study: Study, tuning: Sequence[StudyRun]) -> None:
-    """Refuse, before anything trains, a point that a row's optimizer is known not to have. Raises UserError."""
-    for key, row in study.config.rows.items():
-        config = next(run.spec.config for run in tuning if run.planned.row == key)
-        target = str(config.optimizer.get("_target_"))
-        if row.point == "average" and config.recipe.weight_average is None and target != "neumann.optim.Neumann":
-            raise UserError(
-                f"{study.file}: rows.{key}.point=average: its optimizer keeps no average, which "
-                "recipe.weight_average=0.99 among the overrides would add"
-            )
-        nesterov = config.optimizer.get("nesterov") and config.optimizer.get("momentum")
-        if row.point == "base" and target.startswith("torch.optim.") and not nesterov:
-            raise UserError(f"{study.file}: rows.{key}.point=base: its optimizer has no base point, use point=eval")
-
-
-def refreshed(run: StudyRun) -> StudyRun:
-    """Return ``run`` as its folder tells it now."""
-    return run if run.over else _run(run.planned, run.role, run.spec)
-
-
-def _run(planned: PlannedRun, role: str, spec: RunSpec) -> StudyRun:
+def _read(planned: PlannedRun, spec: RunSpec) -> StudyRun:
     folder = find(spec)
-    return StudyRun(planned, role, spec, folder, folder.result())
+    return StudyRun(planned, spec, folder, folder.result())
+
+
+def _read_again(runs: Sequence[StudyRun]) -> list[StudyRun]:
+    return [run if run.over else _read(run.planned, run.spec) for run in runs]
 
 
 def scores(run: StudyRun, split: str, point: str) -> Mapping[str, float] | None:
-    """Return {"error", "loss", "wrong", "n"} on ``split`` ("validation" or "test") at ``point``, after the last step.
+    """Return {"error", "loss", "wrong", "n"} on ``split`` after the last step, or None where the run diverged.
 
-    None where the run diverged. Raises PermissionError for the test values of a tuning run: whatever reads them has
-    looked at the test set to choose. Raises UserError where the run did not record that point.
+    ``split`` is "validation" or "test", ``point`` an evaluation point or "eval", the optimizer's own. Raises
+    PermissionError for the test values of a tuning run: what reads them has looked at the test set to choose. Raises
+    UserError where the run did not record that point.
     """
-    if split == "test" and run.role == TUNING:
+    if split == "test" and run.planned.role == TUNING:
         raise PermissionError(f"the test values of the tuning run {run.folder.path} are not to be read")
     assert run.result is not None
     measured = run.result[split]
     if run.diverged or measured is None:
         return None
-    name = point_of(run, point)
+    name = _point(run, point)
     if name not in measured:
         raise UserError(
-            f"rows.{run.planned.row}: its runs have the points {', '.join(measured)} and none called '{name}'"
-            + (", which recipe.weight_average=0.99 would add" if name == "average" else "")
+            f"rows.{run.planned.row}: its runs have the evaluation points {', '.join(measured)} and none called "
+            f"'{name}'" + (", which recipe.weight_average=0.99 would add" if name == "average" else "")
         )
     found: Mapping[str, float] = measured[name]
     return found
 
 
-def point_of(run: StudyRun, point: str) -> str:
-    """Return the point that ``point`` means for a run that is over: "eval" is its optimizer's own."""
+def _point(run: StudyRun, point: str) -> str:
     assert run.result is not None
     return str(run.result["eval_point"]) if point == "eval" else point
 
 
-def tried(study: Study, row: str, runs: Iterable[StudyRun]) -> tuple[TuningTrial, ...]:
+def _trials(study: Study, row: str, runs: Iterable[StudyRun]) -> tuple[TuningTrial, ...]:
     """Return the row's trials, one of them chosen where every tuning run is over.
 
     The lowest mean validation error wins; equal ones, which a few hundred images make likely, are told apart by the
@@ -129,62 +182,43 @@ def tried(study: Study, row: str, runs: Iterable[StudyRun]) -> tuple[TuningTrial
             losses.append(None if found is None else found["loss"])
         complete = complete and not missing
         values = [error for error in errors.values() if error is not None]
-        mean = None
+        average = None
         if not missing and values and len(values) == len(errors) and None not in losses:
-            mean = summarize(values).mean
-            ranks.append((round(mean, 12), summarize(loss for loss in losses if loss is not None).mean, order))
-        trials.append(TuningTrial(setting, errors, tuple(missing), mean, chosen=False))
+            average = mean(values)
+            ranks.append((round(average, 12), mean(loss for loss in losses if loss is not None), order))
+        trials.append(TuningTrial(setting, errors, tuple(missing), average, chosen=False))
     if complete and ranks:
         best = min(ranks)[-1]
-        chosen = trials[best]
-        trials[best] = TuningTrial(chosen.setting, chosen.errors, chosen.missing, chosen.mean, chosen=True)
+        trials[best] = replace(trials[best], chosen=True)
     return tuple(trials)
 
 
-def edge(trials: Sequence[TuningTrial]) -> str | None:
-    """Say where the chosen setting lies on the border of a space of numbers, so that a better one may lie outside."""
-    chosen = next((trial.setting for trial in trials if trial.chosen), None)
-    if chosen is None:
-        return None
-    said = []
-    for key, value in chosen.items():
-        values = sorted({trial.setting[key] for trial in trials}, key=lambda v: (isinstance(v, str), v))
-        if len(values) < 2 or any(isinstance(v, str) for v in values):
-            continue
-        if value in (values[0], values[-1]):
-            which = "smallest" if value == values[0] else "largest"
-            said.append(f"{key}={value:g} is the {which} of {len(values)} tried")
-    return "; ".join(said) or None
-
-
-def curve_of(runs: Sequence[StudyRun], point: str) -> Curve | None:
-    """Return mean and 95 % interval of validation error and training loss by epoch over finished evaluation runs."""
+def _measured(study: Study, row: str, evaluation: Iterable[StudyRun]) -> RowMeasurements:
+    point = study.config.rows[row].point
+    over = [run for run in evaluation if run.planned.row == row and run.over]
+    sound = [run for run in over if not run.diverged]
+    names = list(sound[0].result["test"]) if sound and sound[0].result else []
     by_epoch: dict[float, list[tuple[float, float]]] = {}
-    for run in runs:
-        if run.over and not run.diverged:
-            name = point_of(run, point)
-            for measured in run.folder.read_measurements():
-                pair = (measured["validation"][name]["error"], measured["train_loss"])
-                by_epoch.setdefault(round(measured["epoch"], 6), []).append(pair)
-    if not by_epoch:
-        return None
-    epochs = sorted(by_epoch)
-    errors = [summarize(error for error, _ in by_epoch[epoch]) for epoch in epochs]
-    losses = [summarize(loss for _, loss in by_epoch[epoch]) for epoch in epochs]
-    return Curve(
-        epochs=tuple(epochs),
-        n=tuple(s.n for s in errors),
-        error=tuple(s.mean for s in errors),
-        error_low=tuple(s.low for s in errors),
-        error_high=tuple(s.high for s in errors),
-        loss=tuple(s.mean for s in losses),
-        loss_low=tuple(s.low for s in losses),
-        loss_high=tuple(s.high for s in losses),
+    for run in sound:
+        for line in run.folder.read_measurements():
+            pair = (line["validation"][_point(run, point)]["error"], line["train_loss"])
+            by_epoch.setdefault(round(line["epoch"], 6), []).append(pair)
+    return RowMeasurements(
+        at=_point(over[0], point) if over else None,
+        errors=_test(over, point, "error"),
+        losses=_test(over, point, "loss"),
+        errors_at={name: _test(over, name, "error") for name in names},
+        diverged=tuple(run.planned.seed for run in over if run.diverged),
+        curve=by_epoch,
     )
 
 
-def entries(runs: Iterable[StudyRun]) -> tuple[RunEntry, ...]:
-    """Return one entry per run, those that several rows share named once."""
+def _test(over: Iterable[StudyRun], point: str, key: str) -> dict[int, float]:
+    found = {run.planned.seed: scores(run, "test", point) for run in over}
+    return {seed: values[key] for seed, values in found.items() if values is not None and values[key] is not None}
+
+
+def _entries(runs: Iterable[StudyRun]) -> tuple[RunEntry, ...]:
     by_signature: dict[str, list[StudyRun]] = {}
     for run in runs:
         by_signature.setdefault(run.spec.signature, []).append(run)
@@ -192,24 +226,24 @@ def entries(runs: Iterable[StudyRun]) -> tuple[RunEntry, ...]:
 
 
 def _entry(shared: Sequence[StudyRun]) -> RunEntry:
-    run = shared[0]
+    run, result = shared[0], shared[0].result
     status = run.folder.status()
-    if run.result is None and status["status"] in OVER:  # its result was lost since: the result is the truth
-        status = {"status": "pending", "message": "its result.json is missing or damaged"}
+    if result is None and status["status"] in OVER:  # it ended after its result was looked for
+        status = {"status": "pending"}
     provenance = read_json(run.folder.provenance)
     attempts = provenance.get("attempts", []) if isinstance(provenance, dict) else []
     return RunEntry(
         rows=tuple(dict.fromkeys(one.planned.row for one in shared)),
-        role=run.role,
+        role=run.planned.role,
         setting=run.planned.setting,
         seed=run.planned.seed,
-        status=run.result["status"] if run.result is not None else str(status["status"]),
-        message=status.get("message") if run.result is None else None,
+        status=str(status["status"]) if result is None else result["status"],
+        message=status.get("message") if result is None else None,
         signature=run.spec.signature,
         folder=str(run.folder.path),
         overrides=run.planned.overrides,
-        train_seconds=run.result["train_seconds"] if run.result is not None else None,
-        validation=run.result["validation"] if run.result is not None else None,
-        test=run.result["test"] if run.result is not None and run.role == EVALUATION else None,
+        train_seconds=None if result is None else result["train_seconds"],
+        validation=None if result is None else result["validation"],
+        test=result["test"] if result is not None and run.planned.role == EVALUATION else None,
         provenance=attempts[-1] if attempts else None,
     )

@@ -1,22 +1,25 @@
-"""What does a study ask, of whom, and on which seeds? Its study.yaml, read strictly and checked before anything trains.
+"""The definition of a study: what a study.yaml may say, read strictly and checked before anything trains.
 
 A study is a question, rows to compare, one search space with as many trials for every row, tuning seeds that choose a
 setting by validation error, evaluation seeds that no choice has seen, and what is compared with what. A budget is a
-subset of it: fewer trials, fewer seeds, or other settings such as a shorter run.
+subset of it: fewer trials, fewer seeds, or other settings such as a shorter run. `neumann.studies.plan` makes runs
+of it.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
+from neumann.bounds import KINDS, Bounds
 from neumann.errors import UserError, did_you_mean, first_line
 from neumann.studies.results import POINTS
 
@@ -27,117 +30,82 @@ SET_BY_STUDY = ("seed", "study", "name", "output", "logger", "checkpoint", "laun
 FULL = "full"
 
 
-@dataclass
-class RowConfig:
-    """One line of the table: which run it is, and at which point it is judged."""
+class Section(BaseModel):
+    """A mapping of a study.yaml, which refuses an unknown key and a value of another kind."""
 
-    label: str = "???"
-    overrides: list[str] = field(default_factory=list)
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_keys(cls, given: Any) -> Any:
+        for key in given if isinstance(given, dict) else ():
+            if not isinstance(key, str):
+                raise PydanticCustomError("name", "", {"key": key})
+            if key not in cls.model_fields:
+                raise PydanticCustomError("key", "", {"key": key, "hint": did_you_mean(key, cls.model_fields)})
+        return given
+
+
+class RowConfig(Section):
+    """One row to compare: the overrides that make its runs, and the evaluation point at which it is judged."""
+
+    label: str
+    overrides: list[str] = []
     point: str = "eval"  # one of ASKED
     space: dict[str, list[Any]] | None = None  # null: the study's
 
 
-@dataclass
-class SeedsConfig:
-    """Disjoint: what was chosen on a seed must not be judged on it."""
+class SeedsConfig(Section):
+    """The seeds of both phases, disjoint: a setting must not be judged on a seed that chose it."""
 
-    tuning: list[int] = field(default_factory=list)
-    evaluation: list[int] = field(default_factory=list)
-
-
-@dataclass
-class ComparisonsConfig:
-    """What is compared: every row with ``reference``; the one with row ``primary`` answers the question."""
-
-    reference: str = "???"
-    primary: str = "???"
-    smallest_effect: float = 0.5  # of interest, in points (percent of the test images)
-    also: list[list[str]] = field(default_factory=list)  # further pairs [row, against]
+    tuning: list[int] = []
+    evaluation: list[int] = []
 
 
-@dataclass
-class BudgetConfig:
-    """A cheaper version of the study; null leaves what the study says."""
+class ComparisonsConfig(Section):
+    """The comparisons: every row with row ``reference``; that of row ``primary`` answers the question."""
 
-    overrides: list[str] = field(default_factory=list)
+    reference: str
+    primary: str
+    smallest_effect: float = 0.5  # of interest, in percentage points of test error
+    also: list[list[str]] = []  # further pairs [row, against]
+
+
+class BudgetConfig(Section):
+    """A cheaper version of the study; null leaves the study's own number."""
+
+    overrides: list[str] = []
     trials: int | None = None  # the middle ones of every space
     tuning_seeds: int | None = None  # the first ones
     evaluation_seeds: int | None = None
 
 
-@dataclass
-class PaperConfig:
-    """The published numbers, as data."""
+class PaperConfig(Section):
+    """The published numbers, by row, and what they measure."""
 
-    source: str = "???"
-    measure: str = "???"
-    rows: dict[str, float] = field(default_factory=dict)  # in percent
+    source: str
+    measure: str
+    rows: dict[str, float] = {}  # in percent
 
 
-@dataclass
-class StudyConfig:
-    """A study.yaml; see `experiments/regularizers/study.yaml` for one with comments."""
+class StudyConfig(Section):
+    """A whole study.yaml; `experiments/regularizers/study.yaml` is one with comments."""
 
-    title: str = "???"
-    question: str = "???"
-    overrides: list[str] = field(default_factory=list)
-    rows: dict[str, RowConfig] = field(default_factory=dict)
-    space: dict[str, list[Any]] = field(default_factory=dict)
-    seeds: SeedsConfig = field(default_factory=SeedsConfig)
-    comparisons: ComparisonsConfig = field(default_factory=ComparisonsConfig)
-    budgets: dict[str, BudgetConfig] = field(default_factory=dict)
+    title: str
+    question: str
+    overrides: list[str] = []
+    rows: dict[str, RowConfig]
+    space: dict[str, list[Any]] = {}
+    seeds: SeedsConfig
+    comparisons: ComparisonsConfig
+    budgets: dict[str, BudgetConfig] = {}
     paper: PaperConfig | None = None
-    figures: dict[str, list[str]] = field(default_factory=dict)
-    limits: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One run that a row needs: the setting and the seed, and the overrides that make it."""
-
-    row: str
-    setting: dict[str, Any]
-    seed: int
-    overrides: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Study:
-    """A checked study at one budget."""
-
-    name: str
-    file: Path
-    budget: str
-    config: StudyConfig
-    overrides: tuple[str, ...]
-    extra: tuple[str, ...]  # those of them that the command line gave
-    config_dirs: tuple[str, ...]
-    tuning_seeds: tuple[int, ...]
-    evaluation_seeds: tuple[int, ...]
-    spaces: Mapping[str, tuple[dict[str, Any], ...]]
-
-    def tuning(self) -> list[PlannedRun]:
-        """Return every tuning run: all rows, all trials, all tuning seeds."""
-        return [
-            self._planned(row, setting, seed)
-            for row in self.config.rows
-            for setting in self.spaces[row]
-            for seed in self.tuning_seeds
-        ]
-
-    def evaluation(self, row: str, setting: Mapping[str, Any]) -> list[PlannedRun]:
-        """Return the evaluation runs of ``row`` at its chosen setting."""
-        return [self._planned(row, dict(setting), seed) for seed in self.evaluation_seeds]
-
-    def _planned(self, row: str, setting: dict[str, Any], seed: int) -> PlannedRun:
-        values = [f"{key}={value}" for key, value in setting.items()]
-        words = (*self.overrides, *self.config.rows[row].overrides, *values, f"seed={seed}", f"study={self.name}")
-        last = {word.split("=", 1)[0]: word for word in words}  # a budget's own setting takes the place of the study's
-        return PlannedRun(row, setting, seed, tuple(last.values()))
+    figures: dict[str, list[str]] = {}
+    limits: list[str] = []
 
 
 def find_study(name: str) -> Path:
-    """Return the study.yaml called ``name``: in ./experiments, else among our own; or the file or folder of that path.
+    """Return the study.yaml called ``name``, in ./experiments or else neumann's own; or that of the path ``name``.
 
     Raises UserError with the nearest name.
     """
@@ -154,104 +122,59 @@ def find_study(name: str) -> Path:
 
 
 def list_studies() -> dict[str, Path]:
-    """Return {name: study.yaml}: our own, then those in ./experiments of the working directory, which go before."""
+    """Return {name: study.yaml}: neumann's own and those in ./experiments, which take the place of the former."""
     folders = (PACKAGED, Path("experiments"))
     return {file.parent.name: file for folder in folders for file in sorted(folder.glob("*/study.yaml"))}
 
 
-def load_study(name: str, budget: str = FULL, extra: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Study:
-    """Read and check the study ``name`` at ``budget``; ``extra`` are overrides that cannot change a result.
-
-    Raises UserError, one sentence that names the file and the key.
-    """
-    file = find_study(name)
-    config = _read(file)
+def read_study(file: Path) -> StudyConfig:
+    """Return the checked content of ``file``. Raises UserError, one sentence that names the file and the key."""
     try:
-        _check(config)
-        return _at_budget(file, config, budget, extra, config_dirs)
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from None
-
-
-def _read(file: Path) -> StudyConfig:
-    try:
-        loaded = OmegaConf.load(file)
-        plain = OmegaConf.to_container(loaded, resolve=True)
+        try:
+            plain = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+        except OmegaConfBaseException as error:
+            key = getattr(error, "full_key", None)
+            raise UserError(f"{key}: {first_line(error)}" if key else first_line(error)) from error
+        except Exception as error:  # no file, or PyYAML's errors, which have no common base of their own
+            raise UserError(f"it cannot be read: {' '.join(str(error).split())}") from error
         if not isinstance(plain, dict):
-            raise UserError(f"{file} is not a study: it must be a mapping with question, rows, space and seeds")
-        _check_kinds(plain)
-        _check_keys(plain, StudyConfig(), "")
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(StudyConfig), plain))
+            raise UserError("it is not a study, which is a mapping with question, rows, space and seeds")
+        try:
+            config = StudyConfig.model_validate(plain)
+        except ValidationError as invalid:
+            raise UserError(_sentence(invalid.errors()[0])) from None
+        _check(config)
     except UserError as error:
-        raise UserError(f"{file}: {error}") from None
-    except (OmegaConfBaseException, OSError, ValueError) as error:
-        key = getattr(error, "full_key", None)
-        raise UserError(f"{file}: {f'{key}: ' if key else ''}{first_line(error)}") from error
-    except Exception as error:  # PyYAML's errors have no common base that is imported here
-        raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
-    assert isinstance(config, StudyConfig)
+        raise UserError(f"{file}: {error}") from error.__cause__
     return config
 
 
-LISTS = (
-    *("overrides", "limits", "rows.*.overrides", "rows.*.space.*", "space.*", "seeds.tuning", "seeds.evaluation"),
-    *("figures.*", "comparisons.also", "comparisons.also.*", "budgets.*.overrides"),
-)
-MAPPINGS = (
-    *("rows", "rows.*", "rows.*.space", "space", "seeds", "comparisons", "budgets", "budgets.*", "paper"),
-    *("paper.rows", "figures"),
-)
-TEXTS = ("title", "question", "rows.*.label", "rows.*.point", "paper.source", "paper.measure")
+KINDS_OF_PYDANTIC = {
+    "list_type": "a list, such as [a, b]",
+    "dict_type": "a mapping of names to values",
+    "model_type": "a mapping of names to values",
+    "string_type": "a text",
+    "int_type": KINDS[int],
+    "float_type": KINDS[float],
+}
 
 
-def _check_kinds(node: Any, key: str = "", pattern: str = "") -> None:
-    """Refuse a list where a mapping belongs and the like, in words of YAML: OmegaConf's name types, not keys."""
-    for kind, kinds, patterns in (
-        (list, "a list, such as [a, b]", LISTS),
-        (dict, "a mapping of names to values", MAPPINGS),
-        (str, "a text", TEXTS),
-    ):
-        optional = node is None and pattern not in ("comparisons", "seeds", "rows", "space", "rows.*")
-        if pattern in patterns and not isinstance(node, kind) and not optional:
-            raise UserError(f"{key}={'nothing' if node is None else node} is not {kinds}")
-    if isinstance(node, dict):
-        for name, child in node.items():
-            if not isinstance(name, str):
-                raise UserError(f"{key or 'the file'} has the name {name}, which must be a word: put it in quotes")
-            known = not key or pattern in ("seeds", "comparisons", "paper") or pattern in ("rows.*", "budgets.*")
-            part = name if known else "*"
-            _check_kinds(child, f"{key}.{name}" if key else name, f"{pattern}.{part}" if pattern else part)
-    elif isinstance(node, list) and pattern == "comparisons.also":
-        for child in node:
-            _check_kinds(child, key, f"{pattern}.*")
-
-
-NAMED = {"rows": RowConfig, "budgets": BudgetConfig}  # whose keys are names of the author's own
-SECTIONS = {"paper": PaperConfig, "seeds": SeedsConfig, "comparisons": ComparisonsConfig}
-
-
-def _check_keys(given: Mapping[Any, Any], schema: Any, where: str) -> None:
-    """Refuse a misspelt key, and a required one that is missing, with the nearest valid one."""
-    valid = [f.name for f in fields(schema)]
-    for key, value in given.items():
-        if key not in valid:
-            raise UserError(f"there is no '{where}{key}': {did_you_mean(str(key), valid)}")
-        section: Any = SECTIONS.get(key) if not where else None
-        if section is not None and isinstance(value, Mapping):
-            _check_keys(value, section(), f"{key}.")
-        if not where and key in NAMED and isinstance(value, Mapping):
-            for name, child in value.items():
-                if child is not None and not isinstance(child, Mapping):
-                    raise UserError(f"{key}.{name} is a single value: it takes {', '.join(_names(NAMED[key]))}")
-                _check_keys(child or {}, NAMED[key](), f"{key}.{name}.")
-    for f in fields(schema):
-        if getattr(schema, f.name) == "???" and given.get(f.name) is None:
-            raise UserError(f"it needs {where}{f.name}")
-
-
-def _names(schema: type) -> list[str]:
-    assert is_dataclass(schema)
-    return [f.name for f in fields(schema)]
+def _sentence(error: ErrorDetails) -> str:
+    """Return a finding of pydantic in the words of the file: the key, its value, and what belongs there."""
+    kind, value, details = error["type"], error["input"], error.get("ctx", {})
+    key = ".".join(part for part in error["loc"] if isinstance(part, str) and part != "[key]")
+    if kind == "name" or "[key]" in error["loc"]:
+        return f"{key or 'the file'} has the name {details.get('key', value)}, which must be a word: put it in quotes"
+    if kind == "key":
+        return f"there is no '{f'{key}.' if key else ''}{details['key']}': {details['hint']}"
+    if kind == "missing" or (kind == "string_type" and value is None):
+        return f"it needs {key}"
+    shown = "nothing" if value is None else value
+    return (
+        f"{key}={shown} is not {KINDS_OF_PYDANTIC[kind]}"
+        if kind in KINDS_OF_PYDANTIC
+        else f"{key}={shown}: {error['msg']}"
+    )
 
 
 def _check(config: StudyConfig) -> None:
@@ -260,11 +183,13 @@ def _check(config: StudyConfig) -> None:
         raise UserError(f"rows: a comparison takes at least two, and there are {len(rows)}")
     for name, row in rows.items():
         if row.point not in ASKED:
-            raise UserError(f"rows.{name}.point={row.point} is not a point: {did_you_mean(row.point, ASKED)}")
+            raise UserError(
+                f"rows.{name}.point={row.point} is not an evaluation point: {did_you_mean(row.point, ASKED)}"
+            )
     for where, names in _references(config):
         for name in names:
             if name not in rows:
-                raise UserError(f"{where} names the row '{name}', which is not there: {did_you_mean(name, rows)}")
+                raise UserError(f"{where} names the row '{name}', which does not exist: {did_you_mean(name, rows)}")
     if config.comparisons.primary == config.comparisons.reference:
         raise UserError("comparisons: primary and reference are the same row")
     for pair in config.comparisons.also:
@@ -276,8 +201,7 @@ def _check(config: StudyConfig) -> None:
             raise UserError(
                 f"rows.{name}.label={label!r}: a reader tells rows apart by their labels, so each needs its own"
             )
-    if not 0 < config.comparisons.smallest_effect < math.inf:
-        raise UserError("comparisons.smallest_effect must be a number above 0 (points)")
+    Bounds(above=0).check("comparisons.smallest_effect", config.comparisons.smallest_effect)
     for name, value in (config.paper.rows if config.paper else {}).items():
         if not math.isfinite(value):
             raise UserError(f"paper.rows.{name}={value} is not a finite number")
@@ -294,7 +218,9 @@ def _check(config: StudyConfig) -> None:
             if "=" not in word:
                 raise UserError(f"{where}: '{word}' is not an override, which is written key=value or group=option")
             if key.split(".")[0] in SET_BY_STUDY:
-                raise UserError(f"{where}: '{word}' is not for a study to say: {key.split('.')[0]} is set for each run")
+                raise UserError(
+                    f"{where}: '{word}' does not belong in a study: {key.split('.')[0]} is set for each run"
+                )
 
 
 def _references(config: StudyConfig) -> Iterator[tuple[str, Sequence[str]]]:
@@ -322,7 +248,7 @@ def _check_seeds(seeds: SeedsConfig) -> None:
             raise UserError(f"seeds.{kind}={values}: name at least one seed, each once, none below 0")
     both = sorted(set(seeds.tuning) & set(seeds.evaluation))
     if both:
-        raise UserError(f"seeds: {both} both tune and evaluate, so a choice would be judged by what it saw")
+        raise UserError(f"seeds: {both} both tune and evaluate, so a setting would be judged on a seed that chose it")
 
 
 def _check_spaces(config: StudyConfig) -> None:
@@ -336,37 +262,10 @@ def _check_spaces(config: StudyConfig) -> None:
             if not all(isinstance(v, int | float | str) and not isinstance(v, bool) for v in values):
                 raise UserError(f"{where}.{key}={values}: values are numbers or words")
             if any(word.split("=", 1)[0] == key for word in (*config.overrides, *row.overrides)):
-                raise UserError(f"{where}.{key} is tuned and set by an override: do one of them")
+                raise UserError(f"{where}.{key} is tuned and set by an override: leave out one of the two")
         if not space:
             raise UserError(f"{where} is empty: name what is tuned, such as optimizer.lr: [0.03, 0.1, 0.3]")
         sizes[name] = len(list(itertools.product(*space.values())))
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise UserError(f"rows have unequal numbers of trials ({listed}): the one with more would be favoured")
-
-
-def _at_budget(file: Path, config: StudyConfig, budget: str, extra: Sequence[str], config_dirs: Sequence[str]) -> Study:
-    known = {FULL: BudgetConfig(), **config.budgets}
-    if budget not in known:
-        raise UserError(f"there is no budget '{budget}': {did_you_mean(budget, known)}")
-    chosen = known[budget]
-
-    def first(what: str, values: list[int], count: int | None) -> tuple[int, ...]:
-        if count is not None and not 1 <= count <= len(values):
-            raise UserError(f"budgets.{budget}.{what}={count} is out of range: choose from 1 to {len(values)}")
-        return tuple(values[:count])
-
-    tuning = first("tuning_seeds", config.seeds.tuning, chosen.tuning_seeds)
-    evaluation = first("evaluation_seeds", config.seeds.evaluation, chosen.evaluation_seeds)
-    spaces = {}
-    for name, row in config.rows.items():
-        space = config.space if row.space is None else row.space
-        trials = [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
-        count = len(trials) if chosen.trials is None else chosen.trials
-        if not 1 <= count <= len(trials):
-            raise UserError(f"budgets.{budget}.trials={count} is out of range: choose from 1 to {len(trials)}")
-        skipped = (len(trials) - count) // 2
-        spaces[name] = tuple(trials[skipped : skipped + count])
-    words = (*config.overrides, *chosen.overrides, *extra)
-    name_ = file.resolve().parent.name if file.stem == "study" else file.stem
-    return Study(name_, file, budget, config, words, tuple(extra), tuple(config_dirs), tuning, evaluation, spaces)

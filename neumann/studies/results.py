@@ -1,12 +1,12 @@
-"""What did a study find? Plain data, ready to be written as a table, a figure or a page; nothing here computes.
+"""The results of a study as plain data, ready to be written as a table, a figure or a page; nothing here computes.
 
-Errors are fractions of images (0.01 is 1 %), losses are nats, epochs are floats. `neumann.studies.collect` fills these
-in from run folders, `neumann.studies.report.page` writes them down.
+Errors are fractions of images (0.01 is 1 %), losses are nats, epochs are floats. `neumann.studies.collect` makes trials
+and run entries of run folders, `neumann.studies.analysis` the rest; `neumann.studies.report` writes them down.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,10 @@ Setting = Mapping[str, float | int | str]  # what was tuned: {"optimizer.lr": 0.
 
 @dataclass(frozen=True)
 class TuningTrial:
-    """One setting of a row's search space on the tuning seeds: validation error at the row's point, at the last step.
+    """One setting of a row's search space on the tuning seeds: validation error at the row's evaluation
+    point, at the last step.
 
-    ``errors`` maps a seed to its error, or to None where that run diverged; seeds without a finished run are in
+    ``errors`` maps a seed to its error, or to None where that run diverged; seeds whose run is not over are in
     ``missing``. ``mean`` is None unless every seed has an error: a setting that diverged once is never chosen.
     """
 
@@ -32,12 +33,17 @@ class TuningTrial:
     chosen: bool
 
 
+def chosen(trials: Iterable[TuningTrial]) -> Setting | None:
+    """Return the setting that was chosen among ``trials``, or None before their tuning is over."""
+    return next((trial.setting for trial in trials if trial.chosen), None)
+
+
 @dataclass(frozen=True)
 class Curve:
-    """A row's evaluation runs by epoch: the mean over seeds and its 95 % interval, both None where there is none.
+    """The learning curve of a row: means over its evaluation runs by epoch, and their 95 % intervals.
 
-    ``n[i]`` is the number of runs at ``epochs[i]``. ``error`` is the validation error at the row's point, ``loss`` the
-    mean training loss (nats) since the last evaluation.
+    ``n[i]`` is the number of runs at ``epochs[i]``. ``error`` is the validation error at the row's evaluation point,
+    ``loss`` the mean training loss since the evaluation before. Bounds are None where a mean has no interval.
     """
 
     epochs: tuple[float, ...]
@@ -52,15 +58,15 @@ class Curve:
 
 @dataclass(frozen=True)
 class RowResult:
-    """One line of the table.
+    """The outcome of one row of the study: how it was tuned, and its test values at its evaluation point.
 
-    ``point`` is what the study asked for ("eval", "held", "base" or "average") and ``at`` the point that this means for
-    the row's optimizer. ``setting`` is the chosen trial's, None until tuning is complete; ``edge`` says in a few words
-    that it lies on the border of the space ("optimizer.lr=3 is the largest of 5 tried"), else None. ``errors`` and
-    ``losses`` are test values by evaluation seed, of the runs that finished; ``planned`` is how many there should be.
-    ``error`` and ``loss`` summarize them; ``points`` summarizes the test error at each point that the optimizer has.
-    ``paper`` is the published number in percent, where there is one; ``reference`` is the difference of this row to the
-    table's reference row, paired by seed.
+    ``point`` is what the study asked for ("eval", "held", "base" or "average") and ``at`` the evaluation point that
+    this means for the row's optimizer. ``setting`` is the chosen trial's, None until tuning is complete; ``edge`` says
+    in a few words that it lies on the border of the space ("optimizer.lr=3 is the largest of 5 tried"), else None.
+    ``errors`` and ``losses`` are test values by evaluation seed, of the runs that finished; ``planned`` is how many
+    there should be, ``diverged`` are the seeds that have none. ``error`` and ``loss`` summarize them; ``points``
+    summarizes the test error at each evaluation point that the optimizer has. ``paper`` is the published number in
+    percent, where there is one; ``reference`` is the comparison of this row with the study's reference row.
     """
 
     key: str
@@ -85,9 +91,9 @@ class RowResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Row ``row`` minus row ``against`` by seed: test error; a negative difference is a win of ``row``.
+    """The comparison of two rows by seed: test error of ``row`` minus that of ``against``, negative where ``row`` wins.
 
-    ``adjusted`` is Holm's p over the family of secondary comparisons, None for the primary one, which stands alone.
+    ``adjusted`` is Holm's p over the family of all comparisons but the primary one, None for that one.
     ``paired`` and ``verdict`` are None where the rows share no finished seed, and ``note`` says why.
     """
 
@@ -102,10 +108,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class RunEntry:
-    """One run of the study. ``role`` is "tuning" or "evaluation"; ``status`` as in `neumann.runs.STATUSES`.
+    """One run as a report lists it. ``role`` is "tuning" or "evaluation", ``status`` one of `neumann.store.STATUSES`.
 
-    ``rows`` are the keys of all rows that read it: rows that differ only in the point share their runs. ``validation``
-    and ``test`` map a point to its scores ({"error", "loss", "wrong", "n"}); ``test`` is always None for tuning runs.
+    ``rows`` are the keys of all rows that read it: rows that differ only in the evaluation point share their runs.
+    ``validation`` and ``test`` map an evaluation point to its scores ({"error", "loss", "wrong", "n"}), None while
+    there is no result; ``test`` is always None for tuning runs. ``provenance`` is the record of its last attempt.
     """
 
     rows: tuple[str, ...]
@@ -125,7 +132,7 @@ class RunEntry:
 
 @dataclass(frozen=True)
 class Paper:
-    """What was published: where it stands, and what its numbers measure."""
+    """The published work: where its numbers stand, and what they measure."""
 
     source: str
     measure: str
@@ -133,11 +140,13 @@ class Paper:
 
 @dataclass(frozen=True)
 class StudyResults:
-    """A study, as far as its runs are finished.
+    """The results of a study, as far as its runs are over.
 
     ``answer`` is the finding in one or two sentences and ``headline`` the short form for a terminal; ``incomplete`` is
-    a sentence on what is still to be trained, or None. ``smallest_effect`` is the smallest effect of interest
-    (fraction), ``limits`` are sentences on what the study cannot show, ``figures`` names the rows of each figure.
+    a sentence on what is still to be trained, or None. ``recipe`` are the overrides of every run, ``tuned`` the keys
+    that the spaces vary. ``smallest_effect`` is the smallest effect of interest (fraction of images), ``reference`` the
+    key of the row that all others are compared with, ``limits`` are sentences on what the study cannot show, and
+    ``figures`` names the rows of each figure.
     ``provenance`` maps a label ("commit", "torch", ...) to its distinct values over all runs, so that mixed provenance
     shows. ``commands`` maps a label to the shell command that reproduces it.
     """
@@ -174,3 +183,8 @@ class StudyResults:
             if row.key == key:
                 return row
         raise KeyError(key)
+
+    def points(self) -> tuple[str, ...]:
+        """Return every evaluation point that any row's test error was taken at, the known ones first."""
+        found = {point for row in self.rows for point in row.points}
+        return (*(point for point in POINTS if point in found), *sorted(found - set(POINTS)))

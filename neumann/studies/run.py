@@ -1,24 +1,37 @@
-"""How does a study become a report? What is missing is trained, tuning first; then what is there is rendered."""
+"""The commands of a study: train what is missing, tuning first, and render what is there.
+
+`neumann study` and `neumann report` go one way: definition, plan, collection of both phases (which `Training` trains),
+analysis, report. A report that nothing has changed since is answered from its stamp.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from neumann.config import NOT_SIGNED, make_specs
+from neumann.config import NOT_SIGNED
 from neumann.errors import UserError, did_you_mean
 from neumann.store.files import replace_file
 from neumann.store.folder import make_folder
 from neumann.studies import stamp
-from neumann.studies.collect import EVALUATION, TUNING, StudyRun, check_points, refreshed, runs_of, tried
-from neumann.studies.definition import FULL, PACKAGED, Study, list_studies, load_study
-from neumann.studies.results import StudyResults
+from neumann.studies.analysis import analyse
+from neumann.studies.collect import StudyRun, StudyRuns, collect
+from neumann.studies.definition import FULL, PACKAGED, list_studies, read_study
+from neumann.studies.numbers import setting_text
+from neumann.studies.plan import Study, load_study
+from neumann.studies.results import StudyResults, TuningTrial, chosen
+
+if TYPE_CHECKING:
+    from neumann.launch.protocol import Launcher
+    from neumann.studies.progress import StudyView
 
 ALLOWED = tuple(key for key in NOT_SIGNED if key not in ("study", "name"))  # what cannot change a result
 REPORT = "report.html"
@@ -40,37 +53,18 @@ def study(
     result. Raises UserError for a wrong study or configuration, and Interrupted where it was stopped.
     """
     one = load_study(name, budget, _checked(overrides), config_dirs)
-    folder = _runs_folder(one, overrides) / f"report-{one.budget}"
-    known = None if plan else stamp.unchanged(folder, _digest(one, overrides, config_dirs))
+    if plan:
+        _print_plan(collect(one), console)
+        return 0
+    folder = _report_folder(one)
+    known = stamp.unchanged(folder, stamp.digest(one, folder.parent))
     if known is not None and not known["incomplete"]:  # nothing is missing, and nothing has changed since
         _print_end(console, folder, known["headline"])
         return 0
-    if plan:
-        _print_plan(one, config_dirs, console)
-        return 0
-    tuning = runs_of(one.tuning(), TUNING, partial(make_specs, config_dirs=config_dirs))
-    check_points(one, tuning)
-    folder = _report_folder(tuning[0], one)
-    make_folder(folder)
-    from neumann.launch import make_launcher
-    from neumann.studies.progress import StudyView
-
-    console.print(f"[bold]{escape(one.config.title)}[/]: {escape(one.config.question)}", highlight=False)
-    failed = 0
-    with (
-        make_launcher(tuning[0].spec.config.launch, console) as launcher,
-        StudyView(console, one, tuning, launcher.first) as view,
-    ):
-        failed += sum(o.status == "failed" for o in launcher.run([run.spec for run in tuning], view))
-        tuning = [refreshed(run) for run in tuning]
-        trials = {row: tried(one, row, tuning) for row in one.config.rows}
-        from neumann.studies.analysis import assemble, evaluation_plan
-
-        evaluation = runs_of(evaluation_plan(one, trials), EVALUATION, partial(make_specs, config_dirs=config_dirs))
-        view.evaluating(trials, evaluation)
-        failed += sum(o.status == "failed" for o in launcher.run([run.spec for run in evaluation], view))
-    results = assemble(one, tuning, trials, [refreshed(run) for run in evaluation])
-    _render(results, folder, one, overrides, config_dirs, tuning)
+    with Training(one, console) as training:
+        runs = collect(one, train=training)
+    results = analyse(runs)
+    folder = _render(results, runs)
     from neumann.studies.report.tables import terminal_table
 
     console.print(terminal_table(results))
@@ -79,7 +73,7 @@ def study(
     for run in results.runs:
         if run.status == "failed":
             console.print(f"[red]failed:[/] {escape(f'{run.folder}: {run.message}')}", highlight=False, soft_wrap=True)
-    return 1 if failed else 0
+    return 1 if training.failed else 0
 
 
 def report(
@@ -97,17 +91,12 @@ def report(
     UserError.
     """
     one = load_study(name, budget, _checked(overrides), config_dirs)
-    digest = _digest(one, overrides, config_dirs)
-    folder = _runs_folder(one, overrides) / f"report-{one.budget}"
-    known = stamp.unchanged(folder, digest)
+    folder = _report_folder(one)
+    known = stamp.unchanged(folder, stamp.digest(one, folder.parent))
     if known is None:
-        from neumann.studies.analysis import assemble, read
-
-        tuning, trials, evaluation = read(one, config_dirs)
-        folder = _report_folder(tuning[0], one)
-        make_folder(folder)
-        results = assemble(one, tuning, trials, evaluation)
-        _render(results, folder, one, overrides, config_dirs, tuning)
+        runs = collect(one)
+        results = analyse(runs)
+        folder = _render(results, runs)
         headline, incomplete = results.headline, results.incomplete
     else:
         headline, incomplete = known["headline"], known["incomplete"]
@@ -125,14 +114,53 @@ def print_studies(console: Console) -> None:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, file in list_studies().items():
         try:
-            table.add_row(name, escape(load_study(str(file)).config.question))
+            table.add_row(name, escape(read_study(file).question))
         except UserError as error:
             table.add_row(name, f"[red]{escape(str(error))}[/]")
     console.print(table)
 
 
+class Training:
+    """Trains the phases of a study, called with the runs of each, by one launcher and under one live table.
+
+    The launcher is made at the first call, from what the runs' configuration says. ``failed`` counts failed runs.
+    """
+
+    def __init__(self, study: Study, console: Console) -> None:
+        self.failed = 0
+        self._study, self._console = study, console
+        self._open = ExitStack()
+        self._launcher: Launcher | None = None
+        self._view: StudyView | None = None
+
+    def __enter__(self) -> Training:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
+
+    def __call__(self, runs: Sequence[StudyRun], trials: Mapping[str, Sequence[TuningTrial]]) -> None:
+        """Train what of ``runs`` is not over. Raises UserError and Interrupted as the launcher does."""
+        if self._launcher is None or self._view is None:
+            from neumann.launch import make_launcher
+            from neumann.studies.progress import StudyView
+
+            make_folder(runs[0].spec.folder.parent / self._study.report)  # refused now, not after hours of training
+            title, question = self._study.config.title, self._study.config.question
+            self._console.print(f"[bold]{escape(title)}[/]: {escape(question)}", highlight=False)
+            launcher = make_launcher(runs[0].spec.config.launch, self._console)
+            self._launcher = self._open.enter_context(launcher)
+            self._view = self._open.enter_context(StudyView(self._console, launcher.preparation, self._study, runs))
+        else:
+            self._view.evaluating(trials, runs)
+        outcomes = self._launcher.run([run.spec for run in runs], self._view)
+        self.failed += sum(outcome.status == "failed" for outcome in outcomes)
+
+
 def _checked(overrides: Sequence[str]) -> list[str]:
-    """Refuse what would change a result: that belongs in the study's file, where it can be read."""
+    """Return ``overrides``, none of which can change a result. Raises UserError for one that can."""
     for word in overrides:
         key = word.split("=", 1)[0].lstrip("+")
         if "=" not in word or not any(key == allowed or key.startswith(f"{allowed}.") for allowed in ALLOWED):
@@ -144,40 +172,29 @@ def _checked(overrides: Sequence[str]) -> list[str]:
     return list(overrides)
 
 
-def _runs_folder(one: Study, overrides: Sequence[str]) -> Path:
-    output = [word.split("=", 1)[1] for word in overrides if word.startswith("output=")]
-    return Path(output[-1] if output else "runs") / one.name
+def _report_folder(study: Study) -> Path:
+    """Return where the report is looked for before anything is composed: under ``output`` of the command line."""
+    output = [word.split("=", 1)[1] for word in study.extra if word.startswith("output=")]
+    return Path(output[-1] if output else "runs") / study.name / study.report
 
 
-def _report_folder(run: StudyRun, one: Study) -> Path:
-    return run.spec.folder.parent / f"report-{one.budget}"
-
-
-def _digest(one: Study, overrides: Sequence[str], config_dirs: Sequence[str]) -> str:
-    words = [word for word in overrides if word.startswith(("output=", "data."))]  # the rest is on no page
-    return stamp.current(one.file, one.budget, words, config_dirs, _runs_folder(one, overrides))
-
-
-def _render(
-    results: StudyResults,
-    folder: Path,
-    one: Study,
-    overrides: Sequence[str],
-    config_dirs: Sequence[str],
-    tuning: Sequence[StudyRun],
-) -> None:
+def _render(results: StudyResults, runs: StudyRuns) -> Path:
+    """Write the report beside the run folders, with its stamp, and return its folder."""
     from neumann.studies.report.page import render
 
+    folder = runs.tuning[0].spec.folder.parent / runs.study.report
+    make_folder(folder)
     written = render(results, folder)
-    data = {run.spec.facts.fingerprint: run.spec.config.data for run in tuning}
+    data = {run.spec.facts.fingerprint: run.spec.config.data for run in runs.tuning}
     stamp.write(
         folder,
-        _digest(one, overrides, config_dirs),
+        stamp.digest(runs.study, folder.parent),
         [(section, fingerprint) for fingerprint, section in data.items()],
         written,
         headline=results.headline,
         incomplete=results.incomplete,
     )
+    return folder
 
 
 def _print_end(console: Console, folder: Path, headline: str) -> None:
@@ -185,12 +202,9 @@ def _print_end(console: Console, folder: Path, headline: str) -> None:
     console.print(escape(f"report: {folder / REPORT}"), highlight=False, soft_wrap=True)
 
 
-def _print_plan(one: Study, config_dirs: Sequence[str], console: Console) -> None:
+def _print_plan(runs: StudyRuns, console: Console) -> None:
     """Print how many runs each row needs and has."""
-    from neumann.studies.analysis import read
-    from neumann.studies.report.tables import setting_text
-
-    tuning, trials, evaluation = read(one, config_dirs)
+    one, tuning, evaluation = runs.study, runs.tuning, runs.evaluation
     console.print(f"[bold]{escape(one.name)}[/], budget {one.budget}: {escape(one.config.question)}", highlight=False)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("row", "judged at", "tuning", "chosen", "evaluation"):
@@ -199,14 +213,14 @@ def _print_plan(one: Study, config_dirs: Sequence[str], console: Console) -> Non
     for key, row in one.config.rows.items():
         own = [run for run in tuning if run.planned.row == key]
         its = [run for run in evaluation if run.planned.row == key]
-        chosen = next((trial.setting for trial in trials[key] if trial.chosen), None)
-        settings = " | ".join(setting_text(setting) for setting in one.spaces[key])
+        setting = chosen(runs.trials[key])
+        settings = " | ".join(setting_text(tried) for tried in one.spaces[key])
         spaces.setdefault(f"{', '.join(one.spaces[key][0])}: {settings}", []).append(row.label)
         table.add_row(
             escape(row.label),
             row.point,
             f"{sum(run.over for run in own)}/{len(own)}",
-            setting_text(chosen) if chosen else "after tuning",
+            setting_text(setting) if setting else "after tuning",
             f"{sum(run.over for run in its)}/{len(one.evaluation_seeds)}",
         )
     console.print(table)
@@ -216,10 +230,10 @@ def _print_plan(one: Study, config_dirs: Sequence[str], console: Console) -> Non
     seeds = [", ".join(map(str, those)) for those in (one.tuning_seeds, one.evaluation_seeds)]
     console.print(f"tuning seeds {seeds[0]}; evaluation seeds {seeds[1]}", highlight=False, soft_wrap=True)
     left = {run.spec.signature for run in (*tuning, *evaluation) if not run.over}
-    unchosen = sum(all(not trial.chosen for trial in its) for its in trials.values())
+    unchosen = sum(chosen(its) is None for its in runs.trials.values())
     later = f" and up to {unchosen * len(one.evaluation_seeds)} evaluation runs after tuning" if unchosen else ""
     console.print(
-        f"to train: {len(left)} runs{later} (rows that differ only in the point share theirs)",
+        f"to train: {len(left)} runs{later} (rows that differ only in the evaluation point share theirs)",
         highlight=False,
         soft_wrap=True,
     )
@@ -230,7 +244,7 @@ def _print_plan(one: Study, config_dirs: Sequence[str], console: Console) -> Non
 
 
 def _publish(one: Study, folder: Path, incomplete: str | None, console: Console) -> None:
-    """Copy the report to where it is committed; only a whole one, so that nothing half done is published."""
+    """Copy the report to results/BUDGET beside study.yaml. Raises UserError where it is incomplete."""
     if incomplete:
         raise UserError(f"--publish: {incomplete}")
     home = one.file.resolve().parent

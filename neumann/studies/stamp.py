@@ -1,4 +1,4 @@
-"""Has anything changed since this report was rendered? Answered from file sizes, times and the study's own bytes."""
+"""The stamp of a report: a digest of all that it was made of, by which a command knows that nothing has changed."""
 
 from __future__ import annotations
 
@@ -7,26 +7,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from neumann.store import RunFolder
 from neumann.store.files import read_json, write_json
+from neumann.studies.plan import Study
 
 NAME = ".stamp.json"
-OWN = Path(__file__).resolve().parents[1]
-READ_BY_A_REPORT = ("config", "data", "store", "studies")  # code whose change may change a page
-RUN_FILES = ("result.json", "status.json", "measurements.jsonl", "provenance.json")
+PACKAGE = Path(__file__).resolve().parents[1]
+ON_THE_PAGE = ("output=", "data.")  # what of the command line's overrides a page tells
+CODE, RECORDS = (".py", ".j2", ".css"), (".json", ".jsonl")  # by kind: a list of names would go stale unseen
 
 
-def current(study_file: Path, budget: str, words: Sequence[str], config_dirs: Sequence[str], runs: Path) -> str:
-    """Return a digest of all that a report is made of: the study, the configuration, the code and the run folders."""
-    digest = hashlib.sha256(repr((str(study_file.resolve()), budget, list(words))).encode())
-    folders = [OWN / "conf", *map(Path, config_dirs)]
-    yamls = [study_file, *(file for folder in folders for file in sorted(folder.rglob("*.yaml")))]
-    for file in yamls:
-        digest.update(str(file).encode() + b"\0" + file.read_bytes() + b"\0")
-    code = [file for part in READ_BY_A_REPORT for file in sorted((OWN / part).rglob("*")) if file.is_file()]
-    digest.update(repr(list(_states(file for file in code if file.suffix != ".pyc"))).encode())
-    run_folders = sorted(path for path in runs.glob("*") if (path / "signed.json").exists())
-    digest.update(repr(list(_states(path / name for path in run_folders for name in RUN_FILES))).encode())
-    return digest.hexdigest()
+def digest(study: Study, runs: Path) -> str:
+    """Return the digest of the study, its configuration, this package's code and the records of the runs in ``runs``.
+
+    YAML counts by its bytes; code and records, of which there are many, by size and time of change.
+    """
+    words = [word for word in study.extra if word.startswith(ON_THE_PAGE)]
+    made_of = hashlib.sha256(repr((str(study.file.resolve()), study.budget, words)).encode())
+    folders = [PACKAGE / "conf", *map(Path, study.config_dirs)]
+    for file in [study.file, *(file for folder in folders for file in sorted(folder.rglob("*.yaml")))]:
+        made_of.update(str(file).encode() + b"\0" + file.read_bytes() + b"\0")
+    code = (file for file in sorted(PACKAGE.rglob("*")) if file.suffix in CODE)
+    found = (path for path in sorted(runs.glob("*")) if RunFolder(path).signed.exists())
+    records = (file for path in found for file in sorted(path.iterdir()) if file.suffix in RECORDS)
+    made_of.update(repr([list(_states(code)), list(_states(records))]).encode())
+    return made_of.hexdigest()
 
 
 def _states(files: Iterable[Path]) -> Iterable[tuple[str, int, int]]:
@@ -41,7 +46,10 @@ def _states(files: Iterable[Path]) -> Iterable[tuple[str, int, int]]:
 def write(
     folder: Path, digest: str, data: Iterable[tuple[Mapping[str, Any], str]], written: Sequence[Path], **said: Any
 ) -> None:
-    """Note what the report in ``folder`` was made of; ``data`` are the data sections and their fingerprints."""
+    """Note what the report in ``folder`` was made of, and what it ``said``.
+
+    ``data`` are the data sections of its runs, each with its fingerprint; ``written`` are the report's files.
+    """
     outputs = [[path.name, path.stat().st_size] for path in written]
     sections = [{"section": dict(section), "fingerprint": fingerprint} for section, fingerprint in data]
     write_json(folder / NAME, {"digest": digest, "data": sections, "outputs": outputs, **said})

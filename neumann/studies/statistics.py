@@ -1,8 +1,15 @@
-"""How sure may a study be? Intervals, paired comparisons by seed, Holm, power and equivalence, as pure functions.
+"""The statistics of a comparison by seed: intervals, paired tests, Holm, power and equivalence, as pure functions.
 
 Values are errors, losses or steps: smaller is better, and every result keeps the unit of its values. A diverged run has
-no value: count it with `proportion_interval`, leave it out here and say so, since what is left is then the comparison
-of the runs that finished. ``None`` in a result means that the data cannot tell, never zero.
+no value: the caller leaves it out here, counts it with `proportion_interval`, and says that the comparison is one of
+the runs that finished. ``None`` in a result means that the data cannot tell, never zero.
+
+x̄ is the mean of n values and s their sample standard deviation (n - 1 in the denominator), t(p; df) the quantile of
+Student's t. Sources: Student 1908, The probable error of a mean; Fisher 1935, The design of experiments, section 21;
+Phipson and Smyth 2010, Permutation p-values should never be zero; Holm 1979, A simple sequentially rejective multiple
+test procedure; Wilson 1927, Probable inference, the law of succession, and statistical inference; Schuirmann 1987, A
+comparison of the two one-sided tests procedure and the power approach; Cohen 1988, Statistical power analysis for the
+behavioral sciences, chapter 2; Johnson, Kotz and Balakrishnan 1995, Continuous univariate distributions 2, chapter 30.
 """
 
 from __future__ import annotations
@@ -23,7 +30,11 @@ ROUNDING = 1e-12  # of the largest value: below it two floats are the same measu
 
 @dataclass(frozen=True)
 class Summary:
-    """One row's values; ``low`` and ``high`` bound the mean."""
+    """The summary of one row's values, in their unit.
+
+    ``sd`` is the sample standard deviation s, None for one value; ``low`` and ``high`` are the ends of the confidence
+    interval of the mean, None where `summarize` gives none.
+    """
 
     n: int
     mean: float
@@ -35,7 +46,12 @@ class Summary:
 
 @dataclass(frozen=True)
 class Paired:
-    """The differences a - b by seed (a negative one is a win of a), and the seeds dropped since one row lacks them."""
+    """The differences d = a - b by seed, in the unit of a and b; a negative one is a win of a.
+
+    ``seeds`` are those that both rows have, ``only_a`` and ``only_b`` those dropped since the other row lacks them.
+    ``mean``, ``sd``, ``low`` and ``high`` are as in `Summary`; ``t`` and ``p`` of the paired t test, ``sign_flip_p`` of
+    `sign_flip`. ``wins``, ``losses`` and ``ties`` count differences below, above and at 0.
+    """
 
     n: int
     seeds: tuple[int, ...]
@@ -63,7 +79,7 @@ class HolmResult:
 
 @dataclass(frozen=True)
 class Proportion:
-    """A rate in [0, 1] and its interval."""
+    """A rate ``wrong`` / ``n`` in [0, 1], and the ends of its confidence interval."""
 
     wrong: int
     n: int
@@ -74,7 +90,11 @@ class Proportion:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One of four answers, and what it rests on; ``p`` is the adjusted one where `decide` was given it."""
+    """The answer to a comparison, one of four, and what it rests on.
+
+    ``p`` is the adjusted one where `decide` was given one. ``p_equivalence`` is that of the two one-sided tests. Both
+    effects are in the unit of the values; ``alpha`` and ``power`` are the probabilities that `decide` was given.
+    """
 
     answer: Answer
     p: float | None
@@ -86,9 +106,9 @@ class Verdict:
 
 
 def summarize(values: Iterable[float], confidence: float = 0.95) -> Summary:
-    """Return mean, median, sample standard deviation (ddof 1) and mean ± t(n - 1) sd/√n (Student 1908).
+    """Return mean, median, s, and the interval x̄ ± t((1 + confidence)/2; n - 1) s/√n (Student 1908).
 
-    One value has neither sd nor interval; equal values have sd 0 and no interval, since their noise is below their
+    One value has neither s nor interval; equal values have s = 0 and no interval, since their noise is below their
     resolution, not zero. Raises ValueError for no value, one that is not finite, or a confidence outside (0, 1).
     """
     _check_share(confidence, "confidence")
@@ -100,12 +120,12 @@ def summarize(values: Iterable[float], confidence: float = 0.95) -> Summary:
 
 
 def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0.95) -> Paired:
-    """Compare two rows by their differences a - b at the seeds that both have.
+    """Compare two rows, which map a seed to a value, by their differences d = a - b at the seeds that both have.
 
-    ``t`` = mean √n / sd on n - 1 degrees of freedom, ``p`` is two-sided (Student 1908); ``sign_flip_p`` needs no normal
-    differences, see `sign_flip`. One seed has no sd, interval, t or p. Where all differences are equal, the noise is
-    below the resolution of the values (errors on 300 images move in steps of 1/300), and the t formula would claim
-    p = 0, from two seeds even, or 0/0 where all are ties: then sd is 0, interval and t are None, and p is the sign-flip
+    t = d̄ √n / s on n - 1 degrees of freedom, p = P(|T| ≥ |t|) is two-sided (Student 1908); ``sign_flip_p`` needs no
+    normal differences, see `sign_flip`. One seed has no s, interval, t or p. Where all differences are equal, the noise
+    is below the resolution of the values (errors on 300 images move in steps of 1/300), and the t formula would claim
+    p = 0, from two seeds even, or 0/0 where all are ties: then s is 0, interval and t are None, and p is the sign-flip
     p, 2/2^n, or 1.0 where all are ties. A difference below 1e-12 of the largest value is a tie.
 
     Raises ValueError where no seed is in both, a value is not finite, or the confidence is outside (0, 1).
@@ -132,10 +152,11 @@ def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0
 def sign_flip(differences: Sequence[float], seed: int = 0) -> float:
     """Return the two-sided p of the mean difference among all 2^n flips of signs (Fisher 1935).
 
-    It holds where, under no effect, each difference is as likely as its negative, so lumpy errors do no harm. It is
-    never below 2/2^n: under six seeds it cannot reach 0.05. Above 15 differences it draws 99 999 flips from ``seed``
-    and counts the observed one among them (Phipson and Smyth 2010), so p is never 0. The order of the differences does
-    not matter. Raises ValueError for none, or one that is not finite.
+    p is the share of sign vectors σ in {-1, 1}ⁿ with |Σ σᵢdᵢ| ≥ |Σ dᵢ|, ties within rounding included. It holds where,
+    under no effect, each difference is as likely as its negative, so lumpy errors do no harm. It is never below 2/2^n:
+    under six seeds it cannot reach 0.05. Above 15 differences it draws 99 999 flips from ``seed`` and counts the
+    observed one among them (Phipson and Smyth 2010), so p is never 0. The order of the differences does not matter.
+    Raises ValueError for none, or one that is not finite.
     """
     finite = [_measured(d, f"difference {i}") for i, d in enumerate(differences)]
     if not finite:
@@ -157,11 +178,11 @@ def sign_flip(differences: Sequence[float], seed: int = 0) -> float:
 
 
 def holm(p_values: Mapping[str, float], alpha: float = 0.05) -> dict[str, HolmResult]:
-    """Adjust a family of p by Holm's step-down (1979): the i-th smallest of m becomes max over j ≤ i of (m - j + 1) pⱼ.
+    """Return a family of p adjusted by Holm's step-down (1979), in the order of ``p_values``.
 
-    Rejecting where adjusted ≤ alpha keeps the chance of any false rejection at alpha, however the tests depend. The
-    result has the order of ``p_values``; a comparison without a p is no member: leave it out. Raises ValueError for a p
-    outside [0, 1] or alpha outside (0, 1).
+    The i-th smallest of m becomes max over j ≤ i of min(1, (m - j + 1) pⱼ). Rejecting where adjusted ≤ alpha keeps the
+    chance of any false rejection at alpha, however the tests depend. A comparison without a p is no member: leave it
+    out. Raises ValueError for a p outside [0, 1] or alpha outside (0, 1).
     """
     _check_share(alpha, "alpha")
     for name, p in p_values.items():
@@ -177,10 +198,10 @@ def holm(p_values: Mapping[str, float], alpha: float = 0.05) -> dict[str, HolmRe
 def power(effect: float, sd: float | None, n: int, alpha: float = 0.05) -> float | None:
     """Return the chance that the two-sided paired t test on n seeds sees a true mean difference ``effect``.
 
-    ``sd`` is that of the differences, in the unit of ``effect``; t is noncentral t with δ = effect √n / sd (Cohen
-    1988). Give the effect of interest, never the observed one, whose "power" only restates p. None for n < 2 or sd None
-    or 0: without a measure of the noise there is no test. Raises ValueError for an effect that is not finite, a sd that
-    is negative or not finite, or alpha outside (0, 1).
+    It is P(|T| > t(1 - alpha/2; n - 1)) with T noncentral t, δ = effect √n / sd (Cohen 1988); ``sd`` is that of the
+    differences, in the unit of ``effect``. Give the effect of interest, never the observed one, whose "power" only
+    restates p. None for n < 2 or sd None or 0: without a measure of the noise there is no test. Raises ValueError for
+    an effect that is not finite, a sd that is negative or not finite, or alpha outside (0, 1).
     """
     _check_share(alpha, "alpha")
     effect, noise = _finite(effect, "effect"), _noise(sd)
@@ -231,9 +252,11 @@ def seeds_needed(effect: float, sd: float | None, alpha: float = 0.05, power: fl
 
 
 def proportion_interval(wrong: int, n: int, confidence: float = 0.95) -> Proportion:
-    """Return wrong/n and its score interval (Wilson 1927), which stays inside [0, 1] and has a width at 0 and n too.
+    """Return p̂ = wrong/n and its score interval (Wilson 1927), which is inside [0, 1] and has a width at 0 and n too.
 
-    For the rate of diverged runs, and for one run's error on n test images: there it tells the luck of the images, not
+    (p̂ + z²/2n ± z √(p̂(1 - p̂)/n + z²/4n²)) / (1 + z²/n) with z the normal quantile at (1 + confidence)/2.
+
+    For the rate of diverged runs, and for one run's error on n test images: there it covers the luck of the images, not
     that of the seed. Raises ValueError for n < 1, wrong outside 0..n, or confidence outside (0, 1), and TypeError for
     counts that are not whole numbers.
     """
@@ -259,11 +282,11 @@ def decide(
     adjusted_p: float | None = None,
     power: float = 0.8,
 ) -> Verdict:
-    """Answer a paired comparison in a word.
+    """Return the answer to a paired comparison, in the unit of its values.
 
     - "equivalent": two one-sided t tests (Schuirmann 1987), each at ``alpha``, put the difference within ± the smallest
-      effect of interest; ``p_equivalence`` is the larger p of the two. It goes before "better" and "worse": a
-      difference may be real and too small to matter, and ``p`` beside it says so.
+      effect of interest Δ; ``p_equivalence`` is the larger p of the two, P(T ≤ (|d̄| - Δ) √n / s). This answer goes
+      before "better" and "worse": a difference may be real and too small to matter, and ``p`` beside it says so.
     - "better", "worse": p ≤ alpha, a's mean below or above b's. ``adjusted_p``, `holm`'s, takes p's place in a family.
     - "no difference shown": neither. This is not equality but what so few seeds failed to see, and always comes with
       the smallest detectable effect at ``alpha`` and ``power``. That is None, no known size at all, with one seed or
@@ -286,9 +309,8 @@ def decide(
     if sd:  # the nearer end of the margin has the larger p
         equivalence = float(_special().stdtr(n - 1, (abs(mean) - margin) * math.sqrt(n) / sd))
     elif sd == 0:
-        equivalence = (
-            0.5**n if abs(mean) < margin * (1 - 1e-9) else 1.0
-        )  # on the margin, but for rounding, is not in it
+        inside = abs(mean) < margin * (1 - 1e-9)  # on the margin, but for rounding, is not inside
+        equivalence = 0.5**n if inside else 1.0
     answer: Answer = "no difference shown"
     if equivalence is not None and equivalence <= alpha:
         answer = "equivalent"
@@ -298,14 +320,14 @@ def decide(
 
 
 def _special() -> Any:
-    # On first use: it takes a third of the time of scipy.stats, and these are the functions underneath
+    # Imported at first use. It takes a third of the time of scipy.stats, whose functions rest on these
     from scipy import special
 
     return special
 
 
 def _power(effect: float, n: int, alpha: float) -> float:
-    """`power`, the effect in units of sd: t² is F mixed over Poisson(δ²/2) (Johnson, Kotz, Balakrishnan 1995, ch. 30).
+    """Return `power` for an effect in units of sd: T² is F mixed over Poisson(δ²/2) (Johnson, Kotz, Balakrishnan 1995).
 
     This sum has no holes; in scipy 1.17.1 noncentral t is nan at n = 10, 10 sd, and noncentral F at n = 7813, 0.44 sd.
     """

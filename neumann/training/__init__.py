@@ -1,1 +1,1 @@
-"""How a run is trained: model, optimizer, schedule, evaluation, checkpoints, and the run itself."""
+"""Training of one run: its parts, its ranks, evaluation, checkpoints and how it is stopped."""

@@ -1,6 +1,6 @@
-"""What happens in one attempt at a run, from its first step to its last? Trained, evaluated, and told to whoever reads.
+"""One attempt at a run: trained from its first step to its last, evaluated, and recorded however it ends.
 
-Every rank goes the same way; only rank 0 writes, shows and mirrors.
+Every rank goes the same way; rank 0 alone writes, shows and mirrors.
 """
 
 from __future__ import annotations
@@ -16,30 +16,28 @@ from rich.console import Console
 
 from neumann import compat
 from neumann.config import RunSpec
-from neumann.errors import Interrupted, first_line
+from neumann.errors import EXIT_INTERRUPTED, Interrupted, ending_of
 from neumann.optim import eval_point
-from neumann.store import RunFolder
-from neumann.store.files import create_file
 from neumann.store.scores import headline
+from neumann.store.session import Follower, Measurement, Session
 from neumann.training.census import Census
 from neumann.training.checkpoints import (
     Checkpointing,
     Randomness,
     Stream,
     TrainingState,
-    remove_checkpoints,
-    write_eval_weights,
+    eval_weights,
 )
 from neumann.training.display import Display
 from neumann.training.distributed import RankGroup
-from neumann.training.evaluation import Evaluation, Measurement, TrainingProgress, evaluate
+from neumann.training.evaluation import Evaluation, TrainingProgress, evaluate
 from neumann.training.mirror import Mirror, summary_of
 from neumann.training.parts import Parts
 from neumann.training.stopping import Stop
 
 
 class _InTurn(pl.Callback):
-    """Several callbacks as one: Lightning spends time on every hook of every callback, also on empty ones."""
+    """Several callbacks as one, since Lightning spends time on every hook of every callback, also on empty ones."""
 
     def __init__(self, callbacks: list[pl.Callback]) -> None:
         self._callbacks = callbacks
@@ -60,7 +58,7 @@ class _InTurn(pl.Callback):
 
 
 class _FirstAndLast(pl.Callback):
-    """Calls ``first`` after the first step, and ``last`` after the last, while everything is still on the device."""
+    """Calls ``first`` after the first step, and ``last`` at the end while everything is still on the device."""
 
     def __init__(self, first: Callable[[], None], last: Callable[[pl.Trainer], None]) -> None:
         self._first: Callable[[], None] | None = first
@@ -78,23 +76,27 @@ class _FirstAndLast(pl.Callback):
 
 
 class Attempt:
-    """One attempt at a run, from its first to its last step."""
+    """One attempt at a run, from its first to its last step.
+
+    Args:
+        spec: the run.
+        session: the run's files, as rank 0 or another rank has them; the attempt has begun there.
+        parts: what `neumann.training.parts.build_parts` built on this rank.
+        console: where the run is shown; quiet on other ranks than 0.
+        group: the ranks that train the run.
+        mirror: the W&B run, None on other ranks than 0 and without W&B.
+    """
 
     def __init__(
         self,
         spec: RunSpec,
-        folder: RunFolder,
+        session: Session | Follower,
         parts: Parts,
         console: Console,
         group: RankGroup,
-        attempt: int,
         mirror: Mirror | None,
-        measured: list[Measurement],
     ) -> None:
-        self.spec, self.folder, self.parts, self.group = spec, folder, parts, group
-        self.attempt = attempt
-        self.mirror = mirror
-        self.measured = measured
+        self.spec, self.session, self.parts, self.group, self.mirror = spec, session, parts, group, mirror
         derived = spec.config.derived
         self.progress = TrainingProgress()
         self.batches = {
@@ -123,66 +125,51 @@ class Attempt:
         self.result: dict[str, Any] | None = None
 
     def fit(self, state: dict[str, Any] | None) -> dict[str, Any]:
-        """Train, evaluate and record; every way out leaves a status and a finished mirror."""
-        summary: dict[str, Any] = {}
+        """Train, evaluate and record, from ``state`` if there is one; return the result.
+
+        Every way out leaves a status and a finished mirror. Raises Interrupted where a signal stopped the run, and
+        the exception itself where another one ended it.
+        """
+        summary: dict[str, Any] = {"status": "failed"}
         exit_code = 1
-        self._set_status("running")
-        heartbeat = self.folder.heartbeat() if self.group.is_main else contextlib.nullcontext()
-        try:
-            with heartbeat, self.stop.listening():
-                for measurement in self.measured:
+        with self.session.training(self.progress.step, self.stop.request), self.stop.listening():
+            try:
+                for measurement in self.session.measurements:
                     if self.mirror is not None:  # a new W&B run for the attempt, whole from the start
                         self.mirror.log(measurement)
                 self._train(state)
                 if self.result is None:
                     raise KeyboardInterrupt
-            summary = summary_of(self.result)
-            exit_code = 0
-            return self.result
-        except (KeyboardInterrupt, SystemExit) as error:
-            # Lightning makes a SystemExit of a second Ctrl-C
-            asked = self.stop.asked() or self.stop.agreed() or isinstance(error.__context__, KeyboardInterrupt)
-            if isinstance(error, SystemExit) and not asked:
-                self._set_status("failed", message=self._note(f"the program left with exit code {error.code}"))
+                summary, exit_code = summary_of(self.result), 0
+                return self.result
+            except (KeyboardInterrupt, SystemExit) as error:
+                # Lightning makes a SystemExit of a second Ctrl-C
+                asked = self.stop.asked() or self.stop.agreed() or isinstance(error.__context__, KeyboardInterrupt)
+                if isinstance(error, SystemExit) and not asked:
+                    self._failed(error)
+                    raise
+                self.session.interrupted(self.progress.step)
+                summary, exit_code = {"status": "interrupted"}, EXIT_INTERRUPTED
+                stopped = Interrupted(f"stopped at step {self.progress.step} of {self.spec.name}")
+                stopped.signal = self.stop.signal
+                raise stopped from None
+            except Exception as error:
+                with contextlib.suppress(OSError):  # a full disk has no room for a status: then the run is found dead
+                    self._failed(error)
+                    error.add_note(f"traceback in {self.session.path / 'error.txt'}")
                 raise
-            self._set_status("interrupted")
-            summary, exit_code = {"status": "interrupted"}, 130
-            stopped = Interrupted(f"stopped at step {self.progress.step} of {self.spec.name}")
-            stopped.signal = self.stop.signal
-            raise stopped from None
-        except Exception as error:
-            with contextlib.suppress(OSError):  # a full disk has no room for a status: then the run is found dead
-                self._set_status("failed", message=self._note(first_line(error)))
-                error.add_note(f"traceback in {self.folder.error}")
-            summary = {"status": "failed"}
-            raise
-        finally:
-            self.display.close()
-            if self.mirror is not None:
-                self.mirror.finish(summary, exit_code)
+            finally:
+                self.display.close()
+                if self.mirror is not None:
+                    self.mirror.finish(summary, exit_code)
 
-    def _note(self, message: str) -> str:
-        """Write the traceback unless another rank has failed before; return what the first one's error says.
-
-        The others learn of it when the connection to it breaks, which says nothing about the cause.
-        """
-        text = traceback.format_exc()
-        if self.group.world_size > 1:
-            message = f"rank {self.group.rank}: {message}"
-            text = f"{message}\n\n{text}"
-        if not create_file(self.folder.error, text.encode()) and self.group.world_size > 1:
-            with contextlib.suppress(OSError, IndexError):
-                return self.folder.error.read_text().splitlines()[0]
-        return message
-
-    def _set_status(self, status: str, **details: Any) -> None:
-        if self.group.is_main:
-            self.folder.set_status(status, attempt=self.attempt, step=self.progress.step, **details)
+    def _failed(self, error: BaseException) -> None:
+        rank = self.group.rank if self.group.world_size > 1 else None
+        _, message = ending_of(error)
+        self.session.failed(self.progress.step, message, traceback.format_exc(), rank)
 
     def _measured(self, measurement: Measurement) -> None:
-        self.measured.append(measurement)
-        if self.group.is_main:
-            self.folder.append_measurement(measurement)
+        self.session.measured(measurement)
         self.display.measured(measurement)
         if self.mirror is not None:
             self.mirror.log(measurement)
@@ -195,7 +182,7 @@ class Attempt:
             state.take(saved)
         callbacks: list[pl.Callback] = [state, self.census, self.stop, self.evaluation]
         if config.checkpoint.keep != "none":
-            callbacks.append(Checkpointing(self.folder.last, self.evaluation, state, self.group, self.stop.agreed))
+            callbacks.append(Checkpointing(self.session, self.evaluation, state, self.group, self.stop.agreed))
         callbacks += [self.display, _FirstAndLast(self._begun, self._finish)]
         trainer = pl.Trainer(**self.parts.trainer_options, callbacks=[_InTurn(callbacks)])
         compat.leave_signals_to_us(trainer)
@@ -214,21 +201,22 @@ class Attempt:
         if progress.diverged_at is None and progress.step < self.spec.config.derived.total_steps:
             return
         result = self._result(trainer)
-        if self.group.is_main:
-            self._keep_and_finish(trainer, result)
-        self.result = self.group.broadcast(result)  # nobody leaves before it is written
+        kept = self.spec.config.checkpoint.keep != "none" and result["status"] == "finished"
+        weights = self._eval_weights(trainer) if kept and self.group.is_main else None
+        result = self.session.finish(result, weights)
+        self.result = self.group.broadcast(result)  # no rank leaves before it is written
 
     def _result(self, trainer: pl.Trainer) -> dict[str, Any]:
-        progress = self.progress
+        progress, measured = self.progress, self.session.measurements
         diverged = progress.diverged_at is not None
         test, again = None, None
         if not diverged:
             test, again = evaluate(self.parts.module, self.batches["test"], self.group, self.calibration)
         point = eval_point(trainer.optimizers[0])
-        errors = [headline(m["validation"])["error"] for m in self.measured]
+        errors = [headline(m["validation"])["error"] for m in measured]
         recalibrated = {}
         if self.calibration is not None:
-            last = self.measured[-1]["validation_recalibrated"]
+            last = measured[-1]["validation_recalibrated"]
             recalibrated = {"validation_recalibrated": last, "test_recalibrated": again}
         return {
             "status": "diverged" if diverged else "finished",
@@ -242,44 +230,37 @@ class Attempt:
             "world_size": self.group.world_size,
             "distinct_examples": {
                 "training": self.census.distinct,
-                "validation": headline(self.measured[-1]["validation"])["n"],
+                "validation": headline(measured[-1]["validation"])["n"],
                 "test": headline(test)["n"] if test else None,
             },
-            "validation": self.measured[-1]["validation"],
+            "validation": measured[-1]["validation"],
             "test": test,
             **recalibrated,
             "best_validation_error": min(errors),  # of the curve, hence optimistic
-            "train_loss": self.measured[-1]["train_loss"],
+            "train_loss": measured[-1]["train_loss"],
             "train_seconds": progress.train_seconds,
             "eval_seconds": progress.eval_seconds,
-            "attempts": self.attempt,
+            "attempts": self.session.attempt,
             "device": str(self.parts.module.device),
             "wandb": self.spec.config.logger.mode if self.spec.config.logger.kind == "wandb" else None,
             "first_step_at": self.first_step_at,  # of the last attempt, in seconds since 1970, as time is
             "time": time.time(),
         }
 
-    def _keep_and_finish(self, trainer: pl.Trainer, result: dict[str, Any]) -> None:
-        """Write the weights that are to be kept, then the result, then drop what only an unfinished run needs."""
-        keep = self.spec.config.checkpoint.keep
-        if keep != "none" and result["status"] == "finished":
-            description = {
-                "signature": self.spec.signature,
-                "model": {
-                    **self.spec.section("model"),
-                    "num_classes": self.parts.data.num_classes,
-                    "in_chans": self.parts.data.in_chans,
-                },
-                "data": {
-                    "class_names": list(self.spec.facts.class_names),
-                    "image_size": list(self.spec.facts.image_size),
-                    "mean": list(self.parts.data.mean),
-                    "std": list(self.parts.data.std),
-                },
-            }
-            write_eval_weights(self.folder.eval_weights, self.parts.module, trainer.optimizers[0], description)
-            result["eval_weights"] = self.folder.eval_weights.name
-        self.folder.write_result(result)
-        with contextlib.suppress(OSError):  # the result is written, and it is what counts
-            self._set_status(result["status"])
-        remove_checkpoints(self.folder.last, but_the_last=keep == "last")
+    def _eval_weights(self, trainer: pl.Trainer) -> bytes:
+        """Return the content of eval-weights.pt."""
+        description = {
+            "signature": self.spec.signature,
+            "model": {
+                **self.spec.section("model"),
+                "num_classes": self.parts.data.num_classes,
+                "in_chans": self.parts.data.in_chans,
+            },
+            "data": {
+                "class_names": list(self.spec.facts.class_names),
+                "image_size": list(self.spec.facts.image_size),
+                "mean": list(self.parts.data.mean),
+                "std": list(self.parts.data.std),
+            },
+        }
+        return eval_weights(self.parts.module, trainer.optimizers[0], description)

@@ -1,8 +1,9 @@
-"""Does everybody train on the examples that are theirs, and all together on each exactly once? Checked, then counted.
+"""The census of a run's examples: over all ranks, each is trained on exactly once an epoch.
 
-At the start of fit the ranks lay their shards side by side. Along the way every example that was trained on is counted,
-and at the end of each epoch the distinct ones over all ranks must be as many as the epoch has. At every evaluation and
-checkpoint the weights of all ranks must be the same bits, since rank 0's stand for all.
+Before the first step the ranks compare their number, signatures and shards. Then every example that is trained on is
+counted, and at the end of each epoch the distinct ones over all ranks must be as many as the epoch has. At every
+evaluation and checkpoint the weights of all ranks must be the same bits, since rank 0's stand for all. The examples of
+an evaluation are counted in `neumann.training.evaluation`.
 """
 
 from __future__ import annotations
@@ -28,9 +29,17 @@ CHUNK = 2**22  # elements of a tensor whose bits are summed at once
 def check_group(
     group: RankGroup, trainer: pl.Trainer, spec: RunSpec, batches: Mapping[str, Batches], epoch: int
 ) -> None:
-    """Hold the real process group against the trainer and the configuration, and every rank against the others.
+    """Compare the process group with Lightning's trainer and the configuration, and the shards of all ranks.
 
-    ``batches`` are those of each split by name; ``epoch`` is the one that training goes on in. Raises WrongShards.
+    Args:
+        group: the real process group.
+        trainer: has its own idea of rank and size.
+        spec: the run that this rank trains.
+        batches: this rank's batches of each split, by the split's name.
+        epoch: the epoch that training goes on in, counted from 0.
+
+    Raises:
+        WrongShards: they differ; the message says in what.
     """
     wanted = world_size(spec)
     if not group.world_size == trainer.world_size == wanted:
@@ -62,10 +71,10 @@ def check_group(
 
 
 def check_weights(group: RankGroup, module: nn.Module, optimizer: Optimizer, step: int) -> None:
-    """Hold the weights and the optimizer's state of every rank against the others', to the bit. Raises WrongShards.
+    """Raise WrongShards where the weights or the optimizer's state differ between ranks, in any bit.
 
     DDP shares gradients alone; from equal gradients every rank makes its own step. Where an optimizer draws random
-    numbers of its own or looks at the rank, the replicas drift apart, and nothing else would tell.
+    numbers of its own or looks at the rank, the replicas drift apart, and nothing else notices.
     """
     if group.world_size == 1:
         return
@@ -86,7 +95,7 @@ def check_weights(group: RankGroup, module: nn.Module, optimizer: Optimizer, ste
 
 
 def _digest(value: Tensor) -> Tensor:
-    """Return two sums over the bits of ``value``, int64 [2]; exact, in whatever order they are taken."""
+    """Return two checksums over the bits of ``value``, int64 [2]; they are exact in any order of summation."""
     value = value.detach().contiguous().reshape(-1)
     if value.is_complex():
         value = torch.view_as_real(value).reshape(-1)
@@ -100,10 +109,15 @@ def _digest(value: Tensor) -> Tensor:
 
 
 class Census(pl.Callback):
-    """Checks the group at the start, then counts the examples of every epoch over all ranks.
+    """Checks the group before the first step, then counts the examples of every epoch over all ranks.
 
-    ``distinct`` is the number of distinct training examples in the last whole epoch, or in all of a run that is
-    shorter.
+    ``distinct`` is the number of distinct training examples in the last whole epoch, or in all of a shorter run.
+
+    Args:
+        spec: the run.
+        group: the ranks that train it.
+        batches: this rank's batches of each split, by the split's name.
+        progress: the steps so far, which `neumann.training.evaluation.Evaluation` counts after this callback.
     """
 
     def __init__(
@@ -115,14 +129,14 @@ class Census(pl.Callback):
         self.distinct: int | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check before the first step."""
+        """Check the group before the first step. Raises WrongShards."""
         epoch = self._progress.step // len(self._batches)
         check_group(self._group, trainer, self._spec, self._all, epoch)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the batch, before anything else counts the step; close the epoch where it was the last."""
+        """Count the batch, before the step is counted; at the end of an epoch, compare the counts of all ranks."""
         if len(batch[1]) != len(self._batches.taken):
             raise WrongShards(f"a batch has {len(batch[1])} examples where {len(self._batches.taken)} were loaded")
         self._counts[self._batches.taken] += 1
@@ -146,12 +160,12 @@ class Census(pl.Callback):
         self._counts[:] = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what all ranks have counted so far. Every rank must ask for it."""
+        """Return what all ranks together have counted in this epoch. Every rank must call this."""
         counts = self._group.counts(self._counts)
         return {"counted": torch.from_numpy(np.packbits(counts > 0)), "distinct": self.distinct}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``, which rank 0 keeps for all."""
+        """Go on from ``state``; rank 0 keeps the counts of all."""
         self.distinct = state["distinct"]
         if self._group.is_main:
             self._counts[:] = np.unpackbits(state["counted"].numpy(), count=len(self._counts))

@@ -1,22 +1,19 @@
-"""How does a run go on where it stopped? Everything that decides the next step, as plain data in one file.
+"""Checkpoints: everything that decides a run's next step, as plain data in one file.
 
-The whole run is one stream of batches to Lightning, and step number s is batch s mod E of epoch s // E. So the place in
-the data is one integer, and a checkpoint needs none of Lightning's own loop state, which has been off by one in the
-middle of an epoch (Lightning#19367).
+To Lightning the whole run is one stream of batches: with E steps an epoch, step s is batch s mod E of epoch s // E. So
+the place in the data is one integer, and a checkpoint needs none of Lightning's own loop state, which has been off by
+one in the middle of an epoch (Lightning#19367). Where the files lie and which of them counts is the store's
+(`neumann.store.checkpoint_files`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import os
 import random
 import struct
-import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,19 +22,16 @@ import torch
 from torch.optim import Optimizer
 
 from neumann.data.batches import Batches
-from neumann.errors import UserError
 from neumann.optim import WeightAverage, at, eval_point
 from neumann.seeds import derive
-from neumann.store import claim
-from neumann.store.files import opened, replace_file, sync_folder
+from neumann.store.session import Follower, Session
 from neumann.training.census import Census, check_weights
 from neumann.training.classifier import Batch
 from neumann.training.distributed import RankGroup
 from neumann.training.evaluation import Evaluation, TrainingProgress
 from neumann.training.rate_schedules import RateSchedule
 
-FORMAT = 3
-DAMAGED = ".damaged"  # the suffix of a checkpoint that was found so
+FORMAT = 3  # of a checkpoint and of eval-weights.pt
 MARK = b"sha256:"  # of the comment that ends a checkpoint's zip file
 
 
@@ -63,8 +57,8 @@ class Stream:
                     return
 
 
-def write_torch(path: Path, value: Any) -> None:
-    """Write ``value`` with torch.save, atomically, and its digest as the comment of the zip file that this makes.
+def encode(value: Any) -> bytes:
+    """Return ``value`` as torch.save writes it, with its SHA-256 as the comment of the zip file that this makes.
 
     torch does not check the checksums of its own zip files, so a flipped bit would go on as a weight.
     """
@@ -73,13 +67,11 @@ def write_torch(path: Path, value: Any) -> None:
     content = buffer.getvalue()
     assert content[-2:] == b"\0\0", "torch.save ends its zip file without a comment, whose length is 0"
     digest = MARK + hashlib.sha256(content).hexdigest().encode()
-    replace_file(path, content[:-2] + struct.pack("<H", len(digest)) + digest)
+    return content[:-2] + struct.pack("<H", len(digest)) + digest
 
 
-def read_torch(path: Path) -> Any:
-    """Return what `write_torch` wrote. Raises ValueError where it is damaged, OSError where it cannot be read."""
-    with opened(path) as file:
-        content = file.read()
+def decode(content: bytes) -> Any:
+    """Return the value that `encode` was given. Raises ValueError where ``content`` is damaged or not plain data."""
     at = len(content) - len(MARK) - 64
     if at < 2 or content[at : at + len(MARK)] != MARK:
         raise ValueError("it is cut short")
@@ -88,66 +80,16 @@ def read_torch(path: Path) -> Any:
         raise ValueError("its content has changed since it was written")
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # a pickle that is not plain data raises whatever it hits first
+    except Exception as error:  # a pickle that is not plain data raises any exception
         raise ValueError(f"it is no plain data ({type(error).__name__})") from error
 
 
-def previous(path: Path) -> Path:
-    """Return where the checkpoint before the last one stays until the next is written."""
-    return path.with_name(f"previous{path.suffix}")
-
-
-def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` as the last checkpoint and keep the one before: at every moment one of the two is whole."""
-    claim.require(path.parent)  # whoever has taken the run over goes on from these
-    if path.exists():
-        before = previous(path)
-        before.unlink(missing_ok=True)
-        try:
-            os.link(path, before)  # a second name, not a move: the last one stays until the new one has its name
-            sync_folder(path.parent)
-        except OSError:  # a file system without links
-            replace_file(before, path.read_bytes())
-    write_torch(path, state)
-
-
-def remove_checkpoints(path: Path, *, but_the_last: bool) -> None:
-    """Remove what only an unfinished run needs."""
-    if not but_the_last:
-        path.unlink(missing_ok=True)
-    for file in (previous(path), path.with_suffix(DAMAGED), previous(path).with_suffix(DAMAGED)):
-        file.unlink(missing_ok=True)
-
-
-def load_training_state(path: Path, signature: str) -> dict[str, Any] | None:
-    """Return the last checkpoint, the one before where that is damaged (which is said), or None where there is none.
-
-    Raises UserError for a file that is whole and another run's.
-    """
-    for file, then in ((path, "the run goes on from the one before"), (previous(path), "the run begins again")):
-        if not file.exists():
-            continue
-        try:
-            state = read_torch(file)
-        except (OSError, ValueError) as error:
-            if file == path and not previous(path).exists():
-                then = "the run begins again"
-            warnings.warn(f"{file} is damaged ({error}) and is left aside: {then}", stacklevel=2)
-            with contextlib.suppress(OSError):  # else the next checkpoint would take it for the one to keep
-                os.replace(file, file.with_suffix(DAMAGED))
-            continue
-        if not isinstance(state, dict) or state.get("format") != FORMAT or state.get("signature") != signature:
-            raise UserError(f"{file} is not a checkpoint of this run: move it away to begin again")
-        return state
-    return None
-
-
 class Randomness:
-    """The global random streams of this process: dropout and its kin draw from them, and whatever a model brings."""
+    """The global random streams of this process, which dropout and the like draw from."""
 
     @staticmethod
     def seed(seed: int, rank: int) -> None:
-        """Start them for a run's ``seed``, each rank on streams of its own."""
+        """Seed torch, random and NumPy for a run's ``seed``, each rank with streams of its own."""
         noise = derive(seed, "noise") + rank
         torch.manual_seed(noise)
         random.seed(noise)
@@ -155,7 +97,7 @@ class Randomness:
 
     @staticmethod
     def state() -> dict[str, Any]:
-        """Return where they are, as plain data."""
+        """Return the state of every stream, as plain data."""
         kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
         version_, numbers, gauss_next = random.getstate()
         state: dict[str, Any] = {
@@ -169,7 +111,7 @@ class Randomness:
 
     @staticmethod
     def load(state: dict[str, Any]) -> None:
-        """Put them back."""
+        """Put every stream back to what `state` returned."""
         torch.set_rng_state(state["torch"])
         kind, keys, position, has_gauss, gauss = state["numpy"]
         np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
@@ -180,14 +122,22 @@ class Randomness:
 
 
 class TrainingState(pl.Callback):
-    """Everything that decides the rest of the run: what a checkpoint holds, and where it goes when a run goes on."""
+    """Everything that decides the rest of the run: gathered for a checkpoint, and put back when a run goes on.
+
+    Args:
+        signature: the run's, which a checkpoint carries.
+        group: the ranks that train the run; each one's random streams are saved.
+        progress: the steps and sums so far.
+        schedule: the learning rate's.
+        census: the examples counted so far.
+    """
 
     def __init__(
         self,
         signature: str,
         group: RankGroup,
         progress: TrainingProgress,
-        schedule: Callable[[], RateSchedule],
+        schedule: RateSchedule,
         census: Census,
     ) -> None:
         self._signature, self._group = signature, group
@@ -195,7 +145,7 @@ class TrainingState(pl.Callback):
         self._loaded: dict[str, Any] | None = None
 
     def gather(self, trainer: pl.Trainer) -> dict[str, Any]:
-        """Return the state as plain data (loads with ``weights_only=True``). Every rank must ask for it.
+        """Return the state as plain data (loads with ``weights_only=True``). Every rank must call this.
 
         The keys that Lightning knows carry Lightning's names, so ``ImageClassifier.load_from_checkpoint`` reads the
         file too.
@@ -208,7 +158,7 @@ class TrainingState(pl.Callback):
             "epoch": 0,
             "state_dict": trainer.lightning_module.state_dict(),
             "optimizer_states": [trainer.optimizers[0].state_dict()],
-            "schedule": self._schedule().state_dict(),
+            "schedule": self._schedule.state_dict(),
             "precision": trainer.precision_plugin.state_dict(),
             "progress": self._progress.state_dict(),
             "census": self._census.state_dict(),
@@ -221,13 +171,13 @@ class TrainingState(pl.Callback):
         return state
 
     def take(self, state: dict[str, Any]) -> None:
-        """Take what is needed before there is an optimizer from a loaded state; the rest follows at the first step."""
+        """Go on from a loaded state: the counts at once, weights and optimizer when Lightning starts to train."""
         self._progress.load_state_dict(state["progress"])
         self._census.load_state_dict(state["census"])
         self._loaded = state
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put a loaded state into the freshly built model, optimizer and streams, just before the first step."""
+        """Put a loaded state into the model, the optimizer and the random streams, just before the first step."""
         state, self._loaded = self._loaded, None
         if state is None:
             return
@@ -237,29 +187,37 @@ class TrainingState(pl.Callback):
         average = WeightAverage.of(optimizer)
         if average is not None:
             average.load_state_dict(state["weight_average"])
-        self._schedule().load_state_dict(state["schedule"])
+        self._schedule.load_state_dict(state["schedule"])
         trainer.precision_plugin.load_state_dict(state["precision"])
         Randomness.load(state["rng"][self._group.rank])
 
 
 class Checkpointing(pl.Callback):
-    """Writes the state after every evaluation and when the run is asked to stop; rank 0 does, for all."""
+    """Writes the state after every evaluation and when the run is asked to stop; rank 0 does, for all.
+
+    Args:
+        session: takes the content of each checkpoint on rank 0.
+        evaluation: says whether the step was evaluated, and how far the run is.
+        state: gathers what is saved.
+        group: the ranks that train the run.
+        stop_agreed: returns whether all ranks stop after this step.
+    """
 
     def __init__(
         self,
-        path: Path,
+        session: Session | Follower,
         evaluation: Evaluation,
         state: TrainingState,
         group: RankGroup,
         stop_agreed: Callable[[], bool],
     ) -> None:
-        self._path, self._evaluation, self._state = path, evaluation, state
+        self._session, self._evaluation, self._state = session, evaluation, state
         self._group, self._stop_agreed = group, stop_agreed
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save where the step was just evaluated or the run must stop."""
+        """Save where the step was evaluated just now or the run must stop."""
         progress = self._evaluation.progress
         evaluated = progress.loss_steps == 0
         if progress.diverged_at is None and (evaluated or self._stop_agreed()):
@@ -268,15 +226,15 @@ class Checkpointing(pl.Callback):
             self._evaluation.flush()
             state = self._state.gather(trainer)
             if self._group.is_main:
-                write_checkpoint(self._path, state)
+                self._session.checkpoint(encode(state))
 
 
-def write_eval_weights(
-    path: Path, module: pl.LightningModule, optimizer: Optimizer, description: dict[str, Any]
-) -> str:
-    """Write the weights at the optimizer's eval point and what rebuilds and feeds the network; return the point."""
+def eval_weights(module: pl.LightningModule, optimizer: Optimizer, description: dict[str, Any]) -> bytes:
+    """Return the content of eval-weights.pt: the weights at the optimizer's eval point.
+
+    ``description`` is plain data beside them, from which the network can be built again and fed.
+    """
     point = eval_point(optimizer)
     with at(optimizer, point):
         weights = {key.removeprefix("model."): value.cpu() for key, value in module.state_dict().items()}
-        write_torch(path, {"format": FORMAT, "point": point, "state_dict": weights, **description})
-    return point
+        return encode({"format": FORMAT, "point": point, "state_dict": weights, **description})

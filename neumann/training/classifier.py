@@ -1,52 +1,31 @@
-"""What does Lightning train? A classifier under cross-entropy that is always judged at its optimizer's eval point."""
+"""The LightningModule: a classifier under cross-entropy, evaluated at its optimizer's eval point."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import pytorch_lightning as pl
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
 from neumann.optim.lightning import AtEvalPoint
-from neumann.training.distributed import RankGroup
+from neumann.training.tally import Tally
 
-Batch = tuple[Tensor, Tensor]
-
-
-class Tally:
-    """Counts over an evaluation, kept on the device until they are read."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(2, dtype=torch.float64, device=device if device.type != "mps" else "cpu")
-        self.n = 0
-
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch: logits [B, classes], labels [B]."""
-        logits = logits.float()
-        loss = functional.cross_entropy(logits, labels, reduction="sum")
-        wrong = (logits.argmax(dim=1) != labels).sum()
-        self._sums += torch.stack([loss.to(self._sums), wrong.to(self._sums)])
-        self.n += len(labels)
-
-    def scores(self, group: RankGroup | None = None) -> dict[str, float]:
-        """Return mean cross-entropy (nats), top-1 error (a fraction), and how many were wrong out of how many.
-
-        With ``group`` they are those of all its ranks together, each of which must ask.
-        """
-        sums = torch.cat([self._sums.cpu(), torch.tensor([self.n], dtype=torch.float64)])
-        loss, wrong, n = (sums if group is None else group.total(sums)).tolist()
-        return {"loss": loss / n, "error": wrong / n, "wrong": int(wrong), "n": int(n)}
+Batch = tuple[Tensor, Tensor]  # images [B, C, H, W], labels [B]
 
 
 class ImageClassifier(AtEvalPoint, pl.LightningModule):
-    """A classifier for `pytorch_lightning.Trainer`.
+    """A classifier for `pytorch_lightning.Trainer`: ``ImageClassifier(model, lambda m: Neumann(m.parameters(), 0.1))``.
 
-    ``optimizer`` makes the optimizer from the network: ``ImageClassifier(model, lambda m: Neumann(m.parameters(),
-    lr=0.1))``. Validation, test, prediction and checkpoints are at the optimizer's eval point, see
-    :class:`neumann.optim.lightning.AtEvalPoint`.
+    Validation, test, prediction and checkpoints are at the optimizer's eval point, see
+    :class:`neumann.optim.lightning.AtEvalPoint`. Its scores count this process's batches alone; those of a run are
+    counted over all ranks by `neumann.training.evaluation`.
+
+    Args:
+        model: maps images [B, C, H, W] to logits [B, classes].
+        optimizer: makes the optimizer from ``model``.
+        label_smoothing: share of the target spread over all classes, in [0, 1); in training alone.
     """
 
     def __init__(
@@ -59,7 +38,7 @@ class ImageClassifier(AtEvalPoint, pl.LightningModule):
         self._tally: Tally | None = None
 
     def configure_optimizers(self) -> Optimizer:
-        """Make the optimizer."""
+        """Return the optimizer."""
         return self._make_optimizer(self.model)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,7 +47,7 @@ class ImageClassifier(AtEvalPoint, pl.LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the mean cross-entropy of a batch.
+        """Return the mean cross-entropy of a batch, in nats.
 
         Nothing is logged here: `self.log` in every step costs 15 % on small models.
         """

@@ -1,4 +1,4 @@
-"""What does a person see while a run trains? A bar on a terminal, a plain line per evaluation elsewhere."""
+"""The display of a run that trains: a bar on a terminal, a line per evaluation elsewhere."""
 
 from __future__ import annotations
 
@@ -11,13 +11,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as RichProgress
 
 from neumann.store.scores import headline
-from neumann.training.evaluation import Evaluation, Measurement
+from neumann.store.session import Measurement
+from neumann.training.evaluation import Evaluation
 
 REFRESH_S = 0.25  # reading the loss waits for the device, so it is read at most this often
 
 
 class Display(pl.Callback):
-    """Shows the learning rate, the training loss, the validation error and the speed of a run."""
+    """Shows the learning rate, the training loss, the validation error and the speed of a run.
+
+    Args:
+        console: a terminal or not; quiet on other ranks than 0.
+        evaluation: knows how far the run is.
+        name: the run's.
+        total_steps: the run's.
+    """
 
     def __init__(self, console: Console, evaluation: Evaluation, *, name: str, total_steps: int) -> None:
         self._console = console
@@ -64,7 +72,7 @@ class Display(pl.Callback):
         self._bar.update(self._task, completed=step, figures=figures)
 
     def measured(self, measurement: Measurement) -> None:
-        """Take note of an evaluation; print it where there is no bar."""
+        """Show an evaluation; without a bar, print it as a line."""
         scores = headline(measurement["validation"])
         self._error = f"{100 * scores['error']:.2f} %"
         if self._bar is None:
@@ -76,7 +84,7 @@ class Display(pl.Callback):
             )
 
     def close(self) -> None:
-        """Take the bar away, on every way out."""
+        """Remove the bar, however training ended."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -1,7 +1,7 @@
-"""Which processes train a run together, and what do they tell each other? Whatever crosses ranks goes through here.
+"""The processes that train a run together, and all that they tell each other.
 
-We make the process group ourselves, before Lightning: Lightning then finds it there and takes it. So the group's real
-size is known, and held against what everybody believes, before a step is made.
+The process group is made before Lightning, which finds it there and takes it. So the group's real size is known before
+the first step and can be compared with what Lightning and the configuration say (`neumann.training.census`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pytorch_lightning.plugins.environments import ClusterEnvironment  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
+from neumann.errors import UserError
 from neumann.processes.ranks import RankPlace
 
 T = TypeVar("T")
@@ -27,18 +28,22 @@ TIMEOUT = datetime.timedelta(minutes=30)  # a rank may wait as long while anothe
 
 
 class WrongShards(RuntimeError):  # noqa: N818 - it says what is wrong
-    """The processes do not train what the configuration says: their number, their runs or their examples differ."""
+    """The ranks do not train what the configuration says: their number, their runs, examples or weights differ."""
 
 
 class RankGroup:
-    """The processes of one run. Every method but the properties must be called by all of them, in the same order.
+    """The processes of one run. All of them must call every method, in the same order; properties are local.
 
-    A run on one device is a group of one, for which nothing is sent.
+    A run on one device is a group of one, in which nothing is sent.
+
+    Args:
+        ranks: this process's place, None for a group of one; `joined` has made torch's process group before.
+        control: a gloo group on the CPU, beside the one that carries gradients.
     """
 
     def __init__(self, ranks: RankPlace | None = None, control: dist.ProcessGroup | None = None) -> None:
         self.ranks = ranks
-        self._control = control  # gloo, on the CPU, beside the group that carries gradients
+        self._control = control
         self.rank = dist.get_rank() if ranks else 0
         self.world_size = dist.get_world_size() if ranks else 1
 
@@ -57,22 +62,39 @@ class RankGroup:
         return received
 
     def gather(self, value: T) -> list[T]:
-        """Return everybody's ``value``, by rank, on every rank."""
+        """Return the ``value`` of each rank, by rank."""
         if self._control is None:
             return [value]
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value, group=self._control)
         return values
 
+    def everywhere(self, work: Callable[[], T]) -> T:
+        """Return what ``work`` returns on this rank; where it raises UserError on any, all raise the first one's."""
+        value: T | None = None
+        error: UserError | None = None
+        try:
+            value = work()
+        except UserError as refused:
+            error = refused
+        first = next((e for e in self.gather(error) if e is not None), None)
+        if first is not None:
+            raise first
+        return value  # type: ignore[return-value]
+
+    def on_main(self, work: Callable[[], T]) -> T | None:
+        """Do ``work`` on rank 0 alone; where it raises UserError, all ranks do. The other ranks get None."""
+        return self.everywhere(lambda: work() if self.is_main else None)
+
     def total(self, values: Tensor) -> Tensor:
-        """Return the sum of ``values`` over the ranks, in float64 on the CPU."""
+        """Return the sum of ``values`` over the ranks, in float64 on the CPU; of counts it is exact."""
         values = values.detach().to("cpu", torch.float64)
         if self._control is not None:
             dist.all_reduce(values, group=self._control)
         return values
 
     def counts(self, counts: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Return the sum of whole numbers over the ranks."""
+        """Return the elementwise sum of an array of int32 over the ranks."""
         if self._control is None:
             return counts
         summed = torch.from_numpy(counts.copy())
@@ -80,32 +102,32 @@ class RankGroup:
         return summed.numpy()
 
     def ask(self, number: int) -> Asked:
-        """Begin to ask for the largest ``number`` that any rank has; nobody waits until the answer is read."""
+        """Begin to ask for the largest ``number`` that any rank has; no rank waits before it reads the answer."""
         return Asked(number, self._control)
 
     def share_buffers(self, module: nn.Module) -> None:
-        """Give every rank the buffers of rank 0, as DDP does before each training step: they are what is evaluated."""
+        """Give every rank the buffers of rank 0, as DDP does before each training step; evaluation takes these."""
         if self.world_size > 1:
             for buffer in module.buffers():
                 dist.broadcast(buffer, src=0)
 
 
 class Asked:
-    """A question under way."""
+    """A question of `RankGroup.ask` that is under way."""
 
     def __init__(self, number: int, group: dist.ProcessGroup | None) -> None:
         self._answer = torch.tensor([number])
         self._work = None if group is None else dist.all_reduce(self._answer, dist.ReduceOp.MAX, group, async_op=True)
 
     def answer(self) -> int:
-        """Return the largest number."""
+        """Wait for the answer and return it, the largest number."""
         if self._work is not None:
             self._work.wait()
         return int(self._answer.item())
 
 
 class RankEnvironment(ClusterEnvironment):
-    """What Lightning is told about its place: the real group's, which cannot be set otherwise."""
+    """What Lightning is told of its place: rank and size of the real process group, which it cannot change."""
 
     def __init__(self, ranks: RankPlace) -> None:
         super().__init__()
@@ -113,57 +135,57 @@ class RankEnvironment(ClusterEnvironment):
 
     @property
     def creates_processes_externally(self) -> bool:
-        """Return True: no rank starts another."""
+        """Return True: the launcher, torchrun or srun has started every rank."""
         return True
 
     @property
     def main_address(self) -> str:
-        """Return where rank 0 is."""
+        """Return the address of rank 0."""
         return self._ranks.main_address
 
     @property
     def main_port(self) -> int:
-        """Return the port at which the ranks have gathered."""
+        """Return the port at which the ranks gathered."""
         return self._ranks.main_port
 
     @staticmethod
     def detect() -> bool:
-        """Return False: it is passed by hand."""
+        """Return False: the trainer is given this environment and need not look for it."""
         return False
 
     def world_size(self) -> int:
-        """Return the size of the real group."""
+        """Return the size of the real process group."""
         return dist.get_world_size()
 
     def set_world_size(self, size: int) -> None:
-        """Refuse another size than the real one."""
+        """Raise RuntimeError for another size than the real one."""
         if size != dist.get_world_size():
             raise RuntimeError(f"the trainer believes in {size} processes and the group has {dist.get_world_size()}")
 
     def global_rank(self) -> int:
-        """Return the rank in the real group."""
+        """Return the rank in the real process group."""
         return dist.get_rank()
 
     def set_global_rank(self, rank: int) -> None:
-        """Refuse another rank than the real one."""
+        """Raise RuntimeError for another rank than the real one."""
         if rank != dist.get_rank():
             raise RuntimeError(f"the trainer takes itself for rank {rank} and the group for rank {dist.get_rank()}")
 
     def local_rank(self) -> int:
-        """Return the place on this machine."""
+        """Return the rank among those of this machine."""
         return self._ranks.local_rank
 
     def node_rank(self) -> int:
-        """Return which machine this is."""
+        """Return the number of this machine."""
         return self._ranks.node_rank
 
 
 @contextmanager
 def joined(ranks: RankPlace | None, *, cuda: bool, listener: socket.socket | None = None) -> Iterator[RankGroup]:
-    """Hold this process's group within the block: gradients over NCCL on GPUs, all else over gloo.
+    """Join the process group of ``ranks`` within the block, or a group of one where it is None.
 
-    ``listener`` is rank 0's bound socket at the gathering port, where our launcher has made one: a port that is looked
-    up first and bound later may be somebody else's by then.
+    Gradients travel over NCCL where ``cuda``, all else over gloo. ``listener`` is rank 0's bound socket at the
+    gathering port, where our launcher has made one: another program could take a port that is bound only later.
     """
     if ranks is None:
         yield RankGroup()
@@ -196,7 +218,7 @@ def joined(ranks: RankPlace | None, *, cuda: bool, listener: socket.socket | Non
 
 
 def _stay_on_this_machine() -> None:
-    """Let gloo use the loopback device: the host's name may resolve to an address that nobody answers at."""
+    """Have gloo use the loopback device: the host's name may resolve to an address at which nothing answers."""
     names = {name for _, name in socket.if_nameindex()}
     for loopback in ("lo", "lo0"):
         if loopback in names:

@@ -1,4 +1,9 @@
-"""What is measured along the way? Loss and error at every point that the optimizer has, on a fixed grid of steps."""
+"""Evaluation of a run: loss and error at every point that the optimizer has, on a fixed grid of steps.
+
+With several ranks (DDP), each evaluates its own share of the split, no image twice and none left out. The sums of loss,
+errors and images are added over the ranks in float64 (`neumann.training.tally`), and the images counted must be as many
+as the split has, else WrongShards is raised. Batch norm's buffers are rank 0's.
+"""
 
 from __future__ import annotations
 
@@ -17,26 +22,27 @@ from neumann.errors import UserError
 from neumann.optim import at, points
 from neumann.optim.batch_norm import recalibrated
 from neumann.optim.lightning import eval_mode
-from neumann.training.classifier import ImageClassifier, Tally
+from neumann.store.session import Measurement
+from neumann.training.classifier import ImageClassifier
 from neumann.training.distributed import RankGroup, WrongShards
 from neumann.training.rate_schedules import RateSchedule
+from neumann.training.tally import Tally
 
 CHECK_EVERY = 50  # steps between looks at the loss for nan and inf; each look waits for the device
-Measurement = dict[str, Any]
 PointScores = dict[str, dict[str, float]]  # by point
 
 
 @dataclass
 class TrainingProgress:
-    """How far a run is; plain numbers that a checkpoint holds. Seconds exclude what came before the first step."""
+    """The progress of a run, as plain numbers that a checkpoint holds."""
 
-    step: int = 0
-    examples: int = 0
-    train_seconds: float = 0.0
+    step: int = 0  # steps taken
+    examples: int = 0  # trained on, over all ranks
+    train_seconds: float = 0.0  # without what came before the first step of an attempt
     eval_seconds: float = 0.0
-    loss_sum: float = 0.0
-    loss_steps: int = 0
-    diverged_at: int | None = None
+    loss_sum: float = 0.0  # of training losses since the last evaluation, nats
+    loss_steps: int = 0  # how many
+    diverged_at: int | None = None  # the step at which the loss was found not to be finite
 
     def state_dict(self) -> dict[str, Any]:
         """Return the numbers as plain data."""
@@ -51,11 +57,19 @@ class TrainingProgress:
 def evaluate(
     module: ImageClassifier, batches: Batches, group: RankGroup, calibration: Batches | None = None
 ) -> tuple[PointScores, PointScores | None]:
-    """Return {point: scores} over ``batches`` at every point of the optimizer; weights and modes are put back.
+    """Return the scores over ``batches`` at every point of the optimizer; weights, buffers and modes are put back.
 
-    The second are the same with batch norm's statistics gathered again at each point, from ``calibration``; None
-    without. Every rank evaluates its share and gets the scores of all; raises WrongShards where they did not count
-    every example of the split once.
+    Args:
+        module: the classifier, in its trainer.
+        batches: this rank's share of a split.
+        group: the ranks that evaluate together, each of which must call this.
+        calibration: this rank's share of the batches from which batch norm's statistics are gathered again.
+
+    Returns:
+        Scores by point, over all ranks; and the same with the statistics of ``calibration``, None without it.
+
+    Raises:
+        WrongShards: the ranks together did not count as many images as the split has.
     """
     optimizer = module.trainer.optimizers[0]
     precision = module.trainer.precision_plugin
@@ -67,7 +81,7 @@ def evaluate(
             out: Tensor = module(images)
             return out
 
-    def count() -> dict[str, float]:
+    def count_over_all_ranks() -> dict[str, float]:
         tally = Tally(module.device)
         for batch in batches:
             images, labels = precision.convert_input(batch)
@@ -82,21 +96,34 @@ def evaluate(
         for point in points(optimizer):
             with at(optimizer, point):
                 with eval_mode(module):
-                    scores[point] = count()
+                    scores[point] = count_over_all_ranks()
                 if calibration is not None:
                     inputs = (precision.convert_input(batch)[0] for batch in calibration)
                     with recalibrated(module, inputs, forward=logits, total=group.total):
-                        again[point] = count()
+                        again[point] = count_over_all_ranks()
     return scores, again if calibration is not None else None
 
 
 class Evaluation(pl.Callback):
-    """Counts steps, evaluates every ``every_steps`` and at the last, and stops a run whose loss is no longer finite."""
+    """Counts steps, evaluates on a grid of steps and after the last one, and stops a run that diverges.
+
+    Args:
+        progress: is counted up here, once a step.
+        schedule: the learning rate's.
+        validation: this rank's batches of the validation split.
+        group: the ranks that train the run.
+        calibration: this rank's batches for `evaluate`, or None.
+        every_steps: steps between two evaluations.
+        total_steps: the run's.
+        steps_per_epoch: the run's.
+        batch_size: examples a step, over all ranks.
+        report: takes each measurement.
+    """
 
     def __init__(
         self,
         progress: TrainingProgress,
-        schedule: Callable[[], RateSchedule],
+        schedule: RateSchedule,
         validation: Batches,
         group: RankGroup,
         *,
@@ -127,7 +154,7 @@ class Evaluation(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the step; look at the loss, evaluate or stop where it is time to."""
+        """Count the step, then read the loss, evaluate or stop where that is due."""
         progress = self.progress
         progress.step += 1
         progress.examples += self._batch_size
@@ -143,14 +170,14 @@ class Evaluation(pl.Callback):
             self._measure(trainer, pl_module)
         if progress.diverged_at is not None:
             trainer.should_stop = True
-        if batch_idx == 0 and trainer.precision != "16-mixed" and self._schedule().count == 0:
+        if batch_idx == 0 and trainer.precision != "16-mixed" and self._schedule.count == 0:
             name = type(trainer.optimizers[0]).__name__
             raise UserError(
                 f"{name} runs no step hooks, so no schedule can move its rate: derive it from torch.optim.Optimizer"
             )
 
     def flush(self) -> None:
-        """Read the losses that are still on the device, of all ranks, and the clock."""
+        """Add up the losses that are still on the device, of all ranks, and read the clock."""
         if self._pending is not None:
             self.progress.loss_sum += self._group.total(self._pending).item() / self._group.world_size
             self._pending = None
@@ -173,7 +200,7 @@ class Evaluation(pl.Callback):
             "step": progress.step,
             "epoch": progress.step / self._steps_per_epoch,
             "examples": progress.examples,
-            "optimizer_step": self._schedule().count,
+            "optimizer_step": self._schedule.count,
             "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
             "train_loss": self.mean_loss(),
             "train_seconds": round(progress.train_seconds, 4),

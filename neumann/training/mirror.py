@@ -1,10 +1,11 @@
-"""How does a run appear on Weights & Biases? Through its client, fed from the measurements; nothing is read back.
+"""The mirror of a run on Weights & Biases: its client is fed from the measurements, and nothing is read back.
 
-The client takes seconds to start and to end, so it has a thread of its own, which begins after the first step: training
-waits for it at no point, and a result is there before the mirror is whole.
+The client takes seconds to start and to end, so it has a thread of its own, which starts after the first step: training
+never waits for it, and the result is written before the mirror is whole. ``logger.mode`` says where it writes: to W&B's
+server (online), or to files in the run's folder (offline).
 
-An agent of a W&B sweep has made the run already and names it in the environment; then the figures go there. Importing
-this module does not import torch, so a run that is over can answer an agent at once.
+An agent of a W&B sweep has made the run already and names it in the environment; the figures go there then. Importing
+this module does not import torch, so a run that is over answers an agent at once.
 """
 
 from __future__ import annotations
@@ -16,27 +17,34 @@ import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from neumann import compat
 from neumann.config import RunSpec
 from neumann.errors import UserError, first_line
 from neumann.store import RunFolder
-from neumann.store.files import read_json
 from neumann.store.scores import OBJECTIVE, objective
-
-if TYPE_CHECKING:
-    from neumann.training.evaluation import Measurement
+from neumann.store.session import Measurement
 
 
 class Mirror:
-    """One W&B run, its id signature-attempt: resuming offline would overwrite what was synced first (wandb#5865).
+    """One W&B run for each attempt at a run, its id signature-attempt.
 
-    Raises UserError where W&B would need an account and has none. Whatever goes wrong later is a warning: local files
-    are the truth, and a run does not fail for its mirror.
+    Resuming a W&B run offline would overwrite what was synced first (wandb#5865). An error after the constructor is a
+    warning: the local files count, and a run does not fail for its mirror.
 
     Under an agent the id is the agent's, or its sweep would wait for a run that never reports. The sweep's parameters
-    take the places of equal names in the configuration there (``optimizer`` is then a word), so it stands whole under
-    ``resolved`` as well.
+    take the places of equal names in W&B's configuration (``optimizer`` is a word there), so the run's own one stands
+    under ``resolved`` as well.
+
+    Args:
+        spec: the run.
+        folder: the run's, in which the client writes.
+        record: the attempt's provenance.
+        attempt: its number, from 1.
+
+    Raises:
+        UserError: ``logger.mode=online``, and W&B cannot log in.
     """
 
     def __init__(self, spec: RunSpec, folder: Path, record: Mapping[str, Any], attempt: int) -> None:
@@ -55,12 +63,12 @@ class Mirror:
                 ) from error
 
     def begin(self) -> None:
-        """Start the client, beside training."""
+        """Start the client in its thread."""
         if not self._thread.is_alive():
             self._thread.start()
 
     def log(self, measurement: Measurement) -> None:
-        """Log one measurement against the optimizer step, and the errors against the examples seen as well."""
+        """Log one measurement against the optimizer's step, and its scores against the examples seen as well."""
         flat: dict[str, Any] = {}
         for kind in ("validation", "validation_recalibrated"):
             for point, scores in measurement.get(kind, {}).items():
@@ -75,14 +83,14 @@ class Mirror:
         self._work.put(lambda run: run.log(row))
 
     def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
-        """Have the explicit summary keys written and the run ended; asked for on every way out."""
+        """Ask the client to write ``summary`` and to end the run; it starts here where it has not."""
         self.begin()
         self._work.put(lambda run: run.summary.update(dict(summary)))
         self._work.put(lambda run: run.finish(exit_code=exit_code))
         self._work.put(None)
 
     def close(self) -> None:
-        """Wait until the mirror is whole, where it has begun."""
+        """Wait until the mirror is whole, where the client was started."""
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -118,7 +126,7 @@ class Mirror:
                 "provenance": self._record,
             },
             # no git: a remote's URL may hold a token, and provenance has the commit
-            settings=wandb.Settings(console="off", silent=True, x_disable_stats=True, disable_git=True),
+            settings=wandb.Settings(console="off", silent=True, disable_git=True, **compat.WANDB_SETTINGS),
             reinit="finish_previous",
         )
         run.define_metric("step", hidden=True)
@@ -134,9 +142,8 @@ def under_agent() -> bool:
 
 
 def replay(spec: RunSpec, folder: RunFolder, result: Mapping[str, Any]) -> None:
-    """Log a run that is over as the run of the agent that has asked for it, so that its sweep gets the objective."""
-    recorded = read_json(folder.provenance)
-    attempts = recorded.get("attempts", []) if isinstance(recorded, dict) else []
+    """Log a run that is over as the W&B run of the agent that asks for it, so that its sweep gets the objective."""
+    attempts = folder.attempts()
     mirror = Mirror(spec, folder.path, attempts[-1] if attempts else {}, int(result["attempts"]))
     for measurement in folder.read_measurements():
         mirror.log(measurement)
@@ -145,7 +152,7 @@ def replay(spec: RunSpec, folder: RunFolder, result: Mapping[str, Any]) -> None:
 
 
 def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return W&B's summary keys, each named for what it is."""
+    """Return the summary of a result on W&B, its objective included."""
     summary = {
         key: result[key]
         for key in ("status", "step", "examples", "epoch", "train_loss", "train_seconds", "best_validation_error")

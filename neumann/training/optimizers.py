@@ -1,4 +1,4 @@
-"""How does every optimizer get its parameters? With one filter of weight decay for all, and by a few lines of YAML."""
+"""The optimizer of a run, from its section of the configuration; one filter of weight decay holds for all."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import torch
 from torch import nn
 
 from neumann.errors import UserError, did_you_mean
-from neumann.training.build import check_settings, locate, split_target
+from neumann.training.instantiate import check_settings, locate, split_target
 
 ParamGroups = list[dict[str, Any]]
 
 
 def param_groups(model: nn.Module, weight_decay: float, weight_decay_filter: str) -> ParamGroups:
-    """Return the model's trainable parameters in groups.
+    """Return the model's trainable parameters in groups, with ``weight_decay`` or 0 for each group.
 
-    ``weight_decay_filter="norm_and_bias"`` exempts biases and tensors of one dimension (norms) and what the model
-    itself exempts; ``"none"`` decays everything. Set by the recipe for every optimizer alike: factory defaults differ,
-    and a comparison must not.
+    ``weight_decay_filter="norm_and_bias"`` exempts biases, tensors of one dimension (norms) and what the model itself
+    exempts; ``"none"`` decays everything. The recipe sets it for every optimizer alike: the defaults of factories
+    differ, and a comparison must not.
     """
     if weight_decay_filter == "none":
         return [{"params": [p for p in model.parameters() if p.requires_grad], "weight_decay": weight_decay}]
@@ -32,9 +32,9 @@ def param_groups(model: nn.Module, weight_decay: float, weight_decay_filter: str
 
 
 def build_optimizer(model: nn.Module, section: Mapping[str, Any], weight_decay_filter: str) -> torch.optim.Optimizer:
-    """Return the optimizer that ``section`` describes, over ``model``'s parameters.
+    """Return the optimizer that ``section`` describes, over ``model``'s trainable parameters.
 
-    Raises UserError where it cannot be imported, takes no such setting or refuses a value.
+    Raises UserError where it cannot be imported, is no optimizer, does not take a setting or refuses a value.
     """
     target = locate(str(section.get("_target_")), "optimizer._target_")
     if inspect.isbuiltin(target) or (isinstance(target, type) and not issubclass(target, torch.optim.Optimizer)):
@@ -54,7 +54,7 @@ def build_optimizer(model: nn.Module, section: Mapping[str, Any], weight_decay_f
     return optimizer
 
 
-# What a plain step after one backward pass cannot drive, and why
+# Optimizers that one backward pass before each step cannot drive, and why
 IMPOSSIBLE = {
     "lbfgs": "it evaluates the loss several times a step on one frozen batch",
     "sparseadam": "it takes sparse gradients only, and these networks have none",
@@ -64,7 +64,7 @@ IMPOSSIBLE = {
 
 
 def _settings(name: str, lr: float, weight_decay: float, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a named optimizer's settings; raise UserError for one that cannot train here, or a setting given twice."""
+    """Return a named optimizer's settings. Raises UserError for one in `IMPOSSIBLE`, or a setting given twice."""
     if name.lower() in IMPOSSIBLE:
         raise UserError(f"optimizer.name={name} cannot be trained here: {IMPOSSIBLE[name.lower()]}")
     for key in ("lr", "weight_decay"):
@@ -76,7 +76,7 @@ def _settings(name: str, lr: float, weight_decay: float, kwargs: Mapping[str, An
 def torch_optimizer(
     params: ParamGroups, name: str, lr: float, weight_decay: float, kwargs: Mapping[str, Any]
 ) -> torch.optim.Optimizer:
-    """Return the class of torch.optim called ``name``, whatever its case."""
+    """Return the optimizer of torch.optim called ``name``, in any case. Raises UserError."""
     classes = {
         key.lower(): value
         for key, value in vars(torch.optim).items()
@@ -84,7 +84,7 @@ def torch_optimizer(
     }
     found = classes.get(name.lower())
     if found is None:
-        near = did_you_mean(name, [c.__name__ for c in classes.values()])
+        near = did_you_mean(name, [known.__name__ for known in classes.values()])
         raise UserError(f"torch.optim has no optimizer '{name}': {near}")
     settings = _settings(name, lr, weight_decay, kwargs)
     if weight_decay == 0 and "weight_decay" not in inspect.signature(found).parameters:
@@ -96,10 +96,10 @@ def torch_optimizer(
 def timm_optimizer(
     params: ParamGroups, name: str, lr: float, weight_decay: float, kwargs: Mapping[str, Any]
 ) -> torch.optim.Optimizer:
-    """Return the optimizer that timm's factory makes by ``name``; its own filter of weight decay stays off."""
+    """Return the optimizer that timm calls ``name``, without timm's filter of weight decay. Raises UserError."""
     known = timm.optim.list_optimizers()
     if name.lower().rsplit("_", 1)[-1] not in known and name.lower() not in known:
-        raise UserError(f"timm has no optimizer '{name}': {did_you_mean(name.lower(), known)}")
+        raise UserError(f"timm has no optimizer '{name}': {did_you_mean(name, known)}")
     settings = _settings(name, lr, weight_decay, kwargs)
     made: torch.optim.Optimizer = timm.optim.create_optimizer_v2(params, opt=name, filter_bias_and_bn=False, **settings)
     return made

@@ -1,4 +1,4 @@
-"""What does a run consist of? Everything that its configuration names, built before anything trains.
+"""The parts of a run: everything that its configuration names, each built once, on the device that it trains on.
 
 Building finds every error in the configuration, so it comes before anything is recorded.
 """
@@ -20,55 +20,40 @@ from neumann.models.classifiers import build_model
 from neumann.optim import WeightAverage, points
 from neumann.optim.batch_norm import batch_norms
 from neumann.seeds import derive
-from neumann.training.build import build_schedule
 from neumann.training.classifier import ImageClassifier
 from neumann.training.distributed import TIMEOUT, RankEnvironment, RankGroup
+from neumann.training.instantiate import build_schedule
 from neumann.training.optimizers import build_optimizer
 from neumann.training.rate_schedules import RateSchedule
 
 
 @dataclass
 class Parts:
-    """What trains, on one rank."""
+    """What one rank trains with."""
 
     data: ImageData
     module: ImageClassifier
+    schedule: RateSchedule  # of the one optimizer, which ``module`` gives to Lightning
     trainer_options: dict[str, Any]
-    schedules: list[RateSchedule]  # one, from the moment that Lightning makes the optimizer
-
-    def schedule(self) -> RateSchedule:
-        """Return the rate's schedule."""
-        return self.schedules[-1]
 
 
 def accelerator_of(spec: RunSpec) -> str:
-    """Return gpu or cpu, whichever ``spec`` trains on here."""
+    """Return what ``spec`` trains on here, gpu or cpu."""
     return "gpu" if spec.config.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
-    """Build everything that ``spec`` names, on this rank of ``group``. Raises UserError for what is wrong with it."""
+    """Build everything that ``spec`` names, on this rank of ``group``. Raises UserError for a wrong configuration."""
     config = spec.config
     trainer = config.trainer
-    if trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError(
-            "trainer.accelerator=gpu: torch sees no CUDA device here, choose trainer.accelerator=cpu or auto"
-        )
-    accelerator = accelerator_of(spec)
-    if accelerator == "gpu" and torch.cuda.device_count() < trainer.devices:
-        raise UserError(
-            f"trainer.devices={trainer.devices}: torch sees {torch.cuda.device_count()} CUDA devices here, choose "
-            "at most as many, or trainer.accelerator=cpu (an srun task must see all GPUs of its node)"
-        )
-    if trainer.precision == "16-mixed" and accelerator == "cpu":
-        raise UserError("trainer.precision=16-mixed needs a GPU: choose bf16-mixed or 32-true")
+    device = _device(spec)
     factor = build_schedule(config.schedule)
     data = build_data(
         config.data,
         spec.facts,
         batch_size=config.batch.size // group.world_size,
         seed=config.seed,
-        device=f"cuda:{torch.cuda.current_device()}" if accelerator == "gpu" else "cpu",
+        device=str(device),
         rank=group.rank,
         world_size=group.world_size,
     )
@@ -80,33 +65,21 @@ def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
         num_classes=data.num_classes,
         image_size=data.image_size,
     )
-
     check_recalibration(model, config.recipe.recalibrate_batch_norm, group.world_size)
-
-    def make(model: torch.nn.Module) -> torch.optim.Optimizer:
-        optimizer = build_optimizer(model, config.optimizer, config.recipe.weight_decay_filter)
-        _keep_average(optimizer, config.recipe.weight_average)
-        return optimizer
-
-    make(
-        model
-    )  # its errors belong here, before anything is recorded; Lightning makes the one that trains, on the device
-    schedules: list[RateSchedule] = []
-
-    def make_scheduled(model: torch.nn.Module) -> torch.optim.Optimizer:
-        optimizer = make(model)
-        schedules.append(RateSchedule(optimizer, factor))
-        return optimizer
-
+    # Where Lightning would put it, but before there is an optimizer: one with state from the start (Adagrad, a weight
+    # average) makes that state like its parameters.
+    model.to(device, torch.float64 if trainer.precision == "64-true" else None)
+    optimizer = build_optimizer(model, config.optimizer, config.recipe.weight_decay_filter)
+    _keep_average(optimizer, config.recipe.weight_average)
     return Parts(
         data=data,
-        schedules=schedules,
-        module=ImageClassifier(model, make_scheduled, label_smoothing=config.recipe.label_smoothing),
+        module=ImageClassifier(model, lambda _: optimizer, label_smoothing=config.recipe.label_smoothing),
+        schedule=RateSchedule(optimizer, factor),
         trainer_options={
-            "accelerator": accelerator,
+            "accelerator": accelerator_of(spec),
             "devices": trainer.devices,
             "num_nodes": trainer.num_nodes,
-            **_distributed(group, accelerator),
+            **_distributed(group, accelerator_of(spec)),
             "precision": trainer.precision,
             "deterministic": trainer.deterministic or None,
             "max_epochs": 1,  # the whole run is one stream of batches (see checkpoints.py)
@@ -121,8 +94,26 @@ def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
     )
 
 
+def _device(spec: RunSpec) -> torch.device:
+    """Return the device that this rank trains on. Raises UserError where ``spec`` asks for what is not there."""
+    trainer = spec.config.trainer
+    if trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError(
+            "trainer.accelerator=gpu: torch sees no CUDA device here, choose trainer.accelerator=cpu or auto"
+        )
+    accelerator = accelerator_of(spec)
+    if accelerator == "gpu" and torch.cuda.device_count() < trainer.devices:
+        raise UserError(
+            f"trainer.devices={trainer.devices}: torch sees {torch.cuda.device_count()} CUDA devices here, choose "
+            "at most as many, or trainer.accelerator=cpu (an srun task must see all GPUs of its node)"
+        )
+    if trainer.precision == "16-mixed" and accelerator == "cpu":
+        raise UserError("trainer.precision=16-mixed needs a GPU: choose bf16-mixed or 32-true")
+    return torch.device("cuda", torch.cuda.current_device()) if accelerator == "gpu" else torch.device("cpu")
+
+
 def check_recalibration(model: torch.nn.Module, batches: int, world_size: int) -> None:
-    """Refuse to recalibrate a model where that says nothing, or would wait for ever. Raises UserError."""
+    """Raise UserError where recalibrating ``model`` would change nothing, or would wait for ever on several ranks."""
     layers = batch_norms(model)
     if batches and not layers:
         raise UserError(
@@ -137,7 +128,7 @@ def check_recalibration(model: torch.nn.Module, batches: int, world_size: int) -
 
 
 def _keep_average(optimizer: torch.optim.Optimizer, gamma: float | None) -> None:
-    """Give ``optimizer`` the average of the recipe; one of its own must be of the same γ. Raises UserError."""
+    """Give ``optimizer`` the recipe's moving average; one of its own must have the same γ. Raises UserError."""
     if gamma is None:
         return
     if "average" not in points(optimizer):
@@ -156,7 +147,7 @@ def _keep_average(optimizer: torch.optim.Optimizer, gamma: float | None) -> None
 
 
 def _distributed(group: RankGroup, accelerator: str) -> dict[str, Any]:
-    """Return what makes Lightning train in ``group``, which is there already, and look for no cluster of its own."""
+    """Return the options with which Lightning trains in ``group``, already made, and looks for no cluster itself."""
     if group.ranks is None:
         return {"plugins": [LightningEnvironment()]}
     backend = "nccl" if accelerator == "gpu" else "gloo"

@@ -1,6 +1,6 @@
-"""How does the learning rate move? Pure functions of the optimizer's own step count, and the hook that applies them.
+"""Learning-rate schedules: pure functions of the optimizer's own step count, and the hook that applies them.
 
-Each function returns the factor on the optimizer's rate at a step counted from 0. Times arrive in steps: the YAMLs of
+Each function returns the factor on the optimizer's rate at a step counted from 0. Times are in steps: the YAMLs of
 conf/schedule turn epochs into steps (``${steps:...}``), by ``timing=paper`` or ``timing=relative``.
 """
 
@@ -18,12 +18,12 @@ Factor = Callable[[int], float]
 
 
 def _ramp(step: int, ramp_steps: int) -> float:
-    """Return the linear ramp's factor, which is 1 from step ``ramp_steps`` on (Goyal et al. 2017)."""
+    """Return the factor of a linear ramp, which is 1 from step ``ramp_steps`` on (Goyal et al. 2017)."""
     return (step + 1) / (ramp_steps + 1) if step < ramp_steps else 1.0
 
 
 def constant(step: int, *, ramp_steps: int = 0) -> float:
-    """Return 1, after a linear ramp over ``ramp_steps``."""
+    """Return 1, after a linear ramp of ``ramp_steps`` steps."""
     return _ramp(step, ramp_steps)
 
 
@@ -36,13 +36,12 @@ def cosine(step: int, *, total_steps: int, ramp_steps: int = 0) -> float:
 
 
 def exponential(step: int, *, factor: float, every_steps: int, ramp_steps: int = 0) -> float:
-    """Return ``factor`` to the power of the periods passed (the baselines of section 4: 0.94 every 2 epochs)."""
+    """Return ``factor`` to the power of the periods passed since step 0 (baselines of section 4: 0.94, 2 epochs)."""
     return _ramp(step, ramp_steps) * factor ** (step // every_steps)
 
 
 def synchronous(step: int, *, factor: float, every_steps: int, ramp_steps: int) -> float:
-    """Return the paper's schedule for synchronous training: a linear ramp, then × ``factor`` every ``every_steps``
-    (section 4.2).
+    """Return the paper's schedule for synchronous training (section 4.2): a ramp, then × ``factor`` in each period.
 
     Periods count from the end of the ramp, so with a ramp of 5 epochs and a period of 40 the drops fall at epochs 45,
     85, 125 and 165.
@@ -51,11 +50,11 @@ def synchronous(step: int, *, factor: float, every_steps: int, ramp_steps: int) 
 
 
 class RateSchedule:
-    """Sets every group's rate before each step of an optimizer, by that optimizer's own count of steps.
+    """Sets the rate of every parameter group before each step of ``optimizer``, by that optimizer's count of steps.
 
     torch's LambdaLR moves the rate after the step instead, and Lightning moves it also when mixed precision has skipped
-    the step. Here the rate in ``group["lr"]`` after a step is the one that the step used, which the base point of
-    torch's Nesterov needs (`neumann.optim.points`), and a skipped step moves nothing.
+    the step. Here ``group["lr"]`` after a step is the rate that the step used, which the base point of torch's Nesterov
+    needs (`neumann.optim.points`), and a skipped step moves nothing.
     """
 
     def __init__(self, optimizer: Optimizer, factor: Factor) -> None:
@@ -87,5 +86,5 @@ class RateSchedule:
         return {"count": self.count}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a count."""
+        """Go on from the count of a checkpoint."""
         self.count = state["count"]

@@ -1,28 +1,25 @@
-"""How does Ctrl-C leave a clean run? The first is noted, the run stops after its step; the second is Python's own.
+"""What SIGTERM, Ctrl-C and the signals of a cluster do to training: it ends after the step in hand, with a checkpoint.
 
-The same for SIGTERM, and for SIGUSR1 and SIGUSR2, by which clusters say that the time is nearly up. Where several ranks
-train, a signal reaches them at different steps, or only some of them; they agree on the step to stop after.
+The first signal is noted, and a second Ctrl-C raises KeyboardInterrupt. Where several ranks train, a signal reaches
+them at different steps, or only some of them, so they agree on the step to stop after.
 """
 
 from __future__ import annotations
 
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytorch_lightning as pl
 
-from neumann.processes.signals import STOP_SIGNALS
+from neumann.processes.signals import listening
 from neumann.training.distributed import Asked, RankGroup
 
 
 class Stop(pl.Callback):
-    """Remembers which signal asked the run to stop, and stops it after the step in hand, or the one after it.
+    """Remembers the signal that asked the run to stop, and stops it after the step in hand or the one after that.
 
-    Several ranks ask each other at every step and read the answer at the next, so that nobody waits for it.
+    Several ranks ask each other at every step and read the answer at the next, so none waits for it.
     """
 
     def __init__(self, group: RankGroup) -> None:
@@ -32,49 +29,41 @@ class Stop(pl.Callback):
         self._agreed = False
 
     def asked(self) -> bool:
-        """Return whether a signal has come to this process."""
+        """Return whether this process has been asked to stop."""
         return self.signal is not None
 
     def agreed(self) -> bool:
         """Return whether all ranks stop after this step."""
         return self._agreed
 
+    def request(self, number: int = signal.SIGTERM) -> None:
+        """Ask the run to stop as signal ``number`` does; the first request counts. Safe to call from any thread."""
+        if self.signal is None:  # a cluster sends several, to the job and to each of its processes
+            self.signal = number
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop the trainer."""
+        """Stop the trainer where this rank, or with several ranks any of them, was asked."""
         if self._group.world_size == 1:
             self._agreed = self.asked()
         else:
             agreed = self._question.answer() if self._question is not None else 0
             self._agreed = agreed > 0
             if self._agreed:
-                self.signal = agreed  # the others' may be the only one
+                self.signal = agreed  # it may have come to another rank alone
             self._question = None if self._agreed else self._group.ask(self.signal or 0)
         if self._agreed:
             trainer.should_stop = True
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Handle the signals within the block. Outside the main thread, where Python allows no handler, it does
-        nothing.
+    def listening(self) -> AbstractContextManager[None]:
+        """Handle the stop signals within the block, in the main thread; elsewhere Python allows no handlers.
 
-        Lightning turns KeyboardInterrupt into SystemExit(1) and ignores later ones, so the trainer must not see the
-        first.
+        Lightning turns KeyboardInterrupt into SystemExit(1) and ignores later ones, so it must not see the first.
         """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
+        return listening(self._heard)
 
-        def note(number: int, frame: FrameType | None) -> None:
-            if self.signal is not None and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            if self.signal is None:  # a cluster sends several, to the job and to each of its processes
-                self.signal = number
-
-        before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _heard(self, number: int) -> None:
+        if self.asked() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.request(number)

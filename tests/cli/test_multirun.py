@@ -1,4 +1,4 @@
-"""`neumann train -m` as a user meets it: each run its own overrides, the table, the exit code, and nothing done twice."""
+"""`neumann train -m` end to end: each run has its own overrides, no run is trained twice; table and exit code."""
 
 from __future__ import annotations
 

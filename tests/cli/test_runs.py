@@ -1,4 +1,4 @@
-"""neumann runs: what is listed, shown, followed, removed and resumed, and what a folder of somebody else's cannot do."""
+"""`neumann runs`: what it lists, shows, follows, removes and resumes, and what a foreign run folder cannot do."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def test_a_run_that_lives_and_one_that_does_not(four: list[RunFolder]) -> None:
 
 def test_clean_asks_and_removes_what_failed_and_nothing_else(four: list[RunFolder], capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     assert cli(["runs", "clean"]) == 2
-    assert "nobody can answer here: add --yes" in capsys.readouterr().err
+    assert "there is no terminal to answer on: add --yes" in capsys.readouterr().err
     assert four[1].path.exists()
     assert "removed 1 of 1" in said("clean", "--yes")
     assert [folder.path.exists() for folder in four] == [True, False, True, True]
@@ -278,7 +278,7 @@ def test_clean_asks_on_a_terminal(answer: str, four: list[RunFolder]) -> None:
     assert four[1].path.exists() == (answer == "n")
 
 
-def test_clean_keeps_what_somebody_holds_has_finished_or_linked(four: list[RunFolder], tmp_path: Path) -> None:
+def test_clean_keeps_what_is_held_finished_or_a_link(four: list[RunFolder], tmp_path: Path) -> None:
     real = list_runs(Path("runs"), Filters(statuses=["failed"]))
     with four[1].claim():
         text = said("clean", "--yes", code=1)
@@ -374,7 +374,7 @@ YAML_BOMB = "!!python/object/apply:os.system ['touch executed']"
         (lambda text: "x: 1\n" * 400_000, "larger than"),
     ],
 )  # fmt: skip
-def test_a_folder_of_somebody_elses_executes_nothing(change: Any, sentence: str, four: list[RunFolder], capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_a_foreign_folder_executes_nothing(change: Any, sentence: str, four: list[RunFolder], capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     folder = four[3]
     folder.config.write_text(change(folder.config.read_text()))
     assert cli(["runs"]) == 0

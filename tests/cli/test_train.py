@@ -1,4 +1,4 @@
-"""The command line as a user meets it: real processes, exit codes, one sentence on stderr, nothing half done."""
+"""`neumann train` end to end, in real processes: exit codes, one sentence on stderr, no half-written run."""
 
 from __future__ import annotations
 
@@ -59,6 +59,7 @@ def photos(tmp_path: Path) -> Path:
         (["train", "optimizer.alhpa=0"], ["did you mean 'alpha'?"]),
         (["trian"], ["there is no command 'trian': did you mean 'train'?"]),
         (["train", "--cofnig-dir", "x"], ["neumann train takes no --cofnig-dir", "--config-dir"]),
+        (["train", "--cfg", "x"], ["neumann train: argument -c/--cfg: invalid choice: 'x'"]),
         (["train", "seed=0,1"], ["names several values", "add -m"]),
         (["train", "+sweeps=rates"], ["add -m"]),
         (["train", "-m", "+sweeps=rate"], ["did you mean 'rates'?"]),

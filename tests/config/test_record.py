@@ -1,4 +1,4 @@
-"""A run as a record: what a worker on another machine, or a person with somebody's folder, makes it from again."""
+"""A run's record, from which a worker on another machine, or another user with the folder, makes it again."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_record_gives_the_same_run(overrides: tuple[str, ...]) -> None:
     assert again.signed() == spec.signed()
 
 
-def test_targets_of_strangers_need_trust() -> None:
+def test_targets_of_other_projects_need_trust() -> None:
     foreign = record()
     foreign["config"]["optimizer"]["_target_"] = "os.system"
     with pytest.raises(UserError, match=r"optimizer\._target_=os\.system would run code .* --trust"):

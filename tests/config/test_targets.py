@@ -15,7 +15,7 @@ from neumann.config.from_record import TRUSTED
 from neumann.config.targets import EXPORTED, TARGETS
 from neumann.errors import UserError
 from neumann.training import rate_schedules
-from neumann.training.build import SCHEDULE_BOUNDS, build_schedule, locate
+from neumann.training.instantiate import SCHEDULE_BOUNDS, build_schedule, locate
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 NAMED = {
@@ -59,7 +59,7 @@ def test_what_optim_exports_is_public_as_it_is() -> None:
         ("neumann.training.schedules.constant", "did you mean 'neumann.schedules.constant'?"),
         ("neumann.schedules.constent", "did you mean 'neumann.schedules.constant'?"),
         ("neumann.optim.neumann.Neumann", "write neumann.optim.Neumann"),
-        ("neumann.training.build.get_object", "is no public name of neumann"),
+        ("neumann.training.instantiate.get_object", "is no public name of neumann"),
     ],
 )
 def test_a_name_that_moves_with_its_file_is_not_signed(target: str, hint: str, tmp_path: Path) -> None:

@@ -125,12 +125,15 @@ def test_runs_started_together_decode_once(make_folder, monkeypatch):
     data = {"kind": "image_folder", "root": str(make_folder({"cat": 9, "dog": 9})), "workers": 0}
     found, decode, calls = facts(data), resident._decode, []
     monkeypatch.setattr(resident, "_decode", lambda *given: (calls.append(1), time.sleep(0.1), decode(*given))[2])
-    threads = [threading.Thread(target=build, args=(data, found), kwargs={"batch_size": 4, "seed": 0}) for _ in "abc"]
+    built = []
+    threads = [threading.Thread(target=lambda: built.append(build(data, found, batch_size=4, seed=0))) for _ in "abc"]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(calls) == 1
+    assert all(torch.equal(one._pixels.images, built[0]._pixels.images) for one in built)
+    assert len(built) == 3
 
 
 @pytest.mark.parametrize("damage", ["short", "empty", "garbage", "flipped"])
@@ -271,6 +274,7 @@ def test_lightning_resumes_at_the_next_batch_wherever_it_stopped(tmp_path, optio
     saver = SaveEverywhere(tmp_path)
     uninterrupted = fit([saver])
     assert len(set(uninterrupted.seen)) == 3 * options.get("limit_train_batches", 4)
+    assert {seen for _, seen in saver.saved} == set(range(1, len(uninterrupted.seen) + 1))
     for path, seen in saver.saved:
         assert fit(checkpoint=path).seen == uninterrupted.seen[seen:], path.name
 

@@ -1,4 +1,4 @@
-"""What needs a CUDA device: the fork server stays out of CUDA, ranks over NCCL, and a run that goes on to the same bits."""
+"""Launches on a CUDA device: the fork server stays out of CUDA, ranks use NCCL, and a run goes on to the same bits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from neumann.config import LocalLaunchConfig, RunSpec, make_specs
 from neumann.launch.local import LocalLauncher
 from neumann.search.grid import expand
 from neumann.store import find
-from tests.support.launching import QUICK, Seen
+from tests.support.launching import QUICK, RecordingView
 
 pytestmark = [
     pytest.mark.gpu,
@@ -42,7 +42,7 @@ def test_runs_of_a_sweep_share_a_gpu_and_repeat_to_the_bit() -> None:
     specs = [*specs_of("seed=0,1", "study=a"), *specs_of("seed=0,1", "study=b")]
     with LocalLauncher(LocalLaunchConfig(devices=[0], runs_per_device=2)) as launcher:
         assert launcher.parallel == 2
-        outcomes = launcher.run(specs, view := Seen())
+        outcomes = launcher.run(specs, view := RecordingView())
     assert [o.message for o in outcomes] == [None] * 4
     assert view.most == 2
     assert {(o.result or {})["device"] for o in outcomes} == {"cuda:0"}
@@ -54,7 +54,7 @@ def test_runs_of_a_sweep_share_a_gpu_and_repeat_to_the_bit() -> None:
 def test_one_rank_over_nccl_gives_what_no_group_gives() -> None:
     (alone,) = specs_of("study=alone")
     with LocalLauncher(LocalLaunchConfig()) as launcher:
-        launcher.run([alone], Seen())
+        launcher.run([alone], RecordingView())
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"]
     done = subprocess.run(
         [*start, "-m", "neumann", "train", *GPU, "study=nccl"], capture_output=True, text=True, timeout=250

@@ -1,4 +1,4 @@
-"""Which GPUs does a run get? Shared out by name; what CUDA makes of it needs a GPU."""
+"""How GPUs are shared out, by name; what CUDA makes of them needs a GPU (test_cuda.py)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 from neumann.config import LocalLaunchConfig, make_spec, make_specs
 from neumann.errors import UserError
 from neumann.launch import gpus
-from neumann.launch.gpus import GpuPool, chosen, visible
+from neumann.launch.gpus import GpuPool, chosen_gpus, visible_gpus
 from neumann.launch.local import LocalLauncher
 from neumann.search.grid import expand
-from tests.support.launching import QUICK, Seen, own_optimizer
+from tests.support.launching import QUICK, RecordingView, own_optimizer
 
 
 class Dev:
-    """A /dev with some GPUs in it."""
+    """A stand-in for `Path` whose /dev has ``count`` GPUs."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -41,17 +41,17 @@ def four(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_visible(given: str | None, names: list[str], four: None, monkeypatch: pytest.MonkeyPatch) -> None:
     if given is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
-    assert visible() == names
+    assert visible_gpus() == names
 
 
 def test_the_choice_counts_among_the_visible(four: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert chosen([2, 0]) == ["2", "0"]
+    assert chosen_gpus([2, 0]) == ["2", "0"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
-    assert chosen([1]) == ["1"]
-    assert chosen(None) == ["3", "1"]
+    assert chosen_gpus([1]) == ["1"]
+    assert chosen_gpus(None) == ["3", "1"]
     for wrong, words in (([2], "there are 2, counted from 0"), ([0, 0], "each GPU once"), ([], "each GPU once")):
         with pytest.raises(UserError, match=words):
-            chosen(wrong)
+            chosen_gpus(wrong)
 
 
 def test_options_without_a_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,8 +74,8 @@ def test_a_pool_fills_the_emptiest_first() -> None:
 
 
 def test_a_list_of_gpus_is_no_sweep() -> None:
-    jobs = expand(["launch.devices=0,1", "seed=0,1"])
-    assert [make_spec(job).config.launch.devices for job in jobs] == [[0, 1], [0, 1]]  # type: ignore[attr-defined]
+    runs = expand(["launch.devices=0,1", "seed=0,1"])
+    assert [make_spec(run).config.launch.devices for run in runs] == [[0, 1], [0, 1]]  # type: ignore[attr-defined]
     assert make_spec(["launch.devices=3"]).config.launch.devices == [3]  # type: ignore[attr-defined]
 
 
@@ -92,7 +92,7 @@ class Mine(torch.optim.SGD):
 
 @pytest.mark.slow
 def test_a_run_sees_its_own_gpus_alone(four: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The names are made up and training is on the CPU: it is the environment that is looked at."""
+    """The GPUs' names are made up and training is on the CPU: only the environment is checked."""
     dirs = (own_optimizer(Path.cwd(), SAYS),)
     monkeypatch.syspath_prepend(str(Path.cwd()))
     words = [*QUICK, "trainer.max_epochs=0.2", "optimizer=mine", "seed=0,1", "trainer.accelerator=cpu"]
@@ -100,9 +100,9 @@ def test_a_run_sees_its_own_gpus_alone(four: None, monkeypatch: pytest.MonkeyPat
     settings = LocalLaunchConfig(devices=[1, 3], threads=1)
     with LocalLauncher(settings) as launcher:
         assert launcher.parallel == 2
-        outcomes = launcher.run(specs, Seen())
+        outcomes = launcher.run(specs, RecordingView())
         with pytest.raises(UserError, match=r"trainer.devices=4: the launch has 2 GPUs"):
-            launcher.run([make_spec([*QUICK, "trainer.devices=4"])], Seen())
+            launcher.run([make_spec([*QUICK, "trainer.devices=4"])], RecordingView())
     assert [o.message for o in outcomes] == [None] * 4
     seen = set(Path("seen").read_text().split())
     assert seen <= {"1", "3", "1,3", "3,1"}

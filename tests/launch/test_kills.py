@@ -1,4 +1,4 @@
-"""A run that is killed by SIGKILL, again and again and at any moment, ends as one that nobody touched: to the bit."""
+"""A run that is killed by SIGKILL again and again, at random moments, ends with the same bits as one that is not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from neumann.config import LocalLaunchConfig, RunSpec, make_spec
 from neumann.launch.local import LocalLauncher
 from neumann.store import RunFolder, find
-from tests.support.launching import Seen
+from tests.support.launching import RecordingView
 
 KILLS = 10  # of each test
 RUN = [
@@ -41,7 +41,7 @@ def spec_of(devices: int, seed: int, study: str) -> RunSpec:
 
 
 def ranks() -> list[int]:
-    """Return the processes of the jobs that run now: the fork server's children."""
+    """Return the processes of the runs under way: the fork server's children."""
     server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
     with contextlib.suppress(OSError):
         return [int(pid) for pid in Path(f"/proc/{server}/task/{server}/children").read_text().split()]
@@ -90,7 +90,7 @@ def launch_and_kill(launcher: LocalLauncher, spec: RunSpec, draw: random.Random,
     thread = threading.Thread(target=kill)
     thread.start()
     try:
-        (outcome,) = launcher.run([spec], Seen())
+        (outcome,) = launcher.run([spec], RecordingView())
     finally:
         over.set()
         thread.join()
@@ -135,7 +135,7 @@ def without_clocks(values: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.long) for part in range(1, 6))])
-def test_killed_at_random_moments_it_ends_as_one_that_nobody_touched(part: int) -> None:
+def test_killed_at_random_moments_it_ends_as_one_that_is_not(part: int) -> None:
     draw = random.Random(part)
     kills = {1: 0, 2: 0}
     with LocalLauncher(LocalLaunchConfig(parallel=2, threads=1)) as launcher:
@@ -143,14 +143,14 @@ def test_killed_at_random_moments_it_ends_as_one_that_nobody_touched(part: int) 
             seed = 10 * part
             while kills[devices] < needed:
                 reference, spec = (spec_of(devices, seed, study) for study in ("untouched", "killed"))
-                (untouched,) = launcher.run([reference], Seen())
+                (untouched,) = launcher.run([reference], RecordingView())
                 assert untouched.status == "finished", untouched.message
                 attempts = 0
                 while launch_and_kill(launcher, spec, draw, only_one=devices == 2 and draw.random() < 0.5):
                     kills[devices] += 1
                     attempts += 1
                     if kills[devices] >= needed or attempts == 4:
-                        (outcome,) = launcher.run([spec], Seen())
+                        (outcome,) = launcher.run([spec], RecordingView())
                         assert outcome.status == "finished", outcome.message
                         break
                 folder, beside = find(spec), find(reference)

@@ -13,11 +13,12 @@ import torch
 
 from neumann.config import LocalLaunchConfig, RunSpec, make_specs
 from neumann.errors import UserError
-from neumann.launch.local import LocalLauncher, Outcome
+from neumann.launch.local import LocalLauncher
+from neumann.launch.protocol import RunOutcome
 from neumann.search.grid import expand
 from neumann.store import RunFolder, find
 from neumann.store.files import read_json
-from tests.support.launching import QUICK, Seen, left_over, own_optimizer, wait_for
+from tests.support.launching import QUICK, RecordingView, left_over, own_optimizer, wait_for
 
 # no batch norm, which sees a rank's share of the batch, and no dropout, which draws by rank
 SPLITS_EVENLY = [
@@ -32,9 +33,9 @@ def specs_of(*words: str, dirs: tuple[str, ...] = ()) -> list[RunSpec]:
     return make_specs(expand(words, dirs), dirs)
 
 
-def launch(specs: list[RunSpec]) -> list[Outcome]:
+def launch(specs: list[RunSpec]) -> list[RunOutcome]:
     with LocalLauncher(LocalLaunchConfig(parallel=2, threads=1)) as launcher:
-        return launcher.run(specs, Seen())
+        return launcher.run(specs, RecordingView())
 
 
 def weights(folder: Path) -> dict[str, Any]:
@@ -133,15 +134,15 @@ class Mine(torch.optim.SGD):
 
 
 @pytest.mark.slow
-def test_a_rank_that_dies_takes_its_job_down_and_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_rank_that_dies_takes_the_others_down_and_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     dirs = (own_optimizer(Path.cwd(), ON_ONE_RANK),)
     monkeypatch.syspath_prepend(str(Path.cwd()))
     endings = ["raise_0", "raise_1", "kill_0", "kill_1", "exit_1", "leave_1", "drift_1", "stop_1", "term_0", "term_1"]
     specs = specs_of(*QUICK, "optimizer=mine", f"optimizer.ends={','.join(endings)}", "trainer.devices=2", dirs=dirs)
     ended: dict[str, float] = {}
 
-    class Clock(Seen):
-        def done(self, outcome: Outcome) -> None:
+    class Clock(RecordingView):
+        def done(self, outcome: RunOutcome) -> None:
             ended[outcome.spec.section("optimizer")["ends"]] = time.time()
 
     with LocalLauncher(LocalLaunchConfig(parallel=2, threads=1)) as launcher:
@@ -193,7 +194,7 @@ def test_a_rank_that_dies_takes_its_job_down_and_says_why(monkeypatch: pytest.Mo
 
 
 def _helpers() -> set[int]:
-    """Return the processes that Python itself keeps beside ours: the fork server and the tracker of its resources."""
+    """Return the processes that Python itself starts: the fork server and the resource tracker."""
     from multiprocessing import forkserver, resource_tracker
 
     tracker = resource_tracker._resource_tracker._pid  # type: ignore[attr-defined]
@@ -201,7 +202,7 @@ def _helpers() -> set[int]:
 
 
 def test_this_machine_is_one_node() -> None:
-    view = Seen()
+    view = RecordingView()
     with (
         pytest.raises(UserError, match=r"trainer.num_nodes=2: this machine is one node"),
         LocalLauncher(LocalLaunchConfig()) as it,
@@ -259,5 +260,6 @@ def test_deterministic_kernels_on_request(monkeypatch: pytest.MonkeyPatch) -> No
         words = [*QUICK, "optimizer=mine", "trainer.max_epochs=0.1", f"trainer.deterministic={asked}"]
         (outcome,) = launch(specs_of(*words, dirs=dirs))
         assert outcome.status == "finished", outcome.message
-        assert Path(f"asked-{asked}").exists()
-        assert not Path(f"asked-{not asked}").exists() or asked
+        (seen,) = Path.cwd().glob("asked-*")
+        assert seen.name == f"asked-{asked}"
+        seen.unlink()

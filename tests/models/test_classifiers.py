@@ -25,8 +25,9 @@ def test_the_small_network_has_the_size_that_its_yaml_names() -> None:
 
 def test_trying_the_model_leaves_its_batch_statistics_alone() -> None:
     model = build_model("small_cnn", {}, in_chans=1, num_classes=10, image_size=(8, 8))
-    buffers = dict(model.named_buffers())
-    assert all(int(b) == 0 for name, b in buffers.items() if name.endswith("num_batches_tracked"))
+    norms = [layer for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    assert [int(norm.num_batches_tracked) for norm in norms] == [0, 0, 0]
+    assert all(torch.equal(norm.running_mean, torch.zeros_like(norm.running_mean)) for norm in norms)
 
 
 @pytest.mark.parametrize(

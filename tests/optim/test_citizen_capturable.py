@@ -29,7 +29,7 @@ CASES = {
 
 
 class _Waiting(TorchDispatchMode):
-    """Whoever wants to know the value of a tensor would wait for a device."""
+    """Code that asks for the value of a tensor would wait for the device."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         asked = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select")
@@ -182,7 +182,7 @@ def test_the_first_group_may_be_empty_and_groups_count_together():
 
 
 def test_a_capture_needs_capturable():
-    """A graph would repeat the phase of one step for ever; nobody would see it."""
+    """A graph would repeat the phase of one step for ever; it would go unnoticed."""
     params = new_params()
     optimizer = Neumann(params, **STRONG)
     set_gradients(params, 0)

@@ -1,4 +1,4 @@
-"""Whatever way a state goes, and whoever has a hook on it, the run that resumes is the uninterrupted one."""
+"""A run that resumes from a state is the uninterrupted one, whatever way the state goes and whatever hooks it meets."""
 
 import copy
 import io
@@ -228,7 +228,7 @@ def test_states_with_names_and_without_load_into_each_other(kind):
 
 
 @QUICK
-def test_an_optimizer_goes_when_nobody_holds_it(name):
+def test_an_optimizer_is_freed_with_its_last_reference(name):
     """No cycles: a second copy of the model in memory until the garbage collector comes would be too much."""
     import gc
     import weakref

@@ -198,7 +198,7 @@ def test_schedulers_set_what_the_next_step_takes(kind, as_tensor, name):
 
 @EVERY_PATH
 def test_a_scheduler_may_raise_the_momentum_to_one(name):
-    """We would not take it ourselves, but torch's schedulers ask nobody."""
+    """The constructor would refuse it, but torch's schedulers set it without asking."""
     params, literal_params = new_params(), new_params()
     with path(name) as how:
         ours, literal = Neumann(params, **how, **STRONG), NeumannReference(literal_params, **STRONG)

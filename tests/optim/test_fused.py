@@ -33,10 +33,10 @@ def test_r_is_looked_at_once_and_its_squares_are_carried_from_then_on(name):
     with path(name) as how:
         optimizer = Neumann(params, lr=0.05, **how, **STRONG)
         train(optimizer, params, range(3))
-        (one_pass,) = optimizer._passes
+        (one_pass,) = optimizer._fused_passes
         with mock.patch.object(type(one_pass._kernel), "squares", side_effect=AssertionError("looked again")):
             train(optimizer, params, range(3, 12))
-        assert optimizer._passes == (one_pass,)
+        assert optimizer._fused_passes == (one_pass,)
         assert float(optimizer.distance()) == pytest.approx(literal_distance(optimizer), rel=1e-6)
         assert len(one_pass.squares) == len(SHAPES) + 1
 
@@ -48,7 +48,7 @@ def test_a_resumed_run_has_the_squares_of_the_uninterrupted_one_to_the_bit(name,
         optimizer = Neumann(params, lr=0.05, reset_period=15, **how, **STRONG)
         train(optimizer, params, range(8))
         torch.save({"weights": copies(params), "optimizer": optimizer.state_dict()}, tmp_path / "state.pt")
-        carried = optimizer._passes[0].squares.tolist()
+        carried = optimizer._fused_passes[0].squares.tolist()
         train(optimizer, params, range(8, 20))
 
         saved = torch.load(tmp_path / "state.pt", weights_only=True)
@@ -57,7 +57,7 @@ def test_a_resumed_run_has_the_squares_of_the_uninterrupted_one_to_the_bit(name,
         resumed.load_state_dict(saved["optimizer"])
         assert list(resumed.state_dict()["state"][3]["squares"].values()) == carried[3:]  # before the first step too
         resumed.distance()
-        assert resumed._passes[0].squares.tolist() == carried
+        assert resumed._fused_passes[0].squares.tolist() == carried
         train(resumed, others, range(8, 20))
         assert same_bits(others, params)
 
@@ -80,7 +80,7 @@ def test_copies_carry_them_too(duplicate):
 
 @KERNELS
 def test_squares_that_are_not_those_of_r_are_not_believed(name):
-    """Somebody has edited a checkpoint."""
+    """A checkpoint may have been edited."""
     params = new_params(torch.float32)
     with path(name) as how:
         optimizer = Neumann(params, lr=0.05, **how, **STRONG)
@@ -161,7 +161,7 @@ def test_memory_may_lie_in_other_ways(name, layout):
     _, looped = run(foreach=False)
     with path(name) as how:
         optimizer, params = run(**how)
-    assert optimizer._passes
+    assert optimizer._fused_passes
     assert params[0].stride() == looped[0].stride()
     assert relative(params, looped) < 1e-6
 
@@ -187,7 +187,7 @@ def test_gaps_between_the_elements_are_left_to_the_loop_or_refused():
     with path("C++"):
         optimizer = Neumann([w], lr=0.1)
         train(optimizer, [w], range(3))
-        assert not optimizer._passes
+        assert not optimizer._fused_passes
         with pytest.raises(
             ValueError, match=r"fused=True needs a kernel, and a parameter of strides \(6, 1\) is not dense"
         ):
@@ -218,7 +218,7 @@ with warnings.catch_warnings(record=True) as caught:
         optimizer = Neumann([w], lr=0.1, **setting)
         optimizer.step()
         print(len(caught), caught[-1].message if caught else "")
-print(len(optimizer._passes), w.tolist()[0] < 1)
+print(len(optimizer._fused_passes), w.tolist()[0] < 1)
 """
 
 
@@ -280,7 +280,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
         params = new_params(torch.float32)
         optimizer = Neumann(params, lr=0.1, fused=True)
         train(optimizer, params, range(3))
-    assert optimizer._passes
+    assert optimizer._fused_passes
 
 
 @pytest.mark.slow
@@ -299,7 +299,7 @@ def test_fused_is_what_is_picked_here_and_foreach_still_asks_for_lists():
             params = new_params(torch.float32)
             optimizer = Neumann(params, lr=0.1, **asked)
             train(optimizer, params, range(3))
-            assert len(optimizer._passes) == passes, asked
+            assert len(optimizer._fused_passes) == passes, asked
 
 
 def test_groups_may_take_different_paths_and_share_one_norm():
@@ -317,7 +317,7 @@ def test_groups_may_take_different_paths_and_share_one_norm():
             warnings.simplefilter("error")
             train(mixed, params, range(40))
         train(one, looped, range(40))
-        assert len(mixed._passes) == 1
+        assert len(mixed._fused_passes) == 1
     assert relative(params, looped) < 1e-12
     assert float(mixed.distance()) == pytest.approx(float(one.distance()), rel=1e-12)
 

@@ -1,4 +1,4 @@
-"""Anybody's LightningModule with one more base class: judged and saved at the eval point, trained on from the held one."""
+"""A LightningModule with one more base class: judged and saved at the eval point, trained on from the held one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Net(AtEvalPoint, pl.LightningModule):
         super().__init__()
         torch.manual_seed(0)
         self.body = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
-        self.body[1].eval()  # somebody's frozen norm
+        self.body[1].eval()  # a frozen norm
         self.name, self.fail_at = name, fail_at
         self.seen: list[torch.Tensor] = []
 

@@ -137,7 +137,7 @@ def test_state_saved_at_the_eval_point_knows_the_held_weights(make, steps):
     assert same_bits(members, params)
 
     optimizer.eval()
-    forgetful = new_params(torch.float32)  # nobody loaded weights into these
+    forgetful = new_params(torch.float32)  # no weights are loaded into these
     other = make(forgetful)
     other.load_state_dict(through_a_file(optimizer.state_dict()))
     other.train()

@@ -43,6 +43,10 @@ KINDS = {
     "adam": (lambda params: torch.optim.Adam(params, lr=0.05), ("held",)),
 }
 EVERY = pytest.mark.parametrize(("make", "expected"), KINDS.values(), ids=KINDS.keys())
+STILL = {
+    "base": (0, 10, 30),
+    "average": (0,),
+}  # steps after which a point of Neumann is the held one: resets, and v = w
 
 
 @EVERY
@@ -62,7 +66,8 @@ def test_every_point_is_left_bit_for_bit(make, expected):
         held = copies(params)
         for point in expected:
             with at(optimizer, point):
-                assert same_bits(params, held) == (point == "held") or step in (0, 10, 30)  # steps with reset
+                stays = point == "held" or (isinstance(optimizer, Neumann) and step in STILL[point])
+                assert same_bits(params, held) == stays
             assert same_bits(params, held)
             with pytest.raises(KeyError), at(optimizer, point):
                 raise KeyError
@@ -89,7 +94,8 @@ def test_every_point_can_be_asked_before_the_first_step(make, expected):
     optimizer = make(params)
     for point in expected:
         with at(optimizer, point):
-            assert same_bits(params, new_params()) or isinstance(optimizer, ScheduleFree)
+            moved = point == "base" and isinstance(optimizer, ScheduleFree)  # whose swap takes no notice of steps
+            assert same_bits(params, new_params()) == (not moved)
         assert same_bits(params, new_params())
 
 
@@ -102,7 +108,8 @@ def test_from_eval_mode_the_held_point_is_reached_and_left():
         optimizer.eval()
         base = copies(params)
         with at(optimizer, "held"):
-            assert same_bits(params, held) or isinstance(optimizer, ScheduleFree)
+            if not isinstance(optimizer, ScheduleFree):  # whose way back is arithmetic
+                assert same_bits(params, held)
             assert relative(params, held) < 1e-6
         assert same_bits(params, base)
         with at(optimizer, "base"):

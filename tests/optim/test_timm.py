@@ -16,7 +16,7 @@ from timm.utils import CheckpointSaver
 from torch import nn
 
 import neumann.optim.timm
-from neumann.optim import BurnInSGD, NesterovInner, Neumann, eval_point, evaluating, points
+from neumann.optim import BurnInSGD, NesterovInner, Neumann, eval_point, evaluating, points, private_names
 
 OURS = {"neumann": Neumann, "nesterovinner": NesterovInner, "burninsgd": BurnInSGD}
 
@@ -217,4 +217,4 @@ def test_what_timms_train_script_saves_is_the_answer_and_goes_on_to_the_same_bit
 def test_our_module_does_not_stand_in_for_timm() -> None:
     assert timm.__name__ == "timm"
     assert neumann.optim.timm is not timm
-    assert neumann.optim.timm.default_registry is timm.optim._optim_factory.default_registry
+    assert private_names.timm_registry() is timm.optim._optim_factory.default_registry

@@ -1,4 +1,4 @@
-"""A search asks for the same trials whenever it is started, trains none twice, and says plainly what it has found."""
+"""A search asks for the same trials whenever it is started, trains no run twice, and reports its best trial."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from rich.console import Console
 
@@ -23,7 +24,7 @@ from neumann.search.optuna import Trial, conclusion, run_search
 from neumann.store import RunFolder
 from neumann.store.files import read_json
 from neumann.store.scores import objective
-from tests.support.instant_search import LR, Answer, Pretended, bowl, read, run
+from tests.support.instant_search import LR, Answer, InstantLauncher, bowl, read, run
 from tests.support.launching import left_over, wait_for
 
 
@@ -35,27 +36,27 @@ def rates(trials: Sequence[Trial]) -> list[str]:
 def test_the_same_command_asks_for_the_same_trials_and_another_seed_for_others(sampler: str) -> None:
     words = (f"hydra/sweeper/sampler={sampler}", "hydra.sweeper.n_trials=16", LR, "batch.size=32,64")
     wanted = read(*words)
-    first, second = run(wanted, Pretended()), run(wanted, Pretended())
+    first, second = run(wanted, InstantLauncher()), run(wanted, InstantLauncher())
     assert [trial.values for trial in first] == [trial.values for trial in second]
     assert len(set(rates(first))) == 16
-    assert rates(run(read(*words, "hydra.sweeper.sampler.seed=1"), Pretended())) != rates(first)
+    assert rates(run(read(*words, "hydra.sweeper.sampler.seed=1"), InstantLauncher())) != rates(first)
 
 
 def test_the_same_in_another_process(python: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
         "from tests.support import instant_search as t\n"
         "wanted = t.read('hydra.sweeper.n_trials=14', t.LR, 'batch.size=32,64', 'optimizer=sgd,adam')\n"
-        "print([trial.values for trial in t.run(wanted, t.Pretended())])"
+        "print([trial.values for trial in t.run(wanted, t.InstantLauncher())])"
     )
-    said = set()
+    trials = run(read("hydra.sweeper.n_trials=14", LR, "batch.size=32,64", "optimizer=sgd,adam"), InstantLauncher())
+    assert len(trials) == 14
     for seed in ("1", "2"):
         monkeypatch.setenv("PYTHONHASHSEED", seed)
-        said.add(python(code))
-    assert len(said) == 1
+        assert python(code) == f"{[trial.values for trial in trials]}\n"
 
 
 def test_quasi_random_trials_are_spread_from_the_first_one_on() -> None:
-    trials = run(read("hydra/sweeper/sampler=qmc", "hydra.sweeper.n_trials=16", LR), Pretended())
+    trials = run(read("hydra/sweeper/sampler=qmc", "hydra.sweeper.n_trials=16", LR), InstantLauncher())
     bins = sorted(int((math.log10(float(rate)) + 3) / 3 * 16) for rate in rates(trials))
     assert bins == list(range(16))  # one in each sixteenth, which random trials are not
 
@@ -65,7 +66,7 @@ def test_tpe_learns_and_keeps_away_from_what_diverged() -> None:
         return ("diverged", 0.0) if spec.config.optimizer["lr"] > 0.1 else bowl(spec)
 
     words = ("hydra.sweeper.n_trials=60", "hydra.sweeper.n_jobs=2", LR)
-    trials = run(read(*words), Pretended(high_diverges))
+    trials = run(read(*words), InstantLauncher(high_diverges))
     began = [float(rate) > 0.1 for rate in rates(trials[:10])]
     later = [float(rate) > 0.1 for rate in rates(trials[10:])]
     assert sum(began) >= 2  # a third of the interval
@@ -74,20 +75,29 @@ def test_tpe_learns_and_keeps_away_from_what_diverged() -> None:
     assert sum(near) > 25  # random ones have 14.5
 
 
-def test_a_failed_trial_is_told_as_failed_and_teaches_nothing() -> None:
-    told: list[Any] = []
+def test_a_failed_trial_is_told_as_failed_and_teaches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[int, tuple[Any, Any]] = {}
+    tell = optuna.Study.tell
+
+    def listen(study: optuna.Study, trial: optuna.Trial, values: Any = None, state: Any = None) -> Any:
+        told[trial.number] = values, state
+        return tell(study, trial, values, state)
+
+    monkeypatch.setattr(optuna.Study, "tell", listen)
 
     def fails(spec: RunSpec) -> Answer:
         return ("failed", 0.0) if spec.config.optimizer["lr"] > 0.1 else bowl(spec)
 
     wanted = read("hydra.sweeper.n_trials=12", "hydra.sweeper.n_jobs=4", LR)
-    trials = run(wanted, Pretended(fails))
-    told = [trial.status for trial in trials]
-    assert "failed" in told
-    best = min((trial for trial in trials if trial.status == "finished"), key=Trial.rank)
-    assert best.told() == min(trial.told() for trial in trials if trial.status == "finished")
-    text = "\n".join(conclusion(wanted, trials, []))
-    assert f"{told.count('failed')} failed" in text
+    trials = run(wanted, InstantLauncher(fails))
+    failed = [trial.number for trial in trials if trial.status == "failed"]
+    finished = {trial.number: trial.objective() for trial in trials if trial.status == "finished"}
+    assert failed
+    assert len(failed) + len(finished) == 12
+    fail = optuna.trial.TrialState.FAIL
+    assert told == dict.fromkeys(failed, (None, fail)) | {n: (value, None) for n, value in finished.items()}
+    first, *_ = conclusion(wanted, trials, [])
+    assert f"best of 12 trials, {len(failed)} failed: trial {min(finished, key=finished.__getitem__)}, " in first
 
 
 def test_every_seed_counts_by_the_mean_and_one_that_diverged_counts_as_the_worst() -> None:
@@ -96,15 +106,15 @@ def test_every_seed_counts_by_the_mean_and_one_that_diverged_counts_as_the_worst
         return ("diverged" if lr > 0.3 and seed == 2 else "finished"), 0.1 * seed
 
     wanted = read("hydra.sweeper.n_trials=10", "seed=1,2,3", LR)
-    launcher = Pretended(by_seed, parallel=4)
+    launcher = InstantLauncher(by_seed, parallel=4)
     trials = run(wanted, launcher)
     assert launcher.calls == [6, 6, 6, 6, 6]  # two trials keep four busy
     for trial in trials:
         assert [outcome.spec.config.seed for outcome in trial.outcomes] == [1, 2, 3]
         if float(trial.values["optimizer.lr"]) > 0.3:
-            assert (trial.status, trial.told()) == ("diverged", 1.0)
+            assert (trial.status, trial.objective()) == ("diverged", 1.0)
         else:
-            assert trial.told() == pytest.approx(0.2)
+            assert trial.objective() == pytest.approx(0.2)
     assert {trial.status for trial in trials} == {"finished", "diverged"}
 
 
@@ -112,8 +122,8 @@ def test_every_seed_counts_by_the_mean_and_one_that_diverged_counts_as_the_worst
 @pytest.mark.parametrize("stop_at", [1, 5, 13])
 def test_a_search_that_was_stopped_goes_on_with_the_same_trials(sampler: str, stop_at: int) -> None:
     wanted = read(f"hydra/sweeper/sampler={sampler}", "hydra.sweeper.n_trials=16", "hydra.sweeper.n_jobs=3", LR)
-    untouched = run(wanted, Pretended())
-    launcher = Pretended()
+    untouched = run(wanted, InstantLauncher())
+    launcher = InstantLauncher()
     launcher.stop_at = stop_at
     with pytest.raises(Interrupted, match=f"stopped with {stop_at // 3 * 3} of 16 trials over"):
         run(wanted, launcher)
@@ -130,7 +140,7 @@ def test_only_tpe_is_asked_in_generations_of_what_trains_at_once() -> None:
         (["hydra.sweeper.n_trials=7", "hydra/sweeper/sampler=qmc"], [7]),
         (["hydra.sweeper.n_trials=7", "hydra/sweeper/sampler=random", "hydra.sweeper.n_jobs=4"], [4, 3]),
     ):
-        launcher = Pretended(parallel=3)
+        launcher = InstantLauncher(parallel=3)
         run(read(*words, LR), launcher)
         assert launcher.calls == calls
 
@@ -152,10 +162,10 @@ def test_the_conclusion_names_a_command_the_edge_and_how_often_was_tried() -> No
     wanted = read(
         "hydra.sweeper.n_trials=32", "hydra/sweeper/sampler=qmc", "optimizer.lr=tag(log,interval(0.03,1))", "name='a b'"
     )
-    trials = run(wanted, Pretended())
+    trials = run(wanted, InstantLauncher())
     first, command, *more = conclusion(wanted, trials, ["my conf"])
     best = min(trials, key=Trial.rank)
-    assert first == f"best of 32 trials: trial {best.number}, validation error {100 * best.told():.2f} %"
+    assert first == f"best of 32 trials: trial {best.number}, validation error {100 * best.objective():.2f} %"
     assert shlex.split(command)[:4] == ["neumann", "train", "--config-dir", "my conf"]
     (spec,) = make_specs([shlex.split(command)[4:]])
     assert spec.signature == best.outcomes[0].spec.signature
@@ -165,12 +175,12 @@ def test_the_conclusion_names_a_command_the_edge_and_how_often_was_tried() -> No
     assert "lower edge of 'optimizer.lr=tag(log,interval(0.03,1))'" in edge[0]
     assert "optimistic" in more[-1]
     middle = read("hydra.sweeper.n_trials=12", LR)
-    assert not any("warning" in line for line in conclusion(middle, run(middle, Pretended()), []))
+    assert not any("warning" in line for line in conclusion(middle, run(middle, InstantLauncher()), []))
 
 
 def test_equal_errors_go_to_the_lower_loss_and_equal_settings_count_once() -> None:
     wanted = read("hydra.sweeper.n_trials=9", "batch.size=32,64", "seed=0,1", "optimizer=sgd")
-    launcher = Pretended(lambda spec: ("finished", 0.5))
+    launcher = InstantLauncher(lambda spec: ("finished", 0.5))
     trials = run(wanted, launcher)
     assert len(launcher.trained) == 4
     for outcome in (o for t in trials if t.values["batch.size"] == "64" for o in t.outcomes):
@@ -183,7 +193,7 @@ def test_equal_errors_go_to_the_lower_loss_and_equal_settings_count_once() -> No
 
 def test_where_none_finished_nothing_is_best() -> None:
     wanted = read("hydra.sweeper.n_trials=3", LR)
-    (line,) = conclusion(wanted, run(wanted, Pretended(lambda spec: ("diverged", 0.1))), [])
+    (line,) = conclusion(wanted, run(wanted, InstantLauncher(lambda spec: ("diverged", 0.1))), [])
     assert line == "none of 3 trials finished: 3 diverged"
 
 

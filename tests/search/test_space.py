@@ -1,4 +1,4 @@
-"""A search is read in the words of Hydra's Optuna sweeper, and whatever has no meaning here is one sentence."""
+"""A search is read in the syntax of Hydra's Optuna sweeper, and what has no meaning here is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def test_seeds_are_of_every_trial_and_not_searched() -> None:
         OPTUNA, "optimizer=sgd", "optimizer.lr=interval(0.1,1)", "seed=range(3,5)", "+model.kwargs.width=8,16"
     )
     assert list(search.space) == ["optimizer.lr", "+model.kwargs.width"]
-    jobs = search.jobs({"optimizer.lr": "0.5", "+model.kwargs.width": "8"})
+    jobs = search.runs({"optimizer.lr": "0.5", "+model.kwargs.width": "8"})
     assert jobs == [["optimizer=sgd", "optimizer.lr=0.5", "+model.kwargs.width=8", f"seed={s}"] for s in (3, 4)]
-    assert read(OPTUNA, "optimizer.lr=interval(0.1,1)", "seed=7").jobs({"optimizer.lr": "0.5"}) == [
+    assert read(OPTUNA, "optimizer.lr=interval(0.1,1)", "seed=7").runs({"optimizer.lr": "0.5"}) == [
         ["seed=7", "optimizer.lr=0.5"]
     ]
 

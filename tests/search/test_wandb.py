@@ -1,6 +1,6 @@
-"""A sweep as W&B's: its agent's own code starts our single runs, each point of the grid once, and gets its objective.
+"""A sweep as a file of W&B's: its agent's own code starts each point of the grid once and gets the objective.
 
-There is no server here: what it does with the file, and how its search chooses, is not tested.
+There is no W&B server here: what it does with the file, and how its search chooses, is not tested.
 """
 
 from __future__ import annotations

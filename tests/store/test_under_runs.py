@@ -1,4 +1,4 @@
-"""Real short runs on a disk that is full, with a claim that is lost, and in a folder that somebody has prepared."""
+"""Real short runs on a disk that is full, with a claim that is lost, and in a folder that another user has prepared."""
 
 from __future__ import annotations
 
@@ -86,9 +86,7 @@ class Bomb:
 
 @pytest.mark.parametrize("name", ["last.ckpt", "previous.ckpt"])
 @pytest.mark.parametrize("kind", ["pickle", "torch"])
-def test_a_checkpoint_of_somebody_elses_executes_nothing(
-    name: str, kind: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_checkpoint_of_another_user_executes_nothing(name: str, kind: str, capfd: pytest.CaptureFixture[str]) -> None:
     torch.set_num_threads(1)
     words = ["optimizer=sgd", *QUICK, "checkpoint=last"]
     assert cli(["train", *words]) == 0
@@ -100,9 +98,10 @@ def test_a_checkpoint_of_somebody_elses_executes_nothing(
     if kind == "pickle":
         (theirs.path / name).write_bytes(pickle.dumps(Bomb()))
     else:
-        from neumann.training.checkpoints import write_torch
+        from neumann.training.checkpoints import FORMAT, encode
 
-        write_torch(theirs.path / name, {"format": 2, "signature": folder.path.name[-12:], "state_dict": Bomb()})
+        state = {"format": FORMAT, "signature": folder.path.name[-12:], "state_dict": Bomb()}
+        (theirs.path / name).write_bytes(encode(state))
     assert b"touch executed" in (theirs.path / name).read_bytes()
     with pytest.warns(UserWarning, match=r"is damaged .* and is left aside: the run begins again"):
         assert cli(["runs", "resume", str(theirs.path)]) == 0

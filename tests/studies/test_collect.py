@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 from neumann.errors import UserError
 from neumann.store import find
-from neumann.studies.analysis import collect
-from neumann.studies.collect import EVALUATION, TUNING, edge, runs_of, scores, tried
-from neumann.studies.definition import Study, load_study
-from neumann.studies.results import StudyResults
+from neumann.store.provenance import provenance
+from neumann.studies.analysis import analyse, edge
+from neumann.studies.collect import StudyRun, collect, scores
+from neumann.studies.plan import EVALUATION, TUNING, Study, load_study
+from neumann.studies.report.page import ONE_VALUE
+from neumann.studies.results import StudyResults, TuningTrial, chosen
 from tests.support.study_folders import STUDY, diverge, finish, write_study
 
 RATES = (0.1, 0.3, 1.0)
@@ -31,6 +34,10 @@ def evaluated(study: Study, row: str, rate: float, tests: list[float]) -> None:
         finish(planned, 0.02, test=test)
 
 
+def results_of(study: Study) -> StudyResults:
+    return analyse(collect(study))
+
+
 @pytest.fixture
 def study() -> Study:
     write_study()
@@ -46,16 +53,31 @@ def complete(study: Study) -> Study:
 
 
 def test_an_empty_study_is_collected_too(study: Study) -> None:
-    results = collect(study)
+    results = results_of(study)
     assert results.incomplete is not None
     assert "12 of the 12 runs" in results.incomplete  # two rows of three share their runs: 2 × 3 rates × 2 seeds
-    assert all(row.setting is None and row.error is None for row in results.rows)
+    assert [(row.setting, row.error) for row in results.rows] == [(None, None)] * 3
     assert "Not answered yet" in results.answer
     assert results.headline.endswith("(incomplete)")
 
 
+def test_each_phase_is_trained_before_it_is_read_and_the_choice_lies_between(study: Study) -> None:
+    seen = []
+
+    def train(runs: Sequence[StudyRun], trials: Mapping[str, Sequence[TuningTrial]]) -> None:
+        seen.append(({run.planned.role for run in runs}, {row: chosen(its) for row, its in trials.items()}))
+        assert not any(run.over for run in runs)
+        for run in runs:
+            finish(run.planned, {0.1: 0.03, 0.3: 0.01, 1.0: 0.02}[run.planned.setting["optimizer.lr"]])
+
+    results = analyse(collect(study, train))
+    assert seen == [({TUNING}, {}), ({EVALUATION}, {key: {"optimizer.lr": 0.3} for key in study.config.rows})]
+    assert results.incomplete is None
+    assert results.row("neumann").errors == {0: 0.01, 1: 0.01, 2: 0.01}
+
+
 def test_the_lowest_mean_validation_error_chooses(complete: Study) -> None:
-    results = collect(complete)
+    results = results_of(complete)
     assert results.incomplete is None
     row = results.row("sgd")
     assert row.setting == {"optimizer.lr": 0.3}
@@ -72,17 +94,17 @@ def test_the_lowest_mean_validation_error_chooses(complete: Study) -> None:
 
 
 def test_the_paired_difference_is_row_minus_reference(complete: Study) -> None:
-    results = collect(complete)
+    results = results_of(complete)
     primary = results.comparisons[0]
     assert (primary.row, primary.against, primary.primary) == ("neumann", "sgd", True)
     assert primary.paired is not None
     assert primary.paired.mean == pytest.approx((-0.01 + 0.0 - 0.03) / 3)
     assert primary.adjusted is None  # it stands alone
     others = results.comparisons[1:]
-    assert all(c.adjusted is not None for c in others if c.paired is not None)
+    assert [(c.row, c.paired is None, c.adjusted is None) for c in others] == [("averaged", False, False)]
     assert results.row("neumann").reference == primary
     assert "n = 3 paired seeds" in results.answer
-    assert "−1.33 points" in results.headline
+    assert "−1.33 percentage points" in results.headline
     assert results.row("sgd").paper == 24.3
     assert results.row("averaged").paper is None
 
@@ -92,7 +114,7 @@ def test_equal_errors_are_told_apart_by_the_validation_loss(study: Study) -> Non
     for planned in study.tuning():
         if planned.row != "averaged":
             finish(planned, 0.02, loss=losses[planned.setting["optimizer.lr"]])
-    row = collect(study).row("sgd")
+    row = results_of(study).row("sgd")
     assert row.setting == {"optimizer.lr": 1.0}
     assert row.edge == "optimizer.lr=1 is the largest of 3 tried"
 
@@ -104,7 +126,7 @@ def test_rows_that_differ_in_the_point_share_runs_and_are_tuned_apart(study: Stu
         if planned.row != "averaged":
             rate = planned.setting["optimizer.lr"]
             finish(planned, at_held[rate], average=at_average[rate])
-    results = collect(study)
+    results = results_of(study)
     assert results.row("sgd").setting == {"optimizer.lr": 1.0}
     assert results.row("averaged").setting == {"optimizer.lr": 0.1}
     tuning = [run for run in results.runs if run.role == "tuning"]
@@ -116,7 +138,7 @@ def test_nothing_is_chosen_before_every_tuning_run_is_over(study: Study) -> None
     for planned in study.tuning()[:-1]:
         if planned.row != "averaged":
             finish(planned, 0.02)
-    results = collect(study)
+    results = results_of(study)
     assert results.row("sgd").setting is not None
     assert results.row("neumann").setting is None
     assert results.row("neumann").trials[-1].missing == (101,)
@@ -132,7 +154,7 @@ def test_a_setting_that_diverged_on_one_seed_is_never_chosen(study: Study) -> No
             diverge(planned)
         else:
             finish(planned, {0.1: 0.03, 0.3: 0.001, 1.0: 0.02}[planned.setting["optimizer.lr"]])
-    row = collect(study).row("sgd")
+    row = results_of(study).row("sgd")
     assert row.setting == {"optimizer.lr": 1.0}
     assert row.trials[1].errors == {100: 0.001, 101: None}
     assert row.trials[1].mean is None
@@ -144,13 +166,13 @@ def test_a_row_whose_every_setting_diverged_says_so(study: Study) -> None:
             diverge(planned)
         elif planned.row == "sgd":
             finish(planned, 0.02)
-    results = collect(study)
+    results = results_of(study)
     assert results.row("neumann").setting is None
     assert "Every setting of Neumann diverged" in results.answer
     assert "not answered" in results.headline
     for planned in study.evaluation("sgd", {"optimizer.lr": 0.1}):
         finish(planned, 0.02)
-    assert collect(study).incomplete is None  # nothing is left to train: divergence is the result
+    assert results_of(study).incomplete is None  # nothing is left to train: divergence is the result
 
 
 def test_diverged_evaluation_runs_are_counted_and_not_averaged(study: Study) -> None:
@@ -160,7 +182,7 @@ def test_diverged_evaluation_runs_are_counted_and_not_averaged(study: Study) -> 
     diverge(first)
     for planned in others:
         finish(planned, 0.02, test=0.02)
-    results = collect(study)
+    results = results_of(study)
     row = results.row("neumann")
     assert row.diverged == (0,)
     assert row.errors == {1: 0.02, 2: 0.02}
@@ -173,7 +195,7 @@ def test_diverged_evaluation_runs_are_counted_and_not_averaged(study: Study) -> 
     assert results.incomplete is None
     assert row.curve is not None
     assert row.curve.n == (2, 2)
-    assert all(math.isfinite(loss) for loss in row.curve.loss)
+    assert [math.isfinite(loss) for loss in row.curve.loss] == [True, True]
 
 
 def everything(results: StudyResults) -> str:
@@ -181,15 +203,15 @@ def everything(results: StudyResults) -> str:
 
 
 def test_test_values_of_tuning_runs_change_nothing_and_cannot_be_read(complete: Study) -> None:
-    before = everything(collect(complete))
-    tuning = runs_of(complete.tuning(), TUNING)
+    before = everything(results_of(complete))
+    tuning = collect(complete).tuning
     for run in tuning:
         path = run.folder.path / "result.json"
         result = json.loads(path.read_text())
         for point in result["test"].values():
             point["error"] = 0.987654
         path.write_text(json.dumps(result))
-    after = everything(collect(complete))
+    after = everything(results_of(complete))
     assert after == before
     assert "0.987654" not in after
     with pytest.raises(PermissionError, match="tuning run"):
@@ -202,24 +224,37 @@ def test_a_failed_run_is_listed_with_its_message(study: Study) -> None:
     folder = finish(planned, 0.02)
     (folder.path / "result.json").unlink()
     folder.set_status("failed", message="it broke")
-    entry = next(run for run in collect(study).runs if run.folder == str(folder.path))
+    entry = next(run for run in results_of(study).runs if run.folder == str(folder.path))
     assert (entry.status, entry.message) == ("failed", "it broke")
     assert entry.test is None
+
+
+def test_the_provenance_of_all_runs_is_told_and_a_mixture_shows(complete: Study) -> None:
+    first, second = collect(complete).tuning[:2]
+    record = {**provenance(), "git": {"commit": "c" * 40, "diff_sha256": "d" * 16}, "device": "cpu"}
+    other = copy.deepcopy(record) | {"packages": {**record["packages"], "torch": "1.0"}}
+    for run, attempt in ((first, record), (second, other)):
+        run.folder.provenance.write_text(json.dumps({"attempts": [{}, attempt]}))
+    told = results_of(complete).provenance
+    assert set(ONE_VALUE) <= set(told)  # what the page warns of where it is mixed
+    assert told["commit"] == (f"{'c' * 12} with uncommitted changes {'d' * 16}",)
+    assert told["torch"] == (record["packages"]["torch"], "1.0")
+    assert told["device"] == ("cpu",)
 
 
 def test_a_changed_default_or_seed_finds_no_stale_run(complete: Study) -> None:
     content = copy.deepcopy(STUDY)
     content["overrides"] = [*STUDY["overrides"], "recipe.label_smoothing=0.1"]
     write_study(content)
-    assert all(row.setting is None for row in collect(load_study("mine")).rows)
+    assert [row.setting for row in results_of(load_study("mine")).rows] == [None] * 3
     content = copy.deepcopy(STUDY)
     content["seeds"]["evaluation"] = [7, 8, 9]
     write_study(content)
-    row = collect(load_study("mine")).row("sgd")
+    row = results_of(load_study("mine")).row("sgd")
     assert row.setting is not None
     assert row.errors == {}
     write_study()
-    assert collect(load_study("mine")).incomplete is None
+    assert results_of(load_study("mine")).incomplete is None
 
 
 def test_a_point_that_no_run_recorded_is_one_sentence(study: Study) -> None:
@@ -228,34 +263,37 @@ def test_a_point_that_no_run_recorded_is_one_sentence(study: Study) -> None:
     write_study(content)
     one = load_study("mine")
     with pytest.raises(UserError, match=r"rows\.sgd\.point=base: its optimizer has no base point"):
-        collect(one)  # before anything trains
+        results_of(one)  # before anything trains
     content = copy.deepcopy(STUDY)
     content["overrides"].remove("recipe.weight_average=0.99")
     write_study(content)
     with pytest.raises(UserError, match=r"rows\.averaged\.point=average: its optimizer keeps no average"):
-        collect(load_study("mine"))
+        results_of(load_study("mine"))
+    content["rows"]["averaged"]["overrides"] = ["optimizer=neumann"]  # which has one of its own
+    write_study(content)
+    assert results_of(load_study("mine")).row("averaged").at is None
     content = copy.deepcopy(STUDY)
     content["rows"]["sgd"] = {"label": "LARS", "overrides": ["optimizer=lars"], "point": "base"}  # not known beforehand
     write_study(content)
     one = load_study("mine")
     tuned(one, dict.fromkeys(RATES, 0.02))
-    with pytest.raises(UserError, match=r"rows\.sgd: its runs have the points held, average and none called 'base'"):
-        collect(one)
+    with pytest.raises(
+        UserError, match=r"rows\.sgd: its runs have the evaluation points held, average and none called 'base'"
+    ):
+        results_of(one)
 
 
 def test_the_edge_is_named_for_numbers_only_and_for_a_real_choice(complete: Study) -> None:
-    runs = runs_of(complete.tuning(), TUNING)
-    assert edge(tried(complete, "sgd", runs)) is None
+    assert edge(collect(complete).trials["sgd"]) is None
     content = copy.deepcopy(STUDY)
     content["space"] = {"optimizer.lr": [0.3]}
     write_study(content)
     one = load_study("mine")
-    assert edge(tried(one, "sgd", runs_of(one.tuning(), TUNING))) is None
+    assert edge(collect(one).trials["sgd"]) is None
 
 
 def test_evaluation_runs_are_found_whatever_they_are_called(complete: Study) -> None:
-    (planned, *_) = complete.evaluation("sgd", {"optimizer.lr": 0.3})
-    (run,) = runs_of([planned], EVALUATION)
+    run = next(run for run in collect(complete).evaluation if (run.planned.row, run.planned.seed) == ("sgd", 0))
     run.folder.path.rename(run.folder.path.with_name(f"renamed-{run.spec.signature}"))
     assert find(run.spec).path.name.startswith("renamed")
-    assert collect(complete).row("sgd").errors[0] == 0.04
+    assert results_of(complete).row("sgd").errors[0] == 0.04

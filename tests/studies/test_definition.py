@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from neumann.config import RunConfig
 from neumann.errors import UserError
-from neumann.studies.definition import PACKAGED, list_studies, load_study
+from neumann.studies.definition import ASKED, PACKAGED, SET_BY_STUDY, list_studies
+from neumann.studies.plan import load_study
+from neumann.studies.stamp import ON_THE_PAGE
 
 
 def study() -> dict[str, Any]:
@@ -92,8 +96,8 @@ def test_a_space_of_two_settings_is_their_product() -> None:
     ]
 
 
-def change(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
-    *parents, last = path.split("/")
+def change(content: dict[str, Any], path: Any, value: Any) -> dict[str, Any]:
+    *parents, last = path.split("/") if isinstance(path, str) else [path]
     node = content
     for key in parents:
         node = node[key]
@@ -152,10 +156,18 @@ def change(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("budgets/small/trials", 9, ["budgets.small.trials=9", "from 1 to 5"]),
         ("budgets/small/tuning_seeds", 0, ["budgets.small.tuning_seeds=0", "from 1 to 2"]),
         ("rows", {"sgd": {"label": "SGD"}}, ["at least two"]),
-        ("seeds/tuning", ["a"], ["seeds.tuning"]),
+        ("seeds/tuning", ["a"], ["seeds.tuning=a is not a whole number"]),
+        ("seeds/tuning", [1.5], ["seeds.tuning=1.5 is not a whole number"]),
+        ("seeds/tuning", [True], ["seeds.tuning=True is not a whole number"]),
+        ("seeds", {"tuning": [100]}, ["seeds.evaluation=[]", "at least one seed"]),
+        ("comparisons/smallest_effect", "half", ["comparisons.smallest_effect=half is not a number"]),
+        ("budgets/small", None, ["budgets.small=nothing is not a mapping"]),
+        ("budgets/small/trials", "few", ["budgets.small.trials=few is not a whole number"]),
+        ("limits", [3], ["limits=3 is not a text"]),
+        (3, "x", ["the file has the name 3, which must be a word"]),
     ],
 )
-def test_what_would_be_unfair_or_wrong_is_one_sentence(path: str, value: Any, parts: list[str]) -> None:
+def test_what_would_be_unfair_or_wrong_is_one_sentence(path: Any, value: Any, parts: list[str]) -> None:
     file = write(change(study(), path, value))
     with pytest.raises(UserError) as caught:
         load_study("mine", "small")
@@ -164,6 +176,27 @@ def test_what_would_be_unfair_or_wrong_is_one_sentence(path: str, value: Any, pa
     assert "\n" not in message
     for part in parts:
         assert part in message
+
+
+@pytest.mark.parametrize("key", ["title", "question", "rows", "seeds", "comparisons"])
+def test_what_a_study_must_say_is_asked_for(key: str) -> None:
+    content = study()
+    del content[key]
+    write(content)
+    with pytest.raises(UserError, match=rf"study\.yaml: it needs {key}$"):
+        load_study("mine")
+
+
+def test_what_a_study_cannot_set_are_settings_of_a_run() -> None:
+    settings = {field.name for field in dataclasses.fields(RunConfig)}
+    assert set(SET_BY_STUDY) <= settings
+    assert {word.rstrip("=.") for word in ON_THE_PAGE} <= settings
+
+
+def test_a_study_asks_for_the_points_that_optimizers_have() -> None:
+    from neumann.optim.points import POINTS
+
+    assert set(ASKED) == {"eval", *POINTS}
 
 
 def test_a_file_that_is_no_study_is_one_sentence() -> None:

@@ -17,8 +17,9 @@ import pytest
 
 from neumann.cli.main import main
 from neumann.store.files import read_json
-from neumann.studies.analysis import collect
-from neumann.studies.definition import load_study
+from neumann.studies.analysis import analyse
+from neumann.studies.collect import collect
+from neumann.studies.plan import load_study
 from tests.support.study_folders import STUDY, write_study
 
 WITHOUT_TORCH = (
@@ -65,6 +66,7 @@ def test_a_study_trains_what_is_missing_and_nothing_twice() -> None:
     assert "n = 2" in done.stdout
     with open(folder / "table.csv") as file:
         table = {row["key"]: row for row in csv.DictReader(file)}
+    assert set(table) == {"sgd", "averaged", "neumann"}
     for key, row in table.items():
         tests = []
         for path in Path("runs/mine").glob("*/result.json"):
@@ -130,6 +132,7 @@ def test_a_killed_study_loses_nothing_that_was_finished() -> None:
     while len(results()) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     family = children(process.pid)
+    assert family
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     while any(alive(pid) for pid in family) and time.monotonic() < deadline:
@@ -190,7 +193,7 @@ def test_the_commands_of_a_report_name_what_the_study_was_given() -> None:
     write_study(small())
     Path("my conf").mkdir()
     one = load_study("mine", extra=["output=else where", "logger=none"], config_dirs=["my conf"])
-    commands = collect(one, ["my conf"]).commands.values()
+    commands = analyse(collect(one)).commands.values()
     assert "neumann report mine --config-dir 'my conf' 'output=else where'" in commands
     assert any(command.startswith("neumann train --config-dir 'my conf' ") for command in commands)
 

@@ -1,4 +1,4 @@
-"""Slurm's commands as scripts that remember what they were asked and answer what a test has told them."""
+"""A fake Slurm: its commands are scripts that record their arguments and answer as a test has set them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ cat {place}/queue
 
 
 class FakeSlurm:
-    """The commands, in a folder that comes first in PATH."""
+    """Slurm's commands as scripts in the folder ``bin``, which a test puts first in PATH."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -42,17 +42,17 @@ class FakeSlurm:
         return [path.read_text() for path in sorted((self.place / "scripts").iterdir(), key=lambda p: int(p.name))]
 
     def queue(self, jobs: Mapping[str, str] | None) -> None:
-        """Have squeue answer with ``jobs``, or not at all."""
+        """Have squeue answer with ``jobs`` ({job: state}); with None it fails."""
         path = self.place / "queue"
         path.unlink(missing_ok=True)
         if jobs is not None:
             path.write_text("".join(f"{job}|{state}\n" for job, state in jobs.items()))
 
     def refuse(self, words: str) -> None:
-        """Have sbatch refuse."""
+        """Have sbatch refuse every job with ``words``."""
         (self.place / "refusal").write_text(words)
 
     def requeued(self) -> str:
-        """Return what scontrol was asked."""
+        """Return the arguments of all calls of scontrol, a line each."""
         path = self.place / "scontrol"
         return path.read_text() if path.exists() else ""

@@ -18,7 +18,7 @@ def leases(folder: Path) -> list[int]:
 
 
 def forge(folder: Path, holder: Holder | bytes = ELSEWHERE, *, number: int = 1, silent: float = 0.0) -> Path:
-    """Write the lease of somebody who last gave a sign of life ``silent`` seconds ago."""
+    """Write a lease of ``holder`` that was last touched ``silent`` seconds ago."""
     folder.mkdir(exist_ok=True)
     path = folder / f".claim.{number}"
     path.write_bytes(holder if isinstance(holder, bytes) else claim.HELD + json.dumps(asdict(holder)).encode())

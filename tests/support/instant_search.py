@@ -11,8 +11,8 @@ from rich.console import Console
 
 from neumann.config import RunSpec, making_specs
 from neumann.errors import Interrupted
-from neumann.launch.local import Outcome, View
-from neumann.launch.progress import SweepProgress
+from neumann.launch.progress import SweepView
+from neumann.launch.protocol import LaunchView, RunOutcome
 from neumann.search.grid import read_sweep
 from neumann.search.optuna import Trial, search
 from neumann.search.space import Search
@@ -33,8 +33,10 @@ def bowl(spec: RunSpec) -> Answer:
     return "finished", min(0.9, 0.05 + 0.1 * abs(math.log(spec.config.optimizer["lr"] / 0.03)))
 
 
-class Pretended:
-    """A launcher whose runs take no time; ``stop_at`` interrupts it when it is asked for that many more."""
+class InstantLauncher:
+    """A launcher whose runs take no time; ``stop_at`` interrupts it when it has trained that many."""
+
+    preparation = "nothing"
 
     def __init__(self, answer: Callable[[RunSpec], Answer] = bowl, parallel: int = 2) -> None:
         self.parallel = parallel
@@ -44,7 +46,12 @@ class Pretended:
         self.calls: list[int] = []
         self.stop_at: int | None = None
 
-    def run(self, specs: Sequence[RunSpec], view: View) -> list[Outcome]:
+    def __enter__(self) -> InstantLauncher:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def run(self, specs: Sequence[RunSpec], view: LaunchView) -> list[RunOutcome]:
         self.calls.append(len(specs))
         outcomes = []
         for spec in specs:
@@ -65,11 +72,11 @@ class Pretended:
             if not over:
                 del self.results[spec.signature]
             outcomes.append(
-                Outcome(spec, result["status"], result if over else None, None, reused, 0.0, find(spec).path)
+                RunOutcome(spec, result["status"], result if over else None, None, reused, 0.0, find(spec).path)
             )
         return outcomes
 
 
-def run(wanted: Search, launcher: Pretended) -> list[Trial]:
+def run(wanted: Search, launcher: InstantLauncher) -> list[Trial]:
     with making_specs() as make:
-        return search(wanted, make, launcher, SweepProgress(Console(file=io.StringIO()), [], []))
+        return search(wanted, make, launcher, SweepView(Console(file=io.StringIO()), launcher.preparation))

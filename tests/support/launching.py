@@ -1,4 +1,4 @@
-"""What the tests of launches share: quick runs, a view that remembers, optimizers that misbehave, processes left over."""
+"""Quick runs, a recording view, optimizers that end badly, and a search for left-over processes, for tests of launches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from neumann.config import RunSpec
-from neumann.launch.local import Outcome
+from neumann.launch.protocol import RunOutcome
 
 QUICK = ["trainer.max_epochs=2", "batch.size=64", "+model.kwargs.width=8", "logger=none"]
 LONG = ["trainer.max_epochs=2000", *QUICK[1:]]
@@ -46,19 +46,19 @@ def own_optimizer(place: Path, text: str = OPTIMIZERS) -> str:
     return str(place / "conf")
 
 
-class Seen:
-    """A view that remembers what it was told."""
+class RecordingView:
+    """A view that records what it is told; ``at_tick`` is called with the runs that train."""
 
     def __init__(self, at_tick: Callable[[Sequence[RunSpec]], None] | None = None) -> None:
         self.begun: list[RunSpec] = []
-        self.over: list[Outcome] = []
+        self.over: list[RunOutcome] = []
         self.most = 0
         self._at_tick = at_tick
 
     def started(self, spec: RunSpec) -> None:
         self.begun.append(spec)
 
-    def done(self, outcome: Outcome) -> None:
+    def done(self, outcome: RunOutcome) -> None:
         self.over.append(outcome)
 
     def tick(self, running: Sequence[RunSpec], waiting: int) -> None:

@@ -153,7 +153,7 @@ def as_in_one_process(layout: str, cases: Sequence[tuple[torch.dtype, str, str]]
         net = cut(Net(dtype), layout)
         optimizer = Neumann(groups(net), **HOW[how], **SETTING, beta_count=count)
         sent = learn(net, optimizer, range(1, STEPS + 1))
-        assert bool(optimizer._passes) == (how == "C++")
+        assert bool(optimizer._fused_passes) == (how == "C++")
         placements = sorted({type(where).__name__ for p in net.parameters() for where in p.placements})
         said.append({**told(list(net.parameters()), optimizer), "sent": sent, "placements": placements})
     return said

@@ -1,4 +1,4 @@
-"""A Slurm of one machine for tests: a real slurmctld, slurmd and munged on loopback, all of it in one folder."""
+"""A real Slurm of one machine for tests: slurmctld, slurmd and munged on loopback, with all files in one folder."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ PartitionName=short Nodes={host} Default=YES MaxTime=INFINITE State=UP OverSubsc
 
 @dataclass
 class Cluster:
-    """A running cluster. ``env`` makes Slurm's commands speak to it."""
+    """A running cluster; ``env`` is the environment in which Slurm's commands reach it."""
 
     folder: Path
     env: dict[str, str]
@@ -85,7 +85,7 @@ class Cluster:
         doomed = set(roots)
         while grown := {pid for pid, parent in parents.items() if parent in doomed} - doomed:
             doomed |= grown
-        for number in (signal.SIGSTOP, signal.SIGKILL):  # nobody has time for last words
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first, so that none can react to another's end
             for pid in doomed:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
@@ -160,7 +160,7 @@ def running(folder: Path, more: Mapping[str, str] | None = None) -> Iterator[Clu
 
 
 def _steps(folder: Path) -> list[int]:
-    """Return what still runs with this cluster's configuration."""
+    """Return the processes that still run with this cluster's configuration."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

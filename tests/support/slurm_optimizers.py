@@ -1,4 +1,4 @@
-"""Optimizers of the tests on a cluster: one that waits for a word at every step, and one that fails."""
+"""Optimizers of the tests on a cluster: one that is slow until a file appears, and ones that fail."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Mine(torch.optim.SGD):
 
 
 def write(place: Path) -> list[str]:
-    """Write the module and its YAML into ``place``; return what chooses them on the command line."""
+    """Write the module and its YAML into ``place``; return the words of the command line that choose them."""
     (place / "cluster_optimizers.py").write_text(MODULE)
     folder = place / "conf" / "optimizer"
     folder.mkdir(parents=True)

@@ -1,8 +1,8 @@
 """Everything that people do to an optimizer, in any order: on every path at once, and held to the twin.
 
-Each path is run twice over, on the same gradients. Nobody touches the first run but to train it; the second is saved,
-loaded, copied, evaluated and asked for its distance all the while, and must stay the first one's to the bit. In float64
-both are held to the twin, in the other types the paths are held to each other.
+Each path is run twice over, on the same gradients. The first run is only trained; the second is saved, loaded, copied,
+evaluated and asked for its distance all the while, and must stay the first one's to the bit. In float64 both are held
+to the twin, in the other types the paths are held to each other.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class Trainings(RuleBasedStateMachine):
         return [run for pair in self.pairs.values() for run in pair]
 
     @property
-    def everybody(self) -> list[Run]:
+    def all_runs(self) -> list[Run]:
         return self.runs if self.twin is None else [self.twin, *self.runs]
 
     # What is done to all of them
@@ -187,7 +187,7 @@ class Trainings(RuleBasedStateMachine):
             grads = [
                 None if i in missing | self.frozen else gradient(p, i, self.count) * scale for i, p in enumerate(where)
             ]
-            for run in self.everybody:
+            for run in self.all_runs:
                 self.step_once(run, grads, by_closure)
             # Where α‖r‖² throws the weights out, rounding grows as they do: another example says more
             assume(all(p.detach().abs().max() < 1e3 for p in where if p.numel()))
@@ -208,7 +208,8 @@ class Trainings(RuleBasedStateMachine):
             closure()
             assert run.optimizer.step() is None
         for g, given in zip(own, grads, strict=True):
-            assert g is None or torch.equal(g, given), "a step has written to a gradient"
+            if g is not None:
+                assert torch.equal(g, given), "a step has written to a gradient"
         if self.dtype == torch.bfloat16:
             self.follows_what_was_stored(run, *before)
 
@@ -237,7 +238,7 @@ class Trainings(RuleBasedStateMachine):
         # Those of the first group are not named, for they are the defaults
         chosen = {key: value for key, value in hyperparameters.items() if value != self.hyperparameters[key]}
         chosen["lr"] = hyperparameters["lr"]
-        for run in self.everybody:
+        for run in self.all_runs:
             late, first = self.new_params(shapes, len(run.params)), len(run.params)
             members, group = (late, chosen) if run is self.twin else (self.members(late, first), self.given(chosen))
             run.optimizer.add_param_group({"params": members, **group})
@@ -247,7 +248,7 @@ class Trainings(RuleBasedStateMachine):
     def freeze_or_thaw(self, index):
         index %= len(self.first.params)
         self.frozen ^= {index}
-        for run in self.everybody:
+        for run in self.all_runs:
             run.params[index].requires_grad_(index not in self.frozen)
 
     @doing(index=st.integers(0, 7), by=st.sampled_from([0.5, -0.25, 1.0]))
@@ -283,7 +284,7 @@ class Trainings(RuleBasedStateMachine):
             rate = max(rate, 0.03)  # r may not fade away: near the pole rounding would decide
         if rate == 0 and int(self.first.optimizer.param_groups[0]["step"]) == 0:
             rate = 0.03  # a first step of nothing at rate 0 has a state made for torch.distributed.checkpoint, no more
-        for run in self.everybody:
+        for run in self.all_runs:
             group = self.group(run, index)
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
@@ -294,13 +295,13 @@ class Trainings(RuleBasedStateMachine):
     def change_momentum(self, index, momentum):
         """As a scheduler does right after the step; the answer is still that of the last step."""
         self.train(1, set())
-        for run in self.everybody:
+        for run in self.all_runs:
             self.group(run, index)["momentum"] = momentum
         self.ask([run for _, run in self.pairs.values()])
 
     @doing(index=st.integers(0, 3), decay=st.sampled_from([0.0, 0.3]))
     def change_decay(self, index, decay):
-        for run in self.everybody:
+        for run in self.all_runs:
             self.group(run, index)["weight_decay"] = decay
 
     @doing(name=st.integers(0, 5), index=st.integers(0, 3), switch=st.sampled_from(SWITCHES))
@@ -351,7 +352,7 @@ class Trainings(RuleBasedStateMachine):
         return other
 
     def take(self, run, optimizer, params):
-        """Go on with these; whoever still looks at the old ones finds nothing but nan."""
+        """Go on with these; code that still looks at the old ones finds nothing but nan."""
         spoil(tensors_of(run))
         run.optimizer, run.params = optimizer, params
 
@@ -427,14 +428,15 @@ class Trainings(RuleBasedStateMachine):
                 assert ("m" in first) == ("m" in own)
                 same = [(p, held), *((first[key], own[key]) for key in ("m", "r") if "m" in first)]
                 assert all(torch.equal(*both) for both in same), f"{name} has not gone on to the bit"
-                assert "m" not in first or float(first["coefficient"]) == float(own["coefficient"])
+                if "m" in first:
+                    assert float(first["coefficient"]) == float(own["coefficient"])
                 assert p.stride() == q.stride()
 
     @invariant()
     def in_order(self):
         if not hasattr(self, "pairs"):
             return
-        steps = {int(group["step"]) for run in self.everybody for group in run.optimizer.param_groups}
+        steps = {int(group["step"]) for run in self.all_runs for group in run.optimizer.param_groups}
         assert len(steps) == 1
         assert {group["point"] for _, run in self.pairs.values() for group in run.optimizer.param_groups} == {
             self.point
@@ -506,6 +508,6 @@ def tensors_of(run: Run) -> list[Tensor]:
 
 
 def spoil(tensors: list[Tensor]) -> None:
-    """Fill them with nan, without torch's counting it as a write: whoever still looks at them shall stumble."""
+    """Fill them with nan, without torch's counting it as a write, so that code that still looks at them fails."""
     for tensor in tensors:
         tensor.data.fill_(torch.nan)

@@ -1,4 +1,4 @@
-"""A study of two rows and the folders that its runs would leave, written by hand: fast, and wrong where a test wants it."""
+"""A study of three rows and the folders that its runs would leave, written by hand, damaged where a test wants it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 
 from neumann.config import RunSpec, make_spec
 from neumann.store import RunFolder, find
-from neumann.studies.definition import PlannedRun
+from neumann.studies.plan import PlannedRun
 
 STUDY: dict[str, Any] = {
     "title": "A test",

@@ -1,4 +1,4 @@
-"""The Lightning module in somebody's own Trainer: judged at the eval point, and never changed by it."""
+"""The Lightning module in a user's own Trainer: evaluated at the eval point, and never changed by it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from neumann.data.module import ImageData, build
 from neumann.models.classifiers import SmallCNN
 from neumann.optim import Neumann
 from neumann.optim.lightning import eval_mode
-from neumann.training.classifier import ImageClassifier, Tally
+from neumann.training.classifier import ImageClassifier
+from neumann.training.tally import Tally
 from tests.support.quick_runs import quick
 
 

@@ -19,7 +19,6 @@ from neumann.training.census import Census, check_group, check_weights
 from neumann.training.distributed import RankEnvironment, RankGroup, WrongShards
 from neumann.training.evaluation import TrainingProgress
 from neumann.training.parts import build_parts
-from neumann.training.run import _everywhere, _on_main
 from tests.support.quick_runs import quick
 from tests.support.rank_groups import together
 
@@ -31,7 +30,7 @@ def words(group: RankGroup) -> dict[str, Any]:
         "gather": group.gather(group.rank * 10),
         "total": group.total(torch.tensor([1.5, group.rank], dtype=torch.float32)).tolist(),
         "counts": group.counts(np.array([group.rank, 1], dtype=np.int32)).tolist(),
-        "nobody": group.ask(0).answer(),
+        "none": group.ask(0).answer(),
         "one": group.ask(15 * group.rank).answer(),
     }
     module = torch.nn.BatchNorm1d(2)
@@ -49,7 +48,7 @@ def test_what_ranks_tell_each_other() -> None:
         "gather": [0, 10],
         "total": [3.0, 1.0],
         "counts": [1, 2],
-        "nobody": 0,
+        "none": 0,
         "one": 15,
         "buffers": [0.0, 0.0],
     }
@@ -71,8 +70,8 @@ def refusing(group: RankGroup, where: int) -> str:
 
     try:
         if where == 0:
-            _on_main(group, work)
-        _everywhere(group, work)
+            group.on_main(work)
+        group.everywhere(work)
     except UserError as error:
         return str(error)
     return "went on"
@@ -126,7 +125,7 @@ def checked(group: RankGroup, specs: list[RunSpec], change: str) -> None:
         ("validation twice", r"the ranks load shards \[0, 0\] of the validation split"),
     ],
 )
-def test_the_group_is_held_against_what_everybody_believes(change: str, words: str | None) -> None:
+def test_the_group_is_compared_with_the_trainer_and_the_configuration(change: str, words: str | None) -> None:
     specs = [quick("trainer.devices=2"), quick("trainer.devices=2", *(["seed=1"] if change == "other run" else []))]
     for answer in together(checked, 2, specs, change):
         if words is None:
@@ -229,6 +228,14 @@ def run_with(ranks: RankPlace, listener: socket.socket | None, spec: RunSpec) ->
     return run(spec, Console(quiet=True), threads=1, ranks=ranks, listener=listener)
 
 
+def assert_one_says(words: str, answers: list[Any]) -> None:
+    """One rank at least raised WrongShards with ``words``; the other may have seen the connection to it break first."""
+    for answer in answers:
+        assert isinstance(answer, RuntimeError)
+        assert words in str(answer) or "Connection closed" in str(answer)
+    assert any(isinstance(answer, WrongShards) and words in str(answer) for answer in answers)
+
+
 def test_the_checks_are_made_by_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ranks load the first shard: the run refuses at the start, and, without that, in the first evaluation."""
     import neumann.training.parts as parts
@@ -239,9 +246,9 @@ def test_the_checks_are_made_by_every_run(monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(WrongShards, match="load shards"):
             raise answer
     monkeypatch.setattr("neumann.training.census.check_group", lambda *words: None)
-    for answer in together(run_with, 2, quick("trainer.devices=2", "seed=1"), joined_already=False):
-        with pytest.raises((WrongShards, RuntimeError), match=r"576 distinct examples|Connection closed"):
-            raise answer
+    assert_one_says(
+        "576 distinct examples", together(run_with, 2, quick("trainer.devices=2", "seed=1"), joined_already=False)
+    )
 
 
 def test_an_evaluation_that_counts_some_twice_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,6 +263,6 @@ def test_an_evaluation_that_counts_some_twice_is_noticed(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(parts, "build_data", all_of_it)
     monkeypatch.setattr("neumann.training.census.check_group", lambda *words: None)
-    for answer in together(run_with, 2, quick("trainer.devices=2"), joined_already=False):
-        with pytest.raises((WrongShards, RuntimeError), match=r"counted 600 examples of 300|Connection closed"):
-            raise answer
+    assert_one_says(
+        "counted 600 examples of 300", together(run_with, 2, quick("trainer.devices=2"), joined_already=False)
+    )

@@ -13,7 +13,7 @@ from torch.nn import functional
 from neumann.data.module import build as build_data
 from neumann.models.classifiers import SmallCNN
 from neumann.optim import at, eval_point
-from neumann.training.build import build_schedule
+from neumann.training.instantiate import build_schedule
 from neumann.training.optimizers import build_optimizer, param_groups
 from neumann.training.rate_schedules import RateSchedule, constant, cosine, exponential, synchronous
 from tests.support.quick_runs import quick

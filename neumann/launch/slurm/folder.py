@@ -1,9 +1,9 @@
-"""What do the workers of one launch share? A folder with the launch's settings, its runs, and a journal of each job.
+"""The folder of one launch, which its jobs share: the launch's settings, its runs, and a journal of each job.
 
-launch.json    settings, limits, the place it was asked for in, and how often jobs were submitted for it
-runs.jsonl     a line for each run that was not over when jobs were last submitted
+launch.json       settings, limits, the working directory and sys.path of the command, and the number of submissions
+runs.jsonl        a line for each run that was not over when jobs were last submitted
 journal-*.jsonl   what one job has done, written by that job alone, so that no two machines append to one file
-slurm/         what submitit keeps: scripts, logs
+slurm/            what submitit keeps: scripts, logs
 """
 
 from __future__ import annotations
@@ -25,17 +25,24 @@ from neumann.store.files import plain, read_json, replace_file, write_json
 from neumann.store.folder import RunFolder, make_folder
 
 LAUNCHES = ".launches"  # in the output folder
-LIMITS = ("max_attempts", "stop_after_failures", "gpu_hours")  # what may change while jobs are in the queue
+LIMITS = ("max_attempts", "stop_after_failures", "gpu_hours")  # settings that may change while jobs are in the queue
 
 
 @dataclass(frozen=True)
 class ListedRun:
-    """One run of a launch, as a line of runs.jsonl. ``record`` makes its specification."""
+    """One run of a launch, as a line of runs.jsonl.
+
+    signature   of the run
+    study       the folder that the results of its study lie in, as a path
+    name        the name of its run folder, without the signature
+    ranks       processes on each node, and nodes
+    record      what `load_spec` makes its specification from
+    """
 
     signature: str
-    study: str  # the folder that the results of its study lie in
+    study: str
     name: str
-    ranks: tuple[int, int]  # processes on each node, nodes
+    ranks: tuple[int, int]
     record: dict[str, Any]
 
     @classmethod
@@ -47,7 +54,7 @@ class ListedRun:
 
     @property
     def alone(self) -> bool:
-        """Return whether one process trains it."""
+        """Return whether a single process trains it."""
         return self.ranks == (1, 1)
 
     def spec(self, *, trust: bool) -> RunSpec:
@@ -55,9 +62,9 @@ class ListedRun:
         return load_spec(self.record, trust=trust)
 
     def folder(self) -> RunFolder:
-        """Return where it lies, or would: found without its specification, since most runs are somebody else's."""
+        """Return its folder, which need not exist yet. It reads no specification, since others train most runs."""
         path = Path(self.study) / f"{self.name}-{self.signature}"
-        if not path.exists():  # it may have been trained under another name
+        if not path.exists():  # it may have been trained under another name before
             path = next(iter(sorted(Path(self.study).glob(f"*-{self.signature}"))), path)
         return RunFolder(path)
 
@@ -69,7 +76,7 @@ def ranks_of(spec: RunSpec) -> tuple[int, int]:
 
 
 class LaunchFolder:
-    """The files of one launch. The same runs at the same place are the same launch, whatever it is asked for with."""
+    """The files of one launch. The same runs in the same folders are the same launch, whatever its settings."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -83,7 +90,7 @@ class LaunchFolder:
 
     @property
     def job_name(self) -> str:
-        """Return what its jobs are called in the queue: whoever knows the runs finds them there."""
+        """Return the name of its jobs in the queue. It follows from the runs, so the same command finds its jobs."""
         return f"neumann-{self.path.name}"
 
     def make(self) -> None:
@@ -92,18 +99,18 @@ class LaunchFolder:
 
     def settings(self) -> dict[str, Any]:
         """Return the content of launch.json. Raises UserError where there is none."""
-        settings = read_json(self.path / "launch.json")
-        if not isinstance(settings, dict) or "launch" not in settings:
+        settings = self.known_settings()
+        if settings is None:
             raise UserError(f"{self.path} is no folder of a launch: it has no launch.json")
         return settings
 
-    def known(self) -> dict[str, Any] | None:
-        """Return the content of launch.json, or None."""
+    def known_settings(self) -> dict[str, Any] | None:
+        """Return the content of launch.json, or None where it is missing or damaged."""
         settings = read_json(self.path / "launch.json")
         return settings if isinstance(settings, dict) and "launch" in settings else None
 
     def write(self, launch: SlurmLaunchConfig, specs: Sequence[RunSpec], submission: int) -> None:
-        """Write what jobs submitted from now on do; ``submission`` counts from 1."""
+        """Write the settings and the runs of the jobs that will be submitted next; ``submission`` counts from 1."""
         lines = [json.dumps(plain(vars(ListedRun.of(spec)))) + "\n" for spec in specs]
         replace_file(self.path / "runs.jsonl", "".join(lines).encode())
         place = {"cwd": os.getcwd(), "path": [os.path.abspath(folder) for folder in sys.path]}
@@ -113,17 +120,17 @@ class LaunchFolder:
         )
 
     def set_limits(self, launch: SlurmLaunchConfig) -> None:
-        """Change the limits, which jobs in the queue and running ones read."""
+        """Change the limits, which jobs read while they wait and while they run."""
         known = self.settings()
         asked = asdict(launch)
         write_json(self.path / "launch.json", {**known, "launch": {**known["launch"], **{k: asked[k] for k in LIMITS}}})
 
     def set_gone(self, jobs: Iterable[str]) -> None:
-        """Tell the jobs to come which of the earlier ones have ended without a word, whatever their journals say."""
+        """Tell the jobs to come that ``jobs`` have ended, whatever their journals say."""
         write_json(self.path / "launch.json", {**self.settings(), "gone": sorted(jobs)})
 
     def runs(self) -> list[ListedRun]:
-        """Return the runs. Raises UserError where the file is not a list of them."""
+        """Return the runs. Raises UserError where runs.jsonl is not a list of runs."""
         try:
             lines = (self.path / "runs.jsonl").read_text().splitlines()
             read = [json.loads(line) for line in lines]
@@ -133,10 +140,17 @@ class LaunchFolder:
 
 
 @dataclass(frozen=True)
-class Event:
-    """One line of a journal. ``job`` and ``submission`` say whose; ``at`` is seconds since 1970.
+class JournalEntry:
+    """One line of a journal.
 
-    began(gpus, host) ... start(run) ... end(run, status, message, step, seconds) ... left(why), with a beat in between.
+    job          the job that wrote it
+    submission   which submission that job belongs to, from 1
+    what         began, start, end, left or beat
+    at           seconds since 1970
+    said         the other fields
+
+    A job writes began(gpus, host), then start(run) and end(run, status, message, step, seconds) for each run, a beat
+    now and then, and left(why, requeued) at its end.
     """
 
     job: str
@@ -146,8 +160,8 @@ class Event:
     said: dict[str, Any]
 
 
-class Journal:
-    """The journal that this process writes, as the job ``job`` of the ``submission``-th submission."""
+class JournalWriter:
+    """The journal that this process writes, as job ``job`` of submission ``submission``."""
 
     def __init__(self, folder: LaunchFolder, job: str, submission: int) -> None:
         self.job = job
@@ -163,23 +177,23 @@ class Journal:
             print(f"the journal {self._path} cannot be written: {error}", file=sys.stderr, flush=True)
 
 
-class Journals:
-    """All journals of a launch, read on from where the last look ended."""
+class JournalReader:
+    """All journals of a launch. `read_on` reads what was written since its last call."""
 
     def __init__(self, folder: LaunchFolder) -> None:
         self._folder = folder
         self._read: dict[Path, int] = {}  # bytes
-        self.events: list[Event] = []  # of one job in order; between jobs in the order of the looks
+        self.entries: list[JournalEntry] = []  # each job's in their order; between jobs in the order of the calls
 
-    def look(self) -> list[Event]:
+    def read_on(self) -> list[JournalEntry]:
         """Read what is new and return it."""
-        new: list[Event] = []
+        new: list[JournalEntry] = []
         for path in sorted(self._folder.path.glob("journal-*.jsonl")):
             new.extend(self._rest(path))
-        self.events.extend(new)
+        self.entries.extend(new)
         return new
 
-    def _rest(self, path: Path) -> Iterator[Event]:
+    def _rest(self, path: Path) -> Iterator[JournalEntry]:
         _, number, job = path.stem.split("-", 2)
         try:
             with open(path, "rb") as file:
@@ -187,19 +201,19 @@ class Journals:
                 text = file.read()
         except OSError:
             return
-        whole = text[: text.rfind(b"\n") + 1]  # a line that is being written comes with the next look
+        whole = text[: text.rfind(b"\n") + 1]  # a line that is being written comes with the next call
         self._read[path] = self._read.get(path, 0) + len(whole)
         for line in whole.splitlines():
             try:
                 said = json.loads(line)
-                event = Event(job, int(number), str(said.pop("what")), float(said.pop("at")), said)
+                entry = JournalEntry(job, int(number), str(said.pop("what")), float(said.pop("at")), said)
             except (ValueError, TypeError, KeyError, AttributeError):
                 continue
-            yield event
+            yield entry
 
 
 def this_job() -> str:
-    """Return what this process is called in journals: Slurm's number of the job, or the host and the process."""
+    """Return the name of this job in journals: Slurm's number, or host and process id of a worker started by hand."""
     environ = os.environ
     if "SLURM_ARRAY_JOB_ID" in environ:
         return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"

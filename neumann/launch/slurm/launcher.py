@@ -1,7 +1,7 @@
-"""How do many runs train on a Slurm cluster? Workers share them out, while the launcher on the login node looks on.
+"""The launcher on a Slurm cluster: it submits jobs from the login node and watches them until every run is over.
 
-The launcher holds nothing: what it knows is in the launch's folder and in the queue. So it may be stopped at any time,
-and the same command finds the jobs again by their name instead of submitting them twice.
+The launcher keeps no state of its own: all is in the launch's folder and in the queue. So it may be stopped at any
+time, and the same command finds the jobs by their name instead of submitting them twice.
 """
 
 from __future__ import annotations
@@ -9,30 +9,38 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from types import TracebackType
 
 from filelock import FileLock
 
 from neumann.config import RunSpec, SlurmLaunchConfig
 from neumann.errors import Interrupted, UserError
-from neumann.launch.local import Outcome, View
+from neumann.launch.protocol import LaunchView, RunOutcome, run_key
 from neumann.launch.slurm import queue
-from neumann.launch.slurm.folder import LIMITS, Journals, LaunchFolder, ranks_of
+from neumann.launch.slurm.folder import LIMITS, JournalReader, LaunchFolder, ranks_of
 from neumann.launch.slurm.rank_job import RankJob
-from neumann.launch.slurm.retry_rules import LaunchState, Paced, Standing, state_of
-from neumann.launch.slurm.worker import Worker
+from neumann.launch.slurm.retry_rules import LaunchState, RunHistory, ThrottledState, launch_state
+from neumann.launch.slurm.worker import WorkerJob
 from neumann.store.folder import OVER
 from neumann.store.lookup import find, finished_result
+from neumann.store.scores import diverged_at
 
 TICK_S = 0.5
-POLL_S = 10.0  # between questions to squeue
-GONE_LOOKS = 2  # at a queue without our jobs, before they are believed to be gone: the journals may lag behind
+POLL_S = 10.0  # between two calls of squeue
+GONE_POLLS = 2  # answers without our jobs, before they count as gone: the journals may lag behind the queue
 
 
 class SlurmLauncher:
-    """Trains runs on a cluster, as a context manager with the same `run` as `neumann.launch.local.Launcher`."""
+    """Trains runs on a Slurm cluster; a `neumann.launch.Launcher`.
 
-    first = "waiting for Slurm"
+    settings   what jobs ask for, and how runs are shared out
+    say        is called with notes for the user: what was submitted or joined
+
+    Raises UserError where no job can be submitted from this machine.
+    """
+
+    preparation = "waiting for Slurm"
 
     def __init__(self, settings: SlurmLaunchConfig, say: Callable[[str], None]) -> None:
         queue.check()
@@ -46,69 +54,79 @@ class SlurmLauncher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing: the jobs are the queue's."""
+        """Leave the jobs in the queue: they need no launcher."""
 
-    def run(self, specs: Sequence[RunSpec], view: View) -> list[Outcome]:
-        """Have what is not over yet trained by jobs, wait for them, and return the outcomes in the order of ``specs``.
+    def run(self, specs: Sequence[RunSpec], view: LaunchView) -> list[RunOutcome]:
+        """Have jobs train the runs that are not over yet, and return the outcomes in the order of ``specs``.
 
-        Where jobs of the same launch are in the queue, it joins them. Raises UserError where Slurm refuses or the
-        jobs were asked for with other settings, and Interrupted at Ctrl-C, which leaves the jobs where they are.
+        Where jobs of the same launch are in the queue, it joins them. Raises Interrupted at Ctrl-C, which leaves the
+        jobs in the queue, and UserError where Slurm refuses, where the jobs in the queue have other settings, and where
+        one run is to lie in two folders.
         """
-        unique = {_key(spec): spec for spec in reversed(specs)}
-        outcomes: dict[tuple[str, str], Outcome] = {}
+        unique = {run_key(spec): spec for spec in reversed(specs)}
+        outcomes: dict[tuple[Path, str], RunOutcome] = {}
         missing = []
         for key, spec in reversed(unique.items()):
-            result = finished_result(spec)
-            if result is None:
+            outcome = RunOutcome.of_result(spec)
+            if outcome is None:
                 missing.append(spec)
                 continue
-            outcomes[key] = Outcome(spec, result["status"], result, None, True, 0.0, find(spec).path)
-            view.done(outcomes[key])
+            outcomes[key] = outcome
+            view.done(outcome)
         twice = [spec for spec in missing if sum(spec.signature == other.signature for other in missing) > 1]
         if twice:
-            raise UserError(f"launch=slurm trains a run once, and {twice[0].name} is to lie in two folders: ask twice")
+            raise UserError(f"launch=slurm: {twice[0].name} is to lie in two folders: use a command for each folder")
         if missing:
-            watch = _Watch(self.settings, LaunchFolder.of(list(unique.values())), missing, view, self._say)
-            outcomes |= {_key(outcome.spec): outcome for outcome in watch.run()}
-        return [replace(outcomes[_key(spec)], spec=spec) for spec in specs]
+            folder = LaunchFolder.of(list(unique.values()))
+            monitor = _LaunchMonitor(self.settings, folder, missing, view, self._say)
+            outcomes |= {run_key(outcome.spec): outcome for outcome in monitor.run()}
+        return [replace(outcomes[run_key(spec)], spec=spec) for spec in specs]
 
 
-class _Watch:
-    """One launch, from its submission to its last run."""
+class _LaunchMonitor:
+    """Follows one launch from its submission to its last run.
+
+    settings   what jobs ask for, and how runs are shared out
+    folder     of the launch
+    specs      the runs that are not over yet
+    view       is told of every start and outcome
+    say        is called with notes for the user
+    """
 
     def __init__(
         self,
         settings: SlurmLaunchConfig,
         folder: LaunchFolder,
         specs: Sequence[RunSpec],
-        view: View,
+        view: LaunchView,
         say: Callable[[str], None],
     ) -> None:
         self._settings, self._folder, self._view, self._say = settings, folder, view, say
         self._specs = {spec.signature: spec for spec in specs}
-        self._outcomes: dict[str, Outcome] = {}
-        self._journals = Journals(folder)
-        self._paced = Paced()
+        self._outcomes: dict[str, RunOutcome] = {}
+        self._journals = JournalReader(folder)
+        self._throttled = ThrottledState()
         self._submission = 0
-        self._jobs: dict[str, str] = {}  # what squeue said last
-        self._mine: set[str] = set()  # those of this submission; the queue remembers earlier ones for a while
-        self._asked = 0.0
-        self._gone = 0
-        self._seen = 0  # starts of runs when jobs were last submitted
+        self._jobs: dict[str, str] = {}  # {job: state} of squeue's last answer
+        self._mine: set[str] = set()  # jobs of this submission; the queue remembers earlier ones for a while
+        self._polled = 0.0
+        self._polls_without_jobs = 0
+        self._starts_before = 0  # starts of runs when jobs were last submitted
         self._shown: set[str] = set()
-        self._silent = False
+        self._queue_silent = False
 
-    def run(self) -> list[Outcome]:
+    def run(self) -> list[RunOutcome]:
         """Submit or join, wait, and return an outcome for each run."""
         try:
             self._begin()
-            while not self._over():
+            while not self._all_over():
                 time.sleep(TICK_S)
         except KeyboardInterrupt:
             raise Interrupted(self._farewell()) from None
         return list(self._outcomes.values())
 
     def _begin(self) -> None:
+        """Submit jobs, or join those of this launch in the queue. Raises UserError as `SlurmLauncher.run` does."""
         self._folder.make()
         with FileLock(self._folder.path / ".submit"):  # the same command twice at the same moment
             jobs = queue.jobs(self._folder.job_name)
@@ -116,114 +134,119 @@ class _Watch:
                 raise UserError("squeue does not answer, so nothing can be submitted: try again when Slurm is up")
             self._jobs = jobs
             self._mine |= set(queue.alive(jobs))
-            known = self._folder.known()
+            known = self._folder.known_settings()
             living = queue.alive(jobs)
-            self._journals.look()
+            self._journals.read_on()
             if living and known is not None:
                 self._join(known["launch"], living)
                 self._submission = int(known["submission"])
             else:
                 self._submission = int(known["submission"]) + 1 if known else 1
-                spent = self._state()
-                if spent.spent:
-                    raise UserError(str(spent.stopped))
+                state = self._state()
+                if state.spent:
+                    raise UserError(str(state.stopped))
                 self._folder.write(self._settings, list(self._specs.values()), self._submission)
                 self._submit(list(self._specs.values()))
 
     def _join(self, theirs: dict[str, object], living: Sequence[str]) -> None:
-        """Go on with jobs that are in the queue already. Raises UserError where they are not as asked for now."""
+        """Go on with the jobs that are in the queue. Raises UserError where their settings are not those of now."""
         mine = asdict(self._settings)
         other = [key for key in mine if key not in LIMITS and mine[key] != theirs.get(key)]
         numbers = " ".join(queue.short(living))
         if other:
             raise UserError(
                 f"jobs {numbers} are in the queue for these runs with launch.{other[0]}={theirs.get(other[0])}: "
-                f"leave it so, or end them with 'scancel {numbers}' first"
+                f"keep that setting, or end them with 'scancel {numbers}' first"
             )
         self._folder.set_limits(self._settings)
         self._say(f"joined: {len(living)} of its jobs are in the queue already ({numbers})")
 
     def _submit(self, specs: Sequence[RunSpec]) -> None:
-        """Submit workers for what one process trains, and a job for every other run."""
-        self._seen = self._starts()
+        """Submit workers for the runs that one process trains, and a job of its own for every other run."""
+        self._starts_before = self._starts()
         ids: list[str] = []
         alone = [spec for spec in specs if ranks_of(spec) == (1, 1)]
         if alone:
             slots = -(-len(alone) // self._settings.runs_per_worker)
             workers = min(self._settings.workers, slots, queue.max_array_size())
-            worker = Worker(str(self._folder.path), self._submission)
-            ids += queue.submit(self._folder, self._settings, [worker] * workers)
+            worker_job = WorkerJob(str(self._folder.path), self._submission)
+            ids += queue.submit(self._folder, self._settings, [worker_job] * workers)
         shapes: dict[tuple[int, int], list[RunSpec]] = {}
         for spec in specs:
             if ranks_of(spec) != (1, 1):
                 shapes.setdefault(ranks_of(spec), []).append(spec)
         for ranks, its in shapes.items():
-            groups = [RankJob(str(self._folder.path), self._submission, spec.signature) for spec in its]
-            ids += queue.submit(self._folder, self._settings, groups, ranks)
+            rank_jobs = [RankJob(str(self._folder.path), self._submission, spec.signature) for spec in its]
+            ids += queue.submit(self._folder, self._settings, rank_jobs, ranks)
         self._jobs = dict.fromkeys(ids, "PENDING")
         self._mine |= set(ids)
-        self._asked = time.monotonic()
+        self._polled = time.monotonic()
         numbers = " ".join(queue.short(ids))
         self._say(
             f"submitted: {len(ids)} jobs for {len(specs)} runs ({numbers}); Ctrl-C leaves them in the queue, "
             f"'scancel {numbers}' ends them; logs in {self._folder.path / 'slurm'}"
         )
 
-    def _over(self) -> bool:
-        """Take note of what has happened and return whether every run has an outcome."""
+    def _all_over(self) -> bool:
+        """Take note of new entries and of the queue; return whether every run has an outcome."""
         self._poll()
-        state = self._paced(self._look, fresh=self._gone >= GONE_LOOKS)
+        state = self._throttled(self._read_on, fresh=self._polls_without_jobs >= GONE_POLLS)
         for signature, spec in self._specs.items():
             if signature not in self._outcomes:
                 self._settle(spec, state)
-        running = [spec for s, spec in self._specs.items() if s not in self._outcomes and state.standing(s).running]
+        running = [spec for s, spec in self._specs.items() if s not in self._outcomes and state.history(s).running]
         self._view.tick(running, len(self._specs) - len(self._outcomes) - len(running))
-        if self._gone >= GONE_LOOKS:
+        if self._polls_without_jobs >= GONE_POLLS:
             self._after_all_jobs(state)
         return len(self._outcomes) == len(self._specs)
 
     def _poll(self) -> None:
-        if time.monotonic() - self._asked < POLL_S:
+        """Ask squeue for the states of the jobs, where it is due."""
+        if time.monotonic() - self._polled < POLL_S:
             return
-        self._asked = time.monotonic()
+        self._polled = time.monotonic()
         jobs = queue.jobs(self._folder.job_name)
         if jobs is None:
-            if not self._silent:
+            if not self._queue_silent:
                 self._say("squeue does not answer; the jobs are not touched by that, and it is asked again")
-            self._silent = True
+            self._queue_silent = True
             return
-        self._silent = False
-        self._jobs = {**dict.fromkeys(self._jobs, "COMPLETED"), **jobs}  # one that the queue has forgotten has ended
+        self._queue_silent = False
+        self._jobs = {**dict.fromkeys(self._jobs, "COMPLETED"), **jobs}  # a job that the queue forgot has ended
         self._mine |= set(queue.alive(jobs))
-        self._gone = 0 if queue.alive(self._jobs) else self._gone + 1
+        self._polls_without_jobs = 0 if queue.alive(self._jobs) else self._polls_without_jobs + 1
 
-    def _look(self) -> LaunchState:
-        self._journals.look()
+    def _read_on(self) -> LaunchState:
+        self._journals.read_on()
         return self._state()
 
     def _state(self) -> LaunchState:
-        jobs = queue.alive(self._jobs) if self._gone >= GONE_LOOKS else None  # else a job is alive while it writes
-        return state_of(self._journals.events, asdict(self._settings), self._submission, alive=jobs)
+        """Return the state by the journals read so far; without jobs in the queue, those that still run are lost."""
+        jobs = queue.alive(self._jobs) if self._polls_without_jobs >= GONE_POLLS else None
+        return launch_state(self._journals.entries, asdict(self._settings), self._submission, alive=jobs)
 
     def _settle(self, spec: RunSpec, state: LaunchState) -> None:
         """Give the run its outcome, where it is over or given up."""
-        standing = state.standing(spec.signature)
-        if standing.attempts and spec.signature not in self._shown:
+        history = state.history(spec.signature)
+        if history.attempts and spec.signature not in self._shown:
             self._shown.add(spec.signature)
             self._view.started(spec)
-        if standing.status in OVER:
-            self._finished(spec, standing)
-        elif standing.given_up is not None and not standing.running:
-            self._end(spec, "failed", standing.given_up, standing)
-        elif state.stopped is not None and not standing.running:
-            status = "failed" if standing.status == "failed" else "interrupted"
-            own = standing.attempts[-1].message if status == "failed" else None
-            self._end(spec, status, f"{own}; {state.stopped}" if own else state.stopped, standing)
+        if history.status in OVER:
+            self._finished(spec, history)
+        elif history.given_up is not None and not history.running:
+            self._end(spec, "failed", history.given_up, history)
+        elif state.stopped is not None and not history.running:
+            status = "failed" if history.status == "failed" else "interrupted"
+            own = history.attempts[-1].message if status == "failed" else None
+            self._end(spec, status, f"{own}; {state.stopped}" if own else state.stopped, history)
 
     def _after_all_jobs(self, state: LaunchState) -> None:
-        """Decide on what no job is left for: submit again after a loss, unless somebody wanted it so."""
+        """Decide on the runs without an outcome when no job is left: submit jobs again, or give the runs up.
+
+        They are given up where the user cancelled a job, and where no run began since the last submission.
+        """
         for spec in self._left():
-            self._finished(spec, state.standing(spec.signature))  # another launch may have trained it
+            self._finished(spec, state.history(spec.signature))  # another launch may have trained it
         left = [spec for spec in self._left() if not find(spec).held()]
         if not left:
             return
@@ -231,53 +254,55 @@ class _Watch:
         logs = self._folder.path / "slurm"
         if cancelled:
             why = f"job {' '.join(queue.short(cancelled))} was cancelled"
-        elif self._starts() == self._seen:
+        elif self._starts() == self._starts_before:
             ends = sorted({str(end) for job, end in self._jobs.items() if job in self._mine})
-            said = sorted({str(event.said.get("why")) for event in self._journals.events if event.what == "left"})
+            said = sorted({str(entry.said.get("why")) for entry in self._journals.entries if entry.what == "left"})
             why = f"its jobs ended ({', '.join([*ends, *said])}) before any run began: see {logs}"
         else:
-            self._again(left)
+            self._submit_again(left)
             return
         for spec in left:
             status = "failed" if not cancelled else "interrupted"
-            self._end(spec, status, why, state.standing(spec.signature))
+            self._end(spec, status, why, state.history(spec.signature))
 
-    def _again(self, left: Sequence[RunSpec]) -> None:
+    def _submit_again(self, left: Sequence[RunSpec]) -> None:
+        """Submit jobs for what is left, unless another launcher of the same runs has done so."""
         with FileLock(self._folder.path / ".submit"):
-            self._gone, self._asked = 0, 0.0
+            self._polls_without_jobs, self._polled = 0, 0.0
             jobs = queue.jobs(self._folder.job_name)
             if jobs is None or queue.alive(jobs):  # another launcher of the same runs was faster
                 return
             self._say(f"{len(left)} runs have no job left, and get others")
-            self._folder.set_gone({event.job for event in self._journals.events})
+            self._folder.set_gone({entry.job for entry in self._journals.entries})
             self._submit(left)
 
     def _left(self) -> list[RunSpec]:
         return [spec for signature, spec in self._specs.items() if signature not in self._outcomes]
 
     def _starts(self) -> int:
-        return sum(event.what == "start" for event in self._journals.events)
+        return sum(entry.what == "start" for entry in self._journals.entries)
 
-    def _finished(self, spec: RunSpec, standing: Standing) -> None:
+    def _finished(self, spec: RunSpec, history: RunHistory) -> None:
+        """Give a run that is over its outcome, once its result can be read."""
         result = finished_result(spec)
-        if result is None:  # its journal may be seen before its result, on a network file system
+        if result is None:  # a network file system may show the journal before the result
             return
         message = None
         if result["status"] == "diverged":
-            message = f"the training loss was no longer finite at step {result['step']}"
-        self._end(spec, result["status"], message, standing, result)
+            message = diverged_at(result)
+        self._end(spec, result["status"], message, history, result)
 
     def _end(
         self,
         spec: RunSpec,
         status: str,
         message: str | None,
-        standing: Standing,
+        history: RunHistory,
         result: dict[str, object] | None = None,
     ) -> None:
-        seconds = sum(attempt.seconds for attempt in standing.attempts)
-        reused = result is not None and not standing.attempts
-        outcome = Outcome(spec, status, result, message, reused, seconds, find(spec).path)
+        seconds = sum(attempt.seconds for attempt in history.attempts)
+        reused = result is not None and not history.attempts
+        outcome = RunOutcome(spec, status, result, message, reused, seconds, find(spec).path)
         self._outcomes[spec.signature] = outcome
         self._view.done(outcome)
 
@@ -286,7 +311,3 @@ class _Watch:
         if not living:
             return "stopped"
         return f"detached; jobs {living} stay in the queue and go on ('scancel {living}' ends them)"
-
-
-def _key(spec: RunSpec) -> tuple[str, str]:
-    return str(spec.folder.parent), spec.signature

@@ -1,6 +1,6 @@
-"""How do we talk to Slurm? Jobs go in through submitit; what became of them is asked of squeue, never of sacct.
+"""Slurm's queue: jobs are submitted through submitit, and squeue is asked for their states, never sacct.
 
-sacct needs accounting, which many clusters and every small one lack; submitit's own watcher would wait for ever there.
+sacct needs accounting, which many clusters lack; submitit's own watcher would wait for ever there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ENDED = frozenset(
 
 
 def check() -> None:
-    """Raise UserError where no job can be submitted from here."""
+    """Raise UserError where no job can be submitted from this machine."""
     try:
         import submitit  # noqa: F401
     except ImportError:
@@ -34,7 +34,7 @@ def check() -> None:
 
 
 def parameters(launch: SlurmLaunchConfig, job_name: str, ranks: tuple[int, int] = (1, 1)) -> dict[str, Any]:
-    """Return what submitit's SlurmExecutor is told for jobs of ``ranks`` (processes on each node, nodes)."""
+    """Return the parameters of submitit's SlurmExecutor for jobs of ``ranks`` (processes on each node, nodes)."""
     processes, nodes = ranks
     gpus = launch.gpus_per_node
     asked = {
@@ -65,7 +65,12 @@ def submit(
     functions: Sequence[Callable[[], Any]],
     ranks: tuple[int, int] = (1, 1),
 ) -> list[str]:
-    """Submit a job for each function, as arrays no longer than the cluster allows, and return their numbers.
+    """Submit a job for each function, as arrays no longer than the cluster allows, and return the jobs' numbers.
+
+    folder      of the launch, for submitit's scripts and logs
+    launch      what each job asks for
+    functions   what each job calls, pickled
+    ranks       of each job: processes on each node, and nodes
 
     Raises UserError with Slurm's own words where it refuses.
     """
@@ -91,7 +96,7 @@ def submit(
 
 @contextlib.contextmanager
 def without_slurm() -> Iterator[None]:
-    """Hide the job that this process is in: Lightning would requeue it for a run, and sbatch take it for orders."""
+    """Hide Slurm's variables of the job that this process is in: Lightning would requeue that job, sbatch copy it."""
     hidden = {key: os.environ.pop(key) for key in list(os.environ) if key.startswith("SLURM_") and key != "SLURM_CONF"}
     try:
         yield
@@ -108,14 +113,14 @@ def _words(error: BaseException) -> str:
 
 
 def max_array_size() -> int:
-    """Return how many jobs one array may have here."""
+    """Return how many jobs one array may have on this cluster."""
     done = _ask("scontrol", "show", "config")
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", done.stdout, re.MULTILINE) if done else None
     return max(1, int(found.group(1))) if found else 1001  # Slurm's default
 
 
 def jobs(job_name: str) -> dict[str, str] | None:
-    """Return {job: state} of what the queue knows under a name, also what has just ended; None: no answer."""
+    """Return {job: state} of the jobs of a name in the queue, those that have just ended included; None: no answer."""
     done = _ask("squeue", "--me", "--noheader", "--array", "--states=all", f"--name={job_name}", "--format=%i|%T")
     if done is None or done.returncode != 0:
         return None
@@ -123,12 +128,12 @@ def jobs(job_name: str) -> dict[str, str] | None:
 
 
 def alive(known: Mapping[str, str]) -> list[str]:
-    """Return the jobs that run, wait or are on their way between the two."""
+    """Return the jobs that have not ended."""
     return [job for job, state in known.items() if state not in ENDED]
 
 
 def short(ids: Sequence[str]) -> list[str]:
-    """Return the numbers without the places in their arrays, each once: what scancel takes."""
+    """Return the numbers without the index in the array, each once, as scancel takes them."""
     return list(dict.fromkeys(job.split("_")[0] for job in ids))
 
 

@@ -1,11 +1,10 @@
-"""How does one run train on several devices or nodes of a cluster? As a job of its own, a rank per task of srun."""
+"""A run on several devices or nodes of a cluster: a Slurm job of its own, in which srun starts a process per rank."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -14,49 +13,60 @@ import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from neumann.errors import Interrupted, UserError, first_line
-from neumann.launch.slurm.folder import Journal, Journals, LaunchFolder, ListedRun, this_job
-from neumann.launch.slurm.retry_rules import BEAT_S, LaunchState, state_of
-from neumann.launch.slurm.worker import LEAVE, go_to
-from neumann.processes.signals import STOP_SIGNALS
-from neumann.store.folder import Claimed
+from neumann.errors import Interrupted, UserError, ending_of
+from neumann.launch.slurm.folder import JournalReader, JournalWriter, LaunchFolder, ListedRun, this_job
+from neumann.launch.slurm.retry_rules import BEAT_S, LaunchState, launch_state
+from neumann.launch.slurm.worker import LEAVE, enter_launch
+from neumann.processes.signals import ignore_signals, raise_at_signals
 
 BROKEN = re.compile(r"Connection (closed|reset)|Read error|Socket closed|NCCL communicator was aborted")
-LAST_WORDS_S = 5.0  # in which rank 0 learns from a broken connection that another failed, and writes why
+LAST_WORDS_S = 5.0  # for rank 0 to learn from a broken connection that another rank failed, and to write why
 
 
 @dataclass(frozen=True)
 class RankJob:
-    """What submitit pickles for such a job; srun calls it once per rank."""
+    """What submitit pickles for such a job; srun has it called once per rank.
+
+    folder       the path of the launch's folder
+    submission   the number of the submission
+    run          the run's signature
+    """
 
     folder: str
     submission: int
-    run: str  # signature
+    run: str
 
     def __call__(self) -> str:
-        """Train as the rank that srun started here, and return the status. Raises what stopped the run."""
+        """Train as the rank that srun started here, and return the status.
+
+        Raises SystemExit in a rank that failed, and in rank 0 where the job has requeued itself.
+        """
         folder = LaunchFolder(Path(self.folder))
         settings = folder.settings()
-        go_to(settings)
+        enter_launch(settings)
         listed = next(listed for listed in folder.runs() if listed.signature == self.run)
-        for number in STOP_SIGNALS:
-            signal.signal(number, _interrupt)  # before the run listens itself; submitit's own would requeue the job
+        raise_at_signals()  # until the run listens itself; submitit's own handlers would requeue the job
         if os.environ.get("SLURM_PROCID", "0") != "0":
             status, *_ = _train(listed, int(settings["launch"]["cpus_per_task"]))
-            _ignore_signals()
+            ignore_signals()
             if status == "failed":
                 time.sleep(LAST_WORDS_S)
                 raise SystemExit(1)  # srun ends the others
             return status
-        return _First(folder, settings, self.submission, listed).work()
+        return _RankZero(folder, settings, self.submission, listed).train()
 
 
 @dataclass
-class _First:
-    """The first rank's process, which keeps the journal and requeues the job."""
+class _RankZero:
+    """Rank 0's process, which writes the job's journal and requeues the job.
+
+    folder       of the launch
+    settings     the content of its launch.json when the job began
+    submission   that the job belongs to
+    listed       the run
+    """
 
     folder: LaunchFolder
     settings: Mapping[str, Any]
@@ -65,10 +75,11 @@ class _First:
 
     def __post_init__(self) -> None:
         self._job = this_job()
-        self._journal = Journal(self.folder, self._job, self.submission)
-        self._journals = Journals(self.folder)
+        self._journal = JournalWriter(self.folder, self._job, self.submission)
+        self._journals = JournalReader(self.folder)
 
-    def work(self) -> str:
+    def train(self) -> str:
+        """Train the run once, requeue the job where it may be tried again, and return the status."""
         processes, nodes = self.listed.ranks
         gpus = processes * nodes if self.settings["launch"]["gpus_per_node"] else 0
         self._journal.write("began", gpus=gpus, host=os.uname().nodename)
@@ -82,12 +93,12 @@ class _First:
         began = time.monotonic()
         with self._beating():
             status, message, step, asked = _train(self.listed, int(self.settings["launch"]["cpus_per_task"]))
-        _ignore_signals()
+        ignore_signals()  # srun ends all ranks where one has failed, and what follows must be written
         seconds = round(time.monotonic() - began, 1)
         self._journal.write("end", run=signature, status=status, message=message, step=step, seconds=seconds)
         state = self._state()
         wanted = status in ("failed", "lost") or (status == "interrupted" and asked not in LEAVE)
-        again = wanted and state.stopped is None and state.standing(signature).open
+        again = wanted and state.stopped is None and state.history(signature).open
         self._journal.write("left", why=status, requeued=again)
         if again:
             subprocess.run(["scontrol", "requeue", self._job], check=True, timeout=60)
@@ -95,13 +106,13 @@ class _First:
         return status
 
     def _state(self) -> LaunchState:
-        self._journals.look()
-        settings = self.folder.known() or self.settings
-        return state_of(self._journals.events, settings["launch"], self.submission, gone=settings.get("gone", ()))
+        self._journals.read_on()
+        settings = self.folder.known_settings() or self.settings
+        return launch_state(self._journals.entries, settings["launch"], self.submission, gone=settings.get("gone", ()))
 
     @contextlib.contextmanager
     def _beating(self) -> Iterator[None]:
-        """Write a beat now and then, and end every rank where the GPU-hours are used up."""
+        """Write a beat every `BEAT_S` within the block, and end every rank where the GPU-hours are used up."""
         over = threading.Event()
 
         def beat() -> None:
@@ -125,9 +136,9 @@ class _First:
 
 
 def _train(listed: ListedRun, threads: int) -> tuple[str, str | None, int, int | None]:
-    """Return (status, message, step, the signal that asked it to stop) of the run, trained as one rank of a group.
+    """Train the run as one rank of a group; return (status, message, step, the signal that asked it to stop).
 
-    The status is "lost" where another rank vanished without a word: it was killed, or its node has failed.
+    The status is "lost" where another rank vanished: it was killed, or its node failed.
     """
     from rich.console import Console
 
@@ -138,33 +149,18 @@ def _train(listed: ListedRun, threads: int) -> tuple[str, str | None, int, int |
         spec = listed.spec(trust=True)
         console = Console(file=sys.stdout, width=120)
         result = run(spec, console, threads=threads, ranks=RankPlace.from_environment())
-    except Claimed as error:
-        return "claimed", str(error), 0, None
-    except Interrupted as stop:
-        return "interrupted", str(stop), int(listed.folder().status().get("step", 0)), stop.signal
-    except UserError as error:
-        return "failed", str(error), 0, None
-    except KeyboardInterrupt as stop:
-        return "interrupted", "stopped before its first step", 0, stop.args[0] if stop.args else None
-    except SystemExit as error:
-        step = int(listed.folder().status().get("step", 0))
-        return "failed", f"the program left with exit code {error.code}", step, None
-    except Exception as error:  # noqa: BLE001 - the journal tells it, and the run's folder holds the traceback
+    except BaseException as error:  # noqa: BLE001 - the journal tells it, and the run's folder holds the traceback
+        status, message = ending_of(error)
+        if isinstance(error, UserError | KeyboardInterrupt):  # before its first step
+            return status, message, 0, getattr(error, "signal", None)
+        recorded = listed.folder().status()
+        step = int(recorded.get("step", 0))
+        if isinstance(error, Interrupted | SystemExit):
+            return status, message, step, getattr(error, "signal", None)
         traceback.print_exc()
-        said = listed.folder().status()  # which knows the rank that failed first
-        message = str(said["message"] if said["status"] == "failed" else first_line(error))
-        step = int(said.get("step", 0))
+        if recorded["status"] == "failed":
+            message = str(recorded["message"])  # of the rank that failed first
         if message.startswith("rank 0: ") and BROKEN.search(message):
             return "lost", f"another rank vanished while it trained (node failure, or killed): {message}", step, None
-        return "failed", message, step, None
+        return status, message, step, None
     return str(result["status"]), None, int(result["step"]), None
-
-
-def _ignore_signals() -> None:
-    """Let nothing cut off what is written at the end: srun ends all ranks where one has failed."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt(number)

@@ -1,7 +1,8 @@
-"""Which runs of a launch may be tried (again), and when is it over? Decided from journals alone, alike by everybody.
+"""The rules by which runs on a cluster are tried again, and by which a launch stops.
 
-A failure that repeats itself is told from bad luck: the same message twice is final, a vanished node is not. What was
-stopped by a time limit or by preemption may go on for ever, as long as every attempt gets further than the last.
+The launcher and every worker apply them to the journals alone, so all come to the same decision. The same failure twice
+is final; a vanished node is not. A run that a time limit or preemption stopped may go on for ever, as long as every
+attempt gets further than the last.
 """
 
 from __future__ import annotations
@@ -12,18 +13,27 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from neumann.launch.slurm.folder import Event
+from neumann.launch.slurm.folder import JournalEntry
 from neumann.store.folder import OVER
 
 BEAT_S = 15.0
-SLURM = re.compile(r"\d+(_\d+)?")  # what jobs are called there
-SHARE = 19.0  # seconds between looks for each second that a look takes
-SILENT_S = 90.0  # a job that has not written for so long is gone, or as good as gone
+SLURM = re.compile(r"\d+(_\d+)?")  # names of Slurm's jobs; a worker started by hand has another
+REST = 19.0  # seconds between two readings of the journals, for each second that a reading takes
+SILENT_S = 90.0  # a job that has not written for so long counts as gone
 
 
 @dataclass
-class RunAttempts:
-    """One attempt at a run by one job. ``status`` is None while it runs, and "lost" where its job vanished."""
+class Attempt:
+    """One attempt of one job at a run.
+
+    job       the job
+    began     seconds since 1970
+    status    None while it runs, "lost" where its job vanished, else the run's status
+    message   why it has this status, or None
+    step      the step that a further attempt would go on from
+    seconds   wall time of training
+    ended     seconds since 1970; 0 while it runs
+    """
 
     job: str
     began: float
@@ -35,10 +45,10 @@ class RunAttempts:
 
 
 @dataclass
-class Standing:
-    """What is known of a run: its attempts in this submission, and why it is given up, if it is."""
+class RunHistory:
+    """The attempts at a run in one submission, and why no further one is made; None where one may be."""
 
-    attempts: list[RunAttempts] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
     given_up: str | None = None
 
     @property
@@ -48,34 +58,37 @@ class Standing:
 
     @property
     def running(self) -> bool:
-        """Return whether a job trains it."""
+        """Return whether a job trains the run."""
         return any(attempt.status is None for attempt in self.attempts)
 
     @property
     def open(self) -> bool:
-        """Return whether a worker may try it."""
+        """Return whether a worker may try the run."""
         return self.given_up is None and not self.running and self.status not in OVER
 
 
 @dataclass(frozen=True)
 class LaunchState:
-    """What is known of a launch. ``stopped`` is the sentence that says why nothing more is started, or None.
+    """The state of a launch, as its journals tell it.
 
-    ``spent`` is true where the GPU-hours are used up, so that what runs has to leave as well.
+    histories   by signature, of the runs that were attempted
+    gpu_hours   used by all jobs of the launch
+    stopped     the sentence that says why no run is started any more, or None
+    spent       True where the GPU-hours are used up, so that the runs that train have to leave as well
     """
 
-    runs: dict[str, Standing]
+    histories: dict[str, RunHistory]
     gpu_hours: float
     stopped: str | None
     spent: bool = False
 
-    def standing(self, signature: str) -> Standing:
-        """Return what is known of one run."""
-        return self.runs.get(signature) or Standing()
+    def history(self, signature: str) -> RunHistory:
+        """Return the history of one run, an empty one where it was not attempted."""
+        return self.histories.get(signature) or RunHistory()
 
 
-def state_of(
-    events: Sequence[Event],
+def launch_state(
+    entries: Sequence[JournalEntry],
     limits: Mapping[str, Any],
     submission: int,
     *,
@@ -83,19 +96,22 @@ def state_of(
     gone: Iterable[str] = (),
     now: float | None = None,
 ) -> LaunchState:
-    """Return where a launch stands.
+    """Return the state of a launch.
 
-    ``limits`` are the launch's settings; attempts and failures count within ``submission``, GPU-hours over all.
-    ``alive`` are the jobs that the queue knows; where it is None, a job is alive while it writes, unless it is among
-    those that are known to be ``gone``.
+    entries      of all its journals
+    limits       the launch's settings, of which `neumann.launch.slurm.folder.LIMITS` are read
+    submission   whose attempts and failures count; GPU-hours count over all submissions
+    alive        the jobs that the queue knows; where it is None, a job is alive while it writes and is not ``gone``
+    gone         jobs that have ended, whatever their journals say
+    now          seconds since 1970; None: the clock's
     """
     now = time.time() if now is None else now
     alive, gone = None if alive is None else set(alive), set(gone)
-    runs: dict[str, Standing] = {}
+    histories: dict[str, RunHistory] = {}
     hours = 0.0
-    by_job: dict[tuple[int, str], list[Event]] = {}
-    for event in events:
-        by_job.setdefault((event.submission, event.job), []).append(event)
+    by_job: dict[tuple[int, str], list[JournalEntry]] = {}
+    for entry in entries:
+        by_job.setdefault((entry.submission, entry.job), []).append(entry)
     for (number, job), lines in by_job.items():
         known = alive is not None and SLURM.fullmatch(job)  # the queue knows nothing of a worker started by hand
         dead = job not in (alive or ()) if known else job in gone or now - lines[-1].at > SILENT_S
@@ -105,13 +121,13 @@ def state_of(
             hours += gpus * (session[-1].at - session[0].at) / 3600
             if number == submission:
                 over = dead or i + 1 < len(sessions) or session[-1].what == "left"
-                _attempts(session, runs, over)
-    failures: list[tuple[str, RunAttempts]] = []
-    for signature, standing in runs.items():
-        standing.attempts.sort(key=lambda attempt: attempt.began)
-        standing.given_up = _given_up(standing.attempts, int(limits["max_attempts"]))
-        failures += [(signature, attempt) for attempt in standing.attempts if attempt.status in (*OVER, "failed")]
-    stopped = _alike(sorted(failures, key=lambda pair: pair[1].ended), limits.get("stop_after_failures"))
+                _file_attempts(session, histories, over)
+    failures: list[tuple[str, Attempt]] = []
+    for signature, history in histories.items():
+        history.attempts.sort(key=lambda attempt: attempt.began)
+        history.given_up = _why_given_up(history.attempts, int(limits["max_attempts"]))
+        failures += [(signature, attempt) for attempt in history.attempts if attempt.status in (*OVER, "failed")]
+    stopped = _why_stopped(sorted(failures, key=lambda pair: pair[1].ended), limits.get("stop_after_failures"))
     ceiling = limits.get("gpu_hours")
     spent = ceiling is not None and hours >= ceiling
     if spent:
@@ -119,28 +135,35 @@ def state_of(
             f"the jobs of this launch have used {hours:.2f} GPU-hours, and launch.gpu_hours={ceiling:g} allows no "
             "more: raise it to go on"
         )
-    return LaunchState(runs, hours, stopped, spent)
+    return LaunchState(histories, hours, stopped, spent)
 
 
-class Paced:
-    """Looks at a state again when it is due: with thousands of runs that takes a tenth of a second and more."""
+class ThrottledState:
+    """A launch's state, read again only when it is due: with thousands of runs a reading takes 0.1 s and more."""
 
     def __init__(self) -> None:
         self._state: LaunchState | None = None
         self._due = 0.0
 
-    def __call__(self, look: Callable[[], LaunchState], *, fresh: bool = False) -> LaunchState:
-        """Return what ``look`` returns, or has returned lately: it is called for a twentieth of the time at most."""
+    def __call__(self, read: Callable[[], LaunchState], *, fresh: bool = False) -> LaunchState:
+        """Return what ``read`` returns, or has returned lately: it takes a twentieth of the time at most.
+
+        ``fresh`` calls it in any case.
+        """
         began = time.monotonic()
         if self._state is None or fresh or began >= self._due:
-            self._state = look()
-            self._due = time.monotonic() + SHARE * (time.monotonic() - began)
+            self._state = read()
+            self._due = time.monotonic() + REST * (time.monotonic() - began)
         return self._state
 
+    def expire(self) -> None:
+        """Have the next call read the state, since an attempt has ended that the rules must count first."""
+        self._due = 0.0
 
-def _sessions(lines: Sequence[Event]) -> list[list[Event]]:
-    """Return a job's events, split where it was requeued and began again."""
-    sessions: list[list[Event]] = []
+
+def _sessions(lines: Sequence[JournalEntry]) -> list[list[JournalEntry]]:
+    """Return a job's entries, split where it was requeued and began again."""
+    sessions: list[list[JournalEntry]] = []
     for line in lines:
         if line.what == "began" or not sessions:
             sessions.append([])
@@ -148,36 +171,36 @@ def _sessions(lines: Sequence[Event]) -> list[list[Event]]:
     return sessions
 
 
-def _attempts(session: Sequence[Event], runs: dict[str, Standing], over: bool) -> None:
-    """File the attempts of a session, which is ``over`` or still writing."""
-    begun: dict[str, RunAttempts] = {}
-    for event in session:
-        run = event.said.get("run")
-        if event.what == "start" and run is not None:
-            begun[run] = RunAttempts(event.job, event.at)
-            runs.setdefault(run, Standing()).attempts.append(begun[run])
-        elif event.what == "end" and run in begun:
+def _file_attempts(session: Sequence[JournalEntry], histories: dict[str, RunHistory], over: bool) -> None:
+    """Add the attempts of a session to ``histories``; where it is ``over``, those without an end are lost."""
+    begun: dict[str, Attempt] = {}
+    for entry in session:
+        run = entry.said.get("run")
+        if entry.what == "start" and run is not None:
+            begun[run] = Attempt(entry.job, entry.at)
+            histories.setdefault(run, RunHistory()).attempts.append(begun[run])
+        elif entry.what == "end" and run in begun:
             attempt = begun.pop(run)
-            attempt.status, attempt.message = str(event.said.get("status")), event.said.get("message")
-            attempt.step, attempt.seconds = int(event.said.get("step") or 0), float(event.said.get("seconds") or 0)
-            attempt.ended = event.at
-            if attempt.status == "claimed":  # somebody else trains it, so this was no attempt
-                runs[run].attempts.remove(attempt)
+            attempt.status, attempt.message = str(entry.said.get("status")), entry.said.get("message")
+            attempt.step, attempt.seconds = int(entry.said.get("step") or 0), float(entry.said.get("seconds") or 0)
+            attempt.ended = entry.at
+            if attempt.status == "claimed":  # another process trains it, so this was no attempt
+                histories[run].attempts.remove(attempt)
     if over:
         for attempt in begun.values():
             attempt.status, attempt.ended = "lost", session[-1].at
             attempt.message = f"job {attempt.job} vanished while it trained (node failure, or killed from outside)"
 
 
-def same(message: str | None) -> str:
-    """Return ``message`` without its numbers: a time, a port or an address tells no failure from another."""
+def without_numbers(message: str | None) -> str:
+    """Return ``message`` with # for each number: times, ports and addresses differ between failures that are alike."""
     return re.sub(r"\d+", "#", message or "")
 
 
-def _given_up(attempts: Sequence[RunAttempts], most: int) -> str | None:
-    """Return why a run is not tried again, or None."""
+def _why_given_up(attempts: Sequence[Attempt], most: int) -> str | None:
+    """Return why a run is not tried again, or None; ``most`` is launch.max_attempts."""
     failed = [attempt for attempt in attempts if attempt.status == "failed"]
-    if len(failed) > 1 and same(failed[-1].message) == same(failed[-2].message):
+    if len(failed) > 1 and without_numbers(failed[-1].message) == without_numbers(failed[-2].message):
         return f"failed twice alike: {failed[-1].message}"
     counted, furthest = 0, 0
     for attempt in attempts:
@@ -190,14 +213,14 @@ def _given_up(attempts: Sequence[RunAttempts], most: int) -> str | None:
     return None
 
 
-def _alike(ended: Sequence[tuple[str, RunAttempts]], most: int | None) -> str | None:
-    """Return why the launch stops where its last ends are failures of ``most`` different runs with one message."""
+def _why_stopped(ended: Sequence[tuple[str, Attempt]], most: int | None) -> str | None:
+    """Return why the launch stops: ``most`` different runs in a row failed with one message. None where it goes on."""
     if most is None:
         return None
     runs: set[str] = set()
     message: str | None = None
     for signature, attempt in ended:
-        if attempt.status != "failed" or (runs and same(attempt.message) != same(message)):
+        if attempt.status != "failed" or (runs and without_numbers(attempt.message) != without_numbers(message)):
             runs = set()
         if attempt.status == "failed":
             message = attempt.message

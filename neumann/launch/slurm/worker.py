@@ -1,8 +1,8 @@
-"""What does one job of a launch do? It pulls runs that nobody trains from the launch's folder, until none is left.
+"""The Slurm worker: a job that takes runs which no process trains from the launch's folder, until none is left.
 
 It imports PyTorch once, in a fork server, and trains every run in a fresh process. Shortly before its time limit Slurm
-sends SIGUSR2: the runs write a checkpoint and leave, and the job puts itself back into the queue where work is left.
-SIGTERM comes from scancel, or from a preemption after which Slurm requeues by itself: the runs leave, and nothing else.
+sends SIGUSR2: the runs write a checkpoint and leave, and the job requeues itself where runs are left. SIGTERM comes
+from scancel, or from a preemption after which Slurm requeues the job: the runs leave, and the worker does no more.
 """
 
 from __future__ import annotations
@@ -16,57 +16,62 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from neumann.errors import UserError, first_line
 from neumann.launch.fork_server import ForkServer
-from neumann.launch.gpus import visible
+from neumann.launch.gpus import visible_gpus
 from neumann.launch.process_pool import TICK_S, ProcessPool
-from neumann.launch.run_process import RunProcesses
-from neumann.launch.slurm.folder import Journal, Journals, LaunchFolder, ListedRun, this_job
+from neumann.launch.run_processes import RunProcesses
+from neumann.launch.slurm.folder import JournalReader, JournalWriter, LaunchFolder, ListedRun, this_job
 from neumann.launch.slurm.queue import without_slurm
-from neumann.launch.slurm.retry_rules import BEAT_S, LaunchState, Paced, state_of
+from neumann.launch.slurm.retry_rules import BEAT_S, LaunchState, ThrottledState, launch_state
+from neumann.processes.signals import listening
 from neumann.store.folder import OVER, make_folder
 
 SETTLE_S = 2.0  # a signal to the job may have reached its runs as well, and they need not be asked twice
-LATER_S = 1.0  # until a run that somebody held is looked at again
+LATER_S = 1.0  # until a run that another process held is looked at again
 CLAIMED_S = 60.0  # after its start at the latest, a run's folder is held
-LOOKS = 3  # at runs that others hold, before there is nothing left to do here
-KILL_WAIT_S = 20.0  # Slurm's KillWait is 30 s unless its owner changed it
+LOOKS = 3  # at runs that other processes hold, before the worker leaves
+KILL_WAIT_S = 20.0  # Slurm's KillWait is 30 s by default
 REQUEUE = (signal.SIGUSR1, signal.SIGUSR2)  # the time limit is near, or preemption
 LEAVE = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True)
-class Worker:
-    """What submitit pickles for a job: which launch, and at which submission of it."""
+class WorkerJob:
+    """What submitit pickles for a worker's job: the path of the launch's folder, and the number of the submission."""
 
     folder: str
     submission: int
 
     def __call__(self) -> str:
-        """Work, and return why it ended. Leaves by SystemExit where the job has put itself back into the queue."""
-        return work(LaunchFolder(Path(self.folder)), submission=self.submission, trust=True)
+        """Train runs and return why the worker leaves. Raises SystemExit where the job has requeued itself."""
+        return run_worker(LaunchFolder(Path(self.folder)), submission=self.submission, trust=True)
 
 
-def work(folder: LaunchFolder, *, submission: int | None = None, trust: bool = False) -> str:
-    """Train runs of the launch in this process's children and return why there is nothing more to do here.
+def run_worker(folder: LaunchFolder, *, submission: int | None = None, trust: bool = False) -> str:
+    """Train runs of the launch in children of this process, and return why it leaves.
 
-    ``trust`` allows optimizers from outside the known packages, which the launch's owner has named. Raises UserError
-    where the folder is none of a launch.
+    folder       of the launch
+    submission   that this worker belongs to; None: the last one
+    trust        allow optimizers from outside the known packages, which the user who launched the runs has named
+
+    Raises UserError where there is no launch in the folder or its working directory is not on this machine, and
+    SystemExit where the job has requeued itself.
     """
     settings = folder.settings()
     job, requeued = this_job(), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     in_slurm = "SLURM_JOB_ID" in os.environ
-    go_to(settings)
-    journal = Journal(folder, job, submission or int(settings["submission"]))
-    shift = _Shift(folder, settings, journal, submission or int(settings["submission"]), trust=trust)
+    enter_launch(settings)
+    submission = submission or int(settings["submission"])
+    session = _WorkerSession(folder, settings, JournalWriter(folder, job, submission), submission, trust=trust)
     print(f"job {job} of the launch {folder.path}" + (f", requeued {requeued} times" if requeued else ""), flush=True)
-    with _listening() as signals, without_slurm():
-        why = shift.work(signals)
-    again = in_slurm and bool(signals) and signals[0] in REQUEUE and shift.more_to_do()
-    journal.write("left", why=why, requeued=again)
+    signals: list[int] = []
+    with listening(signals.append), without_slurm():  # not SIGCONT, which Slurm sends before SIGTERM: it means nothing
+        why = session.train(signals)
+    again = in_slurm and bool(signals) and signals[0] in REQUEUE and session.has_more_to_do()
+    session.journal.write("left", why=why, requeued=again)
     print(f"job {job} leaves: {why}" + ("; back into the queue" if again else ""), flush=True)
     if again:
         subprocess.run(["scontrol", "requeue", job], check=True, timeout=60)
@@ -74,8 +79,11 @@ def work(folder: LaunchFolder, *, submission: int | None = None, trust: bool = F
     return why
 
 
-def go_to(settings: Mapping[str, Any]) -> None:
-    """Work where the launch was asked for, with the modules that could be imported there. Raises UserError."""
+def enter_launch(settings: Mapping[str, Any]) -> None:
+    """Change to the launch's working directory, and add its sys.path to ours.
+
+    Raises UserError where the directory cannot be entered on this machine.
+    """
     try:
         os.chdir(settings["cwd"])
     except OSError as error:
@@ -87,24 +95,31 @@ def go_to(settings: Mapping[str, Any]) -> None:
 
 
 @dataclass
-class _Shift:
-    """One session of a worker."""
+class _WorkerSession:
+    """What a worker does from one start of its job to its end or requeue.
+
+    folder       of the launch
+    settings     the content of its launch.json when the job began
+    journal      of this job
+    submission   that this job belongs to
+    trust        allow optimizers from outside the known packages
+    """
 
     folder: LaunchFolder
     settings: Mapping[str, Any]
-    journal: Journal
+    journal: JournalWriter
     submission: int
     trust: bool = False
-    _jobs: ProcessPool = field(default_factory=ProcessPool)
+    _pool: ProcessPool = field(default_factory=ProcessPool)
     _training: dict[RunProcesses, tuple[ListedRun, int]] = field(default_factory=dict)  # with the slot that it takes
-    _over: set[str] = field(default_factory=set)
-    _later: dict[str, float] = field(default_factory=dict)  # monotonic seconds
+    _over: set[str] = field(default_factory=set)  # signatures
+    _later: dict[str, float] = field(default_factory=dict)  # monotonic seconds from which a held run is looked at again
     _begun: int = 0
     _beat: float = 0.0
 
     def __post_init__(self) -> None:
-        self._journals = Journals(self.folder)
-        self._paced = Paced()
+        self._journals = JournalReader(self.folder)
+        self._throttled = ThrottledState()
         launch = self.settings["launch"]
         self._slots = int(launch["runs_per_worker"])
         self._threads = max(1, int(launch["cpus_per_task"]) // self._slots)
@@ -115,32 +130,32 @@ class _Shift:
         self._runs = runs[start:] + runs[:start]
         self._server = ForkServer()
 
-    def work(self, signals: list[int]) -> str:
-        """Train until nothing is left or a signal asks to leave; return which it was."""
+    def train(self, signals: list[int]) -> str:
+        """Train until no run is left or ``signals`` has one that asks to leave; return why it ended."""
         self.journal.write("began", gpus=self._gpus, host=os.uname().nodename)
         self._beat = time.monotonic()
         looks = 0
-        while self._next(self._state()) is None:  # then PyTorch is imported for nothing
+        while self._next(self._state()) is None:  # so PyTorch would be imported in vain
             looks += 1
             if not self._later or looks > LOOKS:
                 return "nothing left to train"
             time.sleep(LATER_S)
-        with _deaf():
+        with _ignoring_signals():
             self._server.warm_up()
         try:
             return self._loop(signals)
         except UserError as error:
             return str(error)
         finally:
-            self._stop(signals, at_once=True)  # nobody is left, unless something here is broken
+            self._stop(signals, at_once=True)  # no run is left, unless an exception has come
             self._server.close()
 
-    def more_to_do(self) -> bool:
-        """Return whether a further session of this job would have work, as far as this one can tell."""
+    def has_more_to_do(self) -> bool:
+        """Return whether a further session of this job would find runs to train, as far as this one knows."""
         state = self._state(fresh=True)
-        if state.stopped is not None or not self._begun:  # a limit too short to begin in is not tried for ever
+        if state.stopped is not None or not self._begun:  # no requeue for ever under a time limit too short to begin in
             return False
-        return any(state.standing(run.signature).open and run.folder().result() is None for run in self._runs)
+        return any(state.history(run.signature).open and run.folder().result() is None for run in self._runs)
 
     def _loop(self, signals: list[int]) -> str:
         looks = 0
@@ -151,10 +166,10 @@ class _Shift:
             state = self._state()
             if state.spent:
                 self._stop(signals)
-            if state.stopped and not len(self._jobs):
+            if state.stopped and not len(self._pool):
                 return state.stopped
             idle = not self._fill(state, signals)
-            if idle and not len(self._jobs):
+            if idle and not len(self._pool):
                 held = bool(self._later)
                 looks += 1
                 if not held or looks > LOOKS:
@@ -179,10 +194,10 @@ class _Shift:
         return found
 
     def _has_room(self) -> bool:
-        return len(self._training) < self._slots and self._jobs.closing <= self._slots  # slow mirrors must not pile up
+        return len(self._training) < self._slots and self._pool.closing <= self._slots  # slow mirrors must not pile up
 
     def _next(self, state: LaunchState) -> ListedRun | None:
-        """Return a run that nobody trains, those first that were tried least."""
+        """Return a run that no process trains, of several the one with the fewest attempts."""
         mine = {listed.signature for listed, _ in self._training.values()}
         now = time.monotonic()
         fresh = sorted(
@@ -191,9 +206,9 @@ class _Shift:
                 for run in self._runs
                 if run.signature not in self._over | mine
                 and self._later.get(run.signature, 0) <= now
-                and (state.standing(run.signature).open or self._abandoned(run, state))
+                and (state.history(run.signature).open or self._abandoned(run, state))
             ),
-            key=lambda run: len(state.standing(run.signature).attempts),
+            key=lambda run: len(state.history(run.signature).attempts),
         )
         for run in fresh:
             folder = run.folder()
@@ -207,13 +222,11 @@ class _Shift:
         return None
 
     def _abandoned(self, run: ListedRun, state: LaunchState) -> bool:
-        """Return whether the process that trained ``run`` is seen to be gone, before its job's silence tells it."""
-        standing = state.standing(run.signature)
-        if not standing.running or standing.given_up is not None:
+        """Return whether no process holds a run that another job trains: known sooner than by that job's silence."""
+        history = state.history(run.signature)
+        if not history.running or history.given_up is not None:
             return False
-        recent = any(
-            attempt.status is None and time.time() - attempt.began < CLAIMED_S for attempt in standing.attempts
-        )
+        recent = any(attempt.status is None and time.time() - attempt.began < CLAIMED_S for attempt in history.attempts)
         return not recent and not run.folder().held()
 
     def _start(self, listed: ListedRun) -> None:
@@ -223,21 +236,22 @@ class _Shift:
         try:
             spec = listed.spec(trust=self.trust)
             make_folder(spec.folder.parent)
-            job = RunProcesses(spec, self._threads, self._gpus_of(slot))
+            run = RunProcesses(spec, self._threads, self._gpus_of(slot))
         except (UserError, OSError, EOFError) as error:
             self.journal.write("end", run=listed.signature, status="failed", message=first_line(error))
+            self._throttled.expire()
             return
-        self._jobs.add(job)
-        self._training[job] = listed, slot
+        self._pool.add(run)
+        self._training[run] = listed, slot
 
     def _gpus_of(self, slot: int) -> list[str]:
-        """Return what a run sees of the job's GPUs: one of them, which others may share."""
-        gpus = visible() if self._gpus else []
+        """Return the GPU that a run in ``slot`` sees, which others may share; an empty list without GPUs."""
+        gpus = visible_gpus() if self._gpus else []
         return [gpus[slot % len(gpus)]] if gpus else []
 
     def _wait(self) -> None:
-        """Return when a run is over, at the latest after a tick; then write what became of it."""
-        if not len(self._jobs):
+        """Wait for the end of a run, at most for a tick, and write the ends and the heartbeat into the journal."""
+        if not len(self._pool):
             self._server.is_warm(TICK_S)
         self._reap()
         if time.monotonic() - self._beat > BEAT_S:
@@ -245,69 +259,60 @@ class _Shift:
             self.journal.write("beat")
 
     def _reap(self, *, asked: bool = False) -> None:
-        for job in self._jobs.wait():
-            listed, _ = self._training.pop(job)
-            status, message, result = job.reap()
+        for run in self._pool.wait():
+            listed, _ = self._training.pop(run)
+            status, message, result = run.reap()
             step = (result or listed.folder().status()).get("step", 0)
             if listed.record["config"]["checkpoint"]["keep"] == "none" and result is None:
-                step = 0  # the next attempt begins at the start
+                step = 0  # without a checkpoint the next attempt begins at the start
             if status in OVER:
                 self._over.add(listed.signature)
             elif status == "claimed":
                 self._later[listed.signature] = time.monotonic() + LATER_S
-            elif asked and status == "failed":  # a signal to the whole job reaches its helpers too, such as decoders
+            elif asked and status == "failed":  # a signal to the whole job reaches decoding workers too
                 status = "interrupted"
-            seconds = round(job.seconds(), 1)
+            seconds = round(run.seconds(), 1)
             self.journal.write("end", run=listed.signature, status=status, message=message, step=step, seconds=seconds)
+            if status not in OVER:
+                self._throttled.expire()
 
     def _stop(self, signals: list[int], *, at_once: bool = False) -> None:
-        """Have every run write a checkpoint and leave, and kill those that cannot in time."""
-        if not len(self._jobs):
+        """Ask every run to write a checkpoint and leave, and kill those that are not gone in time.
+
+        In time: within three quarters of launch.grace, or of Slurm's KillWait where the signal was SIGTERM.
+        """
+        if not len(self._pool):
             return
         requeue = not signals or signals[0] in REQUEUE
         patience = max(1.0, 0.75 * self._grace if requeue else min(KILL_WAIT_S, 0.75 * self._grace))
         began = time.monotonic()
         due = [(0.0, True)] if at_once else [(SETTLE_S if signals else 0.0, False), (patience, True)]
-        while len(self._jobs):
+        while len(self._pool):
             while due and time.monotonic() - began >= due[0][0]:
                 _, now = due.pop(0)
-                self._jobs.stop(at_once=now)
+                self._pool.stop(at_once=now)
             self._reap(asked=True)
 
     def _state(self, *, fresh: bool = False) -> LaunchState:
-        return self._paced(self._look, fresh=fresh)
+        return self._throttled(self._read_on, fresh=fresh)
 
-    def _look(self) -> LaunchState:
-        self._journals.look()
-        settings = self.folder.known() or self.settings  # they may have been changed since
-        return state_of(self._journals.events, settings["launch"], self.submission, gone=settings.get("gone", ()))
+    def _read_on(self) -> LaunchState:
+        self._journals.read_on()
+        settings = self.folder.known_settings() or self.settings  # the launcher may have changed the limits since
+        return launch_state(self._journals.entries, settings["launch"], self.submission, gone=settings.get("gone", ()))
 
 
 def hash_of(text: str) -> int:
-    """Return a number that is the same on every machine."""
+    """Return a number below 2³² that follows from the end of ``text``, the same on every machine."""
     return int.from_bytes(text.encode()[-6:], "little") * 2654435761 % 2**32
 
 
 @contextlib.contextmanager
-def _listening() -> Iterator[list[int]]:
-    """Note signals within the block. Slurm sends SIGCONT before SIGTERM; it means nothing."""
-    signals: list[int] = []
+def _ignoring_signals() -> Iterator[None]:
+    """Have processes started in the block ignore Slurm's signals, which may reach every process of a job.
 
-    def note(number: int, frame: FrameType | None) -> None:
-        signals.append(number)
-
-    before = {number: signal.signal(number, note) for number in (*LEAVE, *REQUEUE)}
-    try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """Have what starts in the block ignore Slurm's signals, which may reach every process of a job: only runs may act
-    on them, and they set handlers of their own."""
+    Only runs act on them, and they set handlers of their own.
+    """
     numbers = (signal.SIGTERM, *REQUEUE)
     before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:

@@ -1,4 +1,4 @@
-"""Which kernel takes a whole step in one pass over memory? C++ on a CPU, Triton on CUDA; both take the same tables."""
+"""The kernels of the fused step: C++ on a CPU, Triton on CUDA. Both take the tables that `layout.py` defines."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ CHUNK = 16384  # elements that one program or thread works on, and whose squares
 
 
 class Kernel(Protocol):
-    """What takes a step on tensors that are given by their addresses. All tables are on the tensors' device.
+    """A fused step on tensors that are given by their addresses. All tables are on the tensors' device.
 
     ``weights`` is the type of w and g; m and r have :func:`state_type` of it.
 
-    ============ ============== ======= ==========================================================================
-    table        shape          type    content
-    ============ ============== ======= ==========================================================================
-    ``tensors``  tensors × 5    int64   addresses of w, m and r; number of elements; row of its group in ``scalars``
-    ``grads``    tensors        int64   address of g; 0 where there is none, then nothing of the tensor moves
-    ``chunks``   chunks × 2     int64   row of its tensor; its first element, a multiple of ``CHUNK``
-    ``scalars``  groups × 11    float64 :meth:`neumann.optim.phases.Phase.row`
-    ``squares``  any number     float64 what adds up to ‖r‖² over all parameters, also those that are elsewhere
-    ``before``   chunks         float64 ‖r‖² of each chunk
-    ``after``    chunks         float64 the same after the step, written
-    ============ ============== ======= ==========================================================================
+    ============ =================== ======= =====================================================================
+    table        shape               type    content
+    ============ =================== ======= =====================================================================
+    ``tensors``  tensors × columns   int64   :class:`~neumann.optim.kernels.layout.TensorRow` of each parameter
+    ``grads``    tensors             int64   address of g; 0 where there is none, then nothing of the tensor moves
+    ``chunks``   chunks × columns    int64   :class:`~neumann.optim.kernels.layout.ChunkRow` of each chunk
+    ``scalars``  groups × columns    float64 :class:`~neumann.optim.kernels.layout.ScalarRow` of each group
+    ``squares``  any number          float64 what adds up to ‖r‖² over all parameters, also those on other devices
+    ``before``   chunks              float64 ‖r‖² of each chunk
+    ``after``    chunks              float64 the same after the step, written
+    ============ =================== ======= =====================================================================
     """
 
     types: tuple[torch.dtype, ...]
@@ -55,7 +55,7 @@ def state_type(weights: torch.dtype) -> torch.dtype:
 
 
 def kernel_for(device: torch.device) -> Kernel | None:
-    """Return the kernel for tensors on ``device``, else None; :func:`why_none` says why."""
+    """Return the kernel for tensors on ``device``; None where there is none, and :func:`why_none` says why."""
     if device.type == "cpu":
         from neumann.optim.kernels import cpu
 

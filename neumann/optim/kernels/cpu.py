@@ -1,7 +1,7 @@
-"""How does the C++ kernel come into being? It is compiled for this machine at its first use and kept.
+"""The C++ kernel, which is compiled for this machine at its first use and kept.
 
-A second or two, once a machine: the library lies in ``$NEUMANN_CACHE``, else ``~/.cache/neumann``, under a name that
-says which source, compiler and processor it is of.
+That takes a second or two, once a machine. The library lies in the cache folder (`neumann/cache_folder.py`), under a
+name that is a hash of the source, the columns of its tables, the compiler and the processor.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from neumann.optim.kernels import CHUNK
+from neumann.optim.kernels.layout import ChunkRow, ScalarRow, TensorRow
 
-SOURCE = Path(__file__).with_name("one_pass.cpp")
+SOURCE = Path(__file__).with_name("fused_step.cpp")
 FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-ffp-contract=off", "-fno-math-errno")
+# The macros of the source, and the rows whose fields they list
+COLUMNS: dict[str, Any] = {"TENSOR_COLUMNS": TensorRow, "CHUNK_COLUMNS": ChunkRow, "SCALAR_COLUMNS": ScalarRow}
 CHOICES = (
     ("-march=native", "-mprefer-vector-width=512", "-fopenmp"),
     ("-march=native", "-fopenmp"),
@@ -36,7 +40,7 @@ TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 
 
 class CpuKernel:
-    """The compiled library; see :class:`neumann.optim.kernels.Kernel`. Its threads are those of torch."""
+    """The compiled library, which runs on as many threads as torch does; see :class:`neumann.optim.kernels.Kernel`."""
 
     types = tuple(TYPES)
 
@@ -85,30 +89,27 @@ class CpuKernel:
 
 
 def load() -> CpuKernel | None:
-    """Return the kernel, compiled now where it is not there yet; None where that cannot be, see :func:`problem`."""
+    """Return the kernel, compiled now where it is missing; None where it cannot be, and :func:`problem` says why."""
     return _outcome()[0]
 
 
 def problem() -> str:
-    """Return why there is no kernel, in half a sentence; nothing where there is one."""
+    """Return why there is no kernel, in half a sentence; an empty text where there is one."""
     return _outcome()[1]
 
 
 @functools.cache
 def _outcome() -> tuple[CpuKernel | None, str]:
+    from neumann.cache_folder import cache_folder  # the only module of the project that this package needs, and late
+
     try:
-        return build(cache()), ""
+        return build(cache_folder()), ""
     except (OSError, subprocess.SubprocessError) as error:
         return None, str(error)
 
 
-def cache() -> Path:
-    """Return the folder of the compiled library."""
-    return Path(os.environ.get("NEUMANN_CACHE") or Path.home() / ".cache" / "neumann")
-
-
 def build(folder: Path) -> CpuKernel:
-    """Return the kernel for this source, compiler and processor from ``folder``, compiled where it is not whole there.
+    """Return the kernel for this source, compiler and processor from ``folder``, compiled where it is missing there.
 
     Several processes may build at once: each writes a file of its own and renames it. Where ``folder`` cannot be
     written, a temporary file serves this process.
@@ -118,21 +119,26 @@ def build(folder: Path) -> CpuKernel:
     """
     compiler = find_compiler()
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False, timeout=60).stdout
-    facts = (SOURCE.read_text(), *compiler, version, *FLAGS, str(CHOICES), _processor())
-    library = folder / f"one_pass-{hashlib.sha256(chr(0).join(facts).encode()).hexdigest()[:16]}.so"
-    with contextlib.suppress(OSError):  # it is not there, or damaged, or somebody else's alone
+    facts = (SOURCE.read_text(), *compiler, version, *FLAGS, *_definitions(), str(CHOICES), _processor())
+    library = folder / f"fused_step-{hashlib.sha256(chr(0).join(facts).encode()).hexdigest()[:16]}.so"
+    with contextlib.suppress(OSError):  # it is missing, damaged, or another user's alone
         return CpuKernel(library)
     handle, temporary = _new_file(folder, f".{library.name}.")
     os.close(handle)
     try:
         _compile(compiler, temporary)
-        kernel = CpuKernel(Path(temporary))  # stays loaded, whatever becomes of the file
-        os.chmod(temporary, 0o755)  # others may share the folder
+        kernel = CpuKernel(Path(temporary))  # stays loaded when the file is gone
+        os.chmod(temporary, 0o755)  # users may share the folder
         with contextlib.suppress(OSError):
             os.replace(temporary, library)
     finally:
         Path(temporary).unlink(missing_ok=True)
     return kernel
+
+
+def _definitions() -> list[str]:
+    """Return the compiler's arguments that define the columns of the tables."""
+    return [f"-D{macro}={','.join(row._fields)}" for macro, row in COLUMNS.items()]
 
 
 def _new_file(folder: Path, prefix: str) -> tuple[int, str]:
@@ -160,7 +166,7 @@ def find_compiler() -> list[str]:
 def _compile(compiler: list[str], target: str) -> None:
     said = ""
     for choice in CHOICES:
-        command = [*compiler, *FLAGS, *choice, str(SOURCE), "-o", target]
+        command = [*compiler, *FLAGS, *_definitions(), *choice, str(SOURCE), "-o", target]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
         if done.returncode == 0:
             return
@@ -169,7 +175,7 @@ def _compile(compiler: list[str], target: str) -> None:
 
 
 def _processor() -> str:
-    """Return what a binary for "this machine's processor" depends on: folders of caches are shared in clusters."""
+    """Return what a binary for "this machine's processor" depends on: the machines of a cluster may share a cache."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""How does one step pass over memory once on CUDA? As in one_pass.cpp, in Triton, with one launch for all tensors.
+"""The fused step on CUDA, in Triton: as fused_step.cpp, with one launch for all tensors.
 
 Every program works on one chunk. It adds up ‖r‖² of the step before by itself, always in the same order, so that
 nothing waits for the host and no second launch is needed; its own chunk's share for the next step goes to another
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from neumann.optim.kernels import CHUNK, state_type
+from neumann.optim.kernels.layout import ChunkRow, ScalarRow, TensorRow
 
 if TYPE_CHECKING:
     triton: Any
@@ -26,7 +27,7 @@ else:
 
 BLOCK = 1024  # elements at a time; 4 for each thread, 16 bytes of float32
 WARPS = 8
-MANY = 8192  # numbers of which every program can add up all; more are added up in a launch of their own
+MANY = 8192  # squares that every program can add up by itself; more are added up in a launch of their own
 
 _TYPES = {
     torch.float16: tl.float16,
@@ -34,6 +35,21 @@ _TYPES = {
     torch.float32: tl.float32,
     torch.float64: tl.float64,
 }
+
+
+def _columns(row: Any, *names: str) -> list[Any]:
+    """Return the numbers of the columns that are named, as constants of a kernel."""
+    return [tl.constexpr(row._fields.index(name)) for name in names]
+
+
+_TENSOR_WIDTH, _CHUNK_WIDTH, _SCALAR_WIDTH = (
+    tl.constexpr(len(row._fields)) for row in (TensorRow, ChunkRow, ScalarRow)
+)
+_W, _M, _R, _NUMEL, _GROUP = _columns(TensorRow, "w", "m", "r", "numel", "group")
+_TENSOR, _START = _columns(ChunkRow, "tensor", "start")
+_CARRY, _ALPHA, _BETA, _MIN_DISTANCE = _columns(ScalarRow, "carry", "alpha", "beta", "min_distance")
+_ETA_M, _MU_U, _ETA_U, _GAMMA = _columns(ScalarRow, "eta_m", "mu_u", "eta_u", "gamma")
+_WEIGHT_DECAY, _SIGN, _ACTIVE = _columns(ScalarRow, "weight_decay", "sign", "active")
 
 
 @triton.jit
@@ -87,9 +103,9 @@ def _tile(w, g, m, r, n, scalars, W: tl.constexpr, S: tl.constexpr, WHOLE: tl.co
 
 
 @triton.jit
-def _address(table, at, start, T: tl.constexpr, ALIGNED: tl.constexpr):
-    """Return the pointer to the element ``start`` of what lies at the address in ``table``, ALIGNED to 16 bytes."""
-    pointer = tl.load(table + at).to(tl.pointer_type(T))
+def _pointer(address, start, T: tl.constexpr, ALIGNED: tl.constexpr):
+    """Return the pointer to element ``start`` of the tensor whose address, ALIGNED to 16, lies at ``address``."""
+    pointer = tl.load(address).to(tl.pointer_type(T))
     if ALIGNED:
         pointer = tl.multiple_of(pointer, 16)
     return pointer + start
@@ -113,21 +129,23 @@ def _step_kernel(
     BLOCK: tl.constexpr,
 ):
     chunk = tl.program_id(0)
-    row = tl.load(chunks + 2 * chunk)
-    start = tl.multiple_of(tl.load(chunks + 2 * chunk + 1), 16)  # and ALIGNED: loads and stores of 16 bytes
-    group = scalars + 11 * tl.load(tensors + 5 * row + 4)
-    if (tl.load(grads + row) != 0) & (tl.load(group + 10) != 0.0):
-        w = _address(tensors, 5 * row, start, W, ALIGNED)
-        m = _address(tensors, 5 * row + 1, start, S, ALIGNED)
-        r = _address(tensors, 5 * row + 2, start, S, ALIGNED)
-        g = _address(grads, row, start, W, ALIGNED)
-        n = tl.minimum(tl.load(tensors + 5 * row + 3) - start, CHUNK)
+    this = chunks + chunk * _CHUNK_WIDTH
+    index = tl.load(this + _TENSOR)
+    start = tl.multiple_of(tl.load(this + _START), 16)  # and ALIGNED: loads and stores of 16 bytes
+    tensor = tensors + index * _TENSOR_WIDTH
+    group = scalars + tl.load(tensor + _GROUP) * _SCALAR_WIDTH
+    if (tl.load(grads + index) != 0) & (tl.load(group + _ACTIVE) != 0.0):
+        w = _pointer(tensor + _W, start, W, ALIGNED)
+        m = _pointer(tensor + _M, start, S, ALIGNED)
+        r = _pointer(tensor + _R, start, S, ALIGNED)
+        g = _pointer(grads + index, start, W, ALIGNED)
+        n = tl.minimum(tl.load(tensor + _NUMEL) - start, CHUNK)
         distance = tl.sqrt(_sum(squares, n_squares, BLOCK))
-        alpha, beta, min_distance = tl.load(group + 1), tl.load(group + 2), tl.load(group + 3)
+        alpha, beta, min_distance = tl.load(group + _ALPHA), tl.load(group + _BETA), tl.load(group + _MIN_DISTANCE)
         push = _push(distance, alpha, beta, min_distance, LARGEST).to(S)
-        carry, eta_m, mu_u = tl.load(group).to(S), tl.load(group + 4).to(S), tl.load(group + 5).to(S)
-        eta_u, gamma = tl.load(group + 6).to(S), tl.load(group + 7).to(S)
-        weight_decay, sign = tl.load(group + 8).to(S), tl.load(group + 9).to(S)
+        carry, eta_m, mu_u = tl.load(group + _CARRY).to(S), tl.load(group + _ETA_M).to(S), tl.load(group + _MU_U).to(S)
+        eta_u, gamma = tl.load(group + _ETA_U).to(S), tl.load(group + _GAMMA).to(S)
+        weight_decay, sign = tl.load(group + _WEIGHT_DECAY).to(S), tl.load(group + _SIGN).to(S)
         values = (carry, push, eta_m, mu_u, eta_u, gamma, weight_decay, sign)
         sums = tl.zeros([BLOCK], S)
         whole = n // BLOCK * BLOCK
@@ -137,17 +155,19 @@ def _step_kernel(
             end = whole
             sums += _tile(w + end, g + end, m + end, r + end, n - end, values, W, S, False, BLOCK)
         tl.store(after + chunk, tl.sum(sums.to(tl.float64)))
-    else:  # nothing of it moves, and its share of ‖r‖² stays
+    else:  # nothing of the tensor moves, and the chunk's share of ‖r‖² stays
         tl.store(after + chunk, tl.load(before + chunk))
 
 
 @triton.jit
 def _squares_kernel(tensors, chunks, out, S: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
     chunk = tl.program_id(0)
-    row = tl.load(chunks + 2 * chunk)
-    start = tl.load(chunks + 2 * chunk + 1)
-    r = _address(tensors, 5 * row + 2, start, S, False)
-    n = tl.minimum(tl.load(tensors + 5 * row + 3) - start, CHUNK)
+    this = chunks + chunk * _CHUNK_WIDTH
+    index = tl.load(this + _TENSOR)
+    start = tl.load(this + _START)
+    tensor = tensors + index * _TENSOR_WIDTH
+    r = _pointer(tensor + _R, start, S, False)
+    n = tl.minimum(tl.load(tensor + _NUMEL) - start, CHUNK)
     sums = tl.zeros([BLOCK], S)
     for first in range(0, n, BLOCK):
         at = first + tl.arange(0, BLOCK)

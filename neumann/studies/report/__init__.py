@@ -1,1 +1,1 @@
-"""A study's results as a page, tables, CSV files and figures."""
+"""The report of a study: its results as a page, tables, CSV files and figures."""

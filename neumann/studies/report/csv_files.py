@@ -1,4 +1,4 @@
-"""How does a study reach a spreadsheet or a script? Plain CSV files: fractions, full precision, empty where unknown.
+"""The CSV files of a study, for spreadsheets and scripts: fractions, full precision, empty where unknown.
 
 A text that a spreadsheet would take for a formula gets a leading quote.
 """
@@ -10,22 +10,16 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 
-from neumann.studies.report.tables import printable
-from neumann.studies.results import POINTS, RunEntry, StudyResults
+from neumann.studies.numbers import printable
+from neumann.studies.results import RunEntry, StudyResults
 from neumann.studies.statistics import Summary
 
 Cell = str | int | float | bool | None
 
 
-def points_of(results: StudyResults) -> tuple[str, ...]:
-    """Return every point that any row was evaluated at, the known ones first."""
-    found = {point for row in results.rows for point in row.points}
-    return (*(p for p in POINTS if p in found), *sorted(found - set(POINTS)))
-
-
 def table_csv(results: StudyResults) -> bytes:
-    """Return the main table, one line per row."""
-    keys, points = _setting_keys(results), points_of(results)
+    """Return table.csv: the main table, one line per row of the study, errors at every evaluation point too."""
+    keys, points = _setting_keys(results), results.points()
     header = ["key", "label", "point", "evaluated_at", *keys, "edge", "planned", "finished", "diverged"]
     header += [f"test_{what}_{part}" for what in ("error", "loss") for part in ("mean", "median", "sd", "low", "high")]
     header += [f"test_error_{part}_at_{point}" for point in points for part in ("n", "mean", "low", "high")]
@@ -53,7 +47,7 @@ def table_csv(results: StudyResults) -> bytes:
 
 
 def runs_csv(results: StudyResults) -> bytes:
-    """Return every run at every point that it was evaluated at; a run without a result has one line and no point."""
+    """Return runs.csv: a line per run and evaluation point; a run without a result has one line and no point."""
     keys = _setting_keys(results)
     header = ["rows", "role", *keys, "seed", "status", "signature", "point"]
     header += ["validation_error", "validation_loss", "test_error", "test_loss", "train_seconds"]
@@ -70,7 +64,7 @@ def runs_csv(results: StudyResults) -> bytes:
 
 
 def curves_csv(results: StudyResults) -> bytes:
-    """Return every row's mean curves with their 95 % intervals."""
+    """Return curves.csv: the mean curves of every row by epoch, with their 95 % intervals."""
     header = ["row", "epoch", "n", "validation_error", "validation_error_low", "validation_error_high"]
     header += ["train_loss", "train_loss_low", "train_loss_high"]
     lines: list[list[Cell]] = []

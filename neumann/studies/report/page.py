@@ -1,8 +1,8 @@
-"""What does a study say, on one page? report.html, its figures, and the same numbers as Markdown and CSV.
+"""The page of a study: report.html, with the files beside it (figures, and the same numbers as Markdown and CSV).
 
 The page is one file without scripts or addresses: it opens from a disk, prints, and can be kept beside a paper. The
-same results give the same bytes. matplotlib and jinja2 are imported when something is rendered, not before, since the
-caller first asks whether anything has changed.
+same results give the same bytes. matplotlib and jinja2 are imported only to render, since most commands find that
+nothing has changed.
 """
 
 from __future__ import annotations
@@ -14,26 +14,29 @@ from typing import TYPE_CHECKING, Any
 
 from neumann.store.files import replace_file
 from neumann.store.folder import OVER
-from neumann.studies.report.csv_files import curves_csv, points_of, runs_csv, table_csv
-from neumann.studies.report.tables import (
+from neumann.studies.numbers import (
     DASH,
-    caption,
     count,
     duration,
     interval,
-    label_of,
-    main_lines,
-    markdown_table,
     mean_and_interval,
-    missing_sentence,
     p_value,
     percent,
     percentage_points,
     printable,
-    setting_header,
     setting_text,
     value,
     verbatim,
+)
+from neumann.studies.plan import EVALUATION, TUNING
+from neumann.studies.report.csv_files import curves_csv, runs_csv, table_csv
+from neumann.studies.report.tables import (
+    caption,
+    label_of,
+    main_lines,
+    markdown_table,
+    missing_sentence,
+    setting_header,
     verdict_word,
 )
 from neumann.studies.results import Comparison, RowResult, RunEntry, StudyResults
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
     from neumann.studies.report.figures.svg import Drawing
 
 HERE = Path(__file__).parent
-ONE_VALUE = ("commit", "torch", "device")  # mixed, they may move the numbers
+ONE_VALUE = ("commit", "torch", "device")  # provenance that may move the numbers where runs differ in it
 
 
 def render(results: StudyResults, folder: Path) -> list[Path]:
@@ -51,7 +54,7 @@ def render(results: StudyResults, folder: Path) -> list[Path]:
 
     Every file is replaced atomically. Raises OSError.
     """
-    from neumann.studies.report.figures.errors import draw
+    from neumann.studies.report.figures import draw
 
     folder.mkdir(parents=True, exist_ok=True)
     drawings = draw(results)
@@ -64,19 +67,19 @@ def render(results: StudyResults, folder: Path) -> list[Path]:
     }
     for name, drawing in drawings.items():
         files |= {f"{name}.svg": drawing.svg, f"{name}.png": drawing.png}
-    for name, content in reversed(files.items()):  # the page last, so that what it stands beside is there
+    for name, content in reversed(files.items()):  # the page last, when the files beside it are there
         replace_file(folder / name, content)
     return [folder / name for name in files]
 
 
 def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
-    """Return report.html."""
+    """Return report.html, with ``drawings`` (by name) inside."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup, escape
 
     from neumann.studies.report.figures.svg import inline
 
-    # Data is escaped by autoescape and made printable by finalize; what is Markup was written by this package
+    # autoescape escapes data and finalize makes it printable; what is Markup was written by this package
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -90,7 +93,7 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
         css=Markup((HERE / "report.css").read_text(encoding="utf-8")),
         drawings=drawings,
         missing=missing_sentence(results),
-        code=lambda text: escape(verbatim(text)),  # Markup: finalize would close up its spaces and lines
+        code=lambda text: escape(verbatim(text)),  # Markup, since finalize would close up its spaces and lines
         words=lambda overrides: escape(verbatim(shlex.join(overrides))) if overrides else DASH,
         inline=lambda name: Markup(inline(drawings[name], name)),
         lines=main_lines(results),
@@ -101,8 +104,8 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
         primaries=[_compared(results, c) for c in results.comparisons if c.primary],
         comparisons=[_compared(results, c) for c in sorted(results.comparisons, key=lambda c: not c.primary)],
         smallest_effect=percent(results.smallest_effect),
-        points=points_of(results),
-        by_point=[_by_point(row, points_of(results)) for row in results.rows],
+        points=results.points(),
+        by_point=[_by_point(row, results.points()) for row in results.rows],
         failures=[_failures(results, row) for row in results.rows],
         unfinished=[run for run in results.runs if run.status != "finished"],
         pending=[run for run in results.runs if run.status not in (*OVER, "failed")],
@@ -116,7 +119,7 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
 
 
 def _compared(results: StudyResults, c: Comparison) -> dict[str, Any]:
-    """Return one comparison as text."""
+    """Return one comparison as text, by column of the table of comparisons."""
     pair, verdict = c.paired, c.verdict
     found = verdict.smallest_detectable_effect if verdict else None
     dropped = [
@@ -147,11 +150,12 @@ def _compared(results: StudyResults, c: Comparison) -> dict[str, Any]:
 
 
 def _budget_sentence(results: StudyResults, c: Comparison) -> str:
-    """Return in words what this number of seeds could have seen."""
+    """Return in words how small an effect this number of seeds could have seen."""
     if c.verdict is None or c.paired is None:
         margin = percent(results.smallest_effect)
         return (
-            f"How small an effect these seeds could see is not known yet; the smallest of interest is {margin} points."
+            "How small an effect these seeds could see is not known yet; "
+            f"the smallest of interest is {margin} percentage points."
         )
     n, found = c.paired.n, c.verdict.smallest_detectable_effect
     seeds = "one seed" if n == 1 else f"{n} seeds"
@@ -159,15 +163,13 @@ def _budget_sentence(results: StudyResults, c: Comparison) -> str:
         why = "one difference has no spread" if n == 1 else "all differences are equal"
         return f"From {seeds} it cannot be told how small an effect would have been seen: {why}."
     sentence = (
-        f"With {seeds} and the spread found here, a true difference of {percent(found)} points would have been seen "
-        f"with a chance of {100 * c.verdict.power:.0f} % (two-sided test, α = {c.verdict.alpha:g})."
+        f"With {seeds} and the spread found here, a true difference of {percent(found)} percentage points would have "
+        f"been seen with a chance of {100 * c.verdict.power:.0f} % (two-sided test, α = {c.verdict.alpha:g})."
     )
+    of_interest = f"the smallest effect of interest, {percent(results.smallest_effect)} percentage points"
     if found > results.smallest_effect:
-        return (
-            f"{sentence} That is more than the smallest effect of interest, {percent(results.smallest_effect)} points: "
-            "this budget can miss an effect that matters."
-        )
-    return f"{sentence} That is enough for the smallest effect of interest, {percent(results.smallest_effect)} points."
+        return f"{sentence} That is more than {of_interest}: this budget can miss an effect that matters."
+    return f"{sentence} That is enough for {of_interest}."
 
 
 def _by_point(row: RowResult, columns: Sequence[str]) -> tuple[str, list[tuple[str, bool]]]:
@@ -179,15 +181,15 @@ def _failures(results: StudyResults, row: RowResult) -> dict[str, Any]:
     """Return how many runs of a row went wrong; the rate is that of its evaluation runs that are over."""
     own = [run for run in results.runs if row.key in run.rows]
     over, diverged = len(row.errors) + len(row.diverged), len(row.diverged)
-    tuning = [run for run in own if run.role == "tuning" and run.status in OVER]
+    tuning = [run for run in own if run.role == TUNING and run.status in OVER]
     return {
         "label": printable(row.label),
         "finished": count(len(row.errors), row.planned),
         "diverged": diverged,
         "rate": _rate(diverged, over),
-        "failed": _counted(own, "evaluation", "failed"),
-        "missing": max(0, row.planned - over - _counted(own, "evaluation", "failed")),
-        "tuning": f"{_counted(own, 'tuning', 'diverged')}/{len(tuning)}" if tuning else DASH,
+        "failed": _counted(own, EVALUATION, "failed"),
+        "missing": max(0, row.planned - over - _counted(own, EVALUATION, "failed")),
+        "tuning": f"{_counted(own, TUNING, 'diverged')}/{len(tuning)}" if tuning else DASH,
     }
 
 

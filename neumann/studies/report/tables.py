@@ -1,107 +1,33 @@
-"""How is a number of a study written, and what stands in its main table? One answer for page, Markdown and terminal.
+"""The main table of a study, for the regularizers study the paper's table 4: its lines, its columns, and both as text.
 
-Errors are shown in percent, differences of errors in percentage points, both with two decimals; what is unknown is a
-dash. Text that comes from data is made one printable line here, and escaped by whoever writes it down.
+A line is a row of study.yaml, in its order; `TableLine` names the columns. `markdown_table` and `terminal_table` lay
+them out here, section "table" of report.html.j2 on the page, and `neumann.studies.report.csv_files.table_csv` for
+scripts. The published numbers stand in study.yaml too, under ``paper.rows``, and are a column of their own.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from neumann.studies.results import Comparison, RowResult, Setting, StudyResults
-from neumann.studies.statistics import Summary
+from neumann.studies.numbers import (
+    DASH,
+    RATE,
+    count,
+    interval,
+    nats,
+    p_value,
+    percent,
+    percentage_points,
+    printable,
+    setting_text,
+)
+from neumann.studies.results import Comparison, RowResult, StudyResults
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-DASH = "–"
-RATE = "optimizer.lr"
-
-
-def printable(text: object) -> str:
-    """Return ``text`` as one line without control characters and lone surrogates, which folder names may hold."""
-    line = " ".join(str(text).split()).encode("utf-8", "replace").decode()
-    return "".join(c for c in line if c.isprintable())
-
-
-def verbatim(text: str) -> str:
-    """Return a command or a path as it is, spaces and line breaks too, but without what cannot be printed."""
-    whole = text.encode("utf-8", "replace").decode()
-    return "".join(c for c in whole if c.isprintable() or c == "\n")
-
-
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
-def _decimals(value: float | None, digits: int, sign: str = "-") -> str:
-    if value is None or not math.isfinite(value):
-        return DASH
-    text = f"{value:{sign}.{digits}f}"
-    if not float(text):  # a difference that rounds to nothing has no side
-        text = text.lstrip("+-")
-    return text.replace("-", "−")
-
-
-def percent(value: float | None) -> str:
-    """Return a fraction in percent, without the sign of the unit: 0.0123 is "1.23"."""
-    return _decimals(None if value is None else 100 * value, 2)
-
-
-def percentage_points(value: float | None) -> str:
-    """Return a difference of two fractions in percentage points, with its sign: -0.0031 is "−0.31"."""
-    return _decimals(None if value is None else 100 * value, 2, "+")
-
-
-def nats(value: float | None) -> str:
-    """Return a loss."""
-    return _decimals(value, 3)
-
-
-def interval(low: float | None, high: float | None, show: Callable[[float | None], str] = percent) -> str:
-    """Return "[a, b]", or a dash where there is no interval."""
-    return f"[{show(low)}, {show(high)}]" if _finite(low) and _finite(high) else DASH
-
-
-def p_value(p: float | None) -> str:
-    """Return p with three decimals, or "< 0.001"."""
-    return "< 0.001" if p is not None and p < 0.001 else _decimals(p, 3)
-
-
-def count(n: int, planned: int) -> str:
-    """Return "10" where all are there, else "8/10"."""
-    return str(n) if n == planned else f"{n}/{planned}"
-
-
-def value(setting: float | int | str) -> str:
-    """Return one tuned value as a person would write it."""
-    return f"{setting:g}" if isinstance(setting, float) else printable(setting)
-
-
-def setting_text(setting: Setting | None) -> str:
-    """Return the rate alone where only the rate was tuned, else "lr 0.1, momentum 0.9"."""
-    if not setting:
-        return DASH
-    if tuple(setting) == (RATE,):
-        return value(setting[RATE])
-    return ", ".join(f"{printable(key).removeprefix('optimizer.')} {value(v)}" for key, v in setting.items())
-
-
-def paper_number(row: RowResult) -> str:
-    """Return the published number in percent with its own decimals: 23.0 must not become 23.00."""
-    return DASH if row.paper is None else str(float(row.paper))
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in the two largest units that it has."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
 
 
 def label_of(results: StudyResults, key: str) -> str:
@@ -110,8 +36,15 @@ def label_of(results: StudyResults, key: str) -> str:
 
 
 @dataclass(frozen=True)
-class Line:
-    """One line of the main table as text. ``kind`` tells what p is: "primary", "Holm" or nothing known."""
+class TableLine:
+    """One line of the main table as text; a field is a column or a part of one, a dash where nothing is known.
+
+    ``label``, ``at`` (the evaluation point) and ``setting`` say which row it is, ``edge`` where its setting lies on the
+    border of the space. ``error`` is the mean test error in percent with its ``interval``, half that interval's width
+    (``half``), ``sd`` and ``n``; ``loss`` the mean test loss in nats; ``paper`` the published error in percent.
+    ``difference`` to the reference row and its ``difference_interval`` are in percentage points. ``p`` is the one that
+    counts, ``kind`` says which that is: "primary", "Holm", "unadjusted" or "".
+    """
 
     label: str
     at: str
@@ -133,19 +66,19 @@ class Line:
     paper: str
 
 
-def main_lines(results: StudyResults) -> list[Line]:
+def main_lines(results: StudyResults) -> list[TableLine]:
     """Return the main table, a line a row in the study's order."""
     return [_line(row, row.key == results.reference) for row in results.rows]
 
 
-def _line(row: RowResult, is_reference: bool) -> Line:
+def _line(row: RowResult, is_reference: bool) -> TableLine:
     error, comparison = row.error, None if is_reference else row.reference
     pair = comparison.paired if comparison else None
     half = None
     if error and error.low is not None and error.high is not None:
         half = (error.high - error.low) / 2
     p, kind = shown_p(comparison)
-    return Line(
+    return TableLine(
         label=printable(row.label),
         at=printable(row.at) if row.at else DASH,
         setting=setting_text(row.setting),
@@ -167,6 +100,11 @@ def _line(row: RowResult, is_reference: bool) -> Line:
     )
 
 
+def paper_number(row: RowResult) -> str:
+    """Return the published number in percent with its own decimals: 23.0 must not become 23.00."""
+    return DASH if row.paper is None else str(float(row.paper))
+
+
 def shown_p(comparison: Comparison | None) -> tuple[str, str]:
     """Return the p that counts, and its kind: the primary comparison's own, else Holm's."""
     if comparison is None or comparison.paired is None:
@@ -181,14 +119,6 @@ def shown_p(comparison: Comparison | None) -> tuple[str, str]:
 def verdict_word(comparison: Comparison | None) -> str:
     """Return the verdict in a word, or a dash."""
     return comparison.verdict.answer if comparison and comparison.verdict else DASH
-
-
-def mean_and_interval(summary: Summary | None) -> str:
-    """Return "1.23 [1.10, 1.36]", the mean alone where there is no interval, or a dash."""
-    if summary is None:
-        return DASH
-    bounds = interval(summary.low, summary.high)
-    return percent(summary.mean) if bounds == DASH else f"{percent(summary.mean)} {bounds}"
 
 
 def setting_header(results: StudyResults) -> str:
@@ -211,7 +141,7 @@ def markdown_table(results: StudyResults) -> str:
     lines, reference = main_lines(results), label_of(results, results.reference)
     header = [
         "row", "evaluated at", setting_header(results), "test error, % [95 % interval]", "sd, %", "n",
-        f"difference to {reference}, points [95 % interval]", "p", "verdict", "test loss, nats", "paper, %",
+        f"difference to {reference}, percentage points [95 % interval]", "p", "verdict", "test loss, nats", "paper, %",
     ]  # fmt: skip
     body = []
     for line in lines:
@@ -239,7 +169,7 @@ def _joined(mean: str, bounds: str) -> str:
 
 
 def missing_sentence(results: StudyResults) -> str:
-    """Return what is still to be trained, without the word that those who show it put before it."""
+    """Return what is still to be trained, without the word "Incomplete", which page and Markdown say in their way."""
     text = printable(results.incomplete or "").removeprefix("Incomplete: ")
     return text[:1].upper() + text[1:]
 
@@ -256,7 +186,7 @@ def caption(results: StudyResults) -> str:
 
 
 def terminal_table(results: StudyResults) -> Table:
-    """Return the main table, compact, for `rich`: test error in %, differences to the reference row in points."""
+    """Return the main table, compact, for `rich`: test error in %, differences in percentage points."""
     from rich.table import Table
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""A Slurm that only remembers, for the tests that need no real one."""
+"""The fixture of a fake Slurm, for tests that need no real one."""
 
 from __future__ import annotations
 

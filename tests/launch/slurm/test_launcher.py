@@ -1,6 +1,6 @@
-"""What the launcher on the login node does: it submits once, joins what is there, and tells losses from failures.
+"""The launcher on the login node: it submits jobs once, joins those that are there, and tells losses from failures.
 
-Jobs are played by the tests: they write the journals and the results that real ones would write.
+The tests play the jobs: they write the journals and the results that real ones would write.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import pytest
 from neumann.cli.main import main
 from neumann.config import RunSpec, SlurmLaunchConfig, make_specs
 from neumann.errors import Interrupted, UserError
-from neumann.launch.local import Outcome
-from neumann.launch.slurm.folder import Journal, LaunchFolder
+from neumann.launch.protocol import RunOutcome
+from neumann.launch.slurm.folder import JournalWriter, LaunchFolder
 from neumann.launch.slurm.launcher import SlurmLauncher
 from neumann.search.grid import expand
 from neumann.store import RunFolder, find
@@ -27,18 +27,18 @@ QUICK = ["batch.size=64", "logger=none"]
 SCORES = {"held": {"loss": 1.0, "error": 0.5, "n": 300}}
 
 
-class Played:
-    """A view that plays the jobs: ``act`` is called at every tick, with the number of the tick."""
+class PlayingView:
+    """A view that plays the jobs: it calls ``act`` at every tick with the number of the tick, from 1."""
 
     def __init__(self, act: Callable[[int], None] = lambda tick: None) -> None:
         self.act, self.ticks = act, 0
-        self.over: list[Outcome] = []
+        self.over: list[RunOutcome] = []
         self.begun: list[RunSpec] = []
 
     def started(self, spec: RunSpec) -> None:
         self.begun.append(spec)
 
-    def done(self, outcome: Outcome) -> None:
+    def done(self, outcome: RunOutcome) -> None:
         self.over.append(outcome)
 
     def tick(self, running: Sequence[RunSpec], waiting: int) -> None:
@@ -47,8 +47,8 @@ class Played:
         self.act(self.ticks)
 
 
-class Place:
-    """A launch of three runs on a cluster that is played."""
+class PlayedLaunch:
+    """A launch of three runs on a cluster that the test plays."""
 
     def __init__(self, fake: FakeSlurm, *words: str) -> None:
         self.fake = fake
@@ -56,15 +56,15 @@ class Place:
         self.folder = LaunchFolder.of(self.specs)
         self.said: list[str] = []
 
-    def launch(self, view: Played | None = None, settings: SlurmLaunchConfig | None = None) -> list[Outcome]:
+    def launch(self, view: PlayingView | None = None, settings: SlurmLaunchConfig | None = None) -> list[RunOutcome]:
         with SlurmLauncher(settings or SlurmLaunchConfig(), self.said.append) as launcher:
-            return launcher.run(self.specs, view or Played())
+            return launcher.run(self.specs, view or PlayingView())
 
-    def journal(self, job: str = "7_0", submission: int = 1) -> Journal:
-        return Journal(self.folder, job, submission)
+    def journal(self, job: str = "7_0", submission: int = 1) -> JournalWriter:
+        return JournalWriter(self.folder, job, submission)
 
-    def train(self, journal: Journal, *specs: RunSpec) -> None:
-        """Do as a worker that trains ``specs``."""
+    def train(self, journal: JournalWriter, *specs: RunSpec) -> None:
+        """Write what a worker leaves that trains ``specs``."""
         for spec in specs:
             journal.write("start", run=spec.signature)
             RunFolder(spec.folder).path.mkdir(parents=True, exist_ok=True)
@@ -72,19 +72,19 @@ class Place:
             find(spec).write_result({**result, "test": SCORES})
             journal.write("end", run=spec.signature, status="finished", step=9, seconds=2.5)
 
-    def fail(self, journal: Journal, spec: RunSpec, message: str) -> None:
+    def fail(self, journal: JournalWriter, spec: RunSpec, message: str) -> None:
         journal.write("start", run=spec.signature)
         journal.write("end", run=spec.signature, status="failed", message=message, step=0, seconds=1)
 
 
 @pytest.fixture
-def place(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> Place:
+def place(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> PlayedLaunch:
     monkeypatch.setattr("neumann.launch.slurm.launcher.TICK_S", 0.001)
     monkeypatch.setattr("neumann.launch.slurm.launcher.POLL_S", 0.0)
-    return Place(fake)
+    return PlayedLaunch(fake)
 
 
-def test_outcomes_come_from_journals_and_results(place: Place) -> None:
+def test_outcomes_come_from_journals_and_results(place: PlayedLaunch) -> None:
     def act(tick: int) -> None:
         if tick == 1:
             place.fake.queue({"7_0": "RUNNING", "7_1": "PENDING", "7_2": "PENDING"})
@@ -96,7 +96,7 @@ def test_outcomes_come_from_journals_and_results(place: Place) -> None:
 
     place.fake.queue({"7_0": "PENDING"})
     place.fake.queue({})
-    view = Played(act)
+    view = PlayingView(act)
     outcomes = place.launch(view)
     assert [outcome.status for outcome in outcomes] == ["finished", "finished", "failed"]
     assert [outcome.seconds for outcome in outcomes] == [2.5, 2.5, 2]
@@ -112,7 +112,7 @@ def test_outcomes_come_from_journals_and_results(place: Place) -> None:
     def second(tick: int) -> None:
         place.train(place.journal("8", 2), place.specs[2])
 
-    outcomes = place.launch(Played(second))
+    outcomes = place.launch(PlayingView(second))
     assert [outcome.reused for outcome in outcomes] == [True, True, False]
     assert outcomes[2].status == "finished"
     assert len(place.fake.scripts()) == 2
@@ -120,28 +120,28 @@ def test_outcomes_come_from_journals_and_results(place: Place) -> None:
     assert len(place.fake.scripts()) == 2  # nothing is left, so nothing is asked
 
 
-def test_the_same_command_joins_its_jobs_and_refuses_other_settings(place: Place) -> None:
+def test_the_same_command_joins_its_jobs_and_refuses_other_settings(place: PlayedLaunch) -> None:
     def stop(tick: int) -> None:
         place.fake.queue({"7_0": "RUNNING", "7_1": "RUNNING"})
         if tick == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted, match=r"detached; jobs 7 stay in the queue and go on \('scancel 7' ends them\)"):
-        place.launch(Played(stop))
+        place.launch(PlayingView(stop))
     with pytest.raises(UserError, match=r"jobs 7 are in the queue for these runs with launch\.time=60: .*scancel 7"):
         place.launch(settings=SlurmLaunchConfig(time="90"))
 
     def work(tick: int) -> None:
         place.train(place.journal(), *place.specs)
 
-    outcomes = place.launch(Played(work), SlurmLaunchConfig(max_attempts=9))
+    outcomes = place.launch(PlayingView(work), SlurmLaunchConfig(max_attempts=9))
     assert [outcome.status for outcome in outcomes] == ["finished"] * 3
     assert len(place.fake.scripts()) == 1
     assert "joined: 2 of its jobs are in the queue already (7)" in place.said[-1]
     assert place.folder.settings()["launch"]["max_attempts"] == 9  # a limit may change under way
 
 
-def test_runs_of_a_vanished_job_get_another(place: Place) -> None:
+def test_runs_of_a_vanished_job_get_another(place: PlayedLaunch) -> None:
     def act(tick: int) -> None:
         if tick == 1:
             place.fake.queue({"7_0": "RUNNING"})
@@ -155,14 +155,14 @@ def test_runs_of_a_vanished_job_get_another(place: Place) -> None:
             place.fake.queue({"7_0": "NODE_FAIL", "8_0": "RUNNING"})
             place.train(place.journal("8_0"), *place.specs[1:])
 
-    outcomes = place.launch(Played(act))
+    outcomes = place.launch(PlayingView(act))
     assert [outcome.status for outcome in outcomes] == ["finished"] * 3
     assert len(place.fake.scripts()) == 2
     assert "2 runs have no job left, and get others" in place.said[1]
     assert place.folder.settings()["gone"] == ["7_0"]  # so that the next job need not wait for its silence
 
 
-def test_jobs_of_another_submission_are_nobodys_reason(place: Place) -> None:
+def test_a_cancelled_job_of_an_earlier_submission_is_no_reason_to_give_up(place: PlayedLaunch) -> None:
     def act(tick: int) -> None:
         if tick == 5:
             place.fake.queue({"3_0": "CANCELLED", "7_0": "FAILED"})
@@ -173,11 +173,11 @@ def test_jobs_of_another_submission_are_nobodys_reason(place: Place) -> None:
             place.fake.queue({"3_0": "CANCELLED", "7_0": "RUNNING"})
             place.train(place.journal(), place.specs[0])
 
-    place.fake.queue({"3_0": "CANCELLED"})  # by its owner, who has then thought better of it
-    assert [outcome.status for outcome in place.launch(Played(act))] == ["finished"] * 3
+    place.fake.queue({"3_0": "CANCELLED"})  # by the user, before this command
+    assert [outcome.status for outcome in place.launch(PlayingView(act))] == ["finished"] * 3
 
 
-def test_what_its_owner_cancels_is_not_submitted_again(place: Place) -> None:
+def test_what_the_user_cancels_is_not_submitted_again(place: PlayedLaunch) -> None:
     def act(tick: int) -> None:
         if tick == 1:
             place.fake.queue({"7_0": "RUNNING"})
@@ -185,37 +185,37 @@ def test_what_its_owner_cancels_is_not_submitted_again(place: Place) -> None:
         elif tick == 5:
             place.fake.queue({"7_0": "CANCELLED", "7_1": "CANCELLED"})
 
-    outcomes = place.launch(Played(act))
+    outcomes = place.launch(PlayingView(act))
     assert [outcome.status for outcome in outcomes] == ["finished", "interrupted", "interrupted"]
     assert outcomes[1].message == "job 7 was cancelled"
     assert len(place.fake.scripts()) == 1
 
 
-def test_jobs_that_end_before_any_run_are_not_submitted_for_ever(place: Place) -> None:
+def test_jobs_that_end_before_any_run_are_not_submitted_for_ever(place: PlayedLaunch) -> None:
     def act(tick: int) -> None:
         place.fake.queue({"7_0": "FAILED", "7_1": "FAILED", "7_2": "FAILED"})
 
-    outcomes = place.launch(Played(act))
+    outcomes = place.launch(PlayingView(act))
     assert [outcome.status for outcome in outcomes] == ["failed"] * 3
     assert "its jobs ended (FAILED) before any run began: see " in str(outcomes[0].message)
     assert len(place.fake.scripts()) == 1
 
 
-def test_a_queue_that_does_not_answer_is_asked_again(place: Place) -> None:
+def test_a_queue_that_does_not_answer_is_asked_again(place: PlayedLaunch) -> None:
     def act(tick: int) -> None:
         place.fake.queue(None if tick < 5 else {"7_0": "RUNNING"})
         if tick == 10:
             place.train(place.journal(), *place.specs)
 
-    outcomes = place.launch(Played(act))
+    outcomes = place.launch(PlayingView(act))
     assert [outcome.status for outcome in outcomes] == ["finished"] * 3
     assert sum("squeue does not answer" in text for text in place.said) == 1
     place.fake.queue(None)
     with pytest.raises(UserError, match="squeue does not answer, so nothing can be submitted"):
-        Place(place.fake, "seed=7").launch()
+        PlayedLaunch(place.fake, "seed=7").launch()
 
 
-def test_failures_alike_and_spent_gpu_hours_end_the_launch_with_a_sentence(place: Place) -> None:
+def test_failures_alike_and_spent_gpu_hours_end_the_launch_with_a_sentence(place: PlayedLaunch) -> None:
     settings = SlurmLaunchConfig(gpus_per_node=1, gpu_hours=5, stop_after_failures=2)
 
     def act(tick: int) -> None:
@@ -227,7 +227,7 @@ def test_failures_alike_and_spent_gpu_hours_end_the_launch_with_a_sentence(place
             time.sleep(0.3)  # 8 GPU-hours
             place.fail(journal, place.specs[1], "no such module")
 
-    outcomes = place.launch(Played(act), settings)
+    outcomes = place.launch(PlayingView(act), settings)
     assert {outcome.status for outcome in outcomes} == {"failed", "interrupted"}
     assert all("launch.gpu_hours=5 allows no more: raise it to go on" in str(o.message) for o in outcomes)
     place.fake.queue({})
@@ -240,14 +240,14 @@ def test_failures_alike_and_spent_gpu_hours_end_the_launch_with_a_sentence(place
     assert all("stopped after 2 runs in a row failed alike" in str(outcome.message) for outcome in outcomes)
 
 
-def test_runs_on_several_devices_have_a_job_each(fake: FakeSlurm, place: Place) -> None:
-    mixed = Place(fake, "trainer.devices=1,2", "seed=0,1", "trainer.accelerator=cpu")
+def test_runs_on_several_devices_have_a_job_each(fake: FakeSlurm, place: PlayedLaunch) -> None:
+    mixed = PlayedLaunch(fake, "trainer.devices=1,2", "seed=0,1", "trainer.accelerator=cpu")
 
     def act(tick: int) -> None:
         fake.queue({"7_0": "RUNNING", "8_0": "RUNNING"})
         mixed.train(mixed.journal(), *mixed.specs)
 
-    mixed.launch(Played(act))
+    mixed.launch(PlayingView(act))
     workers, groups = fake.scripts()
     assert "ntasks-per-node=1" in workers
     assert "ntasks-per-node=2" in groups
@@ -257,11 +257,11 @@ def test_runs_on_several_devices_have_a_job_each(fake: FakeSlurm, place: Place) 
 
 def test_one_run_in_two_folders_is_refused(fake: FakeSlurm) -> None:
     with pytest.raises(UserError, match="is to lie in two folders"):
-        Place(fake, "study=a,b").launch()
+        PlayedLaunch(fake, "study=a,b").launch()
 
 
 def test_the_command_line_launches_one_run_and_many(
-    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: PlayedLaunch, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place.fake.refuse("Invalid account")
     for words in (["-m", "seed=0,1"], ["seed=0"]):
@@ -274,7 +274,7 @@ def test_the_command_line_launches_one_run_and_many(
     assert "start it on a login node" in " ".join(capsys.readouterr().err.split())
 
 
-def test_the_login_node_imports_no_torch(place: Place, tmp_path: Path) -> None:
+def test_the_login_node_imports_no_torch(place: PlayedLaunch, tmp_path: Path) -> None:
     code = "import sys, neumann.launch.slurm.launcher, neumann.launch.slurm.worker, neumann.launch.slurm.rank_job; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "False\n"

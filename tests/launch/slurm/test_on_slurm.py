@@ -1,4 +1,4 @@
-"""A real Slurm on this machine: runs are shared out, cut off, requeued, lost and found again, and fail."""
+"""Launches on a real Slurm on this machine: workers, time limits, requeues, lost jobs, failures, and ranks."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurm.Cluster]
 
 
 def _hear_ctrl_c() -> None:
-    """Undo what a shell does to the tests that it has started in the background."""
+    """Let Ctrl-C through, which a shell blocks for tests that it has started in the background."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Head:
-    """`neumann train -m` on the login node, in a folder of its own."""
+    """`neumann train -m` as a process on the login node, in a folder of its own."""
 
     def __init__(self, cluster: slurm.Cluster, place: Path, *words: str) -> None:
         self.place, self.cluster = place, cluster
@@ -72,7 +72,7 @@ class Head:
             raise AssertionError(f"it does not end:\n{self.told()}") from None
 
     def told(self) -> str:
-        """Return what a person would look at where a test fails."""
+        """Return output, journals, logs and queue, for the message of a test that fails."""
         journals = [p.read_text()[-2000:] for p in self.place.glob("runs/.launches/*/journal*")]
         logs = [p.read_text()[-2000:] for p in self.place.glob("runs/.launches/*/slurm/*.out")]
         return "\n".join([self.said, *journals, *logs, str(self.cluster.jobs()), self.cluster.logs()])
@@ -166,7 +166,7 @@ def test_a_time_limit_a_lost_job_and_ctrl_c_cost_no_step(cluster: slurm.Cluster,
         18 * (i + 1) for i in range(len(folder.read_measurements()))
     ]
 
-    # the job vanishes as with its node: nobody writes a status, and the launcher submits another
+    # the job vanishes as with its node: no status is written, and the launcher submits another
     until(lambda: cluster.jobs()[job] == "RUNNING", head)
     cluster.kill(job)
     until(lambda: "1 runs have no job left, and get others" in head.said, head)

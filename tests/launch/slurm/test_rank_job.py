@@ -1,4 +1,4 @@
-"""What the job of a run on several devices does at its end. srun and training are played; see test_on_slurm.py for both."""
+"""The end of the job of a run on several devices. The tests play srun and the training; test_on_slurm.py has both."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from neumann.config import SlurmLaunchConfig, make_specs
 from neumann.launch.slurm import rank_job
 from neumann.launch.slurm.folder import LaunchFolder
 from neumann.launch.slurm.rank_job import BROKEN, RankJob
+from neumann.processes.signals import STOP_SIGNALS
 from tests.support.fake_slurm import FakeSlurm
 
 QUICK = ["trainer.max_epochs=2", "batch.size=64", "logger=none", "trainer.devices=2"]
@@ -41,7 +42,7 @@ def test_what_puts_the_job_back_into_the_queue(
     folder = LaunchFolder.of([spec])
     folder.make()
     folder.write(SlurmLaunchConfig(), [spec], 1)
-    before = {number: signal.getsignal(number) for number in (*rank_job.STOP_SIGNALS,)}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     monkeypatch.setattr(rank_job, "_train", lambda listed, threads: ended)
     try:
         if again:

@@ -1,4 +1,4 @@
-"""What Slurm is asked for, and which settings are refused before it is."""
+"""What jobs ask Slurm for, and which settings are refused beforehand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker pulls what nobody trains, and knows when to leave. Jobs are real, the cluster is not needed."""
+"""The Slurm worker: which runs it takes, and when it leaves. Its runs are real; no cluster is needed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import pytest
 from neumann.cli.main import main
 from neumann.config import RunSpec, SlurmLaunchConfig, make_specs
 from neumann.errors import UserError
-from neumann.launch.slurm.folder import Journal, LaunchFolder
-from neumann.launch.slurm.worker import _Shift, work
+from neumann.launch.slurm.folder import JournalWriter, LaunchFolder
+from neumann.launch.slurm.worker import _WorkerSession, run_worker
 from neumann.search.grid import expand
 from neumann.store import find
 from neumann.store.files import read_json, write_json
@@ -36,7 +36,7 @@ def _own_path(monkeypatch: pytest.MonkeyPatch) -> None:
 def launch(
     *words: str, settings: SlurmLaunchConfig | None = None, place: Path | None = None
 ) -> tuple[LaunchFolder, list[RunSpec]]:
-    """Return a launch as its launcher leaves it. ``place`` gets optimizers that only the launcher could import."""
+    """Return a launch as its launcher leaves it; ``place`` gets optimizers that only the launcher could import."""
     dirs = (slurm_optimizers.write(place)[0].removeprefix("--config-dir="),) if place else ()
     specs = make_specs(expand([*QUICK, *words], dirs), dirs)
     folder = LaunchFolder.of(specs)
@@ -57,7 +57,7 @@ def told(folder: LaunchFolder, what: str) -> list[dict[str, Any]]:
 
 
 def when(condition: Callable[[], object], act: Callable[[], object]) -> threading.Thread:
-    """Act in another thread as soon as ``condition`` holds."""
+    """Call ``act`` in another thread as soon as ``condition`` holds."""
 
     def watch() -> None:
         deadline = time.monotonic() + 200
@@ -76,16 +76,16 @@ def test_a_worker_trains_what_is_left_and_a_second_finds_nothing(capfd: pytest.C
         "optimizer=sgd", "seed=0,1,2", settings=SlurmLaunchConfig(runs_per_worker=2, cpus_per_task=4)
     )
     held = find(specs[2])
-    with held.claim():  # somebody else trains this one
+    with held.claim():  # another process trains this one
         assert main(["worker", str(folder.path)]) == 0
         assert "nothing left to train, 2 runs begun" in capfd.readouterr().out
     assert [bool(find(spec).result()) for spec in specs] == [True, True, False]
     record = read_json(find(specs[0]).provenance)
     assert record["attempts"][0]["torch_threads"] == 2  # four cores for two runs
     assert [event["status"] for event in told(folder, "end")] == ["finished", "finished"]
-    assert "nothing left" in work(folder)
-    assert find(specs[2]).result()  # it was given up there, and so it was trained here
-    assert work(folder) == "nothing left to train"
+    assert "nothing left" in run_worker(folder)
+    assert find(specs[2]).result()  # it is free by now
+    assert run_worker(folder) == "nothing left to train"
     assert len(told(folder, "start")) == 3
 
 
@@ -93,14 +93,14 @@ def test_a_run_whose_process_is_gone_is_taken_over_before_its_job_has_been_silen
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder, (spec,) = launch("optimizer=sgd")
-    other = Journal(folder, "9_0", 1)  # written to just now, so its job seems to live
+    other = JournalWriter(folder, "9_0", 1)  # written to just now, so its job seems to live
     other.write("began", gpus=0, host="elsewhere")
     other.write("start", run=spec.signature)
-    assert work(folder) == "nothing left to train"  # its process may be about to claim the run
+    assert run_worker(folder) == "nothing left to train"  # its process may be about to claim the run
     monkeypatch.setattr("neumann.launch.slurm.worker.CLAIMED_S", 0.0)
     with find(spec).claim():
-        assert work(folder) == "nothing left to train"
-    assert "1 runs begun" in work(folder)
+        assert run_worker(folder) == "nothing left to train"
+    assert "1 runs begun" in run_worker(folder)
     assert find(spec).result()
 
 
@@ -109,12 +109,13 @@ def test_failures_are_tried_twice_and_stop_the_launch_where_they_are_alike(tmp_p
     limits = SlurmLaunchConfig(stop_after_failures=3)
     folder, specs = launch("optimizer=mine", "optimizer.ends=raise", "seed=range(0,5)", settings=limits, place=tmp_path)
     os.chdir("/")  # a job may begin anywhere
-    why = work(folder, trust=True)
+    why = run_worker(folder, trust=True)
     assert why == "stopped after 3 runs in a row failed alike (launch.stop_after_failures): it broke on purpose"
     assert len({event["run"] for event in told(folder, "start")}) == 3
-    assert work(folder, trust=True) == why or "nothing left" in work(folder, trust=True)
+    assert run_worker(folder, trust=True) == why
+    assert len(told(folder, "start")) == 3  # a second worker begins none either
     folder.set_limits(SlurmLaunchConfig(stop_after_failures=None))
-    work(folder, trust=True)
+    run_worker(folder, trust=True)
     starts = [event["run"] for event in told(folder, "start")]
     assert sorted(starts.count(spec.signature) for spec in specs) == [2] * 5
     assert {event["message"] for event in told(folder, "end")} == {"it broke on purpose"}
@@ -123,8 +124,10 @@ def test_failures_are_tried_twice_and_stop_the_launch_where_they_are_alike(tmp_p
 @pytest.mark.slow
 def test_what_a_stranger_launched_is_refused_unless_trusted(tmp_path: Path) -> None:
     folder, (spec,) = launch("optimizer=mine", place=tmp_path)
-    assert "nothing left" in work(folder)
-    assert all("--trust" in event["message"] for event in told(folder, "end"))
+    assert "nothing left" in run_worker(folder)
+    ends = told(folder, "end")
+    assert len(ends) == 2  # the same failure twice is final
+    assert all("--trust" in event["message"] for event in ends)
     assert not find(spec).path.exists()
 
 
@@ -140,10 +143,10 @@ def test_a_signal_of_slurm_costs_no_step(
     thread = when(lambda: find(spec).read_measurements(), lambda: os.kill(os.getpid(), number))
     if requeues:
         with pytest.raises(SystemExit) as left:
-            work(folder, submission=1, trust=True)
+            run_worker(folder, submission=1, trust=True)
         assert left.value.code == 0
     else:
-        assert "SIGTERM" in work(folder, submission=1, trust=True)
+        assert "SIGTERM" in run_worker(folder, submission=1, trust=True)
     thread.join()
     assert os.environ["SLURM_NTASKS"] == "1"
     (end,) = told(folder, "end")
@@ -153,7 +156,7 @@ def test_a_signal_of_slurm_costs_no_step(
     assert fake.requeued() == ("requeue 12\n" if requeues else "")
     assert told(folder, "left")[0]["requeued"] == requeues
     (tmp_path / "go").touch()
-    assert "nothing left" in work(folder, submission=1, trust=True)
+    assert "nothing left" in run_worker(folder, submission=1, trust=True)
     assert find(spec).result()
     assert len(read_json(find(spec).provenance)["attempts"]) == 2
 
@@ -165,7 +168,7 @@ def test_gpu_hours_end_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     folder, specs = launch(*words, settings=limits, place=tmp_path)
     spent = SlurmLaunchConfig(gpus_per_node=1, gpu_hours=1e-9)
     thread = when(lambda: any(find(spec).read_measurements() for spec in specs), lambda: folder.set_limits(spent))
-    why = work(folder, trust=True)
+    why = run_worker(folder, trust=True)
     thread.join()
     assert "launch.gpu_hours=1e-09 allows no more" in why
     assert [event["status"] for event in told(folder, "end")] == ["interrupted"]
@@ -173,28 +176,31 @@ def test_gpu_hours_end_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_runs_of_a_worker_share_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("neumann.launch.slurm.worker.visible", lambda: ["3", "5"])
-    cases = (("seed=0,1,2,3", 2, [["3"], ["5"], ["3"], ["5"]]), ("seed=4,5,6,7", None, [[], [], [], []]))
+    monkeypatch.setattr("neumann.launch.slurm.worker.visible_gpus", lambda: ["3", "5", "6"])
+    cases = (("seed=0,1,2,3", 3, [["3"], ["5"], ["6"], ["3"]]), ("seed=4,5,6,7", None, [[], [], [], []]))
     for grid, gpus, expected in cases:
         seen: list[list[str]] = []
+
+        class Started:
+            def __init__(self, spec: RunSpec, threads: int, gpus: list[str], seen: list[list[str]] = seen) -> None:
+                seen.append(gpus)
+
         settings = SlurmLaunchConfig(gpus_per_node=gpus, runs_per_worker=4, cpus_per_task=8)
         folder, _ = launch(grid, settings=settings)
-        shift = _Shift(folder, folder.settings(), Journal(folder, "7", 1), 1)
-        monkeypatch.setattr(
-            "neumann.launch.slurm.worker.RunProcesses", lambda spec, threads, gpus, seen=seen: seen.append(gpus)
-        )
+        session = _WorkerSession(folder, folder.settings(), JournalWriter(folder, "7", 1), 1)
+        monkeypatch.setattr("neumann.launch.slurm.worker.RunProcesses", Started)
         monkeypatch.setattr("neumann.launch.fork_server.ForkServer.is_warm", lambda self: True)
-        shift._fill(shift._state(), [])
+        session._fill(session._state(), [])
         assert seen == expected
 
 
 def test_a_folder_that_is_none_of_a_launch(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no folder of a launch"):
-        work(LaunchFolder(tmp_path))
+        run_worker(LaunchFolder(tmp_path))
     folder, _ = launch("seed=0")
     (folder.path / "runs.jsonl").write_text('{"signature": "x"}\n')
     with pytest.raises(UserError, match="is no list of runs"):
-        work(folder)
+        run_worker(folder)
     assert main(["worker", str(tmp_path)]) == 2
     assert main(["worker"]) == 2
 
@@ -204,19 +210,19 @@ def test_a_place_that_is_not_here_is_no_place_to_train() -> None:
     settings = folder.settings()
     write_json(folder.path / "launch.json", {**settings, "cwd": "/not/here"})
     with pytest.raises(UserError, match="the launch was asked for in /not/here, which cannot be entered here"):
-        work(folder)
+        run_worker(folder)
 
 
 def test_a_journal_that_is_cut_short_is_read_on_later() -> None:
     folder, _ = launch("seed=0")
-    from neumann.launch.slurm.folder import Journals
+    from neumann.launch.slurm.folder import JournalReader
 
     path = folder.path / "journal-001-7_0.jsonl"
     path.write_text('{"what": "began", "at": 1}\nnot json\n{"what": "sta')
-    journals = Journals(folder)
-    assert [event.what for event in journals.look()] == ["began"]
+    journals = JournalReader(folder)
+    assert [event.what for event in journals.read_on()] == ["began"]
     with open(path, "a") as file:
         file.write('rt", "at": 2, "run": "a"}\n')
-    assert [(event.what, event.job, event.said) for event in journals.look()] == [("start", "7_0", {"run": "a"})]
-    assert journals.look() == []
-    assert len(journals.events) == 2
+    assert [(event.what, event.job, event.said) for event in journals.read_on()] == [("start", "7_0", {"run": "a"})]
+    assert journals.read_on() == []
+    assert len(journals.entries) == 2

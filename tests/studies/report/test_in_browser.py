@@ -1,4 +1,4 @@
-"""Does the report render in a real browser: no error, no network, and no sideways scrolling on a telephone?"""
+"""The report renders in a real browser: no error, no network, and no sideways scrolling on a telephone."""
 
 from __future__ import annotations
 

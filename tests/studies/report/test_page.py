@@ -1,4 +1,4 @@
-"""Does the report say what the results say, whatever part of them is there and whoever wrote the labels?"""
+"""The report says what the results say, whatever part of them is there and whatever the labels hold."""
 
 from __future__ import annotations
 
@@ -16,18 +16,10 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
+from neumann.studies.numbers import DASH, interval, p_value, percent, percentage_points
 from neumann.studies.report.csv_files import curves_csv, runs_csv, table_csv
 from neumann.studies.report.page import render
-from neumann.studies.report.tables import (
-    DASH,
-    interval,
-    markdown_table,
-    p_value,
-    paper_number,
-    percent,
-    percentage_points,
-    terminal_table,
-)
+from neumann.studies.report.tables import markdown_table, paper_number, terminal_table
 from neumann.studies.results import StudyResults
 from tests.support.fake_results import PROVENANCE, ROWS, Fake, compare, study
 
@@ -142,7 +134,7 @@ def test_page_is_sound(report: tuple[StudyResults, Path]) -> None:
     assert not page.open
     assert ("html", {"lang": "en"}) in page.elements
     ids = Counter(a["id"] for _, a in page.elements if "id" in a)
-    assert not [i for i, n in ids.items() if n > 1]
+    assert set(ids.values()) == {1}
     for tag, attrs in page.elements:
         assert tag not in ("script", "link", "img", "iframe")
         assert not [a for a in attrs if a.startswith("on")]
@@ -197,7 +189,7 @@ def test_the_answer_comes_first(reports: dict[str, tuple[StudyResults, Path]]) -
     assert places == sorted(places)
     verdict = next(c.verdict for c in results.comparisons if c.primary)
     assert verdict is not None
-    assert f"a true difference of {percent(verdict.smallest_detectable_effect)} points" in text
+    assert f"a true difference of {percent(verdict.smallest_detectable_effect)} percentage points" in text
     assert "this budget can miss an effect that matters" in text
     assert "not finished" not in Page(reports["complete"][1] / "report.html").text
 
@@ -281,13 +273,16 @@ def test_hostile_text_is_text(reports: dict[str, tuple[StudyResults, Path]]) -> 
     assert "<script" not in page.source
     assert not set(page.source) & {"\x00", "\x1b", "\udcff"}
     labels = [a.get("aria-label", "") for tag, a in page.elements if tag == "svg"]
-    assert all("<script>" in str(label) for label in labels)
+    assert ["<script>" in str(label) for label in labels] == [True] * 3
     svg = ElementTree.parse(folder / "errors.svg")
     assert any("<script>" in (node.text or "") for node in svg.iter())
     table = [line for line in (folder / "table.md").read_text().splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {12}
     assert "<script" not in "".join(table)
-    Console(file=io.StringIO()).print(terminal_table(results))
+    out = io.StringIO()
+    Console(file=out, width=400).print(terminal_table(results))
+    assert '<script>alert("1")</script>' in out.getvalue()
+    assert not set(out.getvalue()) & {"\x00", "\x1b", "\udcff"}
 
 
 # --------------------------------------------------------------------------------------------- Markdown, CSV, terminal
@@ -308,9 +303,11 @@ def test_csv_has_every_number_in_full(report: tuple[StudyResults, Path]) -> None
         assert line["p_holm"] == ("" if c is None or c.adjusted is None else repr(c.adjusted))
         assert line["verdict"] == (c.verdict.answer if c and c.verdict else "")
     runs = read((folder / "runs.csv").read_bytes())
-    assert {line["role"] for line in runs} <= {"tuning", "evaluation"}
     assert len({(line["signature"]) for line in runs}) == len({run.signature for run in results.runs})
-    assert all(line["test_error"] == "" for line in runs if line["role"] == "tuning")
+    tested = [(line["role"], line["test_error"] != "") for line in runs]
+    assert set(tested) <= {("tuning", False), ("evaluation", False), ("evaluation", True)}
+    assert tested.count(("evaluation", True)) == sum(len(run.test or ()) for run in results.runs)
+    assert {line["role"] for line in runs} == {run.role for run in results.runs}
     curves = read((folder / "curves.csv").read_bytes())
     assert len(curves) == sum(len(row.curve.epochs) for row in results.rows if row.curve)
     for file in ("table.csv", "runs.csv", "curves.csv"):
@@ -329,7 +326,16 @@ def test_markdown_and_terminal_say_the_same(reports: dict[str, tuple[StudyResult
     results, folder = reports["complete"]
     text = (folder / "table.md").read_text()
     assert text == markdown_table(results)
-    for part in (results.question, results.answer, "10 seeds", "† Adam", "points", "(Holm)", "(primary)", "8/10"):
+    for part in (
+        results.question,
+        results.answer,
+        "10 seeds",
+        "† Adam",
+        "percentage points",
+        "(Holm)",
+        "(primary)",
+        "8/10",
+    ):
         assert part in text
     out = io.StringIO()
     Console(file=out, width=140).print(terminal_table(results))
@@ -383,6 +389,10 @@ def test_figures_take_what_comes(tmp_path: Path) -> None:
     render(replace(results, rows=(replace(rows[2], trials=names, setting=None),)), tmp_path / "names")
     wide = tuple(replace(t, setting={"optimizer.lr": 10.0 ** (2 * i - 7)}) for i, t in enumerate(trials))
     render(replace(results, rows=(rows[3], replace(rows[2], trials=wide))), tmp_path / "wide")
+    drawn = sorted(tmp_path.glob("*/*.svg"))
+    assert len(drawn) == 4 * 3
+    for file in drawn:
+        ElementTree.parse(file)
 
 
 def test_importing_draws_nothing() -> None:

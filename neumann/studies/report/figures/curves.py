@@ -1,6 +1,6 @@
-"""How do the rows of a study learn? Validation error and training loss by epoch, with 95 % bands.
+"""The figure of learning curves: validation error and training loss by epoch, with 95 % bands.
 
-Few rows share a panel, told apart by line style and colour; more have a panel each, with the reference dashed.
+Up to five rows share a panel, told apart by line style and colour; more have a panel each, with the reference dashed.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from neumann.studies.numbers import percent, printable
 from neumann.studies.report.figures.parts import Grid, finite, fit_y, heading, legend, nothing, sheet, short
 from neumann.studies.report.figures.svg import BLUE, GREEN, INK, MUTE, ORANGE, PURPLE, VERMILION, Drawing, save
-from neumann.studies.report.tables import label_of, percent, printable
+from neumann.studies.report.tables import label_of
 from neumann.studies.results import Curve, RowResult, StudyResults
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ DASHED = (0, (3, 1.5))
 
 
 def curve_figure(results: StudyResults, rows: Sequence[RowResult]) -> Drawing:
-    """Return both measures of ``rows`` by epoch."""
+    """Return validation error and training loss of ``rows`` by epoch."""
     rows = [row for row in rows if row.curve and row.curve.epochs]
     if not rows:
         return nothing("No evaluation run is finished yet: there are no learning curves to show.")

@@ -1,19 +1,13 @@
-"""How do the rows of a study look beside each other? All its figures; here the test errors, every seed a dot.
-
-Rows are told apart by place and label first, by line style second and by colour last. Nothing is computed here but
-where a mark lies.
-"""
+"""The figure of test errors: every seed a dot, mean and interval above them, a line a row of the study."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from neumann.studies.report.figures.curves import curve_figure
+from neumann.studies.numbers import count, mean_and_interval, printable
 from neumann.studies.report.figures.parts import WIDTH, finite, nothing, plain_log, sheet, wrapped
-from neumann.studies.report.figures.svg import BLUE, INK, PAPER, SOFT, Drawing, save, style
-from neumann.studies.report.figures.tuning import tuning_figure
-from neumann.studies.report.tables import count, mean_and_interval, printable
+from neumann.studies.report.figures.svg import BLUE, INK, PAPER, SOFT, Drawing, save
 from neumann.studies.results import RowResult, StudyResults
 
 if TYPE_CHECKING:
@@ -24,23 +18,8 @@ DOT = 5.0  # pixels at matplotlib's 100 to the inch
 RIGHT = 2.05  # inches for the numbers beside the dots
 
 
-def draw(results: StudyResults) -> dict[str, Drawing]:
-    """Return every figure of the study by its name; one without data says so."""
-    with style():
-        return {
-            "errors": _errors(results, _rows(results, "errors")),
-            "curves": curve_figure(results, _rows(results, "curves")),
-            "tuning": tuning_figure(_rows(results, "tuning")),
-        }
-
-
-def _rows(results: StudyResults, figure: str) -> list[RowResult]:
-    wanted = results.figures.get(figure)
-    return [row for row in results.rows if wanted is None or row.key in wanted]
-
-
-def _errors(results: StudyResults, rows: Sequence[RowResult]) -> Drawing:
-    """Every seed a dot, mean and interval above them, the reference row's mean as a line through all rows."""
+def error_figure(results: StudyResults, rows: Sequence[RowResult]) -> Drawing:
+    """Return the test errors of ``rows``; the reference row's mean is a line through all of them."""
     values = [e for row in rows for e in finite(row.errors.values(), 100)]
     if not values:
         return nothing("No evaluation run is finished yet: there are no test errors to show.")

@@ -1,4 +1,4 @@
-"""What do the figures of a study share? A grid of small panels, their titles, legend, ranges and plain log ticks."""
+"""The parts that figures share: a grid of small panels, their titles, legend, ranges and plain log ticks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from neumann.studies.numbers import printable
 from neumann.studies.report.figures.svg import SOFT, Drawing, save
-from neumann.studies.report.tables import printable
 from neumann.studies.results import RowResult
 
 if TYPE_CHECKING:
@@ -47,7 +47,11 @@ def short(label: str, width: int) -> str:
 
 
 class Grid:
-    """Small panels, one per row of the study, in the columns that leave the fewest lines and then the fewest holes."""
+    """Small panels, ``n`` in all, in the number of columns that leaves the fewest lines and then the fewest holes.
+
+    ``step`` is the height of a line and ``panel`` that of a panel in it, both in inches; ``letters`` is how many fit
+    above a panel.
+    """
 
     def __init__(self, n: int, step: float, panel: float) -> None:
         self.n, self.step, self.panel = n, step, panel
@@ -85,12 +89,12 @@ class Grid:
 
 
 def heading(figure: Figure, text: str, top: float) -> None:
-    """Say once what every panel below measures."""
+    """Write what every panel below measures, ``top`` inches above the bottom of the figure."""
     figure.text(0.008, top / figure.get_figheight(), text, fontsize=9, fontweight="bold", va="top")
 
 
 def legend(figure: Figure, entries: Sequence[tuple[Mapping[str, Any], str]]) -> None:
-    """Explain the marks in one line at the top."""
+    """Explain the marks in one line at the top; an entry is (matplotlib's look of the mark, its meaning)."""
     from matplotlib.lines import Line2D
 
     figure.legend(

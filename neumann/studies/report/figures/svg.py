@@ -1,8 +1,8 @@
-"""How does a matplotlib figure become an SVG and a PNG that are the same bytes every time, and part of a page?
+"""Figures as bytes: matplotlib's output as an SVG and a PNG that are the same every time, and as a part of a page.
 
 Inside a page, ids must not meet those of another figure, colours follow the reader's light or dark theme, and text has
-the page's font. Figures are laid out in DejaVu Sans, which comes with matplotlib and is wider than what readers have,
-so a label that fits here fits there.
+the page's font. Figures are laid out in DejaVu Sans, which comes with matplotlib and is wider than the fonts that
+readers have, so a label that fits here fits there.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ FONT = re.compile(r"font: *([^;]*?)(\d+(?:\.\d+)?)px [^;]*")  # the shorthand, w
 
 @dataclass(frozen=True)
 class Drawing:
-    """One figure in both formats, and in words for those who cannot see it; ``empty`` where it only says why."""
+    """One figure in both formats and in words (``alt``); ``empty`` where it only says why nothing is drawn."""
 
     svg: bytes
     png: bytes
@@ -78,12 +78,12 @@ class Drawing:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw in the style of a study's figures, and in nothing else's."""
+    """Draw in the style of a study's figures, whatever the caller's matplotlib is set to."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a label may be in any script
-        matplotlib.rcdefaults()  # whatever the caller's matplotlibrc says
+        matplotlib.rcdefaults()  # undoes the caller's matplotlibrc
         matplotlib.rcParams.update(STYLE)
         yield
 
@@ -99,7 +99,7 @@ def save(figure: Figure, alt: str, *, empty: bool = False) -> Drawing:
 def inline(drawing: Drawing, prefix: str) -> str:
     """Return the SVG as an element of an HTML page, every id opened by ``prefix``.
 
-    It is parsed rather than searched, so that no label can pass for markup.
+    The SVG is parsed, not searched, so that no label can pass for markup.
     """
     root = ElementTree.fromstring(drawing.svg)
     used = {id for node in root.iter() for id in _references(node)}

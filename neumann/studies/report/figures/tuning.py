@@ -1,6 +1,7 @@
-"""How was each row's rate chosen? Validation error against everything that was tried, a panel a row.
+"""The figure of tuning: validation error against every setting that was tried, a panel a row.
 
-The range of the search shows, so a choice at its edge or beside a cliff does too; what diverged stands at the top edge.
+It shows the range of the search, and so a choice at its edge or beside a cliff; a setting that diverged stands at the
+top edge.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from neumann.studies.numbers import RATE, printable, setting_text, value
 from neumann.studies.report.figures.parts import Grid, finite, fit_y, heading, legend, nothing, plain_log, sheet
 from neumann.studies.report.figures.svg import BLUE, INK, SOFT, VERMILION, Drawing, save
-from neumann.studies.report.tables import RATE, printable, setting_text, value
 from neumann.studies.results import RowResult, TuningTrial
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ DECADES = 4  # rates that span more have an x axis each
 
 
 def tuning_figure(rows: Sequence[RowResult]) -> Drawing:
-    """Return the tuning of ``rows``."""
+    """Return the trials of ``rows``, by their rate or, without one, by another setting that was tuned."""
     rows = [row for row in rows if row.trials]
     tried = [e for row in rows for t in row.trials for e in finite(t.errors.values(), 100)]
     if not any(t.errors for row in rows for t in row.trials):

@@ -1,6 +1,6 @@
-"""How does a name in a YAML become an object? Located, its settings held against its signature, then called.
+"""From a ``_target_`` in a YAML to an object: imported, its settings compared with its signature, then called.
 
-Any error on the way is one sentence.
+Every error on the way is a UserError of one sentence.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ SCHEDULE_BOUNDS = {  # of our own schedules' settings
 
 
 def locate(target: str, where: str) -> Callable[..., Any]:
-    """Import the class or function called ``target``; ``where`` is the setting to name if that fails."""
+    """Return the class or function with the dotted name ``target``. Raises UserError, which names ``where``."""
     logging.getLogger("hydra").setLevel(logging.CRITICAL)  # it logs what is raised anyway
     try:
         found = get_object(place_of(target))
-    except Exception as error:  # importing somebody's module may raise anything
+    except Exception as error:  # importing a user's module may raise anything
         reason = (
             str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         )  # the cause stands last
@@ -41,7 +41,10 @@ def locate(target: str, where: str) -> Callable[..., Any]:
 
 
 def check_settings(call: Callable[..., Any], settings: Mapping[str, Any], where: str, name: str) -> None:
-    """Refuse settings that ``call`` does not take, naming the nearest that it does."""
+    """Raise UserError for a setting that ``call`` does not take, with the nearest that it does.
+
+    ``where`` is the section of the settings and ``name`` that of ``call``, for the message.
+    """
     try:
         parameters = inspect.signature(call).parameters
     except (TypeError, ValueError):
@@ -55,7 +58,10 @@ def check_settings(call: Callable[..., Any], settings: Mapping[str, Any], where:
 
 
 def split_target(section: Mapping[str, Any], where: str) -> tuple[Callable[..., Any], dict[str, Any], str]:
-    """Return the callable of a section with ``_target_``, its checked settings, lists as tuples, and its short name."""
+    """Return (callable, settings, short name) of a section with ``_target_``; lists become tuples.
+
+    Raises UserError where the target cannot be imported or does not take a setting.
+    """
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in section.items() if k != "_target_"}
     target = section.get("_target_")
     if not isinstance(target, str):
@@ -67,7 +73,7 @@ def split_target(section: Mapping[str, Any], where: str) -> tuple[Callable[..., 
 
 
 def build_schedule(section: Mapping[str, Any]) -> Callable[[int], float]:
-    """Return the rate's factor as a function of the step. Raises UserError."""
+    """Return the factor on the learning rate as a function of the step, counted from 0. Raises UserError."""
     call, settings, name = split_target(section, "schedule")
     if section["_target_"] in TARGETS:
         for key, value in settings.items():

@@ -1,4 +1,4 @@
-// How does one step pass over memory once? g is read, w, m and r are read and written: 28 bytes for each float32 parameter.
+// The fused step of Neumann: g is read, w, m and r are read and written in one pass, 28 bytes for each float32 parameter.
 //
 // The formula is that of neumann/optim/phases.py and covers every phase:
 //
@@ -6,7 +6,7 @@
 //
 // c depends on ‖r‖ over all tensors. Its square was summed chunk by chunk in the step before, from the r that was stored. Chunks and
 // lanes alone fix the order of every sum: neither the number of threads nor the width of the machine's vectors changes a bit.
-// kernels/gpu.py is the same for CUDA.
+// kernels/gpu.py is the same for CUDA. kernels/cpu.py compiles this file and defines the columns of the tables.
 
 #include <algorithm>
 #include <cmath>
@@ -42,16 +42,20 @@ inline void narrow(float x, BFloat16& out) {  // to nearest, ties to even
   out.bits = static_cast<uint16_t>(x != x ? 0x7FC0 : rounded);
 }
 
-struct Tensor {  // a row of the table of tensors: addresses, number of elements, parameter group
-  int64_t w, m, r, numel, group;
+#if !defined(TENSOR_COLUMNS) || !defined(CHUNK_COLUMNS) || !defined(SCALAR_COLUMNS)
+#error "kernels/cpu.py compiles this file: it defines the columns by the classes of kernels/layout.py"
+#endif
+
+struct Tensor {  // TensorRow: w, m, r (addresses), numel, group
+  int64_t TENSOR_COLUMNS;
 };
 
-struct Chunk {  // a row of the table of chunks: which tensor, and its first element there
-  int64_t tensor, start;
+struct Chunk {  // ChunkRow: tensor, start
+  int64_t CHUNK_COLUMNS;
 };
 
-struct Scalars {  // a row for every parameter group, see Phase
-  double carry, alpha, beta, min_distance, eta_m, mu_u, eta_u, gamma, weight_decay, sign, active;
+struct Scalars {  // ScalarRow: the scalars of Phase, weight_decay, sign, active
+  double SCALAR_COLUMNS;
 };
 
 // c = α‖r‖ − β/max(‖r‖, δ)³, and 0 where r = 0; cut at the largest number of the type, for infinity times zero would be nan.
@@ -128,7 +132,7 @@ void step(const Tensor* tensors, const int64_t* grads, const Chunk* chunks, int6
     const Tensor& tensor = tensors[chunks[c].tensor];
     const Scalars& s = scalars[tensor.group];
     const int64_t start = chunks[c].start, grad = grads[chunks[c].tensor];
-    if (grad == 0 || s.active == 0) {  // nothing of it moves, and its share of ‖r‖² stays
+    if (grad == 0 || s.active == 0) {  // nothing of the tensor moves, and the chunk's share of ‖r‖² stays
       after[c] = before[c];
       continue;
     }

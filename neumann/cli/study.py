@@ -1,0 +1,50 @@
+"""`neumann study` and `neumann report`: train what a study lacks, and write its report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from neumann.cli.arguments import Parser, parsed
+
+
+def study(words: Sequence[str]) -> int:
+    """Run `neumann study` and return its exit code."""
+    parser = _parser("study", "Train what a study lacks, then write its report. Without NAME, list the studies.")
+    parser.add_argument("--plan", action="store_true", help="print what would be trained, and train nothing")
+    return _run("study", parser, words)
+
+
+def report(words: Sequence[str]) -> int:
+    """Run `neumann report` and return its exit code."""
+    parser = _parser("report", "Write a study's report from what is there. Without NAME, list the studies.")
+    parser.add_argument("--publish", action="store_true", help="copy a whole report to experiments/NAME/results/BUDGET")
+    return _run("report", parser, words)
+
+
+def _parser(command: str, description: str) -> Parser:
+    parser = Parser(prog=f"neumann {command}", description=description)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a study in ./experiments or neumann's own, or a path")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="OVERRIDE", help="what cannot change a result: output, logger, launch, ..."
+    )
+    parser.add_argument("-b", "--budget", default="full", help="full, or one that the study names, such as small")
+    parser.take_help()
+    parser.take_config_dirs()
+    return parser
+
+
+def _run(command: str, parser: Parser, words: Sequence[str]) -> int:
+    given = parsed(parser, words)
+    if given is None:
+        return 0
+    from neumann.studies import run as studies
+
+    options = vars(given)
+    name, _ = options.pop("name"), options.pop("help")
+    if name is None:
+        studies.print_studies(Console())
+        return 0
+    done: int = getattr(studies, command)(name, console=Console(), **options)
+    return done

@@ -1,0 +1,175 @@
+"""`neumann train`: one run, or with -m the runs of a sweep or a search."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+
+from neumann.cli.arguments import Parser, asks_for_help, parsed
+from neumann.errors import EXIT_FAILED, UserError, printable
+
+if TYPE_CHECKING:
+    from neumann.config import RunSpec
+
+HELP = """\
+Overrides are Hydra's: GROUP=OPTION chooses a file, KEY=VALUE sets a value in it.
+
+  neumann train optimizer=nesterov seed=3
+  neumann train optimizer=neumann optimizer.alpha=0 data=image_folder data.root=/path/to/images
+  neumann train --cfg job optimizer=adam          print the resolved configuration and train nothing
+
+Many runs, each in a process of its own; what is finished is not trained again:
+
+  neumann train -m optimizer=neumann,sgd seed=range(0,3) launch.parallel=2
+  neumann train -m +sweeps=rates                  a grid from a file, see the group sweeps
+  neumann train -m hydra/sweeper=optuna hydra.sweeper.n_trials=20 'optimizer.lr=tag(log,interval(0.001,1))'
+  neumann train -m launch=slurm launch.partition=gpu launch.gpus_per_node=1 seed=range(0,50)
+
+groups:
+{groups}
+"""
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command and return its exit code."""
+    parser = Parser(prog="neumann train")
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE")
+    parser.take_help()
+    parser.add_argument("-c", "--cfg", choices=["job"])
+    parser.take_config_dirs()
+    parser.add_argument("-m", "--multirun", action="store_true")
+    if asks_for_help(words):
+        _print_help(parser.parse_known_intermixed_args(words)[0].config_dirs)
+        return 0
+    given = parsed(parser, words)
+    assert given is not None
+    if given.multirun:
+        return _train_many(given.overrides, given.config_dirs, print_only=bool(given.cfg))
+    from neumann.config import make_spec
+
+    spec = make_spec(given.overrides, given.config_dirs)
+    if given.cfg:
+        _print_config(spec)
+        return 0
+    return train_one(spec)
+
+
+def _print_help(config_dirs: Sequence[str]) -> None:
+    from neumann.config.compose import list_groups
+
+    rows = [f"  {group:<12}{', '.join(options)}" for group, options in list_groups(config_dirs).items()]
+    print("neumann train [-m] [--config-dir DIR] [--cfg job] [OVERRIDE ...]\n")
+    print(HELP.format(groups="\n".join(rows)))
+
+
+def _print_config(spec: RunSpec) -> None:
+    from omegaconf import OmegaConf
+
+    print(OmegaConf.to_yaml(OmegaConf.create(spec.as_dict())), end="")
+
+
+def train_one(spec: RunSpec) -> int:
+    """Train one run where its configuration says, print what came out, and return the exit code.
+
+    As a rank that torchrun or srun has started it trains in this process; a run that is over is not trained again.
+    """
+    from neumann.cli.result_panel import result_panel
+    from neumann.config import LocalLaunchConfig
+    from neumann.processes.ranks import RankPlace, world_size
+    from neumann.store import find, finished_result
+
+    console = Console()
+    ranks = RankPlace.from_environment()
+    if ranks is not None:
+        ranks.check(spec)
+    result = finished_result(spec) if ranks is None else None  # answered without importing torch; ranks decide together
+    if result is not None:
+        if spec.config.logger.kind == "wandb" and os.environ.get("WANDB_SWEEP_ID"):
+            from neumann.training.mirror import replay
+
+            replay(spec, find(spec), result)
+        result_panel(console, find(spec).path, result, returned=True)
+        return 0
+    if ranks is None and not isinstance(spec.config.launch, LocalLaunchConfig):
+        return _launch([spec], [""])
+    if ranks is None and world_size(spec) > 1:
+        return _train_in_processes(spec, console)
+    from neumann.training.run import run
+
+    result = run(spec, console, ranks=ranks)
+    if ranks is None or ranks.rank == 0:
+        result_panel(console, find(spec).path, result)
+    return 0
+
+
+def _train_in_processes(spec: RunSpec, console: Console) -> int:
+    """Train a run on several devices of this machine, in processes that the launcher starts."""
+    from neumann.cli.result_panel import result_panel
+    from neumann.launch import make_launcher
+    from neumann.launch.progress import SweepView
+    from neumann.store import RunFolder
+
+    with (
+        make_launcher(spec.config.launch, console) as launcher,
+        SweepView(console, launcher.preparation, [spec], [spec.name]) as view,
+    ):
+        (outcome,) = launcher.run([spec], view)
+    if outcome.result is None:
+        trace = RunFolder(outcome.folder).error
+        where = f" (traceback in {trace})" if trace.exists() else ""
+        print_failure(f"{outcome.message}{where}")
+        return EXIT_FAILED
+    result_panel(console, outcome.folder, outcome.result)
+    return 0
+
+
+def _train_many(overrides: Sequence[str], config_dirs: Sequence[str], *, print_only: bool) -> int:
+    """Train, or only print, the runs of a sweep; train those of a search, which cannot be printed beforehand."""
+    from neumann.config import make_specs
+    from neumann.processes.ranks import RankPlace
+    from neumann.search.grid import expand, read_sweep, varying
+    from neumann.search.space import Search
+
+    if os.environ.get("WANDB_SWEEP_ID"):
+        raise UserError("an agent of a W&B sweep trains one run at a time: leave out -m, or unset WANDB_SWEEP_ID")
+    if (ranks := RankPlace.from_environment()) is not None:
+        raise UserError(f"{ranks.starter} starts the ranks of one run, and -m is many: leave out one of the two")
+    asked = read_sweep(overrides, config_dirs)
+    if isinstance(asked, Search) and not print_only:
+        from neumann.search.optuna import run_search
+
+        return 0 if run_search(asked, config_dirs, Console()) else EXIT_FAILED
+    runs = asked if isinstance(asked, list) else expand(overrides, config_dirs)  # which says why there is no list
+    specs = make_specs(runs, config_dirs)
+    labels = [" ".join(words) for words in varying(runs)]
+    if print_only:
+        for label, spec in zip(labels, specs, strict=True):
+            print(f"--- # {label}")
+            _print_config(spec)
+        return 0
+    return _launch(specs, labels)
+
+
+def _launch(specs: Sequence[RunSpec], labels: Sequence[str]) -> int:
+    """Train runs with the launcher that their configuration names, print what became of each, return the exit code."""
+    from neumann.launch import make_launcher
+    from neumann.launch.progress import SweepView, status_table
+    from neumann.store.folder import OVER
+
+    console = Console()
+    with (
+        make_launcher(specs[0].config.launch, console) as launcher,
+        SweepView(console, launcher.preparation, specs, labels) as view,
+    ):
+        outcomes = launcher.run(specs, view)
+    status_table(console, outcomes, labels)
+    return 0 if all(outcome.status in OVER for outcome in outcomes) else EXIT_FAILED
+
+
+def print_failure(what: str) -> None:
+    """Print one line about a run that failed to standard error."""
+    Console(stderr=True).print(f"[bold red]failed:[/] {escape(printable(what))}", soft_wrap=True, highlight=False)

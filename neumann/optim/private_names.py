@@ -1,0 +1,79 @@
+"""The private names of torch, timm and Lightning that the optimizers rest on, each with the version it was read in.
+
+Nothing else in this package uses a private name, but for ``torch._foreach_*``, which torch documents as its lists of
+tensors and keeps. `tests/optim/test_private_names.py` says which name has moved, and what of ours needs it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.optimizer import Optimizer
+
+# torch 2.15: the base class of BatchNorm1d to 3d and of SyncBatchNorm
+BatchNorm = _BatchNorm
+
+# torch 2.15: how often torch has written to a tensor. Writes by our kernels, NumPy and collectives are not counted
+write_count: Callable[[Tensor], int] = operator.attrgetter("_version")
+
+# torch 2.15: as torch.compiler.disable, which imports the compiler at once instead of when something is compiled
+outside_compiled_graphs: Callable[..., Any] = torch._disable_dynamo  # type: ignore[attr-defined]
+
+# torch 2.15: Optimizer.__setstate__ puts this key among an optimizer's defaults, though no group has it
+DEFAULT_OF_LOADING = "differentiable"
+
+# torch 2.15: frames from a forward pre-hook's warnings.warn() to the caller of the module, 3 of them in nn.Module
+CALLER_OF_MODULE = 5
+
+
+def parts_of_one_device_and_dtype(tensors: list[Tensor]) -> Iterable[tuple[list[Tensor], list[int]]]:
+    """Return ``tensors`` parted by device and type, each part with its places in the list (torch 2.15)."""
+    lists: list[list[Tensor | None]] = [[*tensors]]
+    parts: Any = Optimizer._group_tensors_by_device_and_dtype(lists, with_indices=True).values()
+    return [(part, indices) for (part, *_), indices in parts]
+
+
+def step_post_hooks(optimizer: Optimizer) -> list[Callable[..., Any]]:
+    """Return what runs after each step of ``optimizer`` (torch 2.15)."""
+    return list(optimizer._optimizer_step_post_hooks.values())
+
+
+def runs_step_hooks(optimizer: Optimizer) -> bool:
+    """Return whether torch has wrapped ``step()`` of the optimizer's class, so that step hooks run (torch 2.15)."""
+    return getattr(type(optimizer).step, "hooked", False)
+
+
+# torch 2.15: an optimizer with a true `_step_supports_amp_scaling` (phased.py) is given these two during a step
+
+
+def gradient_scale(optimizer: Optimizer) -> Tensor | None:
+    """Return what the gradients have been multiplied with, where ``GradScaler`` leaves it to the step to divide."""
+    return getattr(optimizer, "grad_scale", None)
+
+
+def found_inf(optimizer: Optimizer) -> Tensor | None:
+    """Return a tensor that is not 0 where ``GradScaler`` has found a gradient that is not finite, else None."""
+    return getattr(optimizer, "found_inf", None)
+
+
+def base_optimizer(optimizer: Optimizer) -> Optimizer | None:
+    """Return the optimizer inside timm's Lookahead (timm 1.0.31), None for any other optimizer."""
+    inside = getattr(optimizer, "_base_optimizer", None)
+    return inside if isinstance(inside, Optimizer) else None
+
+
+def timm_registry() -> Any:
+    """Return the registry in which timm's factory looks optimizers up (timm 1.0.31); this imports timm."""
+    from timm.optim._optim_factory import default_registry
+
+    return default_registry
+
+
+def attached_trainer(module: Any) -> Any:
+    """Return the trainer of a LightningModule (Lightning 2.6.6), None without one."""
+    return getattr(module, "_trainer", None)  # the public `trainer` raises where there is none

@@ -1,0 +1,237 @@
+"""One run's dialogue with its files: found or begun, then measurements, checkpoints, and how it ended.
+
+Training holds a `Session` while it works on a run and touches none of the run's files itself. Of several ranks, rank 0
+holds it; each other one has a `Follower`, which writes nothing but the error that it was the first to meet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neumann.errors import UserError, first_line
+from neumann.seeds import AXES, derive
+from neumann.store.checkpoint_files import read_checkpoint, remove_checkpoints, write_checkpoint
+from neumann.store.claim import Claim
+from neumann.store.files import create_file, replace_file, write_json
+from neumann.store.folder import RunFolder, remove_refused
+from neumann.store.lookup import find, result_in
+from neumann.store.provenance import provenance
+
+if TYPE_CHECKING:
+    from neumann.config import RunSpec
+
+Measurement = dict[str, Any]
+State = dict[str, Any]  # of a checkpoint; ``format`` and ``signature`` say what it is
+
+
+@contextmanager
+def session(spec: RunSpec, decode: Callable[[bytes], Any], state_format: int) -> Iterator[Session]:
+    """Hold the run of ``spec`` within the block: claimed, with its result or the state that it goes on from.
+
+    How the block ends before the run trains decides what is left. After UserError or KeyboardInterrupt, a folder that
+    was made for the run is removed again, and one that was there before KeyboardInterrupt becomes ``interrupted``.
+    After any other exception the run is ``failed``, with the traceback in error.txt.
+
+    Args:
+        spec: the run; its folder is the one in its study that carries its signature, whatever its name.
+        decode: makes a checkpoint's state from its bytes; raises ValueError where they are damaged.
+        state_format: the ``format`` that a state must have.
+
+    Raises:
+        Claimed: another process trains the run.
+        UserError: the folder cannot be written, or holds files of another run.
+    """
+    folder = find(spec)
+    with folder.claim() as claim:
+        fresh = not folder.config.exists()
+        held = Session(spec, folder, claim)
+        try:
+            held._look(decode, state_format)
+            yield held
+        except (UserError, KeyboardInterrupt) as stop:
+            if held._trains:
+                pass  # the attempt has said how it ended
+            elif fresh:
+                remove_refused(folder)
+            elif isinstance(stop, KeyboardInterrupt):
+                folder.set_status("interrupted", attempt=folder.status().get("attempt", 0))
+            raise
+        except Exception as error:
+            if not held._trains:
+                with contextlib.suppress(OSError):  # a full disk has no room for it
+                    _failed_before_training(folder, error)
+            raise
+
+
+class Session:
+    """The run that this process holds. Every write raises NotWritten, or Lost where another process took the run over.
+
+    ``result`` is the result of a run that is over, ``state`` the checkpoint that an unfinished one goes on from; either
+    may be None. From `begin` on, ``attempt`` is the attempt's number, counted from 1, ``record`` its provenance, and
+    ``measurements`` the run's evaluations, those of earlier attempts included.
+    """
+
+    def __init__(self, spec: RunSpec, folder: RunFolder, claim: Claim) -> None:
+        self._spec, self._folder, self._claim = spec, folder, claim
+        self._keep = spec.config.checkpoint.keep
+        self.path = folder.path
+        self.result: dict[str, Any] | None = None
+        self.state: State | None = None
+        self.attempt = 0
+        self.record: dict[str, Any] = {}
+        self.measurements: list[Measurement] = []
+        self._trains = False
+
+    def _look(self, decode: Callable[[bytes], Any], state_format: int) -> None:
+        self.result = result_in(self._folder, self._spec)
+        if self.result is not None or self._keep == "none":
+            return
+        found = read_checkpoint(self._folder.last, decode)
+        if found is None:
+            return
+        file, state = found
+        known = isinstance(state, dict) and state.get("format") == state_format
+        if not known or state.get("signature") != self._spec.signature:
+            raise UserError(f"{file} is not a checkpoint of this run: move it away to begin again")
+        self.state = state
+
+    def begin(self, step: int, hardware: Mapping[str, Any]) -> None:
+        """Record an attempt that goes on from ``step``, and drop what was measured after that.
+
+        ``hardware`` is training's part of the provenance record: devices, ranks, threads.
+        """
+        folder, spec = self._folder, self._spec
+        for half in folder.path.glob(".*.tmp"):  # of an attempt that was killed while it wrote: the claim is ours
+            half.unlink()
+        self.attempt = int(folder.status().get("attempt", 0)) + 1
+        self._write_config()
+        write_json(folder.signed, spec.signed())
+        self.record = {
+            "attempt": self.attempt,
+            "time": time.time(),
+            **provenance(),
+            **hardware,
+            "data": spec.facts.as_record(),
+            "seeds": {axis: derive(spec.config.seed, axis) for axis in AXES},
+            "choices": spec.choices,
+        }
+        write_json(folder.provenance, {"attempts": [*folder.attempts(), self.record]})
+        self.measurements = folder.rewind_measurements(step)
+        folder.error.unlink(missing_ok=True)
+
+    def _write_config(self) -> None:
+        from omegaconf import OmegaConf
+
+        name = self._spec.folder.name
+        comment = f"# The resolved configuration of {name}; signed.json holds what its signature covers.\n"
+        text = comment + OmegaConf.to_yaml(OmegaConf.create(self._spec.as_dict()))
+        replace_file(self._folder.config, text.encode())
+
+    def follower(self) -> Follower:
+        """Return the session of the other ranks, to be sent to them."""
+        return Follower(self.path, self.attempt, list(self.measurements))
+
+    @contextmanager
+    def training(self, step: int, lost: Callable[[], None]) -> Iterator[None]:
+        """Have the run ``running`` within the block, which trains from ``step`` on.
+
+        ``lost`` is called, from another thread, when another process has taken the run over.
+        """
+        self._trains = True
+        self._set_status("running", step)
+        self._claim.when_lost = lost
+        try:
+            yield
+        finally:
+            self._claim.when_lost = None
+
+    def measured(self, measurement: Measurement) -> None:
+        """Append one evaluation to the measurements."""
+        self.measurements.append(measurement)
+        self._folder.append_measurement(measurement)
+
+    def checkpoint(self, content: bytes) -> None:
+        """Write the state to go on from; the one before it is kept until the next."""
+        write_checkpoint(self._folder.last, content)
+
+    def finish(self, result: dict[str, Any], eval_weights: bytes | None) -> dict[str, Any]:
+        """Write the weights that are kept, then ``result``, which is returned as written; the run is over then."""
+        if eval_weights is not None:
+            replace_file(self._folder.eval_weights, eval_weights)
+            result = {**result, "eval_weights": self._folder.eval_weights.name}
+        self._folder.write_result(result)
+        with contextlib.suppress(OSError):  # the result is written, and it is what counts
+            self._set_status(result["status"], result["step"])
+        remove_checkpoints(self._folder.last, but_the_last=self._keep == "last")
+        return result
+
+    def interrupted(self, step: int) -> None:
+        """Record that a signal has stopped the run after ``step``."""
+        self._set_status("interrupted", step)
+
+    def failed(self, step: int, message: str, trace: str, rank: int | None = None) -> None:
+        """Record an error after ``step``, or the one that another rank was the first to record.
+
+        ``rank`` is this process's, None in a run of one process; ``trace`` is the traceback.
+        """
+        self._set_status("failed", step, message=_first_error(self._folder, message, trace, rank))
+
+    def _set_status(self, status: str, step: int, **details: Any) -> None:
+        self._folder.set_status(status, attempt=self.attempt, step=step, **details)
+
+
+class Follower:
+    """A `Session` as a rank other than 0 has it: rank 0 alone writes, but for the first error of any rank."""
+
+    def __init__(self, path: Path, attempt: int, measurements: list[Measurement]) -> None:
+        self.path, self.attempt, self.measurements = path, attempt, measurements
+
+    @contextmanager
+    def training(self, step: int, lost: Callable[[], None]) -> Iterator[None]:
+        """Do nothing around the block."""
+        yield
+
+    def measured(self, measurement: Measurement) -> None:
+        """Remember one evaluation."""
+        self.measurements.append(measurement)
+
+    def checkpoint(self, content: bytes) -> None:
+        """Do nothing."""
+
+    def finish(self, result: dict[str, Any], eval_weights: bytes | None) -> dict[str, Any]:
+        """Return ``result``."""
+        return result
+
+    def interrupted(self, step: int) -> None:
+        """Do nothing."""
+
+    def failed(self, step: int, message: str, trace: str, rank: int | None = None) -> None:
+        """Write error.txt where this rank is the first to fail."""
+        _first_error(RunFolder(self.path), message, trace, rank)
+
+
+def _failed_before_training(folder: RunFolder, error: Exception) -> None:
+    replace_file(folder.error, traceback.format_exc().encode())
+    folder.set_status("failed", attempt=folder.status().get("attempt", 0), message=first_line(error))
+    error.add_note(f"traceback in {folder.error}")
+
+
+def _first_error(folder: RunFolder, message: str, trace: str, rank: int | None) -> str:
+    """Write error.txt unless another rank has failed before; return the message of the first rank that has.
+
+    The others learn of it when the connection to it breaks, and their own errors say nothing about the cause.
+    """
+    if rank is None:
+        create_file(folder.error, trace.encode())
+        return message
+    message = f"rank {rank}: {message}"
+    if not create_file(folder.error, f"{message}\n\n{trace}".encode()):
+        with contextlib.suppress(OSError, IndexError):
+            return folder.error.read_text().splitlines()[0]
+    return message

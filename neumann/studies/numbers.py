@@ -1,0 +1,101 @@
+"""The way a number or a text of a study is written: one answer for page, Markdown, terminal and sentences.
+
+Errors are shown in percent, differences of errors in percentage points, both with two decimals; what is unknown is a
+dash. Text that comes from data is made one printable line here, and escaped by the module that writes it down.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from neumann.studies.results import Setting
+from neumann.studies.statistics import Summary
+
+DASH = "–"
+RATE = "optimizer.lr"
+
+
+def printable(text: object) -> str:
+    """Return ``text`` as one line without control characters and lone surrogates, which folder names may hold."""
+    line = " ".join(str(text).split()).encode("utf-8", "replace").decode()
+    return "".join(c for c in line if c.isprintable())
+
+
+def verbatim(text: str) -> str:
+    """Return a command or a path as it is, spaces and line breaks too, but without what cannot be printed."""
+    whole = text.encode("utf-8", "replace").decode()
+    return "".join(c for c in whole if c.isprintable() or c == "\n")
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _decimals(value: float | None, digits: int, sign: str = "-") -> str:
+    if value is None or not math.isfinite(value):
+        return DASH
+    text = f"{value:{sign}.{digits}f}"
+    if not float(text):  # a difference that rounds to nothing has no side
+        text = text.lstrip("+-")
+    return text.replace("-", "−")
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction in percent, without the sign of the unit: 0.0123 is "1.23"."""
+    return _decimals(None if value is None else 100 * value, 2)
+
+
+def percentage_points(value: float | None) -> str:
+    """Return a difference of two fractions in percentage points, with its sign: -0.0031 is "−0.31"."""
+    return _decimals(None if value is None else 100 * value, 2, "+")
+
+
+def nats(value: float | None) -> str:
+    """Return a loss in nats with three decimals: 0.0234 is "0.023"."""
+    return _decimals(value, 3)
+
+
+def interval(low: float | None, high: float | None, show: Callable[[float | None], str] = percent) -> str:
+    """Return "[a, b]", or a dash where there is no interval."""
+    return f"[{show(low)}, {show(high)}]" if _finite(low) and _finite(high) else DASH
+
+
+def p_value(p: float | None) -> str:
+    """Return p with three decimals, or "< 0.001"."""
+    return "< 0.001" if p is not None and p < 0.001 else _decimals(p, 3)
+
+
+def count(n: int, planned: int) -> str:
+    """Return "10" where all are there, else "8/10"."""
+    return str(n) if n == planned else f"{n}/{planned}"
+
+
+def value(setting: float | int | str) -> str:
+    """Return one tuned value in short: 0.1, 1e-05, or the word itself."""
+    return f"{setting:g}" if isinstance(setting, float) else printable(setting)
+
+
+def setting_text(setting: Setting | None) -> str:
+    """Return the rate alone where only the rate was tuned, else "lr 0.1, momentum 0.9"."""
+    if not setting:
+        return DASH
+    if tuple(setting) == (RATE,):
+        return value(setting[RATE])
+    return ", ".join(f"{printable(key).removeprefix('optimizer.')} {value(v)}" for key, v in setting.items())
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in the two largest units that it has."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def mean_and_interval(summary: Summary | None) -> str:
+    """Return "1.23 [1.10, 1.36]", the mean alone where there is no interval, or a dash."""
+    if summary is None:
+        return DASH
+    bounds = interval(summary.low, summary.high)
+    return percent(summary.mean) if bounds == DASH else f"{percent(summary.mean)} {bounds}"

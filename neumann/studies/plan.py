@@ -1,0 +1,143 @@
+"""The plan of a study: its definition at one budget, and the runs that each row asks for in both phases."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neumann.config import RunConfig
+from neumann.errors import UserError, did_you_mean
+from neumann.studies.definition import FULL, BudgetConfig, StudyConfig, find_study, read_study
+
+TUNING, EVALUATION = "tuning", "evaluation"  # the two phases, and the roles of their runs
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run that a row asks for, in words.
+
+    ``role`` is TUNING or EVALUATION, ``setting`` what the row's space gives ({"optimizer.lr": 0.1}), ``seed`` that of
+    initialisation and data order; ``overrides`` are all that `neumann train` needs to make the run.
+    """
+
+    row: str
+    role: str
+    setting: dict[str, Any]
+    seed: int
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A checked study at one budget.
+
+    ``overrides`` are those of every run: the study's, the budget's, and ``extra``, those of the command line.
+    ``config_dirs`` are the folders with further configuration files. ``spaces`` maps a row to the settings that it
+    tries, as many for every row.
+    """
+
+    name: str
+    file: Path
+    budget: str
+    config: StudyConfig
+    overrides: tuple[str, ...]
+    extra: tuple[str, ...]
+    config_dirs: tuple[str, ...]
+    tuning_seeds: tuple[int, ...]
+    evaluation_seeds: tuple[int, ...]
+    spaces: Mapping[str, tuple[dict[str, Any], ...]]
+
+    @property
+    def report(self) -> str:
+        """Return the name of the report's folder, which lies beside the run folders."""
+        return f"report-{self.budget}"
+
+    def tuning(self) -> list[PlannedRun]:
+        """Return every tuning run: all rows, all settings of their spaces, all tuning seeds."""
+        return [
+            self._planned(row, TUNING, setting, seed)
+            for row in self.config.rows
+            for setting in self.spaces[row]
+            for seed in self.tuning_seeds
+        ]
+
+    def evaluation(self, row: str, setting: Mapping[str, Any]) -> list[PlannedRun]:
+        """Return the evaluation runs of ``row`` at its chosen setting."""
+        return [self._planned(row, EVALUATION, dict(setting), seed) for seed in self.evaluation_seeds]
+
+    def _planned(self, row: str, role: str, setting: dict[str, Any], seed: int) -> PlannedRun:
+        values = [f"{key}={value}" for key, value in setting.items()]
+        words = (*self.overrides, *self.config.rows[row].overrides, *values, f"seed={seed}", f"study={self.name}")
+        last = {word.split("=", 1)[0]: word for word in words}  # a budget's own setting takes the place of the study's
+        return PlannedRun(row, role, setting, seed, tuple(last.values()))
+
+
+def load_study(name: str, budget: str = FULL, extra: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Study:
+    """Read and check the study ``name`` at ``budget``; ``extra`` are overrides that cannot change a result.
+
+    Raises UserError, one sentence that names the file and the key.
+    """
+    file = find_study(name)
+    config = read_study(file)
+    try:
+        return _at_budget(file, config, budget, extra, config_dirs)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+
+
+def _at_budget(file: Path, config: StudyConfig, budget: str, extra: Sequence[str], config_dirs: Sequence[str]) -> Study:
+    known = {FULL: BudgetConfig(), **config.budgets}
+    if budget not in known:
+        raise UserError(f"there is no budget '{budget}': {did_you_mean(budget, known)}")
+    limits = known[budget]
+
+    def counted(what: str, count: int | None, most: int) -> int:
+        if count is not None and not 1 <= count <= most:
+            raise UserError(f"budgets.{budget}.{what}={count} is out of range: choose from 1 to {most}")
+        return most if count is None else count
+
+    seeds = config.seeds
+    tuning = seeds.tuning[: counted("tuning_seeds", limits.tuning_seeds, len(seeds.tuning))]
+    evaluation = seeds.evaluation[: counted("evaluation_seeds", limits.evaluation_seeds, len(seeds.evaluation))]
+    spaces = {}
+    for row_name, row in config.rows.items():
+        space = config.space if row.space is None else row.space
+        settings = [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
+        count = counted("trials", limits.trials, len(settings))
+        skipped = (len(settings) - count) // 2
+        spaces[row_name] = tuple(settings[skipped : skipped + count])
+    return Study(
+        name=file.resolve().parent.name if file.stem == "study" else file.stem,
+        file=file,
+        budget=budget,
+        config=config,
+        overrides=(*config.overrides, *limits.overrides, *extra),
+        extra=tuple(extra),
+        config_dirs=tuple(config_dirs),
+        tuning_seeds=tuple(tuning),
+        evaluation_seeds=tuple(evaluation),
+        spaces=spaces,
+    )
+
+
+def check_points(study: Study, configs: Mapping[str, RunConfig]) -> None:
+    """Refuse, before anything trains, an evaluation point that a row's optimizer is known not to have.
+
+    ``configs`` maps a row to the composed configuration of one of its runs. What only a run can tell is refused when
+    its scores are read. Raises UserError.
+    """
+    for key, row in study.config.rows.items():
+        config = configs[key]
+        # An optimizer whose file has a γ keeps a moving average of its own
+        if row.point == "average" and config.recipe.weight_average is None and "gamma" not in config.optimizer:
+            raise UserError(
+                f"{study.file}: rows.{key}.point=average: its optimizer keeps no average, which "
+                "recipe.weight_average=0.99 among the overrides would add"
+            )
+        of_torch = str(config.optimizer.get("_target_")).startswith("torch.optim.")
+        nesterov = config.optimizer.get("nesterov") and config.optimizer.get("momentum")
+        if row.point == "base" and of_torch and not nesterov:
+            raise UserError(f"{study.file}: rows.{key}.point=base: its optimizer has no base point, use point=eval")

@@ -1,0 +1,67 @@
+"""What a run trains with is built once, on the device and in the precision that it trains in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from neumann.training.distributed import RankGroup
+from neumann.training.parts import build_parts
+from tests.support.quick_runs import Train, quick
+
+COUNTED = """
+import torch
+
+class Counted(torch.optim.SGD):
+    made = []
+
+    def __init__(self, params, lr, weight_decay=0.0):
+        super().__init__(params, lr=lr)
+        Counted.made.append(self)
+"""
+
+
+def test_the_optimizer_that_was_checked_is_the_one_that_trains(
+    train: Train, own_group: Callable[[str, str, str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "counted.py").write_text(COUNTED)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    dirs = (own_group("optimizer", "mine", "_target_: counted.Counted\nlr: 0.1\n"),)
+    result, _ = train("optimizer=mine", "trainer.max_epochs=1", dirs=dirs)
+    assert result["step"] == 18
+    assert len(sys.modules["counted"].Counted.made) == 1
+
+
+def test_lightning_gets_the_optimizer_of_the_schedule() -> None:
+    parts = build_parts(quick("optimizer=neumann"), RankGroup())
+    optimizer = parts.module.configure_optimizers()
+    parts.module.to("cpu", torch.float32)  # as Lightning does; the parameters stay the same objects
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in parts.module.parameters()}
+    optimizer.step()
+    assert parts.schedule.count == 1
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("64-true", torch.float64)])
+def test_state_that_a_constructor_makes_is_of_the_type_that_is_trained(
+    precision: str, dtype: torch.dtype, train: Train
+) -> None:
+    """Adagrad makes its sums when it is made, of the type and on the device that the parameters have then."""
+    words = ["optimizer=torch", "optimizer.name=Adagrad", "trainer.max_epochs=1", "checkpoint=last"]
+    _, folder = train(*words, f"trainer.precision={precision}")
+    state = torch.load(folder.last, weights_only=True)["optimizer_states"][0]["state"]
+    assert {values["sum"].dtype for values in state.values()} == {dtype}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+def test_on_a_gpu_everything_is_built_there() -> None:
+    words = ["optimizer=torch", "optimizer.name=Adagrad", "recipe.weight_average=0.9"]
+    parts = build_parts(quick(*words), RankGroup())
+    optimizer = parts.module.configure_optimizers()
+    tensors = [*parts.module.parameters(), *(values["sum"] for values in optimizer.state.values())]
+    assert {tensor.device.type for tensor in tensors} == {"cuda"}
