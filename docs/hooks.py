@@ -43,8 +43,7 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(File.generated(config, page, content=pages.included(page)))
     for name in pages.COPIED:
         there = f"{pages.RESULTS}/{name}".replace("experiments/regularizers", "explanation")
-        if not name.endswith(".md"):
-            files.append(File.generated(config, there, abs_src_path=str(ROOT / pages.RESULTS / name)))
+        files.append(File.generated(config, there, abs_src_path=str(ROOT / pages.RESULTS / name)))
     return files
 
 

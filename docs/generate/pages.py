@@ -14,7 +14,7 @@ INCLUDED = {
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
 }
-COPIED = ("report.html", "table.md", "table.csv", "runs.csv", "curves.csv", "errors.png", "curves.png", "tuning.png")
+COPIED = ("report.html", "table.csv", "runs.csv", "curves.csv", "errors.png", "curves.png", "tuning.png")
 RESULTS = "experiments/regularizers/results/full"  # copied as explanation/results/full, where that page's links lead
 
 

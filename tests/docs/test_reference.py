@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,14 @@ from omegaconf import OmegaConf
 from docs.generate import command_line, configuration, docstrings
 from neumann.cli.main import main
 from neumann.store.records import flat
-from neumann.studies.definition import StudyConfig
+from neumann.studies.definition import (
+    BudgetConfig,
+    ComparisonsConfig,
+    PaperConfig,
+    RowConfig,
+    SeedsConfig,
+    StudyConfig,
+)
 from tests.support.markdown_pages import ROOT
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -176,21 +182,15 @@ def test_the_page_on_run_files_names_every_file(folders: list[Path]) -> None:
 
 def test_the_page_on_studies_has_every_key() -> None:
     page = tables((REFERENCE / "study-file.md").read_text())[""]
-    known = {"rows": "rows.NAME.", "budgets": "budgets.NAME."}
+    sections = {"rows": RowConfig, "budgets": BudgetConfig, "paper": PaperConfig}
+    sections |= {"seeds": SeedsConfig, "comparisons": ComparisonsConfig}
 
-    def named(schema: Any, prefix: str = "") -> Iterator[str]:
-        from neumann.studies import definition
+    def named() -> Iterator[str]:
+        for key in StudyConfig.model_fields:
+            below = f"{key}.NAME." if key in ("rows", "budgets") else f"{key}."
+            yield from [below + name for name in sections[key].model_fields] if key in sections else [key]
 
-        parts = {"rows": definition.RowConfig, "budgets": definition.BudgetConfig, "paper": definition.PaperConfig}
-        parts |= {"seeds": definition.SeedsConfig, "comparisons": definition.ComparisonsConfig}
-        for f in fields(schema):
-            if not prefix and f.name in parts:
-                assert is_dataclass(parts[f.name])
-                yield from named(parts[f.name], known.get(f.name, f"{f.name}."))
-            else:
-                yield prefix + f.name
-
-    assert set(page) == set(named(StudyConfig))
+    assert set(page) == set(named())
 
 
 def test_docstrings_become_markdown() -> None:

@@ -13,7 +13,7 @@ from neumann.cli.main import main
 from neumann.config import make_spec
 from neumann.optim import Neumann, at
 from neumann.store import RunFolder
-from neumann.studies.definition import load_study
+from neumann.studies.plan import load_study
 from tests.support.markdown_pages import ROOT, Block, PageRun, blocks, run_page
 
 DOCS = ROOT / "docs"
