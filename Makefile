@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-slurm bench-launch bench-optimizer lint format constraints clean
+.PHONY: help setup demo test test-slow test-slurm bench-launch bench-optimizer docs lint format constraints clean
 
 help:            ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ bench-launch: $(READY) ## what the launcher and the mirror cost: starts, and a s
 bench-optimizer: $(READY) ## what a step of Neumann costs beside SGD, RMSprop and Adam, on every path (4 min)
 	@$(BIN)/python benchmarks/optimizer.py --write
 
+docs: $(READY)   ## the documentation site, built strictly: site/index.html opens from the disk
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 lint: $(READY)   ## ruff (style and format), mypy (types) and import-linter (which room may import which)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -53,4 +56,4 @@ constraints: $(READY) ## renew constraints.txt from pyproject.toml (needs a pack
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --no-header --no-annotate --no-emit-index-url --python-version 3.11 --extra dev pyproject.toml --output-file constraints.txt
 
 clean:           ## remove caches and builds, never .venv or runs
-	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,27 +1,77 @@
-"""What the README tells a reader to write is what the code reads."""
+"""The README is short, its code runs and its links lead somewhere."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
 
 from neumann.cli.main import main
-from neumann.studies.plan import load_study
+from neumann.optim import eval_point
+from tests.support.markdown_pages import ROOT, Block, blocks, run_page
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-
-
-def blocks(kind: str) -> list[str]:
-    return re.findall(rf"```{kind}\n(.*?)```", README, flags=re.DOTALL)
+README = ROOT / "README.md"
+PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "experiments/regularizers/README.md")
 
 
-def test_the_study_in_the_readme_can_be_planned(capsys) -> None:
-    (text,) = (block for block in blocks("yaml") if "comparisons:" in block)
-    folder = Path("experiments/mine")
-    folder.mkdir(parents=True)
-    (folder / "study.yaml").write_text(text)
-    study = load_study("mine")
-    assert len(study.tuning()) == 2 * 3 * 2
-    assert len(study.evaluation_seeds) == 5
-    assert main(["study", "mine", "--plan"]) == 0
-    assert "to train: 12 runs and up to 10 evaluation runs" in " ".join(capsys.readouterr().out.split())
+def block(beginning: str) -> Block:
+    (found,) = (b for b in blocks(README) if beginning in b.code)
+    return found
+
+
+def test_it_is_read_in_minutes() -> None:
+    assert 90 <= len(README.read_text().splitlines()) <= 130
+
+
+def test_the_ten_lines_train_and_validate_at_the_answer() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Linear(8, 3)
+    images = torch.randn(60, 8)
+    labels = (images @ torch.randn(8, 3)).argmax(1)
+    losses, points = [], []
+
+    def validate(model: torch.nn.Module) -> None:
+        losses.append(cross_entropy(model(images), labels).item())
+        points.append(names["optimizer"].point)
+
+    names = {
+        "model": model,
+        "train_loader": [(images[i : i + 10], labels[i : i + 10]) for i in range(0, 60, 10)],
+        "epochs": 20,
+        "loss_fn": cross_entropy,
+        "validate": validate,
+    }
+    exec(block("from neumann.optim import Neumann").code, names)
+    assert losses[-1] < 0.5 * losses[0]
+    assert set(points) == {eval_point(names["optimizer"])} == {"base"}
+
+
+def commands() -> list[str]:
+    lines = block("neumann study regularizers").code.splitlines()
+    return [line.split("  #")[0].strip().removeprefix(".venv/bin/") for line in lines]
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_a_run_and_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    train, sweep, plan = commands()
+    assert " -m " in sweep
+    assert main([*train.split()[1:], "trainer.max_epochs=1", "logger=none"]) == 0
+    assert main(plan.split()[1:]) == 0
+    assert "to train: " in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_three_commands() -> None:
+    run = run_page(README, [block("neumann study regularizers")])
+    assert "sgd" in run.out
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    page = ROOT / name
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        path = target.partition("#")[0]
+        if path and not re.match(r"[a-z]+:", target):
+            assert (page.parent / path).exists(), f"{name}: {target}"

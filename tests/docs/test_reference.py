@@ -1,0 +1,219 @@
+"""The reference is what the code says: every key of conf/, every command, every key that a run's files have."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from docs.generate import command_line, configuration, docstrings
+from neumann.cli.main import main
+from neumann.store.records import flat
+from neumann.studies.definition import (
+    BudgetConfig,
+    ComparisonsConfig,
+    PaperConfig,
+    RowConfig,
+    SeedsConfig,
+    StudyConfig,
+)
+from tests.support.markdown_pages import ROOT
+
+REFERENCE = ROOT / "docs" / "reference"
+TYPES: dict[str, tuple[type, ...]] = {
+    "integer": (int,),
+    "number": (int, float),
+    "string": (str,),
+    "object": (dict,),
+    "array": (list,),
+    "null": (type(None),),
+}
+
+
+def tables(page: str) -> dict[str, dict[str, str]]:
+    """Return {heading: {key: the second cell}} of a page's tables."""
+    found: dict[str, dict[str, str]] = {}
+    heading = ""
+    for line in page.splitlines():
+        if line.startswith("## "):
+            heading = line[3:]
+        elif line.startswith("| `"):
+            key, second = (cell.strip() for cell in line.split("|")[1:3])
+            found.setdefault(heading, {})[key.strip("`")] = second
+    return found
+
+
+OPTIONS = sorted(file for file in (ROOT / "conf").glob("*/*.yaml") if file.parent.name != "sweeps")
+
+
+@pytest.mark.parametrize("file", OPTIONS, ids=lambda file: f"{file.parent.name}-{file.stem}")
+def test_the_page_on_configuration_has_every_key_of_a_file(file: Path) -> None:
+    prefix = "optimizer" if file.parent.name == "ablation" else file.parent.name
+    settings = {s.key: s.default for s in configuration.option(file, prefix).settings}
+    loaded = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    assert isinstance(loaded, dict)
+    loaded.pop("defaults", None)
+    expected = dict(flat({str(k): v for k, v in loaded.items()}, f"{prefix}."))
+    assert settings.keys() == expected.keys()
+    for key, value in expected.items():
+        assert OmegaConf.to_container(OmegaConf.create(f"x: {settings[key]}"), resolve=False) == {"x": value}
+
+
+def test_the_page_on_configuration_has_every_option_and_sweep() -> None:
+    page = configuration.page()
+    for file in OPTIONS:
+        assert f"| `{file.stem}` |" in page
+    for file in (ROOT / "sweeps").glob("*.yaml"):
+        assert f"| `{file.stem}` |" in page
+    for setting in configuration.option(ROOT / "conf" / "train.yaml", "").settings:
+        assert f"| `{setting.key}` |" in page
+    assert "<output>" not in page  # it would be an HTML tag
+
+
+def test_a_yaml_without_its_sentence_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("lr: 0.1\n")
+    with pytest.raises(ValueError, match="does not open with a sentence"):
+        configuration.option(file, "optimizer")
+
+
+def test_the_page_on_the_command_line_has_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    named = set(re.findall(r"^neumann ([\w-]+)", capsys.readouterr().out, flags=re.MULTILINE))
+    assert named == {command.split()[0] for command in command_line.COMMANDS}
+    assert main(["runs", "--help"]) == 0
+    verbs = set(re.findall(r"^  neumann runs (\w+)", capsys.readouterr().out, flags=re.MULTILINE))
+    verbs -= {"all"}
+    assert {f"runs {verb}" for verb in verbs} <= set(command_line.COMMANDS)
+    page = command_line.page()
+    for option in ("--config-dir", "--plan", "--budget", "--publish", "--json", "--until-done", "--trust"):
+        assert option in page, option
+
+
+def keys(value: Mapping[str, Any], known: set[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value), as deep as the page goes; the points' names are POINT."""
+    for name, child in value.items():
+        key = prefix + ("POINT" if name in ("held", "base", "average") else str(name))
+        if isinstance(child, Mapping) and key not in known and child:
+            yield from keys(child, known, f"{key}.")
+        else:
+            yield key, child
+
+
+def check(page: dict[str, str], records: list[Mapping[str, Any]], *, unseen: tuple[str, ...] = ()) -> None:
+    """Hold the keys of a table, and their types, against those of ``records``."""
+    seen: set[str] = set()
+    for record in records:
+        for key, value in keys(record, set(page)):
+            seen.add(key)
+            assert key in page, f"{key} is written and not described"
+            kinds = tuple(kind for word in page[key].split(" or ") for kind in TYPES[word])
+            assert isinstance(value, kinds), f"{key} is {value!r}, not {page[key]}"
+            assert not isinstance(value, bool)
+    assert set(page) - seen == set(unseen), "described and not written, or written after all"
+
+
+QUICK = ("trainer.max_epochs=2", "+model.kwargs.width=8", "logger=none", "batch.size=64")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Runs that together write every key: recalibrated, averaged, diverged, failed."""
+    runs = tmp_path_factory.mktemp("runs")
+    asked = (
+        ["recipe.recalibrate_batch_norm=2", "checkpoint=last"],
+        ["optimizer=sgd", "recipe.weight_average=0.9", "checkpoint=last"],
+        ["optimizer=sgd", "optimizer.lr=1e38", "schedule=constant"],
+    )
+    for i, words in enumerate(asked):
+        assert main(["train", *QUICK, *words, f"output={runs}", f"study=s{i}"]) == 0
+    return [next(runs.glob(f"s{i}/*")) for i in range(len(asked))]
+
+
+def lines(folder: Path, name: str) -> list[Any]:
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("file", "unseen"),
+    [("signed.json", ()), ("result.json", ()), ("status.json", ("message",)), ("measurements.jsonl", ())],
+)
+def test_the_page_on_run_files_has_every_key(file: str, unseen: tuple[str, ...], folders: list[Path]) -> None:
+    page = tables((REFERENCE / "run-files.md").read_text())[file]
+    if file.endswith("l"):
+        records = [record for folder in folders for record in lines(folder, file)]
+    else:
+        records = [json.loads((folder / file).read_text()) for folder in folders]
+    check(page, records, unseen=unseen)
+
+
+def test_the_page_on_run_files_has_every_attempt_and_derived_key(folders: list[Path]) -> None:
+    page = tables((REFERENCE / "run-files.md").read_text())
+    attempts = [a for folder in folders for a in json.loads((folder / "provenance.json").read_text())["attempts"]]
+    check(page["provenance.json"], attempts)
+    configs = [OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")) for folder in folders]
+    check(page["config.yaml"], [{"derived": config["derived"]} for config in configs])  # type: ignore[call-overload, index]
+
+
+def test_the_page_on_run_files_has_every_key_of_checkpoints_and_leases(folders: list[Path]) -> None:
+    page = tables((REFERENCE / "run-files.md").read_text())
+    sound = [folder for folder in folders if (folder / "eval-weights.pt").exists()]
+    assert len(sound) == 2
+    load = {"weights_only": True}
+    check(page["eval-weights.pt"], [dict(torch.load(folder / "eval-weights.pt", **load)) for folder in sound])
+    check(page["last.ckpt"], [dict(torch.load(folder / "last.ckpt", **load)) for folder in sound])
+    leases = [next(folder.glob(".claim.*")).read_text().split("\n", 1) for folder in folders]
+    assert {state for state, _ in leases} == {"free"}
+    check(page[".claim.N"], [json.loads(record) for _, record in leases])
+
+
+def test_the_page_on_run_files_names_every_file(folders: list[Path]) -> None:
+    page = tables((REFERENCE / "run-files.md").read_text())[""]
+    written = {re.sub(r"\d+$", "N", path.name) for folder in folders for path in folder.iterdir()}
+    assert written <= set(page)
+    assert set(page) - written == {"error.txt", "output.log"}
+
+
+def test_the_page_on_studies_has_every_key() -> None:
+    page = tables((REFERENCE / "study-file.md").read_text())[""]
+    sections = {"rows": RowConfig, "budgets": BudgetConfig, "paper": PaperConfig}
+    sections |= {"seeds": SeedsConfig, "comparisons": ComparisonsConfig}
+
+    def named() -> Iterator[str]:
+        for key in StudyConfig.model_fields:
+            below = f"{key}.NAME." if key in ("rows", "budgets") else f"{key}."
+            yield from [below + name for name in sections[key].model_fields] if key in sections else [key]
+
+    assert set(page) == set(named())
+
+
+def test_docstrings_become_markdown() -> None:
+    rst = """One.
+
+====  =====
+name  value
+====  =====
+a     :class:`~x.Y`
+      goes on
+b     1 | 2
+====  =====
+
+.. math::
+   \\rule{1mm}{1pt}
+   a = b
+
+Then::
+
+    code
+"""
+    text = docstrings.markdown(rst)
+    assert "| a | `x.Y` goes on |\n| b | 1 \\| 2 |" in text
+    assert "$$\na = b\n$$" in text
+    assert "Then:\n\n    code" in text
+    assert "====" not in text
