@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-slurm bench-launch bench-optimizer docs lint format constraints clean
+.PHONY: help setup demo test test-quick test-slow test-slurm bench-launch bench-optimizer docs lint format constraints clean
 
 help:            ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ demo: $(READY)   ## a small study on real digits, to its report: do the regulari
 
 test: $(READY)   ## the fast test suite
 	@$(BIN)/python -m pytest -m 'not slow and not slurm' -n 2 --dist worksteal
+
+test-quick: $(READY) ## the tests that take moments: a first answer within a minute
+	@$(BIN)/python -m pytest -m 'not medium and not slow and not slurm' -n 2 --dist worksteal
 
 test-slow: $(READY) ## the slow tests too
 	@$(BIN)/python -m pytest -m 'not slurm' -n 2 --dist worksteal

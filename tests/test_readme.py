@@ -53,6 +53,7 @@ def commands() -> list[str]:
     return [line.split("  #")[0].strip().removeprefix(".venv/bin/") for line in lines]
 
 
+@pytest.mark.medium
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 def test_a_run_and_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
     train, sweep, plan = commands()

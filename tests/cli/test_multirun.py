@@ -12,6 +12,8 @@ from neumann.store import RunFolder
 from neumann.store.files import read_json
 from tests.support.launching import QUICK, own_optimizer
 
+pytestmark = pytest.mark.medium
+
 TRAIN = ["train", "-m", *QUICK, "launch.parallel=2", "launch.threads=1"]
 
 

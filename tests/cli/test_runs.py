@@ -82,6 +82,7 @@ def four() -> list[RunFolder]:
     return folders
 
 
+@pytest.mark.medium
 def test_a_list_says_what_matters_newest_last(four: list[RunFolder], capsys: pytest.CaptureFixture[str]) -> None:
     lines = [line.split("  ") for line in said().splitlines()]
     lines = [[cell.strip() for cell in line if cell.strip()] for line in lines]
@@ -101,6 +102,7 @@ def test_a_list_says_what_matters_newest_last(four: list[RunFolder], capsys: pyt
     }  # fmt: skip
 
 
+@pytest.mark.medium
 def test_filters_name_studies_statuses_names_and_settings(four: list[RunFolder]) -> None:
     everything = ["digits-small_cnn-sgd-s0", "digits-small_cnn-sgd-s1", "mine", "digits-small_cnn-neumann-s4"]
     assert names() == everything
@@ -160,6 +162,7 @@ def test_one_run_is_picked_by_signature_name_or_path(four: list[RunFolder]) -> N
         pick(output, "digits-small_cnn-sgd-s0")
 
 
+@pytest.mark.medium
 def test_a_shown_run_says_what_differs_from_the_default_and_how_it_ended(four: list[RunFolder]) -> None:
     four[1].error.write_text("Traceback\n  somewhere\nRuntimeError: it broke\n")
     (four[1].path / "output.log").write_text("".join(f"line {i}\n" for i in range(99)))
@@ -294,6 +297,7 @@ def test_clean_keeps_what_is_held_finished_or_a_link(four: list[RunFolder], tmp_
     assert (four[1].path / "result.json").exists()
 
 
+@pytest.mark.medium
 def test_watch_prints_a_line_per_change_and_ends(four: list[RunFolder]) -> None:
     folder, out = four[3], io.StringIO()
     claimed, over = threading.Event(), threading.Event()
@@ -356,6 +360,7 @@ def test_resume_trains_what_the_folder_says_where_it_lies(four: list[RunFolder],
 YAML_BOMB = "!!python/object/apply:os.system ['touch executed']"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -412,6 +417,7 @@ def test_trust_lets_a_target_pass(four: list[RunFolder]) -> None:
 HOSTILE = "\x1b[2J\x1b]0;owned\x07[bold red]x[/] \u202e\x9b31m\r\n"
 
 
+@pytest.mark.medium
 def test_nothing_of_theirs_steers_a_terminal(four: list[RunFolder]) -> None:
     folder = four[1]
     for place in (folder.path / "output.log", folder.error):
@@ -440,6 +446,7 @@ def test_nothing_of_theirs_steers_a_terminal(four: list[RunFolder]) -> None:
     assert printable("a\n\tü€", lines=True) == "a\n\tü€"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -461,6 +468,7 @@ def test_files_of_another_shape_are_read_as_not_there(name: str, content: str, f
     assert names("--where", "optimizer.lr=0.1")
 
 
+@pytest.mark.medium
 def test_listing_and_showing_import_no_torch(four: list[RunFolder]) -> None:
     code = f"import sys; from neumann.cli.main import main; main(['runs']); print('hydra' in sys.modules); main(['runs', 'show', '{four[0].path.name}']); print([m for m in ('torch', 'wandb', 'pandas') if m in sys.modules])"  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
@@ -469,6 +477,7 @@ def test_listing_and_showing_import_no_torch(four: list[RunFolder]) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.medium
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder", "a link to nothing"])
 def test_what_is_no_file_is_neither_waited_for_nor_read(kind: str, four: list[RunFolder]) -> None:

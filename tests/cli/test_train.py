@@ -107,6 +107,7 @@ def test_cfg_prints_the_resolved_configuration_and_trains_nothing(capsys: pytest
     assert not Path("runs").exists()
 
 
+@pytest.mark.medium
 def test_a_run_ends_with_a_panel_and_is_returned_at_once_the_second_time() -> None:
     first = neumann("train", *QUICK, "trainer.max_epochs=1", "batch.size=64")
     assert first.returncode == 0, first.stderr

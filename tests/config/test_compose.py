@@ -29,6 +29,7 @@ def test_every_yaml_opens_with_a_sentence_and_its_command(path: Path) -> None:
     assert command_of(path)
 
 
+@pytest.mark.medium
 def test_the_command_of_every_yaml_uses_it() -> None:
     jobs: dict[str, list[str]] = {}
     for name, path in YAMLS.items():
@@ -49,6 +50,7 @@ def test_the_command_of_every_yaml_uses_it() -> None:
             assert not group or spec.choices[group] == option
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [
@@ -139,6 +141,7 @@ def test_an_own_optimizer_costs_one_yaml_and_is_as_strict(tmp_path: Path) -> Non
         make_spec([], [str(tmp_path / "nowhere")])
 
 
+@pytest.mark.medium
 def test_a_typing_error_inside_an_experiment_file_is_refused(tmp_path: Path) -> None:
     good = "# @package _global_\ndefaults:\n  - override /optimizer: sgd\noptimizer:\n  lr: 0.3\n"
     dirs = own(tmp_path / "conf", "experiment", "good", good)
@@ -151,6 +154,7 @@ def test_a_typing_error_inside_an_experiment_file_is_refused(tmp_path: Path) -> 
         make_spec(["+experiment=stray"], dirs)
 
 
+@pytest.mark.medium
 def test_epochs_become_steps_by_timing() -> None:
     """37 steps an epoch: 1,197 digits in batches of 32."""
     paper = make_spec(["timing=paper", "trainer.max_epochs=250"]).config
@@ -169,6 +173,7 @@ def test_epochs_become_steps_by_timing() -> None:
     assert make_spec(["schedule=cosine", "trainer.max_epochs=3"]).config.schedule["total_steps"] == 111
 
 
+@pytest.mark.medium
 def test_an_ablation_is_the_configuration_it_names_and_fails_where_there_is_no_such_term() -> None:
     def optimizer(*overrides: str) -> dict[str, object]:
         return make_spec(overrides).config.optimizer
@@ -188,6 +193,7 @@ def test_an_ablation_is_the_configuration_it_names_and_fails_where_there_is_no_s
     assert make_spec(["ablation=null"]).signature == make_spec([]).signature
 
 
+@pytest.mark.medium
 def test_the_literal_reading_differs_in_count_and_guard_alone() -> None:
     neumann, literal = (make_spec([f"optimizer={name}"]).config.optimizer for name in ("neumann", "neumann_literal"))
     assert {k: v for k, v in literal.items() if v != neumann[k]} == {"beta_count": "scalars", "min_distance": 0.0}

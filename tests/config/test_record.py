@@ -18,6 +18,7 @@ def record(*overrides: str) -> dict[str, Any]:
     return loaded
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -73,6 +74,7 @@ def test_what_is_no_record_is_refused(broken: Any) -> None:
         load_spec(broken)
 
 
+@pytest.mark.medium
 def test_what_does_not_fit_is_one_sentence() -> None:
     for change, words in (
         ({"seeed": 3}, "does not fit this version"),

@@ -67,6 +67,7 @@ def test_every_leaf_is_signed_but_for_the_list() -> None:
     } <= unsigned
 
 
+@pytest.mark.medium
 def test_data_and_version_are_signed(monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_spec([])
     config = run.as_dict()
@@ -76,6 +77,7 @@ def test_data_and_version_are_signed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert make_spec([]).signature != run.signature
 
 
+@pytest.mark.medium
 def test_the_same_request_has_one_signature() -> None:
     one = make_spec(["optimizer=sgd", "optimizer.lr=1", "seed=3"])
     other = make_spec(
@@ -87,6 +89,7 @@ def test_the_same_request_has_one_signature() -> None:
     assert other.folder.as_posix() == f"y/other/x-{one.signature}"
 
 
+@pytest.mark.medium
 def test_a_changed_setting_changes_the_signature() -> None:
     assert make_spec(["optimizer=nesterov"]).signature != make_spec(["optimizer=sgd"]).signature
     assert make_spec(["batch.size=16"]).signature != make_spec([]).signature
@@ -122,6 +125,7 @@ def test_every_section_is_typed_or_chosen_or_filled_in() -> None:
     assert set(schema.TYPED_SECTIONS) | set(schema.CHOSEN_SECTIONS) == groups | {"batch", "recipe"}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("file", "before", "after", "signed"),
     [
@@ -148,6 +152,7 @@ def test_a_default_that_is_edited_changes_the_signature(
     assert (make_spec(["optimizer=sgd"]).signature != first) == signed
 
 
+@pytest.mark.medium
 def test_a_file_of_the_users_own_that_is_edited_changes_the_signature(tmp_path: Path) -> None:
     file = tmp_path / "conf" / "optimizer" / "mine.yaml"
     file.parent.mkdir(parents=True)
@@ -158,6 +163,7 @@ def test_a_file_of_the_users_own_that_is_edited_changes_the_signature(tmp_path: 
     assert signatures[0] == signatures[2] != signatures[1]
 
 
+@pytest.mark.medium
 def test_composing_and_reporting_import_no_torch(python: Callable[[str], str]) -> None:
     code = (
         "import sys, neumann.config, neumann.store, neumann.studies.run, neumann.studies.analysis, neumann.studies.report.page, neumann.launch.local, neumann.cli.main, neumann.data;"

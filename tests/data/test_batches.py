@@ -160,6 +160,7 @@ def make(kind, root, **more):
     return folder(root, in_memory=kind == "tensors", augmentation="crop_flip", workers=2 if kind == "workers" else 0)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("kind", ["digits", "tensors", "stream", "workers"])
 def test_resume_gives_exactly_the_remaining_batches(kind, root):
     loader = make(kind, root).train_dataloader()
@@ -216,6 +217,7 @@ def test_resume_in_the_middle_of_other_batches_is_refused():
 # Augmentation --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", ["crop", "crop_flip", "random_resized_crop"])
 def test_augmentation_is_the_same_for_any_workers_and_batch_size(name, root):
     for in_memory in (True, False):

@@ -63,6 +63,7 @@ def test_record_is_plain_json(make_folder):
         assert {"fingerprint", "split_rule", "test_is", "split_digest", "class_names"} <= record.keys()
 
 
+@pytest.mark.medium
 def test_facts_import_no_torch(make_folder):
     root = make_folder({"cat": 6, "dog": 6})
     code = (
@@ -148,6 +149,7 @@ def test_fingerprint_sees_one_byte_and_a_new_name(make_folder):
     assert facts(_folder(root)).fingerprint not in (before, changed)
 
 
+@pytest.mark.medium
 def test_large_folders_are_told_apart_by_names_and_sizes(make_folder, monkeypatch):
     monkeypatch.setattr(scan, "CONTENT_LIMIT", 100)
     root = make_folder({"cat": 6, "dog": 6})

@@ -258,6 +258,7 @@ def trainer_of(**more):
     return pl.Trainer(accelerator="cpu", max_epochs=3, enable_model_summary=False, **quiet, **more)
 
 
+@pytest.mark.medium
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("options", [{}, {"val_check_interval": 2}, {"limit_train_batches": 3}])
 def test_lightning_resumes_at_the_next_batch_wherever_it_stopped(tmp_path, options):
@@ -279,6 +280,7 @@ def test_lightning_resumes_at_the_next_batch_wherever_it_stopped(tmp_path, optio
         assert fit(checkpoint=path).seen == uninterrupted.seen[seen:], path.name
 
 
+@pytest.mark.medium
 @pytest.mark.filterwarnings("ignore")
 def test_lightning_trains_and_tests_from_a_stream(make_folder):
     root = make_folder({"cat": 20, "dog": 20}, suffix=".jpg")
@@ -291,6 +293,7 @@ def test_lightning_trains_and_tests_from_a_stream(make_folder):
     assert model.evaluated == {"val": 3 * module.facts.validation_count, "test": module.facts.test_count}
 
 
+@pytest.mark.medium
 def test_batches_follow_the_trainers_device_and_processes():
     data = {"kind": "digits"}
     module = build(data, facts(data), batch_size=50, seed=3, device="cpu")

@@ -73,6 +73,7 @@ def test_a_pool_fills_the_emptiest_first() -> None:
     assert GpuPool([], 1).take(3) == []
 
 
+@pytest.mark.medium
 def test_a_list_of_gpus_is_no_sweep() -> None:
     runs = expand(["launch.devices=0,1", "seed=0,1"])
     assert [make_spec(run).config.launch.devices for run in runs] == [[0, 1], [0, 1]]  # type: ignore[attr-defined]

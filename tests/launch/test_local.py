@@ -25,6 +25,8 @@ from neumann.store import RunFolder, find, finished_result
 from neumann.store.files import read_json
 from tests.support.launching import LONG, QUICK, RecordingView, left_over, own_optimizer, wait_for
 
+pytestmark = pytest.mark.medium
+
 TWO = LocalLaunchConfig(parallel=2, threads=1)
 FAILED_ON_PURPOSE = ["raise", "exit", "leave", "kill", "stop"]
 

@@ -14,6 +14,8 @@ from neumann.launch.progress import SweepView, status_table
 from neumann.launch.protocol import RunOutcome
 from neumann.store import RunFolder
 
+pytestmark = pytest.mark.medium
+
 SCORES = {"held": {"loss": 1.0, "error": 0.5, "n": 300}, "base": {"loss": 1.0, "error": 0.125, "n": 300}}
 
 

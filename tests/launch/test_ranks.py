@@ -20,6 +20,8 @@ from neumann.store import RunFolder, find
 from neumann.store.files import read_json
 from tests.support.launching import QUICK, RecordingView, left_over, own_optimizer, wait_for
 
+pytestmark = pytest.mark.medium
+
 # no batch norm, which sees a rank's share of the batch, and no dropout, which draws by rank
 SPLITS_EVENLY = [
     *("model=timm", "model.name=vit_tiny_patch16_224", "trainer.precision=64-true"),

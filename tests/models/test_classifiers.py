@@ -30,6 +30,7 @@ def test_trying_the_model_leaves_its_batch_statistics_alone() -> None:
     assert all(torch.equal(norm.running_mean, torch.zeros_like(norm.running_mean)) for norm in norms)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("name", "kwargs", "sentence"),
     [

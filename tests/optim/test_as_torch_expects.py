@@ -129,6 +129,7 @@ def test_with_schedulers_and_a_rate_for_a_group_too(kind, schedules):
     assert loss_of().item() < first
 
 
+@pytest.mark.medium
 @EVERY
 def test_groups_with_a_decay_and_a_rate_of_their_own(kind, setting):
     weight, bias, loss_of = problem()
@@ -199,6 +200,7 @@ def equal(one, other):
     return one == other
 
 
+@pytest.mark.medium
 @EVERY
 def test_state_dicts_are_the_same_for_equal_parameters(kind, setting):
     weight, bias, loss_of = problem()

@@ -48,6 +48,7 @@ def nothing_waits():
         yield
 
 
+@pytest.mark.medium
 @every_path("case", CASES, ["burn-in and resets by countdown"])
 def test_equals_the_twin_and_what_is_not_capturable(case, name):
     params, members, literal_params = new_params(), new_params(), new_params()
@@ -142,6 +143,7 @@ def test_loading_takes_the_saved_setting_as_torch_does_and_may_be_told_otherwise
                     uninterrupted.train()
 
 
+@pytest.mark.medium
 @EVERY_PATH
 @pytest.mark.parametrize("way", ["deepcopy", "pickle", "weights_only"])
 def test_copies_count_for_themselves(name, way, tmp_path):
@@ -209,6 +211,7 @@ def bits(content):
     return content.numpy().tobytes() if isinstance(content, torch.Tensor) else content
 
 
+@pytest.mark.medium
 @every_path("capturable, clipped", product((False, True), (False, True)), [(True, False)])
 def test_a_step_that_grad_scaler_skips_changes_nothing(capturable, clipped, name):
     """Where the step is fused and capturable, torch leaves the skip and the division to us, on the device."""

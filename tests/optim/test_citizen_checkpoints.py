@@ -33,6 +33,7 @@ def through_a_file(content):
     return torch.load(file, weights_only=True)
 
 
+@pytest.mark.medium
 @EVERY_PATH
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("way", ["deepcopy", "pickle", "weights_only"])
@@ -227,6 +228,7 @@ def test_states_with_names_and_without_load_into_each_other(kind):
     assert named.param_groups[0]["param_names"] == ["weight", "bias"]
 
 
+@pytest.mark.medium
 @QUICK
 def test_an_optimizer_is_freed_with_its_last_reference(name):
     """No cycles: a second copy of the model in memory until the garbage collector comes would be too much."""

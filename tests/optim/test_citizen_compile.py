@@ -26,6 +26,7 @@ def run_compiled(optimizer, params, backend, steps=STEPS, before=lambda: None):
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", PATHS)
 def test_a_step_that_is_not_capturable_stays_as_it_is(name):
     """Its phase is a number of the host: each would be another graph. It runs beside the graph, by the same kernel."""
@@ -41,6 +42,7 @@ def test_a_step_that_is_not_capturable_stays_as_it_is(name):
     assert compiled.param_groups[0]["capturable"] is False
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", ["for-loop", "foreach"])
 def test_a_capturable_step_is_one_graph_for_every_phase(name, recwarn):
     params, others = new_params(), new_params()
@@ -57,6 +59,7 @@ def test_a_capturable_step_is_one_graph_for_every_phase(name, recwarn):
     assert relative(params, others) < 1e-12
 
 
+@pytest.mark.medium
 def test_a_rate_that_is_a_tensor_may_change_without_compiling_again():
     params, others, rate = new_params(), new_params(), torch.tensor(0.05, dtype=torch.float64)
     compiled = Neumann(params, capturable=True, foreach=False, **{**STRONG, "lr": rate})
@@ -68,6 +71,7 @@ def test_a_rate_that_is_a_tensor_may_change_without_compiling_again():
     assert relative(params, others) < 1e-12
 
 
+@pytest.mark.medium
 def test_a_compiled_training_step_takes_the_optimizer_along():
     """One function with forward, backward and step, as in torch's own examples."""
     torch.manual_seed(0)
@@ -90,6 +94,7 @@ def test_a_compiled_training_step_takes_the_optimizer_along():
     assert optimizers[0].param_groups[0]["step"] == 12
 
 
+@pytest.mark.medium
 def test_nesterov_inner_compiles_once():
     params, others = new_params(), new_params()
     graphs = run_compiled(NesterovInner(params, lr=0.05), params, "eager")

@@ -38,6 +38,7 @@ def test_every_hyperparameter_is_tried_below():
     assert set(OTHER) | set(HOW) == set(validation.neumann_hyperparameters(Neumann([torch.zeros(1)]).param_groups[0]))
 
 
+@pytest.mark.medium
 @every_path("key", OTHER, OF_THE_KERNEL)
 def test_a_group_has_its_own_value_of(key, name):
     def groups(params):
@@ -54,6 +55,7 @@ def test_a_group_has_its_own_value_of(key, name):
     assert relative(params[1:], same[1:]) > 1e-5  # the value matters
 
 
+@pytest.mark.medium
 @EVERY_PATH
 def test_parameters_freeze_thaw_and_join(name):
     """A parameter without a gradient stays whole; one that had none at first begins when it gets one."""
@@ -78,6 +80,7 @@ def test_parameters_freeze_thaw_and_join(name):
     assert relative(params, literal.answer()) < 1e-12
 
 
+@pytest.mark.medium
 @EVERY_PATH
 def test_no_gradient_at_all_at_first(name):
     params, others = new_params(), new_params()
@@ -94,6 +97,7 @@ def test_no_gradient_at_all_at_first(name):
     assert same_bits(params, others)
 
 
+@pytest.mark.medium
 @EVERY_PATH
 def test_gradients_of_zero_are_gradients(name):
     """zero_grad(set_to_none=False) leaves zeros: the momentum goes on, as it does in torch's SGD."""
@@ -111,6 +115,7 @@ def test_gradients_of_zero_are_gradients(name):
     assert relative(params, literal_params) < 1e-12
 
 
+@pytest.mark.medium
 @EVERY_PATH
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
 def test_a_rate_may_be_a_tensor_that_its_owner_fills(name, shape):
@@ -167,6 +172,7 @@ def test_every_scheduler_of_torch_is_tried_below():
     assert set(lr_scheduler.__all__) - {"LRScheduler"} <= set(SCHEDULERS)
 
 
+@pytest.mark.medium
 @every_path(
     "kind, as_tensor", product(SCHEDULERS, (False, True)), [("OneCycleLR", as_tensor) for as_tensor in (False, True)]
 )
@@ -230,6 +236,7 @@ def test_a_scheduler_of_momentum_survives_saving():
     assert same_bits(params, others)
 
 
+@pytest.mark.medium
 @EVERY_PATH
 def test_a_closure_and_hooks(name):
     params, others = new_params(torch.float32), new_params(torch.float32)

@@ -24,6 +24,7 @@ def pair(how, dtype=torch.float32, steps=3, **setting):
     return made
 
 
+@pytest.mark.medium
 @EVERY_PATH
 def test_state_that_is_offloaded_through_data_is_found_where_it_is(name):
     """`state.data = ...` is how optimizers are moved to the host and back; the old memory is no longer ours."""
@@ -42,6 +43,7 @@ def test_state_that_is_offloaded_through_data_is_found_where_it_is(name):
     assert all(torch.equal(moved.state[p]["r"], stayed.state[q]["r"]) for p, q in zip(params, others, strict=True))
 
 
+@pytest.mark.medium
 @EVERY_PATH
 def test_a_hand_that_torch_does_not_see_on_r_says_so_by_loading(name):
     """`.data`, NumPy and collectives raise no version; the norm that is carried would be that of the old r."""
@@ -132,6 +134,7 @@ def test_a_stale_gradient_of_another_size_is_refused():
             optimizer.step()
 
 
+@pytest.mark.medium
 @EVERY_PATH
 def test_state_of_another_shape_is_refused(name):
     """torch does not compare shapes; a kernel would write beyond the end."""
@@ -271,6 +274,7 @@ def test_thousands_of_small_parameters(name):
     assert relative(params, looped) < 1e-12
 
 
+@pytest.mark.medium
 @every_path("bad", ["nan", "inf"], ["nan"])
 def test_numbers_that_are_not_finite_show_and_a_good_state_recovers(bad, name):
     with path(name) as how:

@@ -27,6 +27,7 @@ def literal_distance(optimizer):
     return math.sqrt(sum(float((state["r"].double() ** 2).sum()) for state in optimizer.state.values() if "r" in state))
 
 
+@pytest.mark.medium
 @KERNELS
 def test_r_is_looked_at_once_and_its_squares_are_carried_from_then_on(name):
     params = new_params(torch.float32, shapes=SHAPES)
@@ -41,6 +42,7 @@ def test_r_is_looked_at_once_and_its_squares_are_carried_from_then_on(name):
         assert len(one_pass.squares) == len(SHAPES) + 1
 
 
+@pytest.mark.medium
 @KERNELS
 def test_a_resumed_run_has_the_squares_of_the_uninterrupted_one_to_the_bit(name, tmp_path):
     params = new_params(torch.float32, shapes=SHAPES)
@@ -123,6 +125,7 @@ def test_weights_that_move_to_other_memory_are_found():
         assert not torch.equal(params[0], kept)
 
 
+@pytest.mark.medium
 def test_the_number_of_threads_changes_no_bit():
     shapes = ((7 * CHUNK + 5,), (100,), (3 * CHUNK,))
     ended = []
@@ -222,6 +225,7 @@ print(len(optimizer._fused_passes), w.tolist()[0] < 1)
 """
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("compiler", ["/no/such/compiler", pytest.param("false", marks=pytest.mark.slow)])
 def test_without_a_compiler_it_is_said_once_and_the_plain_path_taken(python, monkeypatch, tmp_path, compiler):
     monkeypatch.setenv("CXX", compiler)
@@ -240,6 +244,7 @@ def test_without_a_compiler_it_is_said_once_and_the_plain_path_taken(python, mon
     assert taken == "0 False"  # reset first, which moves nothing
 
 
+@pytest.mark.medium
 def test_the_library_is_compiled_once_and_kept_apart_by_compiler(tmp_path, monkeypatch):
     if cpu.load() is None:
         pytest.skip(cpu.problem())
@@ -257,6 +262,7 @@ def test_the_library_is_compiled_once_and_kept_apart_by_compiler(tmp_path, monke
     assert len(list((tmp_path / "a").iterdir())) == 3
 
 
+@pytest.mark.medium
 def test_a_damaged_library_is_compiled_again(tmp_path, kernel_library):
     if kernel_library is None:
         pytest.skip(cpu.problem())
@@ -268,6 +274,7 @@ def test_a_damaged_library_is_compiled_again(tmp_path, kernel_library):
     assert damaged.stat().st_size > 1000
 
 
+@pytest.mark.medium
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
     if cpu.load() is None:
         pytest.skip(cpu.problem())

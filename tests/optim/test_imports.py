@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.medium
+
 LIST_MODULES = """
 import json, sys
 import torch

@@ -12,6 +12,8 @@ import torch
 from neumann.optim.kernels import CHUNK, cpu, layout
 from neumann.optim.phases import Phase
 
+pytestmark = pytest.mark.medium
+
 DECAY, SCALE, SKIPPED = 0.3, 4.0, 0.0
 PHASE = Phase(carry=0.7, alpha=0.2, beta=0.5, min_distance=9.0, eta_m=0.11, mu_u=0.6, eta_u=0.13, gamma=0.8)
 KERNELS = pytest.mark.parametrize("language", ["C++", "Triton"])

@@ -83,6 +83,7 @@ def answer(module: Net, optimizer: torch.optim.Optimizer) -> dict[str, torch.Ten
         return weights(module)
 
 
+@pytest.mark.medium
 @EVERY
 def test_validation_test_and_prediction_are_there_and_training_never_notices(name: str) -> None:
     judged, plain = Net(name), Net(name)
@@ -102,6 +103,7 @@ def test_validation_test_and_prediction_are_there_and_training_never_notices(nam
         assert same(weights(judged), weights(plain))
 
 
+@pytest.mark.medium
 @EVERY
 @pytest.mark.parametrize("when", ["after validation", "in training", "by hand", "weights only"])
 def test_every_checkpoint_holds_the_answer(name: str, when: str, tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ def literal_run(case):
     return trajectory
 
 
+@pytest.mark.medium
 @every_path("case", CASES, INTERPRETED)
 def test_every_setting(case, name):
     trajectory, params = literal_run(case), new_params()
@@ -92,6 +93,7 @@ def test_every_setting(case, name):
                 ours.train()
 
 
+@pytest.mark.medium
 @every_path("rule, as_tensor", product(RULES, (False, True)), [("countdown", True)])
 def test_changing_rate(rule, as_tensor, name):
     setting = {**STRONG, "burn_in_steps": 10, "reset_period": 25, "reset_rule": rule, "weight_decay": 1e-2}
@@ -113,6 +115,7 @@ def test_changing_rate(rule, as_tensor, name):
     assert isinstance(ours.param_groups[0]["lr"], torch.Tensor) == as_tensor
 
 
+@pytest.mark.medium
 @every_path("count, rule", product(("tensors", "scalars", "absolute"), RULES), [("tensors", "countdown")])
 def test_two_groups_with_missing_gradients(count, rule, name):
     params, literal_params = new_params(), new_params()
@@ -134,6 +137,7 @@ def test_two_groups_with_missing_gradients(count, rule, name):
     assert relative(params, literal.answer()) < 1e-12
 
 
+@pytest.mark.medium
 @EVERY_PATH
 def test_maximize_climbs_as_the_twin_does(name):
     params, literal_params = new_params(), new_params()
@@ -156,6 +160,7 @@ def test_maximize_climbs_as_the_twin_does(name):
     assert same_bits(climbing, descending)
 
 
+@pytest.mark.medium
 @every_path("rule", RULES, ["countdown"])
 def test_parameters_added_later(rule, name):
     params, literal_params = new_params(), new_params()
@@ -174,6 +179,7 @@ def test_parameters_added_later(rule, name):
     assert relative(params, literal_params) < 1e-12
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", [name for name in PATHS if name != "for-loop"])
 def test_every_path_equals_the_loop_in_fp32_to_rounding(name):
     setting = {**STRONG, "lr": 0.05, "burn_in_steps": 5, "reset_period": 20, "weight_decay": 1e-2}
@@ -185,6 +191,7 @@ def test_every_path_equals_the_loop_in_fp32_to_rounding(name):
 
 
 # Triton's interpreter cuts bfloat16 off instead of rounding it, as GPUs do; the C++ kernel has no float16
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("name", "half"),
     [

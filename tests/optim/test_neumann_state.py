@@ -45,6 +45,7 @@ def restored(make, optimizer, params):
     return other, members
 
 
+@pytest.mark.medium
 @EVERY
 @DTYPES
 @pytest.mark.parametrize("steps", [0, 3, 5, 6, 7, 15, 16, 17, 36])

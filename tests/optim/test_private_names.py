@@ -42,6 +42,7 @@ def test_torch_counts_its_writes_to_a_tensor():
     assert (after, private_names.write_count(tensor)) == (before + 1, before + 1), moved("Tensor._version", "fused.py")
 
 
+@pytest.mark.medium
 def test_a_function_is_left_out_of_compiled_graphs():
     seen = []
 

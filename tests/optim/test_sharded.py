@@ -10,6 +10,8 @@ from tests.support import sharded_runs as runs
 from tests.support.optimizer_problems import relative
 from tests.support.optimizer_ranks import on_ranks
 
+pytestmark = pytest.mark.medium
+
 POINTS = ("held", "base", "average")
 ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-6}
 OVER_BOTH = "FSDP2 over tensor parallel"

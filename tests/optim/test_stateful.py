@@ -7,6 +7,8 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.support.stateful_machine import Trainings
 
+pytestmark = pytest.mark.medium
+
 # The same examples in every run: a commit passes or fails by what it changes
 SETTINGS = settings(derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
 SLOW = pytest.mark.slow

@@ -197,6 +197,7 @@ def test_the_handle_ends_it() -> None:
     assert not model._forward_pre_hooks
 
 
+@pytest.mark.medium
 def test_neither_keeps_the_other_alive() -> None:
     model, optimizer = trained()
     gone = weakref.ref(optimizer)
@@ -220,6 +221,7 @@ def test_copies_of_the_model_leave_it_behind() -> None:
     assert said(model) == 1  # it is still watched itself
 
 
+@pytest.mark.medium
 def test_a_saved_model_is_no_larger_and_loads_without_this_package(tmp_path) -> None:
     model, _ = trained()
     file, plain = tmp_path / "model.pt", io.BytesIO()
@@ -236,6 +238,7 @@ print(model.eval()(torch.ones(2, 3)).shape, any(name.startswith("neumann") for n
     assert out.split() == ["torch.Size([2,", "1])", "False"]
 
 
+@pytest.mark.medium
 def test_a_compiled_model_stays_one_graph_and_its_wrapper_can_be_watched() -> None:
     model, optimizer = trained()
     model.eval()

@@ -85,5 +85,6 @@ def test_as_many_processes_as_the_run_wants() -> None:
         ranks.check(make_spec(["trainer.devices=2"]))
 
 
+@pytest.mark.medium
 def test_it_is_answered_without_torch(python: Callable[[str], str]) -> None:
     assert python("import sys, neumann.processes.ranks; print('torch' in sys.modules)") == "False\n"

@@ -85,6 +85,7 @@ def test_without_m_a_sweep_says_what_is_missing() -> None:
         make_spec(["seed=0,1"])
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
 def test_every_sweep_of_ours_opens_with_its_command_and_composes(path: Path) -> None:
     sentence = path.read_text().splitlines()[1]
@@ -105,6 +106,7 @@ def own_sweep(folder: Path, name: str, text: str) -> list[str]:
     return [str(folder)]
 
 
+@pytest.mark.medium
 def test_an_own_sweep_file_brings_fixed_settings_and_the_command_line_wins(tmp_path: Path) -> None:
     text = (
         "hydra: {sweeper: {params: {optimizer: 'sgd,adam', seed: 'range(0,3)'}}}\n"
@@ -167,6 +169,7 @@ def same(a: RunSpec, b: RunSpec) -> bool:
     return a == b and a.as_dict() == b.as_dict() and repr(a.config) == repr(b.config) and a.folder == b.folder
 
 
+@pytest.mark.medium
 def test_many_specs_are_those_of_each_alone(tmp_path: Path) -> None:
     own(tmp_path, "optimizer", "mine", "_target_: torch.optim.Adagrad\nlr: 0.05\nsub: {a: 1}\nkwargs: {}\n")
     own(tmp_path, "data", "odd", "kind: digits\nsplit_seed: ${seed}\naugmentation: none\n")
@@ -197,6 +200,7 @@ def test_many_specs_are_those_of_each_alone(tmp_path: Path) -> None:
     assert all(same(a, b) for a, b in zip(together, backwards[::-1], strict=True))
 
 
+@pytest.mark.medium
 def test_specs_share_nothing_that_can_be_changed() -> None:
     a, b = make_specs([["+model.kwargs.width=8"], ["+model.kwargs.width=8"]])
     a.config.model.kwargs["width"] = 9
@@ -206,6 +210,7 @@ def test_specs_share_nothing_that_can_be_changed() -> None:
     assert same(b, make_spec(["+model.kwargs.width=8"]))
 
 
+@pytest.mark.medium
 def test_the_wrong_one_of_many_is_named() -> None:
     with pytest.raises(UserError, match=r"'alpha'.* \(in the run 'optimizer=sgd optimizer.alpha=0'\)"):
         make_specs(expand(["optimizer=neumann,sgd", "optimizer.alpha=0"]))
@@ -230,6 +235,7 @@ def test_a_yaml_that_is_none_is_one_sentence(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.medium
 def test_a_further_run_costs_little() -> None:
     jobs = expand(["optimizer.lr=0.1,0.2", "seed=range(0,20)", "trainer.max_epochs=3", "+model.kwargs.width=8"])
     make_specs(jobs[:1])
@@ -242,6 +248,7 @@ def test_a_further_run_costs_little() -> None:
     assert further < 0.06  # about 0.015 s on an idle core; 0.47 s when each was composed for itself
 
 
+@pytest.mark.medium
 def test_the_launch_is_checked_and_unsigned() -> None:
     spec = make_spec(["launch.parallel=4", "launch.threads=2"])
     assert spec.config.launch == LocalLaunchConfig(parallel=4, threads=2)

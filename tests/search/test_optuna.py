@@ -32,6 +32,7 @@ def rates(trials: Sequence[Trial]) -> list[str]:
     return [trial.values["optimizer.lr"] for trial in trials]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("sampler", ["tpe", "qmc", "random"])
 def test_the_same_command_asks_for_the_same_trials_and_another_seed_for_others(sampler: str) -> None:
     words = (f"hydra/sweeper/sampler={sampler}", "hydra.sweeper.n_trials=16", LR, "batch.size=32,64")
@@ -42,6 +43,7 @@ def test_the_same_command_asks_for_the_same_trials_and_another_seed_for_others(s
     assert rates(run(read(*words, "hydra.sweeper.sampler.seed=1"), InstantLauncher())) != rates(first)
 
 
+@pytest.mark.medium
 def test_the_same_in_another_process(python: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
         "from tests.support import instant_search as t\n"
@@ -55,12 +57,14 @@ def test_the_same_in_another_process(python: Callable[[str], str], monkeypatch: 
         assert python(code) == f"{[trial.values for trial in trials]}\n"
 
 
+@pytest.mark.medium
 def test_quasi_random_trials_are_spread_from_the_first_one_on() -> None:
     trials = run(read("hydra/sweeper/sampler=qmc", "hydra.sweeper.n_trials=16", LR), InstantLauncher())
     bins = sorted(int((math.log10(float(rate)) + 3) / 3 * 16) for rate in rates(trials))
     assert bins == list(range(16))  # one in each sixteenth, which random trials are not
 
 
+@pytest.mark.medium
 def test_tpe_learns_and_keeps_away_from_what_diverged() -> None:
     def high_diverges(spec: RunSpec) -> Answer:
         return ("diverged", 0.0) if spec.config.optimizer["lr"] > 0.1 else bowl(spec)
@@ -100,6 +104,7 @@ def test_a_failed_trial_is_told_as_failed_and_teaches_nothing(monkeypatch: pytes
     assert f"best of 12 trials, {len(failed)} failed: trial {min(finished, key=finished.__getitem__)}, " in first
 
 
+@pytest.mark.medium
 def test_every_seed_counts_by_the_mean_and_one_that_diverged_counts_as_the_worst() -> None:
     def by_seed(spec: RunSpec) -> Answer:
         lr, seed = spec.config.optimizer["lr"], spec.config.seed
@@ -118,6 +123,7 @@ def test_every_seed_counts_by_the_mean_and_one_that_diverged_counts_as_the_worst
     assert {trial.status for trial in trials} == {"finished", "diverged"}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("sampler", ["tpe", "qmc"])
 @pytest.mark.parametrize("stop_at", [1, 5, 13])
 def test_a_search_that_was_stopped_goes_on_with_the_same_trials(sampler: str, stop_at: int) -> None:
@@ -133,6 +139,7 @@ def test_a_search_that_was_stopped_goes_on_with_the_same_trials(sampler: str, st
     assert sorted(launcher.trained) == sorted({outcome.spec.signature for t in untouched for outcome in t.outcomes})
 
 
+@pytest.mark.medium
 def test_only_tpe_is_asked_in_generations_of_what_trains_at_once() -> None:
     for words, calls in (
         (["hydra.sweeper.n_trials=7"], [3, 3, 1]),
@@ -158,6 +165,7 @@ def test_the_objective_is_validation_at_the_eval_point_after_the_last_step() -> 
     assert objective(result | {"status": "diverged"}) == 1.0
 
 
+@pytest.mark.medium
 def test_the_conclusion_names_a_command_the_edge_and_how_often_was_tried() -> None:
     wanted = read(
         "hydra.sweeper.n_trials=32", "hydra/sweeper/sampler=qmc", "optimizer.lr=tag(log,interval(0.03,1))", "name='a b'"
@@ -203,6 +211,7 @@ def test_without_optuna_one_sentence_says_what_to_install(monkeypatch: pytest.Mo
         run_search(read(LR), [], Console())
 
 
+@pytest.mark.medium
 def test_a_corner_that_does_not_compose_is_refused_before_anything_trains() -> None:
     for words, part in (
         (["optimizer=neumann,sgd", "optimizer.alpha=interval(0,1)"], "'alpha'"),

@@ -195,6 +195,7 @@ def test_a_file_chooses_as_hydra_does_and_the_command_line_wins(tmp_path: Path) 
         read("+sweeps=mine", dirs=dirs)
 
 
+@pytest.mark.medium
 def test_reading_a_search_imports_neither_optuna_nor_torch() -> None:
     code = (
         "import sys; from neumann.search.grid import read_sweep; import neumann.search.optuna, neumann.search.wandb;"

@@ -50,6 +50,7 @@ def expanded(content: dict[str, Any], point: dict[str, Any]) -> list[str]:
     return [w for word in command for w in (arguments[word[2:-1]] if word.startswith("${") else [word])]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "words",
     [
@@ -74,6 +75,7 @@ def test_the_agents_points_are_those_of_the_grid(words: list[str]) -> None:
     assert {spec.config.logger.mode for spec in specs} == {"online"}
 
 
+@pytest.mark.medium
 def test_the_file_says_what_it_is_and_what_it_needs() -> None:
     text = sweep_file(["+sweeps=rates", "logger.project=mine", "logger.entity=us"])
     head = [line for line in text.splitlines() if line.startswith("#")]
@@ -85,6 +87,7 @@ def test_the_file_says_what_it_is_and_what_it_needs() -> None:
     assert content["metric"] == {"name": "objective", "goal": "minimize"}
 
 
+@pytest.mark.medium
 def test_the_command_prints_the_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["wandb-sweep", "seed=0,1"]) == 0
     assert capsys.readouterr().out == sweep_file(["seed=0,1"])
@@ -95,6 +98,7 @@ def test_the_command_prints_the_file(capsys: pytest.CaptureFixture[str]) -> None
     assert "as after neumann train -m" in capsys.readouterr().out
 
 
+@pytest.mark.medium
 def test_a_search_becomes_one_of_wandbs() -> None:
     words = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=9", "optimizer=neumann,sgd", "seed=4"]
     space = [
@@ -185,6 +189,7 @@ def test_an_agents_run_is_ours_and_its_objective_arrives_also_when_it_was_there(
         assert run["config"]["signature"] == spec.signature
 
 
+@pytest.mark.medium
 def test_a_run_that_is_over_answers_an_agent_without_torch(agent: object, python: Callable[[str], str]) -> None:
     spec = make_spec([*SHORT, "optimizer=sgd"])
     scores = {"held": {"error": 0.25, "loss": 1.0, "n": 300}}
@@ -204,6 +209,7 @@ def test_a_run_that_is_over_answers_an_agent_without_torch(agent: object, python
     assert (run["id"], run["summary"]["objective"], run["summary"]["status"]) == ("run3", 1.0, "diverged")
 
 
+@pytest.mark.medium
 def test_an_agent_starts_no_sweeps(agent: object) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "neumann", "train", "-m", "seed=0,1"], capture_output=True, text=True, timeout=120

@@ -93,6 +93,7 @@ def no_links(*words: object, **named: object) -> None:
     raise OSError(errno.EOPNOTSUPP, "no links here")
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("links", [True, False])
 def test_one_of_many_holds_it_also_when_some_are_killed(links: bool, tmp_path: Path) -> None:
     until = time.time() + 5
@@ -136,6 +137,7 @@ def race(rounds: list[Path], many: int, ready: Barrier) -> None:
             (path / f"lost-{os.getpid()}").touch()
 
 
+@pytest.mark.medium
 def test_a_dead_claim_goes_to_one_of_those_who_want_it(tmp_path: Path) -> None:
     rounds = [tmp_path / f"round{i:02}" for i in range(40)]
     for path in rounds:

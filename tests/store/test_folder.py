@@ -147,6 +147,7 @@ def test_a_write_that_finds_no_room_leaves_what_was_there(tmp_path: Path) -> Non
     assert [m["step"] for m in folder.read_measurements()] == [0, 1, 2, 3]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("output", ["file", "/proc/neumann"])
 def test_an_unwritable_results_folder_is_one_sentence(output: str, tmp_path: Path) -> None:
     (tmp_path / "work" / "file").write_text("in the way")

@@ -215,6 +215,7 @@ WRITES: dict[str, Callable[[Session], object]] = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("what", WRITES)
 def test_a_session_that_was_taken_over_writes_nothing_more(what: str) -> None:
     spec = spec_of()

@@ -25,6 +25,8 @@ from neumann.training.run import run
 from tests.support.forged_leases import ELSEWHERE, forge, leases
 from tests.support.launching import LONG, QUICK, wait_for
 
+pytestmark = pytest.mark.medium
+
 SMALL = 60_000  # bytes that a file may have; a checkpoint of this network has 143,000
 
 

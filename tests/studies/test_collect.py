@@ -19,6 +19,8 @@ from neumann.studies.report.page import ONE_VALUE
 from neumann.studies.results import StudyResults, TuningTrial, chosen
 from tests.support.study_folders import STUDY, diverge, finish, write_study
 
+pytestmark = pytest.mark.medium
+
 RATES = (0.1, 0.3, 1.0)
 
 

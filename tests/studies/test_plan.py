@@ -10,6 +10,8 @@ from neumann.config.compose import list_groups
 from neumann.optim.points import points
 from neumann.training.optimizers import build_optimizer
 
+pytestmark = pytest.mark.medium
+
 NAMED = {"torch": "optimizer.name=Adagrad", "timm": "optimizer.name=lion"}
 
 

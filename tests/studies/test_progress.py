@@ -17,6 +17,8 @@ from neumann.studies.plan import Study, load_study
 from neumann.studies.progress import StudyView
 from tests.support.study_folders import scores, write_study
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.fixture
 def study() -> Study:

@@ -179,6 +179,7 @@ def test_a_plan_trains_and_writes_nothing(capsys: pytest.CaptureFixture[str]) ->
     assert not Path("runs").exists()
 
 
+@pytest.mark.medium
 def test_brackets_in_a_studys_texts_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     write_study(small(title="[x] [/bold] AdamW", question="Does [/b] it diverge [red]?"))
     assert main(["study", "mine", "--plan"]) == 0
@@ -198,6 +199,7 @@ def test_the_commands_of_a_report_name_what_the_study_was_given() -> None:
     assert any(command.startswith("neumann train --config-dir 'my conf' ") for command in commands)
 
 
+@pytest.mark.medium
 def test_publishing_takes_a_whole_report_only(capsys: pytest.CaptureFixture[str]) -> None:
     write_study(small())
     assert main(["report", "mine", "--publish"]) == 2

@@ -66,6 +66,7 @@ def test_one_value_has_no_spread_and_equal_ones_no_interval() -> None:
     assert summarize([0.1] * 3).mean == 0.1
 
 
+@pytest.mark.medium
 def test_t_interval_covers_as_often_as_it_says() -> None:
     stream = np.random.default_rng(1)
     for n in (3, 10):
@@ -74,6 +75,7 @@ def test_t_interval_covers_as_often_as_it_says() -> None:
         assert covered == pytest.approx(0.9, abs=4 * math.sqrt(0.9 * 0.1 / 3000))
 
 
+@pytest.mark.medium
 @quick
 @given(st.lists(numbers, min_size=2, max_size=12), st.floats(-50, 50), st.floats(0.01, 100))
 def test_summary_follows_shift_and_scale(values: list[float], shift: float, scale: float) -> None:
@@ -149,6 +151,7 @@ def test_seeds_are_matched_by_name_and_the_rest_is_told() -> None:
     assert c.mean == pytest.approx(0.2)
 
 
+@pytest.mark.medium
 @quick
 @given(rows, st.randoms(use_true_random=False))
 def test_pairs_are_scipys_and_know_no_order(both: dict[int, tuple[float, float]], shuffler: object) -> None:
@@ -330,6 +333,7 @@ def test_power_is_the_noncentral_t_where_scipys_has_holes_too(effect: float, n: 
     assert power(effect, 1.0, n) == pytest.approx(seen, abs=1e-6)
 
 
+@pytest.mark.medium
 @quick
 @given(st.floats(1e-4, 1e3), st.integers(2, 60), st.floats(0.001, 0.2), st.floats(0.3, 0.99))
 def test_power_and_its_inverses_agree(sd: float, n: int, alpha: float, wanted: float) -> None:
@@ -468,6 +472,7 @@ def test_equivalence_is_scipys_two_one_sided_tests(differences: list[float], mar
     assert (verdict.answer == "equivalent") == (-margin < interval.low and interval.high < margin)
 
 
+@pytest.mark.medium
 def test_two_one_sided_tests_err_as_seldom_as_they_say() -> None:
     # At the margin itself, where it is hardest, 5 % are called equivalent by mistake
     samples = np.random.default_rng(4).normal(1.0, 0.3, (600, 6)).tolist()
@@ -524,6 +529,7 @@ def test_a_margin_is_a_positive_number() -> None:
 # ----------------------------------------------------------------------------------------------------------- imports
 
 
+@pytest.mark.medium
 def test_imports_are_light(python: Callable[[str], str]) -> None:
     heavy = "torch", "pandas", "matplotlib", "numpy", "scipy"
     assert python(f"import sys, neumann.studies.statistics; print([m for m in {heavy} if m in sys.modules])") == "[]\n"

@@ -37,6 +37,7 @@ def trainer(**options: object) -> pl.Trainer:
     return pl.Trainer(accelerator="cpu", max_epochs=2, num_sanity_val_steps=0, **{**quiet, **options})  # type: ignore[arg-type]
 
 
+@pytest.mark.medium
 def test_lightnings_validation_is_at_the_eval_point_and_changes_nothing(data: ImageData) -> None:
     plain, judged = classifier(), classifier()
     trainer(limit_val_batches=0).fit(plain, datamodule=data)

@@ -112,6 +112,7 @@ def checked(group: RankGroup, specs: list[RunSpec], change: str) -> None:
     check_group(group, trainer, spec, batches, epoch=1)  # type: ignore[arg-type]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -173,6 +174,7 @@ def counted(group: RankGroup, spec: RunSpec, repeat: bool) -> int | None:
     return census.distinct
 
 
+@pytest.mark.medium
 def test_the_examples_that_were_trained_on_are_counted() -> None:
     spec = quick("trainer.devices=2")
     assert together(counted, 2, spec, False) == [18 * 64, 18 * 64]
@@ -236,6 +238,7 @@ def assert_one_says(words: str, answers: list[Any]) -> None:
     assert any(isinstance(answer, WrongShards) and words in str(answer) for answer in answers)
 
 
+@pytest.mark.medium
 def test_the_checks_are_made_by_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ranks load the first shard: the run refuses at the start, and, without that, in the first evaluation."""
     import neumann.training.parts as parts
@@ -251,6 +254,7 @@ def test_the_checks_are_made_by_every_run(monkeypatch: pytest.MonkeyPatch) -> No
     )
 
 
+@pytest.mark.medium
 def test_an_evaluation_that_counts_some_twice_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     import neumann.training.parts as parts
 

@@ -15,6 +15,7 @@ from tests.support.offline_wandb import read_offline
 from tests.support.quick_runs import Train, quick
 
 
+@pytest.mark.medium
 def test_a_finished_run_is_whole_on_the_mirror(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0123456789012345678901234567890123456789")
     result, folder = train("logger=wandb", "optimizer=neumann", "study=table4", "seed=2")
@@ -42,6 +43,7 @@ def test_a_finished_run_is_whole_on_the_mirror(train: Train, monkeypatch: pytest
         assert path.is_dir() or b"0123456789012345678901234567890123456789" not in path.read_bytes()
 
 
+@pytest.mark.medium
 def test_every_way_out_finishes_the_mirror(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     original = Stop.on_train_batch_end
 
@@ -65,6 +67,7 @@ def test_every_way_out_finishes_the_mirror(train: Train, monkeypatch: pytest.Mon
     assert second["exit"] == 0
 
 
+@pytest.mark.medium
 def test_a_failure_finishes_the_mirror_too(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     def breaks(self: Stop, *words: Any) -> None:
         raise RuntimeError("broken")
@@ -77,6 +80,7 @@ def test_a_failure_finishes_the_mirror_too(train: Train, monkeypatch: pytest.Mon
     assert run["summary"]["status"] == "failed"
 
 
+@pytest.mark.medium
 def test_no_mirror_writes_none(train: Train) -> None:
     _, folder = train("logger=none", "optimizer=sgd", "trainer.max_epochs=1")
     assert not (folder.path / "wandb").exists()

@@ -25,6 +25,7 @@ NAMED = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("option", sorted(p.stem for p in (CONF / "optimizer").glob("*.yaml")))
 def test_every_optimizer_learns_the_digits(option: str) -> None:
     spec = quick(f"optimizer={option}", "schedule=constant", "trainer.max_epochs=4", *NAMED.get(option, []))
@@ -56,6 +57,7 @@ def test_every_schedule_runs_from_first_to_last_step(option: str) -> None:
     assert all(0 < v <= 1 for v in values)
 
 
+@pytest.mark.medium
 def test_weight_decay_is_filtered_alike_for_all() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
     groups = param_groups(model, 0.1, "norm_and_bias")
@@ -101,6 +103,7 @@ def test_rmsprop_is_tensorflows() -> None:
         assert float(p.detach()) == pytest.approx(w, rel=1e-12)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", ["adopt", "lion", "nadamw", "sgdw", "lookahead_adam"])
 def test_timm_optimizers_come_by_name(name: str) -> None:
     section = quick("optimizer=timm", f"optimizer.name={name}", "optimizer.weight_decay=0.1").config.optimizer

@@ -46,6 +46,7 @@ def test_lightning_gets_the_optimizer_of_the_schedule() -> None:
     assert parts.schedule.count == 1
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("64-true", torch.float64)])
 def test_state_that_a_constructor_makes_is_of_the_type_that_is_trained(
     precision: str, dtype: torch.dtype, train: Train

@@ -189,6 +189,7 @@ def test_without_batch_norm_there_is_nothing_to_do() -> None:
         pass
 
 
+@pytest.mark.medium
 def test_a_compiled_model_is_recalibrated_too() -> None:
     model, batches = network(), inputs(2)
     compiled = torch.compile(model, backend="eager")
@@ -246,6 +247,7 @@ def plain(record: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in record.items() if k not in leave and not k.endswith("_recalibrated")}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("optimizer", ["neumann", "nesterov", "sgd", "adam"])
 def test_a_run_records_both_at_every_point_and_trains_the_same_bits(optimizer: str, train: Train) -> None:
     choice = (f"optimizer={optimizer}", "data.augmentation=crop", "+model.kwargs.drop_rate=0.3")
@@ -266,6 +268,7 @@ def test_a_run_records_both_at_every_point_and_trains_the_same_bits(optimizer: s
     assert result["validation_recalibrated"] == list(folder.read_measurements())[-1]["validation_recalibrated"]
 
 
+@pytest.mark.medium
 def test_what_is_recorded_is_what_a_plain_loop_finds(train: Train) -> None:
     from neumann.models.classifiers import SmallCNN
 
@@ -284,6 +287,7 @@ def test_what_is_recorded_is_what_a_plain_loop_finds(train: Train) -> None:
     assert loss / recorded["n"] == pytest.approx(recorded["loss"], rel=1e-5)
 
 
+@pytest.mark.medium
 def test_a_resumed_run_records_the_same(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     from neumann.training.attempt import Attempt
 

@@ -7,6 +7,8 @@ import pytest
 from neumann.config import RESULTS_VERSION
 from tests.support.quick_runs import Train
 
+pytestmark = pytest.mark.medium
+
 # Version 2 yields the figures of version 1; it signs other names of our own functions (neumann/config/targets.py).
 # Training loss (nats) over the second of two epochs, and validation loss after it, by version. Rounding, which differs
 # between machines and thread counts, moves them by less than 1e-6; another order of the data or a factor in a rate by

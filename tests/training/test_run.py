@@ -43,6 +43,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+@pytest.mark.medium
 def test_a_run_records_everything(train: Train) -> None:
     result, folder = train("optimizer=neumann", "seed=3")
     assert result["status"] == "finished"
@@ -74,6 +75,7 @@ def test_a_run_records_everything(train: Train) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.medium
 def test_a_finished_run_is_returned_at_once(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     first, folder = train("optimizer=sgd")
     before = {p.name: p.stat().st_mtime_ns for p in folder.path.iterdir()}
@@ -85,6 +87,7 @@ def test_a_finished_run_is_returned_at_once(train: Train, monkeypatch: pytest.Mo
     }.items() <= before.items()
 
 
+@pytest.mark.medium
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(train: Train) -> None:
     a, folder_a = train("optimizer=neumann", "study=a")
     b, folder_b = train("optimizer=neumann", "study=b")
@@ -106,6 +109,7 @@ def test_every_point_that_an_optimizer_has_is_recorded(optimizer: str, points: l
     assert len(losses) == len(points)  # the points are different places
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("optimizer", "own"), [("sgd", ["held"]), ("nesterov", ["held", "base"]), ("adam", ["held"])])
 def test_an_average_is_recorded_beside_the_rest_and_changes_nothing_else(
     optimizer: str, own: list[str], train: Train
@@ -122,6 +126,7 @@ def test_an_average_is_recorded_beside_the_rest_and_changes_nothing_else(
     assert {point: result["test"][point] for point in own} == plain["test"]
 
 
+@pytest.mark.medium
 def test_neumann_keeps_its_own_average_where_the_recipe_asks_for_the_same(train: Train) -> None:
     result, folder = train("optimizer=neumann", "recipe.weight_average=0.99")
     plain, without = train("optimizer=neumann")
@@ -130,6 +135,7 @@ def test_neumann_keeps_its_own_average_where_the_recipe_asks_for_the_same(train:
     assert same(weights(folder), weights(without))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
 def test_an_average_is_of_the_type_of_the_weights_that_are_trained(precision: str, train: Train) -> None:
     choice = ("optimizer=sgd", "recipe.weight_average=0.9", "checkpoint=last", "trainer.max_epochs=1")
@@ -140,6 +146,7 @@ def test_an_average_is_of_the_type_of_the_weights_that_are_trained(precision: st
     assert {v.dtype for group in state["averages"] for v in group} == {dtype}
 
 
+@pytest.mark.medium
 def test_evaluating_more_often_changes_nothing(train: Train) -> None:
     _, seldom = train("optimizer=neumann", "study=seldom", "trainer.check_val_every_n_epoch=2")
     often, folder = train("optimizer=neumann", "study=often", "trainer.check_val_every_n_epoch=0.2")
@@ -148,6 +155,7 @@ def test_evaluating_more_often_changes_nothing(train: Train) -> None:
     assert often["best_validation_error"] <= often["validation"]["base"]["error"]
 
 
+@pytest.mark.medium
 def test_fractions_of_an_epoch_end_with_an_evaluation(train: Train) -> None:
     result, folder = train("optimizer=sgd", "trainer.max_epochs=1.4")
     assert result["step"] == 25
@@ -161,6 +169,7 @@ RESUMED = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("optimizer", "step"),
     [
@@ -206,6 +215,7 @@ def test_ctrl_c_leaves_a_clean_run_that_goes_on_to_the_same_bits(
     assert signal.getsignal(signal.SIGINT) is handler_before
 
 
+@pytest.mark.medium
 def test_without_checkpoints_an_interrupted_run_begins_again(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     original = Stop.on_train_batch_end
 
@@ -224,6 +234,7 @@ def test_without_checkpoints_an_interrupted_run_begins_again(train: Train, monke
     assert [m["step"] for m in folder.read_measurements()] == [18, 36]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("keep", "files"),
     [("none", set()), ("last", {"last.ckpt", "eval-weights.pt"}), ("eval_weights", {"eval-weights.pt"})],
@@ -253,6 +264,7 @@ def test_what_is_kept_is_a_setting(keep: str, files: set[str], train: Train) -> 
     assert wrong == result["test"]["base"]["wrong"]
 
 
+@pytest.mark.medium
 def test_divergence_is_a_result(train: Train) -> None:
     result, folder = train("optimizer=sgd", "optimizer.lr=1e38", "schedule=constant")
     assert result["status"] == "diverged"
@@ -278,6 +290,7 @@ class FailsLate(torch.optim.SGD):
 """
 
 
+@pytest.mark.medium
 def test_a_failure_is_recorded_and_tried_again(
     train: Train, own_group: Callable[[str, str, str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,6 +310,7 @@ def test_a_failure_is_recorded_and_tried_again(
     assert not folder.error.exists()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
@@ -351,6 +365,7 @@ def flip(content: bytes) -> bytes:
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "damage",
     [
@@ -400,6 +415,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(
     assert without_clocks(result) == {**without_clocks(whole), "study": "default"}
 
 
+@pytest.mark.medium
 def test_plain_lines_off_a_terminal_and_a_bar_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("neumann.training.display.REFRESH_S", 0.0)  # else the run is over before the first refresh
     plain, fancy = io.StringIO(), io.StringIO()
@@ -429,12 +445,14 @@ def test_ctrl_c_before_training_leaves_nothing_behind(train: Train, monkeypatch:
     assert not [path for path in Path("runs").rglob("*") if path.is_file()]
 
 
+@pytest.mark.medium
 def test_label_smoothing_reaches_training(train: Train) -> None:
     plain, _ = train("optimizer=sgd", "trainer.max_epochs=1")
     smooth, _ = train("optimizer=sgd", "trainer.max_epochs=1", "recipe.label_smoothing=0.2")
     assert smooth["train_loss"] != plain["train_loss"]
 
 
+@pytest.mark.medium
 def test_another_runs_result_is_not_taken_for_this_ones(train: Train) -> None:
     _, other = train("seed=1")
     folder = find(quick())
@@ -446,6 +464,7 @@ def test_another_runs_result_is_not_taken_for_this_ones(train: Train) -> None:
     assert (folder.path / "result.json").read_bytes() == result.read_bytes()
 
 
+@pytest.mark.medium
 def test_half_a_result_is_none(train: Train) -> None:
     folder = find(quick())
     folder.path.mkdir(parents=True)
@@ -454,6 +473,7 @@ def test_half_a_result_is_none(train: Train) -> None:
     assert result["step"] == 36
 
 
+@pytest.mark.medium
 def test_a_pipe_in_the_place_of_a_checkpoint_is_not_waited_for(train: Train) -> None:
     folder = find(quick())
     folder.path.mkdir(parents=True)

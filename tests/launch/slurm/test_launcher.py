@@ -201,6 +201,7 @@ def test_jobs_that_end_before_any_run_are_not_submitted_for_ever(place: PlayedLa
     assert len(place.fake.scripts()) == 1
 
 
+@pytest.mark.medium
 def test_a_queue_that_does_not_answer_is_asked_again(place: PlayedLaunch) -> None:
     def act(tick: int) -> None:
         place.fake.queue(None if tick < 5 else {"7_0": "RUNNING"})
@@ -215,6 +216,7 @@ def test_a_queue_that_does_not_answer_is_asked_again(place: PlayedLaunch) -> Non
         PlayedLaunch(place.fake, "seed=7").launch()
 
 
+@pytest.mark.medium
 def test_failures_alike_and_spent_gpu_hours_end_the_launch_with_a_sentence(place: PlayedLaunch) -> None:
     settings = SlurmLaunchConfig(gpus_per_node=1, gpu_hours=5, stop_after_failures=2)
 
@@ -240,6 +242,7 @@ def test_failures_alike_and_spent_gpu_hours_end_the_launch_with_a_sentence(place
     assert all("stopped after 2 runs in a row failed alike" in str(outcome.message) for outcome in outcomes)
 
 
+@pytest.mark.medium
 def test_runs_on_several_devices_have_a_job_each(fake: FakeSlurm, place: PlayedLaunch) -> None:
     mixed = PlayedLaunch(fake, "trainer.devices=1,2", "seed=0,1", "trainer.accelerator=cpu")
 
@@ -260,6 +263,7 @@ def test_one_run_in_two_folders_is_refused(fake: FakeSlurm) -> None:
         PlayedLaunch(fake, "study=a,b").launch()
 
 
+@pytest.mark.medium
 def test_the_command_line_launches_one_run_and_many(
     place: PlayedLaunch, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -274,6 +278,7 @@ def test_the_command_line_launches_one_run_and_many(
     assert "start it on a login node" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.medium
 def test_the_login_node_imports_no_torch(place: PlayedLaunch, tmp_path: Path) -> None:
     code = "import sys, neumann.launch.slurm.launcher, neumann.launch.slurm.worker, neumann.launch.slurm.rank_job; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

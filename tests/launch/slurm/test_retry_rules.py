@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import pytest
+
 from neumann.launch.slurm.folder import JournalEntry
 from neumann.launch.slurm.retry_rules import SILENT_S, LaunchState, ThrottledState, launch_state
 
@@ -143,6 +145,7 @@ def test_gpu_hours_are_summed_over_jobs_sessions_and_submissions() -> None:
     assert "launch.gpu_hours=2.5 allows no more" in str(state.stopped)
 
 
+@pytest.mark.medium
 def test_looks_at_a_state_take_a_twentieth_of_the_time() -> None:
     looks: list[float] = []
 

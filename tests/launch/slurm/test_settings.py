@@ -14,6 +14,7 @@ from neumann.launch.slurm.folder import LaunchFolder
 from tests.support.fake_slurm import FakeSlurm
 
 
+@pytest.mark.medium
 def test_settings_are_typed_by_kind_and_signed_by_none() -> None:
     spec = make_spec(
         ["launch=slurm", "launch.partition=gpu", "launch.time=1-12:00:00", "launch.sbatch.constraint=a100"]
@@ -29,6 +30,7 @@ def test_settings_are_typed_by_kind_and_signed_by_none() -> None:
     assert spec.signature == local.signature
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -89,6 +89,7 @@ def test_a_worker_trains_what_is_left_and_a_second_finds_nothing(capfd: pytest.C
     assert len(told(folder, "start")) == 3
 
 
+@pytest.mark.medium
 def test_a_run_whose_process_is_gone_is_taken_over_before_its_job_has_been_silent_for_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -161,6 +162,7 @@ def test_a_signal_of_slurm_costs_no_step(
     assert len(read_json(find(spec).provenance)["attempts"]) == 2
 
 
+@pytest.mark.medium
 def test_gpu_hours_end_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("neumann.launch.slurm.worker.BEAT_S", 0.2)
     limits = SlurmLaunchConfig(gpus_per_node=1, gpu_hours=1000)
@@ -175,6 +177,7 @@ def test_gpu_hours_end_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(told(folder, "start")) == 1
 
 
+@pytest.mark.medium
 def test_runs_of_a_worker_share_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("neumann.launch.slurm.worker.visible_gpus", lambda: ["3", "5", "6"])
     cases = (("seed=0,1,2,3", 3, [["3"], ["5"], ["6"], ["3"]]), ("seed=4,5,6,7", None, [[], [], [], []]))

@@ -13,6 +13,8 @@ import pytest
 from neumann.studies.report.page import render
 from tests.support.fake_results import ROWS, study
 
+pytestmark = pytest.mark.medium
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",

@@ -23,6 +23,8 @@ from neumann.studies.report.tables import markdown_table, paper_number, terminal
 from neumann.studies.results import StudyResults
 from tests.support.fake_results import PROVENANCE, ROWS, Fake, compare, study
 
+pytestmark = pytest.mark.medium
+
 HOSTILE = '<script>alert("1")</script> | $\\frac{ *b*\n=cmd() <b id="x" style="fill: #0072b2">\x00\x1b[31m\udcff'
 FEW = (ROWS[0], ROWS[3], ROWS[9])
 
