@@ -182,7 +182,9 @@ class _Scheduler:
                 self._elsewhere.append(run.spec)
             else:
                 folder = find(run.spec).path
-                self._done(RunOutcome(run.spec, status, result, message, False, run.seconds(), folder))
+                reused = result is not None and not run.made_result()  # another launcher was faster
+                seconds = 0.0 if reused else run.seconds()
+                self._done(RunOutcome(run.spec, status, result, message, reused, seconds, folder))
         if len(self._signals) > self._obeyed:
             self._obeyed = len(self._signals)
             self._pool.stop(at_once=self._obeyed > 1)

@@ -120,6 +120,11 @@ class RunProcesses:
             self._record_failure(message, silent=first.answer() is None)
         return status, message, None
 
+    def made_result(self) -> bool:
+        """Return whether one of these processes has trained the run to its end; another may have before it began."""
+        status = find(self.spec).status()
+        return status.get("host") == socket.gethostname() and status.get("pid") in [p.pid() for p in self._processes]
+
     def _how_it_ended(self, process: _RankProcess) -> tuple[str, str | None]:
         """Return (status, message) as ``process`` has answered; where it has not, by its exit code or signal."""
         answer = process.answer()
@@ -205,6 +210,9 @@ class _RankProcess:
 
     def alive(self) -> bool:
         return self._process.is_alive()
+
+    def pid(self) -> int | None:
+        return self._process.pid
 
     def exit_code(self) -> int:
         return self._process.exitcode or 0

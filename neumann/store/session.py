@@ -55,7 +55,7 @@ def session(spec: RunSpec, decode: Callable[[bytes], Any], state_format: int) ->
             held._look(decode, state_format)
             yield held
         except (UserError, KeyboardInterrupt) as stop:
-            if held._trains:
+            if held.trains:
                 pass  # the attempt has said how it ended
             elif fresh:
                 remove_refused(folder)
@@ -63,7 +63,7 @@ def session(spec: RunSpec, decode: Callable[[bytes], Any], state_format: int) ->
                 folder.set_status("interrupted", attempt=folder.status().get("attempt", 0))
             raise
         except Exception as error:
-            if not held._trains:
+            if not held.trains:
                 with contextlib.suppress(OSError):  # a full disk has no room for it
                     _failed_before_training(folder, error)
             raise
@@ -74,7 +74,7 @@ class Session:
 
     ``result`` is the result of a run that is over, ``state`` the checkpoint that an unfinished one goes on from; either
     may be None. From `begin` on, ``attempt`` is the attempt's number, counted from 1, ``record`` its provenance, and
-    ``measurements`` the run's evaluations, those of earlier attempts included.
+    ``measurements`` the run's evaluations, those of earlier attempts included. ``trains`` is true from `training` on.
     """
 
     def __init__(self, spec: RunSpec, folder: RunFolder, claim: Claim) -> None:
@@ -86,7 +86,7 @@ class Session:
         self.attempt = 0
         self.record: dict[str, Any] = {}
         self.measurements: list[Measurement] = []
-        self._trains = False
+        self.trains = False
 
     def _look(self, decode: Callable[[bytes], Any], state_format: int) -> None:
         self.result = result_in(self._folder, self._spec)
@@ -143,7 +143,7 @@ class Session:
 
         ``lost`` is called, from another thread, when another process has taken the run over.
         """
-        self._trains = True
+        self.trains = True
         self._set_status("running", step)
         self._claim.when_lost = lost
         try:

@@ -151,6 +151,16 @@ def test_a_run_of_another_process_is_waited_for() -> None:
     assert sorted(order) == [6, 7]
 
 
+def test_a_run_that_another_launcher_ends_meanwhile_is_not_counted_as_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    (spec,) = quick("optimizer=sgd", "seed=9")
+    (mine,) = launch([spec])
+    assert not mine.reused
+    monkeypatch.setattr(RunOutcome, "of_result", classmethod(lambda cls, spec: None))  # it looked too early
+    (again,) = launch([spec])
+    assert (again.status, again.reused, again.result) == ("finished", True, mine.result)
+    assert len(attempts(again.folder)) == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_every_run_where_the_same_command_goes_on(number: int) -> None:
     specs = quick("optimizer=sgd", "seed=0,1,2", base=LONG)
