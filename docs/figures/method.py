@@ -112,7 +112,7 @@ def regularizers() -> str:
     left.loglog(distance, guarded, color=LINES[1], label="push of β with the guard δ = √β")
     left.axvline(guard, color=INK, alpha=0.3, linewidth=0.8)
     left.annotate("δ", (guard, 60), xytext=(3, 0), textcoords="offset points", color=INK)
-    left.set_ylim(1e-3, 2e2)
+    left.set_ylim(1e-3, 2e4)
     left.set_xlabel("‖r‖ = ‖w − v‖")
     left.set_ylabel("norm of the term in the gradient")
     left.set_title(f"α = {alpha:g}, β = {beta:g}, for the eye")

@@ -15,7 +15,7 @@ import grimp
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDTH, GAP, ROW_GAP, LINE, PAD = 760, 24, 30, 17, 12  # in CSS pixels
-CHARACTER = 6.4  # mean width of one at 13 px
+CHARACTER = 7.0  # mean width of one at 13 px
 
 
 def layers() -> list[list[str]]:

@@ -20,6 +20,11 @@ GROUPS = {
     "logger": "Where a run is mirrored. Nothing is read back from there.",
     "launch": "Where the runs of a sweep or a study train.",
 }
+# what a key means in every file
+COMMON = {
+    "_target_": "the class or function that is called",
+    "kind": "what this file is for; choose another file instead",
+}
 LINE = re.compile(r"(?P<indent> *)(?P<key>[\w.]+):(?: +(?P<value>[^#\s](?:[^#]|\S#)*?))?(?: +# (?P<comment>.*))?")
 
 
@@ -66,7 +71,7 @@ def option(path: Path, prefix: str) -> Option:
         sections[depth:] = [match["key"]]
         if match["value"] is not None:
             key = ".".join(sections)
-            settings.append(Setting(key, match["value"], match["comment"] or ""))
+            settings.append(Setting(key, match["value"], match["comment"] or COMMON.get(match["key"], "")))
     return Option(path.stem, opening[1], opening[2], tuple(settings))
 
 
