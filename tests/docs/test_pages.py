@@ -8,6 +8,8 @@ import pytest
 
 from tests.support.markdown_pages import NOT_RUN, ROOT, blocks, is_slow, run_page
 
+pytestmark = pytest.mark.medium
+
 TESTED_CLOSER = ("plain-loop", "timm", "lightning", "export")  # by test_tutorials.py
 PAGES = sorted({*(ROOT / "docs").rglob("*.md")} - {ROOT / "docs" / "LOG.md"})
 

@@ -25,6 +25,8 @@ from neumann.studies.definition import (
 )
 from tests.support.markdown_pages import ROOT
 
+pytestmark = pytest.mark.medium
+
 REFERENCE = ROOT / "docs" / "reference"
 TYPES: dict[str, tuple[type, ...]] = {
     "integer": (int,),

@@ -16,6 +16,8 @@ from neumann.store import RunFolder
 from neumann.studies.plan import load_study
 from tests.support.markdown_pages import ROOT, Block, PageRun, blocks, run_page
 
+pytestmark = pytest.mark.medium
+
 DOCS = ROOT / "docs"
 LOOP = DOCS / "tutorials" / "plain-loop.md"
 ARGUMENTS = (DOCS / "reference" / "neumann.md").read_text()
