@@ -15,6 +15,8 @@ import pytest
 from docs.figures import method, rooms, run_life
 from tests.support.markdown_pages import ROOT
 
+pytestmark = pytest.mark.medium
+
 
 class References(HTMLParser):
     """Collects what a page loads, what it links to, and its anchors."""
