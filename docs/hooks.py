@@ -1,4 +1,4 @@
-"""What mkdocs does beyond copying Markdown: generated pages, figures within pages, formulas as MathML."""
+"""mkdocs hooks: generated pages, figures, formulas as MathML."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ.pop("WANDB_API_KEY", None)
 if not Path("/dev/nvidiactl").exists():
-    os.environ["TRITON_INTERPRET"] = "1"  # before anybody imports triton: kernels for CUDA then run on CPU tensors
+    os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: kernels for CUDA then run on CPU tensors
 
 
 @pytest.fixture(scope="session")

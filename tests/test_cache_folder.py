@@ -1,4 +1,4 @@
-"""Where caches lie: $NEUMANN_CACHE, else the user's cache folder, with `platformdirs` and without."""
+"""Tests of the cache folder: $NEUMANN_CACHE, else the user's cache folder, with `platformdirs` and without."""
 
 import sys
 from pathlib import Path

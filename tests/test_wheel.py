@@ -1,4 +1,4 @@
-"""What is installed is whole: the optimizer beside torch alone, and the command from an empty directory."""
+"""Tests of the wheel: it installs the whole package, the optimizer beside torch alone, and the command from an empty directory."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def svg() -> str:
     arrows = [_arrow(boxes[room], boxes[other]) for room, other in sorted(imports(set(boxes)))]
     return (
         f'<svg class="diagram" viewBox="0 0 {WIDTH} {top - ROW_GAP + 4:.0f}" role="img" '
-        'aria-label="The rooms of neumann and who imports whom">'
+        'aria-label="The rooms of neumann and the imports between them">'
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         '<path d="M0 0L8 4L0 8z"/></marker></defs>' + "".join([*arrows, *drawn]) + "</svg>"
     )

@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-# group: what choosing an option of it decides
+# group: what an option of it sets
 GROUPS = {
-    "data": "Which images, in which three splits.",
-    "model": "Which network; its inputs and classes are fitted to the data.",
-    "optimizer": "Which optimizer. The file's keys are the only ones that can be set.",
-    "ablation": "What is taken away from an optimizer; one that has no such term refuses it.",
-    "schedule": "How the learning rate moves, as a factor on `optimizer.lr`.",
+    "data": "The images and their three splits.",
+    "model": "The network; its inputs and classes are fitted to the data.",
+    "optimizer": "The optimizer. The file's keys are the only ones that can be set.",
+    "ablation": "Terms removed from an optimizer; one that has no such term refuses the option.",
+    "schedule": "The learning rate's schedule, a factor on `optimizer.lr` by step.",
     "timing": "The paper's time scales, in epochs; optimizers and schedules read them as steps.",
-    "trainer": "How long, on what, and how precisely a run trains.",
-    "checkpoint": "What stays of a finished run's weights.",
-    "logger": "Where a run is mirrored. Nothing is read back from there.",
-    "launch": "Where the runs of a sweep or a study train.",
+    "trainer": "Horizon, evaluation grid, devices and precision of a run.",
+    "checkpoint": "The weights that are kept of a finished run.",
+    "logger": "The mirror of a run. Nothing is read back from it.",
+    "launch": "The launcher that trains the runs of a sweep or a study.",
 }
-# what a key means in every file
+# the meaning of a key that is the same in every file
 COMMON = {
     "_target_": "the class or function that is called",
-    "kind": "what this file is for; choose another file instead",
+    "kind": "fixed for this option; to change it, choose another option",
 }
 LINE = re.compile(r"(?P<indent> *)(?P<key>[\w.]+):(?: +(?P<value>[^#\s](?:[^#]|\S#)*?))?(?: +# (?P<comment>.*))?")
 
@@ -111,12 +111,12 @@ def page() -> str:
         "## sweeps",
         "Grids and searches for `neumann train -m +sweeps=NAME`: what varies stands under `hydra.sweeper.params`, what "
         "is the same for every run beside it.",
-        "| sweep | question | command |\n|---|---|---|",
+        "| sweep | what it trains | command |\n|---|---|---|",
     ]
     for path in sorted((ROOT / "sweeps").glob("*.yaml")):
         about = path.read_text().splitlines()[1].removeprefix("# ")
-        question, _, command = about.rpartition(": ")
-        parts[-1] += f"\n| `{path.stem}` | {_cell(question)} | `{command}` |"
+        title, _, command = about.rpartition(": ")
+        parts[-1] += f"\n| `{path.stem}` | {_cell(title)} | `{command}` |"
     return "\n\n".join(parts) + "\n"
 
 

@@ -41,7 +41,8 @@ Lists the runs of a results folder (./runs, or output=FOLDER, or a path), those 
   neumann runs clean                               remove those that failed, after asking
   neumann runs resume RUN                          go on with one from what its folder says
 
-It exits with 0, with 1 where nothing fits the filters or something could not be done, and with 2 for wrong input.
+It exits with 0; with 1 where no run fits the filters of the list or of watch --until-done, or something could not be
+done; with 2 for wrong input. clean exits with 0 where there is nothing to remove.
 """
 
 

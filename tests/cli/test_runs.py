@@ -266,6 +266,17 @@ def test_clean_asks_and_removes_what_failed_and_nothing_else(four: list[RunFolde
     assert not list(Path("runs").rglob(".removed-*"))
 
 
+def test_where_nothing_fits_the_exit_code_is_what_the_help_says(four: list[RunFolder]) -> None:
+    nothing = ("--where", "seed=999")
+    said(*nothing, code=1)
+    said("watch", "--until-done", *nothing, code=1)
+    said("clean", "--yes", *nothing, code=0)
+    assert all(folder.path.exists() for folder in four)
+    help_text = " ".join(command.HELP.split())
+    assert "with 1 where no run fits the filters of the list or of watch --until-done" in help_text
+    assert "clean exits with 0 where there is nothing to remove" in help_text
+
+
 @pytest.mark.parametrize("answer", ["y", "n"])
 def test_clean_asks_on_a_terminal(answer: str, four: list[RunFolder]) -> None:
     ours, theirs = pty.openpty()

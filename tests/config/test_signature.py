@@ -96,7 +96,7 @@ def test_a_changed_setting_changes_the_signature() -> None:
 
 
 def test_what_is_not_signed_is_this_and_no_more() -> None:
-    """A new line leaves a setting out of every signature, so it is repeated here: can it really change no result?"""
+    """A new line leaves a setting out of every signature, so it is repeated here, to be judged once more: it may change no result."""
     assert set(NOT_SIGNED) == {
         *("output", "study", "name", "logger", "checkpoint", "launch"),
         *("data.root", "data.workers"),

@@ -1,4 +1,4 @@
-"""What is signed as ``_target_`` is a public name: it stays the same when a file moves, and a stale one is noticed."""
+"""Tests of public names: a ``_target_`` is signed by one, which stays when a file moves; a stale one is refused."""
 
 from __future__ import annotations
 

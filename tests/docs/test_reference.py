@@ -78,6 +78,13 @@ def test_the_page_on_configuration_has_every_option_and_sweep() -> None:
     assert "<output>" not in page  # it would be an HTML tag
 
 
+def test_every_setting_of_the_page_on_configuration_has_a_meaning() -> None:
+    run = configuration.option(ROOT / "conf" / "train.yaml", "")
+    options = [run, *(one for its in configuration.options().values() for one in its)]
+    assert [f"{one.name}: {s.key}" for one in options for s in one.settings if not s.comment] == []
+    assert len([s for one in options for s in one.settings if s.comment]) > 100
+
+
 def test_a_yaml_without_its_sentence_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("lr: 0.1\n")

@@ -1,4 +1,4 @@
-"""What the tutorials and how-to pages promise beyond running: weights at the answer, warnings, a study's size."""
+"""Promises of the tutorials and how-to pages beyond running: weights at the answer, warnings, a study's size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How GPUs are shared out, by name; what CUDA makes of them needs a GPU (test_cuda.py)."""
+"""Tests of the GPU pool, which gives GPUs to runs by name; the use of them by CUDA is in test_cuda.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any classifier of timm, fitted to the data, or one sentence why not."""
+"""Tests of timm's classifiers: fitted to the data, or refused in one sentence."""
 
 from __future__ import annotations
 

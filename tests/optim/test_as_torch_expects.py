@@ -1,4 +1,4 @@
-"""What PyTorch's and timm's own test suites expect of any optimizer, in our words, and what of it cannot hold.
+"""Expectations of PyTorch's and timm's own test suites of any optimizer, rewritten, and those that cannot hold.
 
 Their suites: torch's test/test_optim.py over torch/testing/_internal/common_optimizers.py, and timm's
 tests/test_optim.py, which was made from it. Errors, hooks and checkpoints, which they test too, are in test_citizen_*.py,

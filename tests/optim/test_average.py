@@ -1,4 +1,4 @@
-"""Any optimizer can be given an average of its weights: the right one, always reachable, and never in training's way."""
+"""Tests of the average of any optimizer's weights: its values, its reachability, and that it does not affect training."""
 
 import copy
 import io
@@ -82,7 +82,7 @@ def test_it_is_the_naive_average_of_the_held_weights(make, own, gamma):
 
 
 def test_it_is_neumanns_average_on_the_same_trajectory():
-    """Where α = β = 0 and there is no burn-in; a reset moves neither w nor Neumann's v, and is no step of an average's."""
+    """With α = β = 0 and no burn-in; a reset moves neither w nor Neumann's v, and is no step of the average."""
     params = new_params()
     neumann = Neumann(params, lr=0.05, alpha=0, beta=0, gamma=0.9, reset_period=10)
     shadow = new_params()

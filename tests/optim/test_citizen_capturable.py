@@ -110,7 +110,7 @@ def test_a_step_asks_for_no_value(name, capturable, as_tensor):
 
 @QUICK
 def test_loading_takes_the_saved_setting_as_torch_does_and_may_be_told_otherwise(name):
-    """Whether it is capturable is saved, as in torch's Adam; to change it, change the flag."""
+    """The flag `capturable` is saved, as in torch's Adam; a user changes it in the group after loading."""
     with path(name) as how:
 
         def make(capturable, params=None):
@@ -214,7 +214,7 @@ def bits(content):
 @pytest.mark.medium
 @every_path("capturable, clipped", product((False, True), (False, True)), [(True, False)])
 def test_a_step_that_grad_scaler_skips_changes_nothing(capturable, clipped, name):
-    """Where the step is fused and capturable, torch leaves the skip and the division to us, on the device."""
+    """GradScaler leaves the skip and the division to a fused, capturable optimizer, on the device."""
     params, others = new_params(torch.float32), new_params(torch.float32)
     setting = {**STRONG, "burn_in_steps": 2, "reset_period": 4, "capturable": capturable}
     steps, skipped = (8, (3, 6)) if name == "Triton" else (24, (3, 9, 10, 20))

@@ -1,4 +1,4 @@
-"""What the fused path carries from step to step is ‖r‖² of the r that is there, whatever happens in between."""
+"""Tests of the fused path: the ‖r‖² carried from step to step is that of the present r, whatever happens in between."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""What must be true of the algorithm, whatever its code: its identities, the pole, the reset epochs of the paper."""
+"""Properties of the algorithm, independent of its code: identities, the pole, the reset epochs of the paper."""
 
 import math
 

@@ -34,7 +34,7 @@ def size_of(layout):
 
 
 def scalars(number):
-    """What the steps send: ``number`` scalars each where the norm is needed, else nothing."""
+    """Expected traffic of the steps: ``number`` scalars each where the norm is needed, else nothing."""
     return [(0, []) if step in runs.QUIET else (number, [1] * number) for step in range(1, runs.STEPS + 1)]
 
 

@@ -1,4 +1,4 @@
-"""Which rank is this process? Read from what torchrun and srun set."""
+"""Tests of the rank of a process, as torchrun and srun set it in the environment."""
 
 from __future__ import annotations
 

@@ -227,7 +227,7 @@ def test_a_kill_frees_it_at_once_on_the_same_machine(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=rf"being trained right now by process {process.pid} on"), folder.claim():
             pass
         process.kill()
-        wait_for(lambda: not folder.held(), 5)  # before anybody has asked for its exit code, too
+        wait_for(lambda: not folder.held(), 5)  # also before any process has asked for its exit code
         assert folder.why_free() == f"its process {process.pid} is gone"
         with folder.claim():
             pass

@@ -1,4 +1,4 @@
-"""What the environment holds in secrecy is in no file that a run writes, W&B's own included."""
+"""Tests of secrets: none of the environment's is in a file that a run writes, W&B's own included."""
 
 from __future__ import annotations
 

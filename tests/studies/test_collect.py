@@ -1,4 +1,4 @@
-"""What a study reads from run folders: validation chooses, test of evaluation runs answers, and nothing else is read."""
+"""Tests of a study's collection: validation chooses, the test of evaluation runs answers, nothing else is read."""
 
 from __future__ import annotations
 

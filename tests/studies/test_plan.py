@@ -1,4 +1,4 @@
-"""What a plan knows of an optimizer before anything trains is true of the optimizer that is built."""
+"""Tests of a study's plan: its evaluation points of an optimizer are those of the optimizer that is built."""
 
 from __future__ import annotations
 

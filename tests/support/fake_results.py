@@ -24,7 +24,7 @@ PROVENANCE = {
 
 @dataclass(frozen=True)
 class Fake:
-    """What a row is like: its mean test error in percent, its best rate, and what makes it odd."""
+    """An invented row: its mean test error in percent, its best rate, and what makes it odd."""
 
     key: str
     label: str

@@ -48,7 +48,7 @@ class Block:
 
 @dataclass
 class PageRun:
-    """What the blocks of a page have left: their names, and everything that was printed."""
+    """The result of a page's blocks: their names, and everything that they printed."""
 
     names: dict[str, Any] = field(default_factory=lambda: {"__name__": "example"})
     out: str = ""

@@ -1,4 +1,4 @@
-"""What W&B's client has written offline, read back from its binary files."""
+"""Reader of the binary files that W&B's client writes offline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the ranks of a group do in test_sharded.py, and the same in one process."""
+"""Trainings of test_sharded.py on the ranks of a group, and the same in one process."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def learn(
 
 
 class Sent:
-    """What is sent within the block: the number of all collectives, and the elements of each all-reduce."""
+    """Record of the traffic within the block: the number of all collectives, and the elements of each all-reduce."""
 
     def __enter__(self) -> Sent:
         self.sizes: list[int] = []
@@ -111,7 +111,7 @@ def whole(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def told(params: Sequence[Tensor], optimizer: Neumann) -> dict[str, Any]:
-    """What is compared: the whole weights at every point, and the distance."""
+    """Return the values to compare: the whole weights at every point, and the distance."""
     said: dict[str, Any] = {"distance": float(optimizer.distance())}
     for point in optimizer.points:
         with at(optimizer, point):

@@ -1,4 +1,4 @@
-"""What ranks tell each other, and what is checked before and while they train together. Real processes over gloo."""
+"""Tests of what ranks exchange, and of the checks before and during training. Real processes over gloo."""
 
 from __future__ import annotations
 

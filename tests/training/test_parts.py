@@ -1,4 +1,4 @@
-"""What a run trains with is built once, on the device and in the precision that it trains in."""
+"""Tests of a run's parts: each is built once, on the device and in the precision that it trains in."""
 
 from __future__ import annotations
 

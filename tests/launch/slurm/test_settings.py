@@ -1,4 +1,4 @@
-"""What jobs ask Slurm for, and which settings are refused beforehand."""
+"""Tests of launch=slurm: the resources that its jobs request, and the settings that are refused beforehand."""
 
 from __future__ import annotations
 
