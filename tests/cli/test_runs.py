@@ -1,4 +1,4 @@
-"""`neumann runs`: what it lists, shows, follows, removes and resumes, and what a foreign run folder cannot do."""
+"""Tests of `neumann runs`: list, show, watch, clean and resume, and the harmlessness of a foreign run folder."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_the_table_is_the_signature() -> None:
 
 
 def test_the_tables_symbols_are_those_of_the_docstring() -> None:
-    """So that the page and help(Neumann) name the paper's quantities alike."""
+    """The page and help(Neumann) name the paper's quantities alike."""
     doc = inspect.getdoc(Neumann) or ""
     symbols = dict(re.findall(r"^``(\w+)`` +(\S+(?:\(t\))?)  ", doc, flags=re.MULTILINE))
     page = {row[0].strip("`"): row[1] for row in rows_of_arguments()}

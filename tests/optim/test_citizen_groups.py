@@ -1,4 +1,4 @@
-"""Groups, parameters that come, go and freeze, rates and schedulers: what people do to a torch optimizer in training."""
+"""Groups, parameters that come, go and freeze, rates and schedulers: the usual operations on a torch optimizer."""
 
 import copy
 from itertools import product

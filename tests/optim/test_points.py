@@ -1,4 +1,4 @@
-"""Every optimizer answers the same words, goes where they say and comes back bit for bit."""
+"""Tests of evaluation points: every optimizer moves to each of its points and comes back bit for bit."""
 
 import pytest
 import torch

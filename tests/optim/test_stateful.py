@@ -1,4 +1,4 @@
-"""Whatever is done to the optimizer, in any order: every path stays with the twin, and resuming changes no bit."""
+"""Stateful test of the optimizer under operations in any order: each path follows the reference, resuming changes no bit."""
 
 import pytest
 import torch

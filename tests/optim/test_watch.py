@@ -1,4 +1,4 @@
-"""evaluating() goes to the answer and back, and a model that is evaluated elsewhere by mistake says so, once."""
+"""Tests of evaluating(), and of the one warning when a watched model is evaluated at the displaced point."""
 
 from __future__ import annotations
 

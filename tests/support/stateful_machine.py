@@ -1,4 +1,4 @@
-"""Everything that people do to an optimizer, in any order: on every path at once, and held to the twin.
+"""Operations on an optimizer in any order, on every path at once, compared with the reference implementation.
 
 Each path is run twice over, on the same gradients. The first run is only trained; the second is saved, loaded, copied,
 evaluated and asked for its distance all the while, and must stay the first one's to the bit. In float64 both are held

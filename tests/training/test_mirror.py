@@ -1,4 +1,4 @@
-"""W&B through the real client, offline: what lies in the file that `wandb sync` would upload, on every way out of a run."""
+"""Tests of W&B through the real client, offline: the file that `wandb sync` would upload, for every ending of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Slurm worker: which runs it takes, and when it leaves. Its runs are real; no cluster is needed."""
+"""Tests of the Slurm worker: the runs that it takes, and its end. Its runs are real; no cluster is needed."""
 
 from __future__ import annotations
 
