@@ -1,4 +1,4 @@
-"""The cache of what was computed from a folder's images: atomic writes and locks in a folder that may vanish any time.
+"""Cache of what was computed from a folder's images: atomic writes and locks in a folder that may vanish any time.
 
 A cache never breaks a run: one that cannot be written or read back costs time and one notice.
 """
