@@ -28,7 +28,7 @@ from pathlib import Path
 from neumann.errors import UserError
 from neumann.store.lease_holder import Holder
 
-HEARTBEAT_S = 15.0
+HEARTBEAT_S = 15.0  # between two touches of a held lease
 LEASE_S = 6 * HEARTBEAT_S
 PREFIX = ".claim."
 CLOCK_S = 30.0  # between two looks at a file system's clock, since a list of runs judges thousands of leases
@@ -147,7 +147,7 @@ class Claim:
         self._beating.start()
 
     def lost(self) -> bool:
-        """Return whether another process has taken the folder over; a disk that does not answer is no loss."""
+        """Return whether another process has taken the folder over; a disk that does not answer does not count."""
         try:
             lease = _read(self._folder, self._number)
             mine = not lease.free and lease.holder is not None and lease.holder.token == self._token

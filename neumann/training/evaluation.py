@@ -108,7 +108,7 @@ class Evaluation(pl.Callback):
     """Counts steps, evaluates on a grid of steps and after the last one, and stops a run that diverges.
 
     Args:
-        progress: is counted up here, once a step.
+        progress: counted up here, once a step.
         schedule: the learning rate's.
         validation: this rank's batches of the validation split.
         group: the ranks that train the run.
