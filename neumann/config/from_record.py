@@ -22,7 +22,7 @@ from neumann.config.targets import TARGETS, check_target
 from neumann.data import facts
 from neumann.errors import UserError
 
-# A class straight in one of these packages. A longer path would lead from a module to whatever that module has imported
+# A class straight in one of these packages. A longer path would lead from a module to anything that it has imported
 # (torch.optim.optimizer.functools.partial).
 TRUSTED = re.compile(r"(neumann|torch|timm)\.optim\.[A-Z]\w*")
 

@@ -61,7 +61,7 @@ class TrainerConfig:
 
 @dataclass
 class RecipeConfig:
-    """The settings that every row of a comparison must share, whatever its optimizer."""
+    """Settings that every row of a comparison must share, for any optimizer."""
 
     label_smoothing: float = number(0.0, at_least=0, below=1)  # share of the label spread over all classes
     weight_decay_filter: str = choice("norm_and_bias", "norm_and_bias", "none")  # what is not decayed

@@ -17,7 +17,7 @@ try:
 except ImportError:  # not on Windows: two runs then do the same work twice
     fcntl = None  # type: ignore[assignment]
 
-ABSENT = (FileNotFoundError, NotADirectoryError, PermissionError)  # no cache to read is no damage to report
+ABSENT = (FileNotFoundError, NotADirectoryError, PermissionError)  # a missing cache is not a damaged one
 log = logging.getLogger(__name__)
 
 

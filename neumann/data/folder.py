@@ -24,7 +24,7 @@ SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validat
 
 
 class File(NamedTuple):
-    """One image file: its path under the root, with forward slashes, its bytes and its times in nanoseconds."""
+    """One image file: path under the root with forward slashes, size in bytes, and two times in nanoseconds."""
 
     path: str
     size: int

@@ -41,7 +41,7 @@ def tail(path: Path) -> list[str]:
 
 
 def metrics(folder: RunFolder) -> list[tuple[str, str]]:
-    """Return (name, value in words) for each metric of the result, else of the latest evaluation."""
+    """Return (name, value as text) for each metric of the result, else of the latest evaluation."""
     result = folder.result()
     last = result or next(iter(reversed(folder.read_measurements())), None)
     if last is None:

@@ -199,7 +199,7 @@ class RunFolder:
         return self.why_free() is None
 
     def why_free(self) -> str | None:
-        """Return why no process holds the folder, in words, or None where one does."""
+        """Return a sentence that says why no process holds the folder, or None where one does."""
         try:
             lease = claim.current(self.path)
         except NotADirectoryError:

@@ -32,14 +32,14 @@ class Row:
     folder: str  # path of its folder
     study: str  # name of the folder above
     name: str  # its folder's name without the signature
-    signature: str
+    signature: str  # of the run
     status: str  # one of `STATUSES`
     message: str | None  # why it has this status
     step: int  # optimizer steps of the last measurement
     total: int | None  # optimizer steps that it is to take
     validation: float | None  # last validation error at the eval point, a fraction
     test: float | None  # test error of a finished run at the eval point, a fraction
-    seed: int | None
+    seed: int | None  # of the run's random streams
     attempt: int  # number of attempts begun
     time: float  # of its last progress, in Unix seconds
 

@@ -94,7 +94,7 @@ def _row(
 
 
 def edge(trials: Sequence[TuningTrial]) -> str | None:
-    """Return in words where the chosen setting lies on the border of a space of numbers, else None."""
+    """Return where the chosen setting lies on the border of a space of numbers, as a sentence, else None."""
     setting = chosen(trials)
     if setting is None:
         return None

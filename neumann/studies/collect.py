@@ -21,7 +21,7 @@ from neumann.studies.results import RunEntry, TuningTrial, chosen
 
 @dataclass(frozen=True)
 class StudyRun:
-    """A planned run with its specification, its folder, and the result that lies there, None while there is none.
+    """A planned run with its specification, its folder, and the result in it, None before the run is over.
 
     Rows that ask for the same run have a `StudyRun` each, with the same specification.
     """

@@ -43,7 +43,8 @@ class Curve:
     """The learning curve of a row: means over its evaluation runs by epoch, and their 95 % intervals.
 
     ``n[i]`` is the number of runs at ``epochs[i]``. ``error`` is the validation error at the row's evaluation point,
-    ``loss`` the mean training loss since the evaluation before. Bounds are None where a mean has no interval.
+    ``loss`` the mean training loss since the evaluation before. The bounds, ``*_low`` and ``*_high``, are None where a
+    mean has no interval.
     """
 
     epochs: tuple[float, ...]

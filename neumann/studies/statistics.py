@@ -49,9 +49,9 @@ class Summary:
 class Paired:
     """The differences d = a - b by seed, in the unit of a and b; a negative one is a win of a.
 
-    ``seeds`` are those that both rows have, ``only_a`` and ``only_b`` those dropped since the other row lacks them.
-    ``mean``, ``sd``, ``low`` and ``high`` are as in `Summary`; ``t`` and ``p`` of the paired t test, ``sign_flip_p`` of
-    `sign_flip`. ``wins``, ``losses`` and ``ties`` count differences below, above and at 0.
+    ``n`` is the number of ``seeds``, those that both rows have, ``only_a`` and ``only_b`` those dropped since the other
+    row lacks them. ``mean``, ``sd``, ``low`` and ``high`` are as in `Summary`; ``t`` and ``p`` of the paired t test,
+    ``sign_flip_p`` of `sign_flip`. ``wins``, ``losses`` and ``ties`` count differences below, above and at 0.
     """
 
     n: int

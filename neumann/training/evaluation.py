@@ -39,7 +39,7 @@ class TrainingProgress:
     step: int = 0  # steps taken
     examples: int = 0  # trained on, over all ranks
     train_seconds: float = 0.0  # without what came before the first step of an attempt
-    eval_seconds: float = 0.0
+    eval_seconds: float = 0.0  # in evaluations
     loss_sum: float = 0.0  # of training losses since the last evaluation, nats
     loss_steps: int = 0  # how many
     diverged_at: int | None = None  # the step at which the loss was found not to be finite

@@ -43,7 +43,7 @@ class TableLine:
     border of the space. ``error`` is the mean test error in percent with its ``interval``, half that interval's width
     (``half``), ``sd`` and ``n``; ``loss`` the mean test loss in nats; ``paper`` the published error in percent.
     ``difference`` to the reference row and its ``difference_interval`` are in percentage points. ``p`` is the one that
-    counts, ``kind`` says which that is: "primary", "Holm", "unadjusted" or "". ``verdict`` is the answer in a word,
+    counts, ``kind`` says which that is: "primary", "Holm", "unadjusted" or "". ``verdict`` is the short answer,
     ``primary`` marks the row of a primary comparison, ``is_reference`` the reference row.
     """
 
@@ -118,7 +118,7 @@ def shown_p(comparison: Comparison | None) -> tuple[str, str]:
 
 
 def verdict_word(comparison: Comparison | None) -> str:
-    """Return the verdict in a word, or a dash."""
+    """Return the verdict in short form, or a dash."""
     return comparison.verdict.answer if comparison and comparison.verdict else DASH
 
 
