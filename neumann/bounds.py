@@ -77,11 +77,11 @@ def check_fields(config: Any, prefix: str = "") -> None:
 def check_kind(key: str, value: Any, kind: type, more: str = "") -> None:
     """Raise UserError where ``value`` of the setting ``key`` is not of ``kind``, one of `KINDS`.
 
-    A whole number is a number, too, and true and false are none. ``more`` ends the sentence.
+    A whole number is a number, too; true and false are not. ``more`` ends the sentence.
     """
     right = isinstance(value, Real if kind is float else kind) and (kind is bool or not isinstance(value, bool))
     if not right:
-        quoted = isinstance(value, str) and not value.isidentifier()  # '3' is no number
+        quoted = isinstance(value, str) and not value.isidentifier()  # '3' is not a number
         shown = "null" if value is None else repr(value) if quoted else value
         raise UserError(f"{key}={shown} is not {KINDS[kind]}{more}")
 
@@ -99,7 +99,7 @@ def _leaves(config: Any, prefix: str) -> Iterator[tuple[str, Any, type | None, b
 
 @cache
 def _kinds(of: type) -> dict[str, tuple[type | None, bool]]:
-    """Return {field: (its kind, None where it is none of `KINDS`; whether it may be None)} of a dataclass."""
+    """Return {field: (its kind, None where it is not in `KINDS`; whether it may be None)} of a dataclass."""
     found: dict[str, tuple[type | None, bool]] = {}
     for name, hint in typing.get_type_hints(of).items():
         options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)

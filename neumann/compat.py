@@ -96,8 +96,8 @@ def leave_signals_to_us(trainer: Trainer) -> None:
     """Keep a trainer from handling SIGTERM, and from asking rank 0 at every step whether one has come.
 
     Lightning 2.6.6: Trainer._signal_connector.register_signal_handlers and
-    _TrainingEpochLoop._broadcast_sigterm_tensor. The handler starts a collective out of the signal, which may come
-    between two others, and the question waits for the device at every step; no setting turns either off. Raises
+    _TrainingEpochLoop._broadcast_sigterm_tensor. The handler starts a collective from within the signal, possibly
+    between two others, and the query at every step waits for the device; no setting turns either off. Raises
     AttributeError where Lightning has moved them.
     """
     for owner, name in (
@@ -105,7 +105,7 @@ def leave_signals_to_us(trainer: Trainer) -> None:
         (trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor"),
     ):
         if not callable(getattr(owner, name)):
-            raise AttributeError(f"{type(owner).__name__}.{name} is no method any more")
+            raise AttributeError(f"{type(owner).__name__}.{name} is not a method any more")
         setattr(owner, name, lambda: None)
 
 
@@ -113,9 +113,9 @@ def leave_signals_to_us(trainer: Trainer) -> None:
 
 
 def inner_optimizer(optimizer: Optimizer) -> Optimizer:
-    """Return the optimizer inside a wrapper of timm, such as Lookahead, or ``optimizer`` where it is no wrapper.
+    """Return the optimizer inside a wrapper of timm, such as Lookahead, or ``optimizer`` where it is not a wrapper.
 
-    timm 1.0.31: Lookahead._base_optimizer. The wrapper is no full torch optimizer and runs no hooks.
+    timm 1.0.31: Lookahead._base_optimizer. The wrapper is not a full torch optimizer and runs no hooks.
     """
     inner: Optimizer = getattr(optimizer, "_base_optimizer", optimizer)
     return inner
@@ -148,8 +148,8 @@ def wait_for_fork_server() -> None:
     """
     from multiprocessing import forkserver
 
-    ended, words = forkserver.connect_to_new_process([])
-    with open(words, "wb") as pipe:
+    ended, inbox = forkserver.connect_to_new_process([])
+    with open(inbox, "wb") as pipe:
         pipe.write(pickle.dumps({"sys_path": sys.path}) + pickle.dumps(_Nothing()))
     for _ in ("its number", "its exit code"):
         forkserver.read_signed(ended)
@@ -157,14 +157,14 @@ def wait_for_fork_server() -> None:
 
 
 class _Nothing:
-    """A process object, as the fork server's children take one, whose work is nothing."""
+    """Process object that does nothing, for starting a child of the fork server."""
 
     def _bootstrap(self, parent_sentinel: int) -> int:
         return 0
 
 
 def kill_fork_server() -> None:
-    """Kill the running fork server, also while it imports and hears nothing.
+    """Kill the running fork server, also while it imports and answers no request.
 
     Python 3.11: multiprocessing.forkserver._forkserver._forkserver_pid. The public way waits until it has imported.
     """

@@ -13,7 +13,7 @@ class UserError(Exception):
     status = "failed"  # of the run that it ends
 
 
-class Interrupted(Exception):  # noqa: N818 - it is no error
+class Interrupted(Exception):  # noqa: N818 - it is not an error
     """A stop signal has ended training or a launch; the same command goes on from the last checkpoint.
 
     ``signal`` is the signal's number, None where it is not known.

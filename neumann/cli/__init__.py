@@ -1,1 +1,1 @@
-"""The commands of neumann: `main` reads which one, and each has a module here that reads its options."""
+"""Commands of neumann: `main` reads the command's name, and each command has a module that reads its options."""

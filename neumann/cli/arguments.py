@@ -1,4 +1,4 @@
-"""Reading a command's options: argparse, with every complaint as one sentence."""
+"""Reading of a command's options: argparse, with every error as one sentence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from neumann.errors import UserError, did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser, which raises its complaints as UserError and leaves --help to `parsed`."""
+    """argparse's parser, which raises its errors as UserError and leaves --help to `parsed`."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(add_help=False, allow_abbrev=False, **options)
@@ -44,7 +44,7 @@ def asks_for_help(words: Sequence[str]) -> bool:
 
 def parsed(parser: Parser, words: Sequence[str]) -> argparse.Namespace | None:
     """Return the arguments, or None where help was asked for and printed. Raises UserError for wrong options."""
-    if asks_for_help(words):  # before the parser complains of arguments that are missing
+    if asks_for_help(words):  # before the parser refuses missing arguments
         parser.print_help()
         return None
     given, unknown = parser.parse_known_intermixed_args(words)

@@ -221,8 +221,8 @@ def _show(folder: Path, given: argparse.Namespace, console: Console) -> int:
         parts += ["", "the default configuration"]
     else:
         parts += ["", Text(printable(f"no comparison with the default: {no_comparison}"))]
-    if found := details.figures(run):
-        parts += ["", Text("latest figures:", style="bold"), _pairs(found)]
+    if found := details.metrics(run):
+        parts += ["", Text("latest metrics:", style="bold"), _pairs(found)]
     for path in (run.error, folder / "output.log"):
         if lines := details.tail(path):
             parts += [
@@ -267,7 +267,7 @@ def _watch(output: Path, filters: Filters, given: argparse.Namespace, console: C
                 return 0 if rows else 1
             time.sleep(REFRESH_S)
     except KeyboardInterrupt:
-        return 0  # the usual end of it
+        return 0  # Ctrl-C is the usual end of watching
     finally:
         if live is not None:
             live.stop()

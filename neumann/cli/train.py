@@ -143,7 +143,8 @@ def _train_many(overrides: Sequence[str], config_dirs: Sequence[str], *, print_o
         from neumann.search.optuna import run_search
 
         return 0 if run_search(asked, config_dirs, Console()) else EXIT_FAILED
-    runs = asked if isinstance(asked, list) else expand(overrides, config_dirs)  # which says why there is no list
+    # `expand` raises the sentence that says why a search has no list
+    runs = asked if isinstance(asked, list) else expand(overrides, config_dirs)
     specs = make_specs(runs, config_dirs)
     labels = [" ".join(words) for words in varying(runs)]
     if print_only:

@@ -1,9 +1,9 @@
 """The composition of a configuration: overrides go in, one strictly checked configuration comes out.
 
-Hydra composes. Around it stand two checks of our own (`neumann.config.keys`), because a misspelt key must never train
-silently: every override is held against what the chosen files define before Hydra sees it, and the keys of the composed
-result are held against the schema, so that a `+optimizer.alpha=0` on an optimizer that has none, or a misspelt key
-inside an experiment file, is refused as well.
+A misspelt key must never train silently, so three checks of our own (`neumann.config.keys`) stand around Hydra. The
+choices of groups are checked, then Hydra composes the chosen files. Each override of a value is checked against them
+before it is set, so `+optimizer.alpha=0` is refused for an optimizer without α. At last the keys of the result are
+checked against the schema, which catches a misspelt key in a file, such as an experiment's.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SWEEPS = "sweeps"  # the group whose files are grids of runs, see neumann.search
 
 
 class Composer:
-    """Composes any number of runs over one state of the files, each of which it reads once; see `composing`."""
+    """Composes any number of runs and reads each configuration file once; made by `composing`."""
 
     def __init__(self, config_dirs: Sequence[str]) -> None:
         self._dirs = [Path(folder).resolve() for folder in config_dirs]
@@ -72,7 +72,7 @@ class Composer:
                     f"'{override.input_line}' names several values, and this command trains one run: give one value, "
                     "or add -m to train one run for each"
                 )
-        # ablation=null chooses nothing, as the default does, and Hydra does not take it
+        # ablation=null chooses nothing, as the default does; Hydra refuses it, so it is left out
         parsed = [
             o for o in parsed if o.key_or_group not in groups or o.key_or_group in SECTIONS or o.value() is not None
         ]

@@ -22,7 +22,7 @@ from neumann.config.targets import TARGETS, check_target
 from neumann.data import facts
 from neumann.errors import UserError
 
-# A class straight in one of these packages. A longer path would lead from a module to whatever that module has imported
+# A class straight in one of these packages. A longer path would lead from a module to anything that it has imported
 # (torch.optim.optimizer.functools.partial).
 TRUSTED = re.compile(r"(neumann|torch|timm)\.optim\.[A-Z]\w*")
 
@@ -31,14 +31,14 @@ def load_spec(record: Mapping[str, Any], *, trust: bool = False) -> RunSpec:
     """Return the run that `RunSpec.as_record` has described.
 
     ``trust`` allows a ``_target_`` that is neither in `TARGETS` nor `TRUSTED`. Raises UserError for such a target
-    without ``trust``, for a name of ours from another version, for an interpolation, for what is no record of a run,
+    without ``trust``, for a name of ours from another version, for an interpolation, for what is not a record of a run,
     and where the data or the code have changed, so that the run would be another one.
     """
     match record:
         case {"config": dict() as config, "choices": dict() as choices, "signature": str() as signature}:
             pass
         case _:
-            raise UserError("this is no record of a run: it needs a config, its choices and a signature")
+            raise UserError("this is not a record of a run: it needs a config, its choices and a signature")
     for key, text in _texts(config):
         if "${" in text or text == "???":
             raise UserError(f"{key}={text}: the record of a run has no interpolations, every value stands as it is")
@@ -68,7 +68,7 @@ def load_spec(record: Mapping[str, Any], *, trust: bool = False) -> RunSpec:
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield (dotted key, text) for every text in ``value``."""
+    """Yield (dotted key, string) for every string in ``value``."""
     if isinstance(value, Mapping):
         for name, child in value.items():
             yield from _texts(child, f"{key}.{name}" if key else str(name))

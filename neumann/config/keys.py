@@ -18,7 +18,7 @@ OPEN_NODES = ("model.kwargs", "optimizer.kwargs", "launch.sbatch")
 
 
 def spelt(text: str) -> str:
-    """Return an override with a list of GPUs in Hydra's spelling: ``launch.devices=0,1`` is one value, no sweep."""
+    """Return an override with a list of GPUs in Hydra's spelling: ``launch.devices=0,1`` is one value, not a sweep."""
     devices = re.fullmatch(r"launch\.devices=(\d+(?:,\d+)*)", text)
     return f"launch.devices=[{devices[1]}]" if devices else text
 
@@ -57,10 +57,10 @@ def check_key(override: Override, baseline: DictConfig, choices: dict[str, str],
     """Refuse an override of a setting that does not exist, and one that deletes a setting. Raises UserError.
 
     Args:
-        override: sets or deletes one dotted key; no choice in a group.
-        baseline: the configuration that the chosen files make, against which the key is held part by part.
+        override: sets or deletes one dotted key; not a choice in a group.
+        baseline: the configuration that the chosen files make, against which the key is checked part by part.
         choices: {group: chosen option}, to name the file that lacks the key.
-        groups: {group: its options}, of which the nearest is named where the key's first part is none.
+        groups: {group: its options}, of which the nearest is named where the key's first part is not one.
     """
     key = override.key_or_group
     parts = key.split(".")
@@ -97,7 +97,7 @@ def _refuse_key(parts: list[str], depth: int, node: Any, choices: dict[str, str]
 def check_keys(node: DictConfig, schema: DictConfig, choices: dict[str, str], prefix: str = "") -> None:
     """Refuse keys that the schema does not have, and required values that were not given. Raises UserError.
 
-    It catches what `check_key` cannot see: keys that come from a file or behind a plus.
+    It catches the keys of files, which `check_key` does not see.
 
     Args:
         node: the composed configuration, or a section of it.
@@ -126,7 +126,7 @@ def check_keys(node: DictConfig, schema: DictConfig, choices: dict[str, str], pr
 
 
 def _check_like(key: str, node: Any, default: Any) -> None:
-    """Refuse a word where the chosen file has a number, and the like; null and interpolations are settled later."""
+    """Refuse a value of another kind than the chosen file's; null and interpolations are checked later."""
     if not (compat.is_plain(node) and compat.is_plain(default)):
         return
     example = compat.value_of(default)

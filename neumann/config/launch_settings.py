@@ -32,12 +32,12 @@ class SlurmLaunchConfig(LaunchConfig):
     """Runs on a Slurm cluster: what each job asks for, and when the launch gives up. null: the cluster's default."""
 
     kind: str = "slurm"
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
+    partition: str | None = None  # the queue
+    account: str | None = None  # that is charged
+    qos: str | None = None  # quality of service, by name
     time: str = "60"  # as sbatch takes it: minutes, or D-HH:MM:SS
-    gpus_per_node: int | None = number(None, at_least=1)
-    cpus_per_task: int = number(1, at_least=1)
+    gpus_per_node: int | None = number(None, at_least=1)  # of a worker's job; null: none
+    cpus_per_task: int = number(1, at_least=1)  # cores of each process that srun starts
     mem: str | None = None  # as sbatch takes it: 16G
     setup: list[str] = field(default_factory=list)  # lines of shell before Python starts
     sbatch: dict[str, Any] = field(default_factory=dict)  # further parameters of sbatch
@@ -80,14 +80,14 @@ def seconds(time: str) -> int:
 def check_slurm(launch: SlurmLaunchConfig) -> None:
     """Raise UserError for what sbatch would refuse, or only the job would notice, and for settings at odds."""
     if not TIME.fullmatch(launch.time):
-        raise UserError(f"launch.time={launch.time} is no time limit: write minutes, or D-HH:MM:SS as sbatch takes it")
+        raise UserError(f"launch.time={launch.time} is not a time limit: write minutes or D-HH:MM:SS, as sbatch does")
     if seconds(launch.time) <= launch.grace:
         raise UserError(
             f"launch.time={launch.time} is {seconds(launch.time)} s and launch.grace={launch.grace} s of it are for "
             "leaving: give more time, or less grace"
         )
     if launch.mem is not None and not MEMORY.fullmatch(launch.mem):
-        raise UserError(f"launch.mem={launch.mem} is no amount of memory: write it as sbatch takes it, such as 16G")
+        raise UserError(f"launch.mem={launch.mem} is not an amount of memory: write it as sbatch does, such as 16G")
     if launch.gpu_hours is not None and launch.gpus_per_node is None:
         raise UserError("launch.gpu_hours counts the GPUs that Slurm gives: set launch.gpus_per_node as well")
     for key in launch.sbatch:

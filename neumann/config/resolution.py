@@ -34,7 +34,7 @@ class Resolver:
         self._schema = structured()
 
     def spec(self, composed: DictConfig, choices: dict[str, str]) -> RunSpec:
-        """Return the specification of one composed configuration, which is changed by it. Raises UserError."""
+        """Return the specification of a composed configuration; changes ``composed`` in place. Raises UserError."""
         try:
             data = OmegaConf.to_container(composed.data, resolve=True)
         except OmegaConfBaseException as error:
@@ -93,7 +93,7 @@ class Resolver:
 
 
 def as_text(value: Any) -> str:
-    """Return plain data as a text that tells it from other data."""
+    """Return plain data as canonical text, for use as a cache key."""
     return json.dumps(value, sort_keys=False, default=repr)
 
 

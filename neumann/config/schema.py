@@ -47,22 +47,23 @@ class BatchConfig:
 
 @dataclass
 class TrainerConfig:
-    """Horizon, evaluation grid, devices and precision."""
+    """Horizon (the length of training), evaluation grid, devices and precision."""
 
-    max_epochs: float = number(20.0, above=0)  # the horizon
+    max_epochs: float = number(20.0, above=0)  # the horizon: training length in epochs
     check_val_every_n_epoch: float = number(1.0, above=0)  # epochs between evaluations
-    accelerator: str = choice("auto", "auto", "cpu", "gpu")
+    accelerator: str = choice("auto", "auto", "cpu", "gpu")  # auto: a GPU where there is one
     devices: int = number(1, at_least=1)  # per node, a process each
-    num_nodes: int = number(1, at_least=1)
+    num_nodes: int = number(1, at_least=1)  # machines that train one run
     deterministic: bool = False  # a GPU repeats to the bit
+    # Lightning's name: bits of the weights, or the type that autocast computes in
     precision: str = choice("32-true", "32-true", "bf16-mixed", "16-mixed", "64-true")
 
 
 @dataclass
 class RecipeConfig:
-    """The settings that every row of a comparison must share, whatever its optimizer."""
+    """Settings that every row of a comparison must share, for any optimizer."""
 
-    label_smoothing: float = number(0.0, at_least=0, below=1)
+    label_smoothing: float = number(0.0, at_least=0, below=1)  # share of the label spread over all classes
     weight_decay_filter: str = choice("norm_and_bias", "norm_and_bias", "none")  # what is not decayed
     weight_average: float | None = number(None, at_least=0, below=1)  # γ; null: no average
     recalibrate_batch_norm: int = number(0, at_least=0)  # training batches before each evaluation
@@ -79,22 +80,22 @@ class CheckpointConfig:
 class LoggerConfig:
     """The mirror of a run on Weights & Biases, under its names."""
 
-    kind: str = choice("wandb", "wandb", "none")
-    mode: str = choice("offline", "offline", "online")
-    project: str = "neumann"
-    entity: str | None = None  # null: the account's own
-    job_type: str = "train"
-    tags: list[str] = field(default_factory=list)
+    kind: str = choice("wandb", "wandb", "none")  # none: no mirror
+    mode: str = choice("offline", "offline", "online")  # offline: files in wandb/, for `wandb sync`
+    project: str = "neumann"  # W&B's name of the project
+    entity: str | None = None  # user or team; null: the account's own
+    job_type: str = "train"  # by which W&B groups runs
+    tags: list[str] = field(default_factory=list)  # by which W&B filters runs
 
 
 @dataclass
 class DerivedConfig:
     """Counts in optimizer steps and examples that follow from the data and the batch (`time_scales.derived`)."""
 
-    train_examples: int = 0
-    steps_per_epoch: int = 0
-    total_steps: int = 0
-    eval_every_steps: int = 0
+    train_examples: int = 0  # images of the training split
+    steps_per_epoch: int = 0  # whole global batches in the training split
+    total_steps: int = 0  # optimizer steps of the run
+    eval_every_steps: int = 0  # optimizer steps between evaluations
 
 
 @dataclass
@@ -113,10 +114,10 @@ class RunConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     launch: LaunchConfig = field(default_factory=LocalLaunchConfig)
     derived: DerivedConfig = field(default_factory=DerivedConfig)
-    seed: int = number(0, at_least=0)
-    study: str = "default"
-    name: str | None = None
-    output: str = "runs"
+    seed: int = number(0, at_least=0)  # of every random stream (`neumann.seeds`)
+    study: str = "default"  # folder in ``output`` that the run is filed under
+    name: str | None = None  # the beginning of the run folder's name; null: made of the choices
+    output: str = "runs"  # path of the results folder
 
 
 def structured(launch: Any = None) -> DictConfig:

@@ -16,7 +16,7 @@ class RunSpec:
     """One run, fully determined.
 
     ``config`` is resolved: no interpolation is left and every value is checked. ``facts`` describe the data,
-    ``signature`` is the one of both (see `neumann.config.signature`), and ``choices`` is {group: chosen option}, which
+    ``signature`` is that of both (see `neumann.config.signature`), and ``choices`` is {group: chosen option}, which
     only names the run.
     """
 

@@ -36,7 +36,7 @@ def check_target(target: Any, where: str) -> None:
     if public is None and target.startswith("neumann.optim.") and EXPORTED.fullmatch(optimizer):
         public = optimizer
     near = f"write {public}" if public else did_you_mean(target, TARGETS)
-    raise UserError(f"{where}={target} is no public name of neumann: {near}")
+    raise UserError(f"{where}={target} is not a public name of neumann: {near}")
 
 
 def place_of(target: str) -> str:

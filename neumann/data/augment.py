@@ -1,9 +1,8 @@
 """Augmentation as a function of (seed, epoch, example): batch size, workers, devices and resumes do not change it.
 
 The randomness is a table of uniforms per epoch with one row per training example, drawn once and indexed by example;
-boxes follow from it by arithmetic. Batches in memory and streamed ones are cut and mirrored whole, on the device, by
-`apply`. Only a streamed random resized crop is cut in the worker, from the file itself; in memory it is cut from the
-decoded and fitted image.
+boxes follow from it by arithmetic. `apply` crops and mirrors whole batches on the device. The one exception: a streamed
+random resized crop is taken in the worker, from the full file; in memory it is taken from the decoded and fitted image.
 """
 
 from __future__ import annotations

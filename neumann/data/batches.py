@@ -1,8 +1,8 @@
 """Batches: which images are in batch k of epoch e on which process, and their way to the device.
 
-`Plan` and `DealtPlan` say which; `TensorBatches` index a small set that lies on the device as uint8, `StreamBatches`
-decode files in workers. The order is a pure function of (order seed, epoch), the augmentation of (augmentation seed,
-epoch, example).
+`ShardPlan` and `DealtPlan` say which; `TensorBatches` index a small set that lies on the device as uint8,
+`StreamBatches` decode files in workers. The order is a pure function of (order seed, epoch), the augmentation of
+(augmentation seed, epoch, example).
 
 Training drops the last incomplete batch; evaluation counts every example exactly once, in a fixed order. With several
 processes, batch k is cut from one shared order, so the union over processes does not depend on their number, and every
@@ -31,7 +31,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class ShardPlan:
     """The examples of every batch of one process, for a split.
 
     Args:
@@ -85,11 +85,19 @@ class Plan:
 
 
 @dataclass(frozen=True, eq=False)
-class DealtPlan(Plan):
-    """The first ``count`` whole batches of the training order ``order_seed``, dealt to the processes one by one.
+class DealtPlan(ShardPlan):
+    """The first ``count`` whole batches of a training order, dealt to the processes one by one.
 
-    The batches do not depend on the number of processes: each is as large as on one process and stays whole. ``seed``
-    is None, so that every iteration begins at the first batch.
+    The batches do not depend on the number of processes: each is as large as on one process and stays whole.
+
+    Args:
+        indices: the training split's examples, int64 [N] into the whole set.
+        batch_size: examples in each whole batch.
+        seed: None, so that every iteration begins at the first batch.
+        rank: this process, from 0.
+        world_size: the number of processes that the batches are dealt to.
+        count: the number of batches over all processes.
+        order_seed: of the order that the batches are cut from.
     """
 
     count: int = 1
@@ -144,7 +152,7 @@ class Batches(ABC):
 
     batch_sampler = None  # Lightning reads it from every loader with a ``sampler``
 
-    def __init__(self, plan: Plan, finish: Finish, device: torch.device) -> None:
+    def __init__(self, plan: ShardPlan, finish: Finish, device: torch.device) -> None:
         self.plan, self.finish, self.device = plan, finish, device
         self.epoch = self.position = 0
         self.taken: Indices = np.arange(0)  # the last batch handed out, as positions in plan.indices
@@ -187,7 +195,7 @@ class Batches(ABC):
         if not rows:  # a process to which no batch was dealt
             return
         for step, (taken, batch) in enumerate(zip(rows, self._load(rows), strict=True), start=first + 1):
-            self.position = step if training else 0  # before the yield: after the last one nothing runs any more
+            self.position = step if training else 0  # before the yield: it is not resumed after the last batch
             self.taken = taken
             yield batch
 
@@ -204,9 +212,16 @@ class Batches(ABC):
 
 
 class TensorBatches(Batches):
-    """Batches indexed out of ``pixels`` uint8 [N, C, H, W] and ``labels`` int64 [N], both on one device."""
+    """Batches indexed out of tensors on one device.
 
-    def __init__(self, plan: Plan, finish: Finish, pixels: Tensor, labels: Tensor) -> None:
+    Args:
+        plan: the examples of every batch.
+        finish: the processing of pixels on the device.
+        pixels: the whole set's images, uint8 [N, C, H, W].
+        labels: the whole set's labels, int64 [N], on the same device.
+    """
+
+    def __init__(self, plan: ShardPlan, finish: Finish, pixels: Tensor, labels: Tensor) -> None:
         super().__init__(plan, finish, pixels.device)
         self._pixels, self._labels = pixels, labels
 
@@ -240,7 +255,7 @@ class StreamBatches(Batches):
     """
 
     def __init__(
-        self, plan: Plan, finish: Finish, files: ImageFiles, labels: Indices, *, workers: int, device: torch.device
+        self, plan: ShardPlan, finish: Finish, files: ImageFiles, labels: Indices, *, workers: int, device: torch.device
     ) -> None:
         super().__init__(plan, finish, device)
         self._files, self._labels, self._requests = files, labels, _Requests()

@@ -1,4 +1,4 @@
-"""The cache of what was computed from a folder's images: atomic writes and locks in a folder that may vanish any time.
+"""Cache of what was computed from a folder's images: atomic writes and locks in a folder that may vanish any time.
 
 A cache never breaks a run: one that cannot be written or read back costs time and one notice.
 """
@@ -17,7 +17,7 @@ try:
 except ImportError:  # not on Windows: two runs then do the same work twice
     fcntl = None  # type: ignore[assignment]
 
-ABSENT = (FileNotFoundError, NotADirectoryError, PermissionError)  # no cache to read is no damage to report
+ABSENT = (FileNotFoundError, NotADirectoryError, PermissionError)  # a missing cache is not a damaged one
 log = logging.getLogger(__name__)
 
 

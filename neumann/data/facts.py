@@ -66,7 +66,7 @@ def facts(data: Mapping[str, Any]) -> DataFacts:
     """Return the facts of the data set that the ``data`` group of a configuration names.
 
     Raises UserError, one sentence, for a wrong setting, a missing or misshapen folder, a class with too few images,
-    or a file that is no image.
+    or a file that is not an image.
     """
     wanted = settings.parse(data)
     return _digits(wanted) if isinstance(wanted, settings.Digits) else _image_folder(wanted)

@@ -1,8 +1,8 @@
 """The images of a folder, their classes and their splits, found by listing the folder; no file is opened.
 
 A split folder is one named train, val, valid, validation or test (in any case) that itself holds folders, so a *class*
-called "train" that holds images stays a class. With a train split, the other folders of the root are ignored unless
-they hold images themselves: such a mix of splits and classes is refused rather than guessed at.
+called "train" that holds images stays a class. With a train split, other folders of the root are ignored if they hold
+no images, and refused if they do: the root would mix splits and classes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validat
 
 
 class File(NamedTuple):
-    """One image file: its path under the root, with forward slashes, its bytes and its times in nanoseconds."""
+    """One image file: path under the root with forward slashes, size in bytes, and two times in nanoseconds."""
 
     path: str
     size: int
@@ -55,7 +55,7 @@ class Listing:
 
 
 def walk(root: str) -> Listing:
-    """Return the listing of ``root``. Raises UserError, naming the path, where it is no folder of class folders."""
+    """Return the listing of ``root``. Raises UserError, naming the path, where it is not a folder of class folders."""
     top = Path(root).expanduser().absolute()
     if not top.exists():
         raise UserError(f"data.root '{top}' does not exist")

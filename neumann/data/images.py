@@ -1,8 +1,8 @@
 """The decoding of image files: read by Pillow, converted, and fitted to the size that the model is trained at.
 
 Images that all have the wanted size stay as they are. Others are brought to it the usual way: scaled until size/0.875
-fits inside, then cut in the centre. EXIF orientation is ignored, as torchvision's ImageFolder does, and so is colour
-under full transparency.
+fits inside, then cut in the centre. EXIF orientation is ignored, as in torchvision's ImageFolder; so is the colour of
+fully transparent pixels.
 """
 
 from __future__ import annotations

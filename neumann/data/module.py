@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from neumann.data import digits, resident, settings
-from neumann.data.batches import Batches, DealtPlan, Finish, Plan, StreamBatches, TensorBatches
+from neumann.data.batches import Batches, DealtPlan, Finish, ShardPlan, StreamBatches, TensorBatches
 from neumann.data.facts import DataFacts
 from neumann.data.images import ImageFiles
 from neumann.data.splits import Indices
@@ -49,7 +49,7 @@ def build(
     """
     wanted = settings.parse(data)
     # refuses a batch that is too large before anything is decoded
-    Plan(facts.examples.train, batch_size, seed=0, world_size=world_size)
+    ShardPlan(facts.examples.train, batch_size, seed=0, world_size=world_size)
     files = pixels = None
     if isinstance(wanted, settings.Digits):
         pixels = resident.measure(torch.from_numpy(digits.read()[0].copy()))
@@ -80,7 +80,7 @@ class ImageData(pl.LightningDataModule):
     Args:
         facts: the data set's.
         wanted: its settings.
-        pixels: the decoded images; None: they are streamed from ``files``.
+        pixels: the decoded images, uint8 [N, C, H, W] with channel sums; None: they are streamed from ``files``.
         files: the image files; None for embedded data.
         batch_size: examples in a training batch of one process.
         eval_batch_size: examples in an evaluation batch of one process.
@@ -152,7 +152,7 @@ class ImageData(pl.LightningDataModule):
 
     def _batches(self, indices: Indices, *, training: bool = False) -> Batches:
         rank, world_size = self._whose()
-        plan = Plan(
+        plan = ShardPlan(
             indices,
             self.batch_size if training else self.eval_batch_size,
             seed=derive(self.seed, "order") if training else None,
@@ -162,7 +162,7 @@ class ImageData(pl.LightningDataModule):
         augmentation = self.augmentation if training else "none"
         return self._load(plan, augmentation=augmentation, seed=derive(self.seed, "augmentation"))
 
-    def _load(self, plan: Plan, *, augmentation: str, seed: int) -> Batches:
+    def _load(self, plan: ShardPlan, *, augmentation: str, seed: int) -> Batches:
         finish = Finish(
             size=self.image_size,
             mean=self.mean,

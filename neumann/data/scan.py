@@ -25,7 +25,7 @@ from neumann.errors import UserError
 VERSION = 1  # of the kept file: raise it when its content or meaning changes
 CONTENT_LIMIT = 1 << 30  # bytes in all; larger folders are told apart by names and sizes
 SMALL_FILE = 1 << 16  # bytes a file; below it threads cost more than the waiting they hide, because of Python's lock
-# what Pillow's readers raise on bytes that are no image, or not all of one
+# raised by Pillow's readers for bytes that are not an image, or only a part of one
 UNREADABLE: tuple[type[BaseException], ...] = (
     OSError,
     SyntaxError,
@@ -57,6 +57,8 @@ class Scan:
 
 @dataclass(frozen=True)
 class _Seen:
+    """One file as the scan read it: its digest, its size, or why it cannot be decoded."""
+
     digest: bytes
     size: tuple[int, int]
     problem: str = ""
@@ -65,7 +67,7 @@ class _Seen:
 def scan(listing: Listing) -> Scan:
     """Return the scan of ``listing``, from the cache where nothing has changed.
 
-    Raises UserError naming the first file that is no image by its header, and how many there are.
+    Raises UserError naming the first file that is not an image by its header, and how many there are.
     """
     stats = _stat_digest(listing.files)
     place = hashlib.sha256(str(listing.root).encode(errors="surrogateescape")).hexdigest()[:24]

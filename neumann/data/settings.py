@@ -1,6 +1,6 @@
 """The settings of the `data` group of the configuration: one frozen dataclass per kind, checked before any reading.
 
-The fields and defaults are those of conf/data/*.yaml; a test holds the two together.
+The fields and defaults are those of conf/data/*.yaml; a test compares the two.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from neumann.errors import UserError, did_you_mean
 AUGMENTATIONS = ("none", "crop", "crop_flip", "random_resized_crop")
 MISSING = "???"  # OmegaConf's mark for a value that the user has not given yet
 SPOILS_DIGITS = {  # augmentations that digits do not survive, and why
-    "crop_flip": "mirrors the image and a mirrored digit is no digit",
+    "crop_flip": "mirrors the image and a mirrored digit is not a digit",
     "random_resized_crop": "leaves too little of an 8×8 digit (and mirrors it)",
 }
 
@@ -115,7 +115,7 @@ def _image_size(value: Any) -> tuple[int, int] | None:
         return None
     sides = _as_list(value, 2)
     if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in sides):
-        raise UserError(f"data.image_size={value} is no size: it is null, a number of pixels, or [height, width]")
+        raise UserError(f"data.image_size={value} is not a size: it is null, a number of pixels, or [height, width]")
     return sides[0], sides[1]
 
 

@@ -1,7 +1,7 @@
 """The three splits of a data set: a stratified cut by a fixed seed, the same on every machine.
 
 The arithmetic is our own rather than scikit-learn's for two reasons: importing that takes a second where a signature
-takes milliseconds, and here the test part does not move when the validation fraction does.
+takes milliseconds, and here changing the validation fraction leaves the test split unchanged.
 """
 
 from __future__ import annotations

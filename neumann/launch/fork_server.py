@@ -1,8 +1,8 @@
-"""The fork server: it imports PyTorch once, and every process of a run is a fork of it.
+"""Fork server: it imports PyTorch once, and every process of a run is a fork of it.
 
-It is the standard library's server. It has no threads and never touches CUDA, so its children may have both. A launcher
-that ends before the server is warm kills it; otherwise the server ends with the last process that could ask it for a
-child.
+It is the standard library's server. It has no threads and never touches CUDA, so its children may use both. If the
+launcher ends before the imports are done, it kills the server; else the server exits with the last process that can
+request a child.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from multiprocessing import forkserver, resource_tracker
 from neumann import compat
 from neumann.errors import UserError
 
-# what a run imports sooner or later, by name, so that this module imports no torch
+# modules that every run imports, by name, so that this module imports no torch
 PRELOADED = ["neumann.launch.run_main", "neumann.training.run", "wandb", compat.TORCH_WORKER]
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 

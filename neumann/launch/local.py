@@ -1,4 +1,4 @@
-"""The launcher on this machine: several runs at once, each in processes from a fork server.
+"""Launcher on this machine: several runs at once, each in processes from a fork server.
 
 The fork server has imported PyTorch, Lightning, timm and W&B once, so a run starts in a fraction of a second instead of
 the ten that a fresh interpreter takes. Every process of a run, one a rank, gets the run's `RunSpec` and never a command
@@ -32,7 +32,7 @@ ELSEWHERE_S = 1.0  # between looks at runs that another launcher is training
 
 
 class LocalLauncher:
-    """Trains runs on this machine, as many at once as ``parallel`` has devices for; a `neumann.launch.Launcher`.
+    """Trains up to ``parallel`` runs at once on this machine; a run on d devices counts d. A `neumann.launch.Launcher`.
 
     The fork server starts to import PyTorch when the first run has to be trained, and not at all otherwise. Raises
     UserError for GPUs that are not there.

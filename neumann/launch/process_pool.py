@@ -1,4 +1,4 @@
-"""The runs under way in a launcher or in a Slurm worker: those that train, and those that only end their mirrors."""
+"""Runs under way in a launcher or Slurm worker: training, or over with the W&B mirror still finishing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the user sees of a launch: a live view while runs train, and a table of all runs at the end."""
+"""Live view of a launch, and the table of its runs at the end."""
 
 from __future__ import annotations
 

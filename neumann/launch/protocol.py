@@ -1,4 +1,4 @@
-"""The protocol of a launch: what a launcher does, what it reports of each run, and what a view is told meanwhile.
+"""Protocols of a launch: the launcher, the outcome that it reports for each run, and the view that it keeps informed.
 
 Two launchers follow it: `neumann.launch.local.LocalLauncher` trains on this machine, and
 `neumann.launch.slurm.launcher.SlurmLauncher` on a cluster.
@@ -18,7 +18,7 @@ from neumann.store.lookup import find, finished_result
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """What became of one run of a launch.
+    """Outcome of one run of a launch.
 
     spec      the run
     status    finished, diverged, failed or interrupted
@@ -45,23 +45,23 @@ class RunOutcome:
 
 
 class LaunchView(Protocol):
-    """What shows a launch to its user. The launcher calls every method from its own thread."""
+    """View that shows a launch to its user. The launcher calls every method from its own thread."""
 
     def started(self, spec: RunSpec) -> None:
         """Take note of a run that has just been started."""
 
     def done(self, outcome: RunOutcome) -> None:
-        """Take note of a run that has an outcome, be it trained by this launch or over before."""
+        """Take note of a run that has an outcome, trained by this launch or over before."""
 
     def tick(self, running: Sequence[RunSpec], waiting: int) -> None:
         """Refresh, a few times a second: ``running`` train now, ``waiting`` runs have not begun."""
 
 
 class Launcher(Protocol):
-    """What trains many runs, as a context manager.
+    """Protocol of a launcher, which trains many runs; a context manager.
 
-    ``preparation`` names what happens before the first run can begin; ``parallel`` is how many runs on one device train
-    at once where nothing else is in the way.
+    preparation   what the launcher does before the first run can begin, such as "importing PyTorch"
+    parallel      the largest number of one-device runs at once
     """
 
     preparation: str
@@ -83,5 +83,5 @@ class Launcher(Protocol):
 
 
 def run_key(spec: RunSpec) -> tuple[Path, str]:
-    """Return what makes two specifications one run of a launch: the folder of their study, and the signature."""
+    """Return the identity of a run within a launch: the folder of its study, and its signature."""
     return spec.folder.parent, spec.signature

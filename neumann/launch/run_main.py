@@ -1,4 +1,4 @@
-"""What a process of a run executes: it takes its parent's surroundings, trains as one rank, and answers how it ended.
+"""Main function of a run's process: it takes over the parent's environment, trains as one rank, sends how it ended.
 
 The fork server makes the process. It gets the run's specification and its rank, reads no command line and starts no
 other rank.
@@ -35,17 +35,17 @@ LONGEST = 2000  # characters of a message: it waits in a pipe until the run is o
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What a run's process takes over from its parent, since the fork server has those of its own start.
+class ProcessEnvironment:
+    """Environment that a run's process takes over from its parent, since the fork server keeps that of its own start.
 
-    environment   the variables of the environment
-    cwd           the working directory
-    path          sys.path, as absolute folders
-    threads       of torch in each process
-    log           the file that standard output and standard error go to
+    variables   the environment variables
+    cwd         the working directory
+    path        sys.path, as absolute folders
+    threads     of torch in each process
+    log         the file that standard output and standard error go to
     """
 
-    environment: dict[str, str]
+    variables: dict[str, str]
     cwd: str
     path: list[str]
     threads: int
@@ -54,7 +54,7 @@ class Surroundings:
 
 def run_main(
     spec: RunSpec,
-    surroundings: Surroundings,
+    environment: ProcessEnvironment,
     ranks: RankPlace | None,
     listener: socket.socket | None,
     answer: Connection,
@@ -62,22 +62,22 @@ def run_main(
     """Train ``spec`` in this process, and send (status, message, monotonic seconds) once the run is over.
 
     ranks      its place among the run's processes, or None where it is the only one
-    listener   rank 0's bound socket, at which the other ranks gather
+    listener   rank 0's listening socket, to which the other ranks connect
     answer     the writing end of a pipe to the parent
     """
     os.setpgid(0, 0)  # a terminal's Ctrl-C reaches the launcher alone, which then stops each process once
     raise_at_signals()  # until the run listens itself
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.environ.clear()
-    os.environ.update(surroundings.environment | dict.fromkeys(THREADS, str(surroundings.threads)))
-    os.chdir(surroundings.cwd)
-    sys.path[:], sys.argv[:] = surroundings.path, ["neumann"]
+    os.environ.update(environment.variables | dict.fromkeys(THREADS, str(environment.threads)))
+    os.chdir(environment.cwd)
+    sys.path[:], sys.argv[:] = environment.path, ["neumann"]
     importlib.invalidate_caches()
-    _redirect(surroundings.log)
+    _redirect(environment.log)
     threading.Thread(target=_leave_with_parent, name="neumann-parent", daemon=True).start()
     with contextlib.ExitStack() as closing:
         try:
-            status, message = _train(spec, surroundings.threads, ranks, listener, closing)
+            status, message = _train(spec, environment.threads, ranks, listener, closing)
         except KeyboardInterrupt as stop:
             status, message = ending_of(stop)
         ignore_signals()  # everything is on disk
@@ -86,7 +86,7 @@ def run_main(
     compat.run_exit_functions()
     parent = multiprocessing.parent_process()
     if (ranks is None or ranks.rank == 0) and (parent is None or not parent.is_alive()):
-        file_log(Path(surroundings.log), spec)
+        file_log(Path(environment.log), spec)
 
 
 def _train(
@@ -96,7 +96,7 @@ def _train(
 
     from neumann.training.run import run
 
-    who = f"rank {ranks.rank}: " if ranks else ""
+    prefix = f"rank {ranks.rank}: " if ranks else ""
     try:
         result = run(
             spec, Console(file=sys.stdout, width=120), threads=threads, ranks=ranks, listener=listener, closing=closing
@@ -111,7 +111,7 @@ def _train(
             if not hasattr(error, "__notes__") and folder.path.exists():  # it came before the run could record it
                 with contextlib.suppress(OSError):
                     replace_file(folder.error, traceback.format_exc().encode())
-        return status, who + message
+        return status, prefix + message
     return str(result["status"]), None
 
 

@@ -1,4 +1,4 @@
-"""One run in processes of its own, one a device, as the launcher or the Slurm worker that started them sees them."""
+"""Processes of one run, one per device, as the launcher or Slurm worker that started them controls them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from typing import Any
 from neumann.config import RunSpec
 from neumann.errors import UserError
 from neumann.launch.fork_server import without_main
-from neumann.launch.run_main import Surroundings, file_log, run_main
+from neumann.launch.run_main import ProcessEnvironment, file_log, run_main
 from neumann.processes.ranks import RankPlace, world_size
 from neumann.store.files import replace_file
 from neumann.store.folder import Claimed, RunFolder
 from neumann.store.lookup import find, finished_result
 from neumann.store.scores import diverged_at
 
-LAST_WORDS_S = 2.0  # between a rank's bad end and the end of the others
+FAILURE_WAIT_S = 2.0  # between a rank's failure and the kill of the others
 
 
 class RunProcesses:
@@ -44,13 +44,13 @@ class RunProcesses:
         self._stopped = False
         self._first_bad: tuple[_RankProcess, float] | None = None  # the rank that ended badly first, and when
         path = [os.path.abspath(folder) for folder in sys.path]
-        environment = dict(os.environ) | ({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})
-        surroundings = Surroundings(environment, os.getcwd(), path, threads, str(self._log))
+        variables = dict(os.environ) | ({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})
+        environment = ProcessEnvironment(variables, os.getcwd(), path, threads, str(self._log))
         self._processes: list[_RankProcess] = []
         try:
             with without_main(), contextlib.ExitStack() as ours:
                 for ranks, listener in _places(spec, ours):
-                    self._processes.append(_RankProcess(spec, surroundings, ranks, listener))
+                    self._processes.append(_RankProcess(spec, environment, ranks, listener))
         except BaseException:
             self._kill()
             raise
@@ -62,15 +62,15 @@ class RunProcesses:
     def settled(self) -> bool:
         """Return whether every process has answered how the run ended or has exited; some may still end mirrors.
 
-        `LAST_WORDS_S` after one has ended badly the others are killed: they hang, or learn of it from a broken
-        connection.
+        `FAILURE_WAIT_S` after one has failed the others are killed: until then they learn of it from a broken
+        connection, or they hang.
         """
         waiting = [process for process in self._processes if process.alive() and process.answer() is None]
         if self._first_bad is None:
             bad = [process for process in self._processes if process not in waiting and process.bad()]
             if bad:
                 self._first_bad = min(bad, key=_RankProcess.answered_at), time.monotonic()
-        elif time.monotonic() - self._first_bad[1] > LAST_WORDS_S:
+        elif time.monotonic() - self._first_bad[1] > FAILURE_WAIT_S:
             for process in waiting:
                 process.kill()
         return not waiting
@@ -160,7 +160,7 @@ class RunProcesses:
             folder.set_status("failed", message=message, step=step, attempt=before.get("attempt", 1))
             if len(self._processes) > 1 and folder.error.exists() and silent:
                 others = folder.error.read_text()
-                replace_file(folder.error, f"{message}\n\nWhat another rank saw of it:\n\n{others}".encode())
+                replace_file(folder.error, f"{message}\n\nAnother rank's traceback:\n\n{others}".encode())
 
 
 @contextlib.contextmanager
@@ -181,14 +181,14 @@ def _patiently(folder: RunFolder) -> Iterator[None]:
 class _RankProcess:
     """One process of a run, which trains as one of its ranks.
 
-    spec           the run
-    surroundings   what it takes over from this process
-    ranks          its place among the run's processes, or None where it is the only one
-    listener       rank 0's bound socket
+    spec          the run
+    environment   taken over from this process
+    ranks         its place among the run's processes, or None where it is the only one
+    listener      rank 0's listening socket
     """
 
     def __init__(
-        self, spec: RunSpec, surroundings: Surroundings, ranks: RankPlace | None, listener: socket.socket | None
+        self, spec: RunSpec, environment: ProcessEnvironment, ranks: RankPlace | None, listener: socket.socket | None
     ) -> None:
         self.rank = ranks.rank if ranks else 0
         context = multiprocessing.get_context("forkserver")
@@ -198,7 +198,7 @@ class _RankProcess:
         self._process = context.Process(
             target=run_main,
             name=spec.name,
-            args=(spec, surroundings, ranks, listener, answer),
+            args=(spec, environment, ranks, listener, answer),
             daemon=False,  # decoding workers are its children, which a daemon may not have
         )
         self._process.start()
@@ -255,7 +255,7 @@ class _RankProcess:
 
 
 def _places(spec: RunSpec, ours: contextlib.ExitStack) -> list[tuple[RankPlace | None, socket.socket | None]]:
-    """Return each process's place and, for rank 0, a bound socket, of which ``ours`` closes this process's copy."""
+    """Return each process's place and, for rank 0, a listening socket, of which ``ours`` closes this process's copy."""
     size = world_size(spec)
     if size == 1:
         return [(None, None)]

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from neumann.optim.argument_checks import number
 from neumann.optim.displaced import DisplacedOptimizer
 from neumann.optim.private_names import base_optimizer, found_inf, runs_step_hooks
 from neumann.optim.tensors import by_device_and_dtype
-from neumann.optim.validation import number
 
 _ATTRIBUTE = "_weight_average"  # of an optimizer: the average that is attached to it
 
@@ -33,9 +33,10 @@ class WeightAverage:
         with at(optimizer, "average"):
             validate(model)
 
-    A step that ``GradScaler`` skips moves nothing. v has the shape, device and type of its parameter, but halves are
-    averaged in float32, because the small moves of an average would be rounded away in them. A parameter that was added
-    by ``add_param_group`` joins at the weights it has then. Batch-norm statistics are not averaged.
+    A step that ``GradScaler`` skips moves nothing. v has the shape, device and type of its parameter, but float16 and
+    bfloat16 parameters are averaged in float32, because those types would round the small moves of an average away. A
+    parameter that was added by ``add_param_group`` joins at the weights it has then. Batch-norm statistics are not
+    averaged.
 
     The average is an attribute of the optimizer's instance, so ``deepcopy`` and ``pickle`` drop it, as they drop hooks,
     and the optimizer's ``state_dict()`` does not hold it: save :meth:`state_dict` beside that.
@@ -84,7 +85,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state; γ is the state's from here on, as an optimizer's hyperparameters are.
+        """Load a state, γ included, as an optimizer loads its hyperparameters.
 
         Raises:
             ValueError: the state does not fit the optimizer's groups and shapes; nothing has been loaded then.

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from neumann.optim import validation
+from neumann.optim import argument_checks
 from neumann.optim.private_names import step_post_hooks
 
 _VALID: dict[str, Callable[[Any], Any]] = {
-    "lr": validation.learning_rate,
-    "momentum": lambda value: validation.number("momentum", value, below=1),
-    "weight_decay": lambda value: validation.number("weight_decay", value),
-    "burn_in_steps": lambda value: validation.whole("burn_in_steps", value, least=0),
+    "lr": argument_checks.learning_rate,
+    "momentum": lambda value: argument_checks.number("momentum", value, below=1),
+    "weight_decay": lambda value: argument_checks.number("weight_decay", value),
+    "burn_in_steps": lambda value: argument_checks.whole("burn_in_steps", value, least=0),
 }
 
 

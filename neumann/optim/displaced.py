@@ -35,7 +35,7 @@ class DisplacedOptimizer(Optimizer):
     """
 
     points: ClassVar[tuple[str, ...]] = ("held", "base")
-    wide_state: ClassVar[tuple[str, ...]] = ()  # tensors of the state that are float32 where the parameter is a half
+    wide_state: ClassVar[tuple[str, ...]] = ()  # tensors of the state, float32 for float16 and bfloat16 parameters
     _asked_by_name = False  # within a block that has asked for a point by name, so that the watcher need not warn
 
     @property
@@ -128,7 +128,7 @@ class DisplacedOptimizer(Optimizer):
                     group.setdefault(name, default)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state as :class:`torch.optim.Optimizer` does, but do not round it to the type of a half parameter.
+        """Load a state as :class:`torch.optim.Optimizer` does, but keep m and r float32 for float16 and bfloat16.
 
         Hyperparameters are loaded too, ``foreach`` and the like among them; keys that are missing get the defaults.
 
@@ -178,7 +178,7 @@ class DisplacedOptimizer(Optimizer):
                     self.state[p][key] = value.to(p.device)
 
     def _loaded(self, loaded: dict[str, Any]) -> Iterator[tuple[str, Tensor, dict[str, Any]]]:
-        """Yield what error messages call each parameter, the parameter, and its state in ``loaded``, {} without one."""
+        """Yield each parameter's name for errors, the parameter, and its state in ``loaded``, {} without one."""
         for group, saved in zip(self.param_groups, loaded["param_groups"], strict=False):  # torch refuses other numbers
             for place, (p, index) in enumerate(zip(group["params"], saved["params"], strict=False)):
                 yield name_of(group, place, index), p, loaded["state"].get(index, {})

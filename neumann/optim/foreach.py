@@ -1,4 +1,4 @@
-"""The unfused step: single-tensor, one parameter after the other, or multi-tensor, on lists of them at once.
+"""Unfused step: single-tensor, one parameter after the other, or multi-tensor, on lists of them at once.
 
 :func:`_single_tensor` is the formula as it stands in `phases.py`; the lists do the same in fewer passes over memory.
 """
@@ -63,7 +63,7 @@ def _single_tensor(
     maximize: bool,
 ) -> None:
     for w, g, m, r in zip(params, grads, ms, rs, strict=True):
-        before = w.to(m.dtype)  # a copy for halves only
+        before = w.to(m.dtype)  # a copy for float16 and bfloat16 only
         d = -g.to(m.dtype) if maximize else g.to(m.dtype)
         if weight_decay:
             d = d.add(before, alpha=weight_decay)
@@ -75,7 +75,7 @@ def _single_tensor(
             w.add_(u)
         else:
             w.copy_(before + u)
-            u = w.to(m.dtype) - before  # what a half rounds away has not moved the weight
+            u = w.to(m.dtype) - before  # what float16 or bfloat16 rounds away has not moved the weight
         r.add_(u).mul_(phase.gamma)
 
 
@@ -91,16 +91,16 @@ def _multi_tensor(
     maximize: bool,
 ) -> None:
     w, m, r = params, ms, rs  # lists of one device and type, named as the tensors above
-    halves = w[0].dtype != m[0].dtype
-    before = [each.to(m[0].dtype) for each in w] if halves else w
-    g = [each.to(m[0].dtype) for each in grads] if halves else grads
+    narrow = w[0].dtype != m[0].dtype
+    before = [each.to(m[0].dtype) for each in w] if narrow else w
+    g = [each.to(m[0].dtype) for each in grads] if narrow else grads
     mu, eta = phase.mu_u, phase.eta_u
     known = not isinstance(mu, Tensor) and not isinstance(eta, Tensor) and not isinstance(phase.eta_m, Tensor)
     if known and (phase.carry, phase.eta_m) == (mu, eta) and mu != 1:  # to compare a tensor would wait for its device
         u = _ordinary_move(before, g, m, r, float(mu), float(eta), push, weight_decay=weight_decay, maximize=maximize)
     else:
         u = _any_move(before, g, m, r, phase, push, weight_decay=weight_decay, maximize=maximize)
-    if halves:
+    if narrow:
         torch._foreach_copy_(w, torch._foreach_add(before, u))
         u = torch._foreach_sub([each.to(m[0].dtype) for each in w], before)
     else:

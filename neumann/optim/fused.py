@@ -1,4 +1,4 @@
-"""The fused step: one pass over memory, in which a kernel also sums ‖r‖² for the next step.
+"""Fused step: one pass over memory, in which a kernel also sums ‖r‖² for the next step.
 
 An ordinary step needs ‖r‖ over all parameters before the first of them may move, which would cost a second pass over r.
 But the step before has written every r. So the kernels sum its squares, chunk by chunk, as they store it.
@@ -40,7 +40,7 @@ class Entry(NamedTuple):
 class FusedPass:
     """The kernel's tables for parameters of one device and type, and the squares that it carries from step to step.
 
-    It serves for as long as :meth:`fits` holds. A new one sums the squares of r once and lays the states out as the
+    It is reused while :meth:`fits` returns True. A new one sums the squares of r once and lays the states out as the
     kernel needs them.
 
     Raises:
@@ -196,7 +196,7 @@ class FusedPass:
             count = -(-local(entry.p).numel() // CHUNK)
             own = fresh[len(taken) : len(taken) + count]
             named: dict[Any, float] = entry.state.pop(SQUARES, None) or dict(enumerate(own))
-            saved = [named[name] for name in sorted(named, key=int)]  # flattened states have names of text
+            saved = [named[name] for name in sorted(named, key=int)]  # flattened states have strings as names
             close = len(saved) == count and all(abs(a - b) <= rounding * b for a, b in zip(saved, own, strict=True))
             taken += saved if close else own
         self.squares.copy_(torch.tensor(taken, dtype=torch.float64, device="cpu"))

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neumann.optim.paths import Plan
+from neumann.optim.paths import PathPlan
 from neumann.optim.sharding import shards_of, sum_over_shards
 from neumann.optim.tensors import local, total_square
 
 
 def squared_norm_over_shards(
-    plan: Plan, groups: list[dict[str, Any]], states: Mapping[Tensor, dict[str, Any]], process_group: Any
+    plan: PathPlan, groups: list[dict[str, Any]], states: Mapping[Tensor, dict[str, Any]], process_group: Any
 ) -> Tensor:
     """Return ‖r‖² of the whole model, 0-dim in float64 on the parameters' device; all ranks of shards must call.
 
@@ -23,7 +23,7 @@ def squared_norm_over_shards(
         plan: the paths of all parameters; its fused passes have summed their squares in the step before.
         groups: the optimizer's parameter groups.
         states: the optimizer's state of each parameter.
-        process_group: the ranks of shards that cannot be seen to be shards, or None.
+        process_group: the ranks that hold shards as plain tensors (FSDP1, ZeRO), or None.
     """
     shares = [(shards_of(each.first, process_group), each.squares.sum()) for each in plan.fused]
     unfused: dict[tuple[Any, ...], list[Tensor]] = {}

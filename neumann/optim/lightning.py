@@ -49,8 +49,8 @@ class AtEvalPoint(_Module):
     point until the next ``fit`` or evaluation, or ``optimizer.train()``.
 
     A checkpoint's ``state_dict`` is at the eval point, whenever it is saved, so ``load_from_checkpoint`` and
-    ``trainer.test(ckpt_path=...)`` get the answer; a trainer that has fitted then forgets its optimizers, for they do
-    not belong to these weights. The held weights lie beside it, and ``trainer.fit(ckpt_path=...)`` goes on from those,
+    ``trainer.test(ckpt_path=...)`` get the answer; after that, a fitted trainer drops its optimizers, whose state
+    belongs to other weights. The held weights lie beside it, and ``trainer.fit(ckpt_path=...)`` goes on from those,
     bit for bit; without this class it would go on from the wrong ones. Sharded strategies (FSDP, DeepSpeed) are not
     supported: their checkpoints are not made of ``state_dict()``.
     """

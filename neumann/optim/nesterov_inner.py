@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from neumann.optim import validation
+from neumann.optim import argument_checks
 from neumann.optim.displaced import DisplacedOptimizer
 from neumann.optim.tensors import (
     by_device_and_dtype,
@@ -105,7 +105,7 @@ class NesterovInner(DisplacedOptimizer):
         return loss
 
     def _validated(self, hyperparameters: dict[str, Any]) -> dict[str, Any]:
-        return validation.nesterov_hyperparameters(hyperparameters)
+        return argument_checks.nesterov_hyperparameters(hyperparameters)
 
 
 def nesterov_inner(

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from neumann.optim import validation
+from neumann.optim import argument_checks
 from neumann.optim.phased import PhasedOptimizer
 from neumann.optim.phases import Phase
 
@@ -55,13 +55,14 @@ class Neumann(PhasedOptimizer):
             validate(model)
             optimizer.train()  # they are back, bit for bit; step() is refused before this
 
-    Every hyperparameter can be set per parameter group, but for ``capturable`` and ``process_group``. The counters
+    Every hyperparameter can be set per parameter group, except ``capturable`` and ``process_group``. The counters
     (``step``) and the point (``point``) are in ``param_groups``, so ``state_dict()``, ``deepcopy`` and ``pickle`` keep
     them.
 
     ================= ======== ============ ===========================================================================
     argument          paper    default      meaning and unit
     ================= ======== ============ ===========================================================================
+    ``params``                              parameters, or dicts of parameter groups
     ``lr``            η        1e-2         learning rate, a number or a tensor of one; its schedule is the caller's
     ``alpha``         α        1e-7         cubic term (attraction to v); gradient per squared weight norm
     ``beta``          β        1e-5         repulsive term (push away from v) per counted variable; gradient times
@@ -83,7 +84,7 @@ class Neumann(PhasedOptimizer):
     ``foreach``                None         True: multi-tensor, on lists at once; False: single-tensor, one by one
     ``fused``                  None         True: in one pass over memory; see below
     ``capturable``             False        keep ``step`` and the phases on the parameters' device, for CUDA graphs
-    ``process_group``          None         the ranks that hold shards which tensors do not show; see below
+    ``process_group``          None         the ranks that hold shards as plain tensors (FSDP1, ZeRO), or None
     ================= ======== ============ ===========================================================================
 
     **Which path.** ``fused`` reads and writes each of w, m, r once and g once, 28 bytes for a float32 parameter, which
@@ -98,7 +99,7 @@ class Neumann(PhasedOptimizer):
     collectives) must call ``optimizer.load_state_dict(optimizer.state_dict())`` afterwards, else the next step still
     takes the norm that was carried.
 
-    **Types.** m and r have the parameter's type, but float32 for halves; loading keeps that.
+    **Types.** m and r have the parameter's type, but float32 for float16 and bfloat16 parameters; loading keeps that.
 
     **Shards.** ‖r‖ runs over the whole model. A ``DTensor`` (FSDP2, tensor parallel) shows how it is sharded, and one
     scalar is all-reduced in a step. Tensors that do not show it (FSDP1, ZeRO) need ``process_group``, and β as a total,
@@ -179,7 +180,7 @@ class Neumann(PhasedOptimizer):
         Raises:
             ValueError: ``steps_per_epoch`` is not a number > 0, or as in the constructor.
         """
-        epoch = validation.number("steps_per_epoch", steps_per_epoch, above=0)
+        epoch = argument_checks.number("steps_per_epoch", steps_per_epoch, above=0)
         recipe: dict[str, Any] = {
             "alpha": 1e-7,
             "beta": 1e-5,
@@ -213,7 +214,7 @@ class Neumann(PhasedOptimizer):
         return [Phase.of_step(step, group, self.beta_total(group)) for group in self.param_groups]
 
     def _validated(self, hyperparameters: dict[str, Any]) -> dict[str, Any]:
-        valid = validation.neumann_hyperparameters(hyperparameters)
+        valid = argument_checks.neumann_hyperparameters(hyperparameters)
         self._require_countable(valid)
         return valid
 

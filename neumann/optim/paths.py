@@ -1,4 +1,4 @@
-"""Which path each parameter takes: fused, or unfused, which is multi-tensor or single-tensor. A plan serves many steps.
+"""Plan of each parameter's path: fused, multi-tensor or single-tensor. It serves for many steps.
 
 Fused parameters of one device, type and sharding move in one pass over memory (`fused.py`); the others move group by
 group (`foreach.py`).
@@ -21,10 +21,15 @@ Groups = list[dict[str, Any]]
 States = Mapping[Tensor, dict[str, Any]]
 
 
-class Plan(NamedTuple):
-    """The path of every parameter that has a state, and what that was decided by.
+class PathPlan(NamedTuple):
+    """Path of every parameter with a state, and the settings it was planned from.
 
-    ``unfused`` has a list for each group; ``complete`` says that no parameter is without a state.
+    Args:
+        fused: the passes of the fused path, one for each device, type and sharding.
+        unfused: the other parameters, a list for each group.
+        complete: True where every parameter has a state.
+        params: the parameters of all groups, in their order.
+        settings: the number of states, each group's size and path options, and whether torch.compile traces.
     """
 
     fused: tuple[FusedPass, ...]
@@ -46,13 +51,13 @@ class Plan(NamedTuple):
         return len(self.fused) == 1 and not any(self.unfused) and not shards_of(self.fused[0].first, process_group)
 
 
-def plan_of(groups: Groups, states: States, process_group: Any) -> Plan:
+def plan_of(groups: Groups, states: States, process_group: Any) -> PathPlan:
     """Return the plan for the parameters of ``groups`` that have a state; a first look at r is part of it.
 
     Args:
         groups: the optimizer's parameter groups.
         states: the optimizer's state of each parameter; squares of a loaded one are taken out of it.
-        process_group: the ranks of shards that cannot be seen to be shards, or None.
+        process_group: the ranks that hold shards as plain tensors (FSDP1, ZeRO), or None.
     """
     fused: dict[tuple[Any, ...], list[Entry]] = {}
     unfused: list[list[Tensor]] = [[] for _ in groups]
@@ -72,7 +77,7 @@ def plan_of(groups: Groups, states: States, process_group: Any) -> Plan:
     passes = tuple(map(fused_pass, fused.values()))
     params = _params_of(groups)
     planned = sum(map(len, unfused)) + sum(map(len, fused.values()))
-    return Plan(passes, unfused, planned == len(params), params, _settings(groups, states))
+    return PathPlan(passes, unfused, planned == len(params), params, _settings(groups, states))
 
 
 def takes_fused_path(group: dict[str, Any], p: Tensor) -> bool:

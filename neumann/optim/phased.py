@@ -1,6 +1,6 @@
-"""The step of an optimizer whose scalars are a :class:`Phase`: count it, take ‖r‖, move each parameter on its path.
+"""Step of an optimizer whose scalars are a :class:`Phase`: count it, take ‖r‖, move each parameter on its path.
 
-`paths.py` says which path a parameter takes, `phased_state.py` what is kept and saved, `global_norm.py` sums ‖r‖².
+`paths.py` plans each parameter's path, `phased_state.py` keeps and saves the state, `global_norm.py` sums ‖r‖².
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from neumann.optim.foreach import move
 from neumann.optim.fused import FusedPass, require_fusable
 from neumann.optim.global_norm import squared_norm_over_shards
 from neumann.optim.kernels import state_type
-from neumann.optim.paths import Plan, plan_of, takes_fused_path
+from neumann.optim.paths import PathPlan, plan_of, takes_fused_path
 from neumann.optim.phased_state import (
     carried_squares,
     counters_are_placed,
@@ -43,7 +43,7 @@ class PhasedOptimizer(DisplacedOptimizer):
     points: ClassVar[tuple[str, ...]] = ("held", "base", "average")
     wide_state: ClassVar[tuple[str, ...]] = ("m", "r")
     process_group: Any = None
-    _plan: Plan | None  # of the last step; a copy starts with None
+    _plan: PathPlan | None  # of the last step; a copy starts with None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, which joins at the optimizer's current step; hyperparameters it does not name are the defaults.
@@ -145,7 +145,7 @@ class PhasedOptimizer(DisplacedOptimizer):
         """Return each group's scalars for step number ``step``, which is a tensor where the optimizer is capturable."""
         raise NotImplementedError
 
-    def _planned(self, with_gradient: list[list[Tensor]]) -> Plan:
+    def _planned(self, with_gradient: list[list[Tensor]]) -> PathPlan:
         """Return the paths of all parameters, those of the last step where nothing has changed, which is the rule.
 
         A parameter that has a gradient and no state gets one.
@@ -165,10 +165,10 @@ class PhasedOptimizer(DisplacedOptimizer):
         capturable = self.param_groups[0]["capturable"]
         return make_missing_states(itertools.chain.from_iterable(params), self.state, capturable=capturable)
 
-    def _squared_norm(self, plan: Plan) -> Tensor:
+    def _squared_norm(self, plan: PathPlan) -> Tensor:
         return squared_norm_over_shards(plan, self.param_groups, self.state, self.process_group)
 
-    def _move_fused(self, plan: Plan, phases: list[Phase], squares: Tensor | None, active: Scalar) -> None:
+    def _move_fused(self, plan: PathPlan, phases: list[Phase], squares: Tensor | None, active: Scalar) -> None:
         """Move the parameters of the fused path; ``squares`` is ‖r‖², or None where the kernel sums it by itself."""
         scale = gradient_scale(self)
         rows = [
@@ -236,7 +236,7 @@ class PhasedOptimizer(DisplacedOptimizer):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Whether ``GradScaler`` may leave it to the step to divide the gradients, and to skip itself on the device."""
+        """True where ``GradScaler`` may leave unscaling and skipping to the step."""
         return all(
             group["capturable"] and all(takes_fused_path(group, p) for p in group["params"])
             for group in self.param_groups

@@ -1,4 +1,4 @@
-"""What a phased optimizer keeps for each parameter, where its counters live, and what is saved beside them.
+"""State of a phased optimizer: per-parameter tensors, counters, and the squares saved with them.
 
 A parameter's state is ``m`` and ``r``, shaped as the parameter, and ``coefficient``, the factor on m in the last step
 that moved it (μ_u). Counters and coefficients are numbers, or tensors on the device where an optimizer is capturable. A
@@ -27,7 +27,7 @@ Squares = dict[Tensor, dict[int, float]]
 def make_missing_states(
     params: Iterable[Tensor], states: MutableMapping[Tensor, dict[str, Any]], *, capturable: bool
 ) -> bool:
-    """Give the state m = r = 0 to the parameters that have none; return whether there was one."""
+    """Give the state m = r = 0 to the parameters without a state; return whether there were any."""
     made = False
     for p in params:
         state = states[p]
@@ -64,7 +64,7 @@ def counters_are_placed(groups: Groups) -> bool:
 
 
 def note_coefficient(states: Iterable[dict[str, Any]], coefficient: Scalar, active: Scalar) -> None:
-    """Keep μ_u of the step that has moved the parameters of ``states``; it leads back to the base point w − μ_u·m.
+    """Store μ_u of the step that has moved the parameters of ``states``; it leads back to the base point w − μ_u·m.
 
     Args:
         states: of the parameters that had a gradient.

@@ -15,21 +15,21 @@ from neumann.optim.tensors import Scalar
 
 
 class Phase(NamedTuple):
-    """The scalars of one step, in the one formula that covers every phase, so that one kernel does too:
+    """Scalars of one step. One formula covers every phase, so one kernel serves all:
 
     d = g + c·r;  m ← carry·m − eta_m·d;  u = mu_u·m − eta_u·d;  w ← w + u;  r ← gamma·(r + u),
 
     with c = :func:`push_coefficient` of ‖r‖, ``alpha``, ``beta`` and ``min_distance``.
     """
 
-    carry: Scalar
-    alpha: Scalar
-    beta: Scalar
-    min_distance: float
-    eta_m: Scalar
-    mu_u: Scalar
-    eta_u: Scalar
-    gamma: Scalar
+    carry: Scalar  # share of m that is kept: μ(t), or 0 in burn-in and at a reset
+    alpha: Scalar  # α, the cubic coefficient; 0 outside ordinary steps
+    beta: Scalar  # β in total, after counting; 0 outside ordinary steps
+    min_distance: float  # δ, in the unit of ‖w‖
+    eta_m: Scalar  # rate of d in m: η, or 0 in burn-in
+    mu_u: Scalar  # share of m in the move u: μ(t), or 0 in burn-in and at a reset
+    eta_u: Scalar  # rate of d in the move u: η, or 0 at a reset
+    gamma: Scalar  # share of v that its average keeps: γ, or 1 (v stays) in burn-in and at a reset
 
     @classmethod
     def of_step(cls, step: int | Tensor, group: Mapping[str, Any], beta: float) -> Phase:
@@ -69,7 +69,7 @@ class Phase(NamedTuple):
 
     @classmethod
     def burn_in(cls, lr: Scalar) -> Phase:
-        """SGD without momentum. v stays at w_0, so r takes up the whole way (gamma = 1), and m stays 0."""
+        """SGD without momentum. v stays at w_0, so r accumulates the whole displacement (gamma = 1), and m stays 0."""
         return cls(carry=0.0, alpha=0.0, beta=0.0, min_distance=0.0, eta_m=0.0, mu_u=0.0, eta_u=lr, gamma=1.0)
 
     @classmethod
@@ -102,7 +102,7 @@ class Phase(NamedTuple):
 
     @property
     def pushes(self) -> bool:
-        """Whether a regularizer may act, so that ‖r‖ is needed; scalars on a device are not looked at."""
+        """True where α or β may act, so that ‖r‖ is needed; device scalars count as "may"."""
         return any(isinstance(term, Tensor) or term != 0 for term in (self.alpha, self.beta))
 
     def push(self, distance: Tensor) -> Scalar:

@@ -23,7 +23,8 @@ from neumann.optim.displaced import DisplacedOptimizer
 from neumann.optim.private_names import base_optimizer
 
 POINTS = ("held", "base", "average")
-HELD = "_neumann_held"  # attribute of torch's SGD within a block at the base point: the held weights, for inner blocks
+# attribute of torch's SGD inside a base-point block: the held weights, which nested blocks restore
+HELD = "_neumann_held"
 
 
 def points(optimizer: Optimizer) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The private names of torch, timm and Lightning that the optimizers rest on, each with the version it was read in.
 
 Nothing else in this package uses a private name, but for ``torch._foreach_*``, which torch documents as its lists of
-tensors and keeps. `tests/optim/test_private_names.py` says which name has moved, and what of ours needs it.
+tensors and keeps. `tests/optim/test_private_names.py` names the one that has moved, and what of ours needs it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The Neumann optimizer as the paper prints it, to be read beside it: Algorithm 2, ICLR 2018, arXiv 1712.03298.
+"""The Neumann optimizer as the paper prints it; read it beside the paper: Algorithm 2, ICLR 2018, arXiv 1712.03298.
 
 It is slow and obvious: in float64, with v instead of r = w − v, branches instead of scalars and counters instead of
-closed forms. The tests hold every fast path to it, and it shares no code with them. What the paper leaves open is
+closed forms. The tests compare every fast path with it, and it shares no code with them. What the paper leaves open is
 decided as in `neumann.py`, and marked "decision" here.
 """
 
@@ -18,10 +18,11 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 
 class NeumannReference(Optimizer):
-    """Algorithm 2 in the paper's letters; the arguments are those of :class:`neumann.optim.Neumann`, unchecked.
+    """Algorithm 2 in the paper's letters.
 
-    Its parameters should be float64: m and v are kept in float64 whatever the parameters are. :meth:`answer` returns
-    what the algorithm returns.
+    The arguments are as in :class:`neumann.optim.Neumann`, without ``foreach``, ``fused``, ``capturable`` and
+    ``process_group``; they are not checked. Its parameters should be float64: m and v are kept in float64 whatever the
+    parameters are. :meth:`answer` returns what the algorithm returns.
     """
 
     def __init__(

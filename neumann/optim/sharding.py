@@ -15,7 +15,7 @@ def shards_of(tensor: Tensor, hidden: Any = None) -> tuple[Any, ...]:
 
     Args:
         tensor: a ``DTensor`` knows its groups; any other tensor is taken to be sharded over ``hidden``.
-        hidden: the group of ranks whose tensors do not show that they are shards (FSDP1, ZeRO), or None.
+        hidden: the ranks that hold shards as plain tensors (FSDP1, ZeRO), or None.
     """
     if type(tensor) is not Parameter and hasattr(tensor, "placements"):
         mesh = tensor.device_mesh  # type: ignore[attr-defined]
@@ -40,8 +40,8 @@ def sharded_as(value: Tensor, like: Tensor) -> Tensor:
 def sum_over_shards(shares: Sequence[tuple[tuple[Any, ...], Tensor]]) -> Tensor:
     """Return the sum of all shares over all ranks that hold one, 0-dim on the first share's device.
 
-    One scalar is all-reduced for each set of groups, whatever the number of shares: a sum that has been reduced over
-    its last group joins the sum over the others.
+    Values with the same groups are added first, so each set costs one all-reduce. A sum over several groups is reduced
+    over the last, then joins the sum over the rest.
 
     Args:
         shares: the groups over which a value must be summed, as :func:`shards_of` returns them, and this rank's value,

@@ -38,7 +38,7 @@ def with_gradient(group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def name_of(group: dict[str, Any], place: int, index: int | None = None) -> str:
-    """Return what error messages call a parameter.
+    """Return the name of a parameter for error messages.
 
     Args:
         group: its parameter group, with names where the optimizer was made of ``named_parameters()``.
@@ -86,8 +86,9 @@ def local_gradient(grad: Tensor, p: Tensor) -> Tensor:
 def total_square(tensors: list[Tensor]) -> Tensor:
     """Return the sum of all squares in ``tensors``, 0-dim in float64 (float32 on MPS), on the first one's device.
 
-    Halves are summed in float32; the sum over tensors is in float64 where the device has it. The order is fixed, so
-    replicas that hold the same values get the same bits. Nothing here waits for the device. Without tensors it is 0.
+    float16 and bfloat16 are summed in float32; the sum over tensors is in float64 where the device has it. The order is
+    fixed, so replicas that hold the same values get the same bits. Nothing here waits for the device. Without tensors
+    it is 0.
     """
     if not tensors:
         return torch.zeros((), dtype=torch.float64, device="cpu")

@@ -1,4 +1,4 @@
-"""Registers the optimizers with timm's factory: one ``import neumann.optim.timm`` is enough.
+"""Registration of the optimizers with timm's factory: one ``import neumann.optim.timm`` is enough.
 
 Then ``timm.optim.create_optimizer_v2(model, opt="neumann", lr=0.1, weight_decay=1e-4)`` makes a
 :class:`neumann.optim.Neumann`, and so does timm's train script with ``--opt neumann``, given this import at its top.

@@ -1,1 +1,1 @@
-"""One process: its place among its run's ranks, and the signals that ask it to stop. Never imports torch."""
+"""Rank and stop signals of this process. Never imports torch."""

@@ -15,27 +15,27 @@ from dataclasses import dataclass
 from neumann.config import RunSpec
 from neumann.errors import UserError
 
-PORTS = (20_000, 30_000)  # for ranks of srun, which hands out none; the system itself gives away higher ones
+PORTS = (20_000, 30_000)  # for srun's ranks: srun assigns no port, and the kernel's ephemeral ports lie higher
 
 
 @dataclass(frozen=True)
 class RankPlace:
-    """The place of one process among ``world_size``, and where the ranks gather."""
+    """The place of one process among ``world_size``, and the address where they gather."""
 
-    rank: int
-    world_size: int
+    rank: int  # from 0
+    world_size: int  # processes of the run, on all machines
     local_rank: int  # among the ranks of this machine
     node_rank: int  # the number of this machine
-    main_address: str  # of rank 0
-    main_port: int
+    main_address: str  # host of rank 0
+    main_port: int  # at which rank 0 listens
     starter: str  # neumann | torchrun | srun
 
     @staticmethod
     def from_environment(environment: Mapping[str, str] | None = None) -> RankPlace | None:
         """Return the place that torchrun or srun gave this process, or None where neither has started it.
 
-        A single srun task is no rank: `neumann train` in it starts the ranks itself. Raises UserError where torchrun's
-        variables are incomplete or no numbers.
+        A single srun task is not a rank: `neumann train` in it starts the ranks itself. Raises UserError where
+        torchrun's variables are incomplete or not numbers.
         """
         given = os.environ if environment is None else environment
         if "TORCHELASTIC_RUN_ID" in given or "RANK" in given:
@@ -55,7 +55,7 @@ class RankPlace:
             )
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "MASTER_PORT"):
             if not given.get(name, "0").isdecimal():
-                raise UserError(f"{name}={given[name]} in the environment is no number, as torchrun would set it")
+                raise UserError(f"{name}={given[name]} in the environment is not a number, as torchrun would set it")
         return RankPlace(
             rank=int(given["RANK"]),
             world_size=int(given["WORLD_SIZE"]),

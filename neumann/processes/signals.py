@@ -1,6 +1,6 @@
 """The signals that ask to stop, and what each process does at one.
 
-SIGINT (Ctrl-C), SIGTERM (kill, scancel), SIGUSR1 and SIGUSR2 (a cluster before its time limit) all mean the same:
+SIGINT (Ctrl-C), SIGTERM (kill, scancel), SIGUSR1 and SIGUSR2 (a cluster before its time limit) all ask to stop:
 
 - Training finishes its step, writes a checkpoint and leaves the run ``interrupted`` (`neumann.training.stopping`). A
   second SIGINT raises KeyboardInterrupt at once.

@@ -157,7 +157,7 @@ def _defaults(path: Path, items: Any) -> Iterator[str]:
 
 
 def _text(value: Any) -> str:
-    """Return a parameter of the grid as on the command line; a text in the file is Hydra's syntax already."""
+    """Return a parameter of the grid as on the command line; a string in the file is Hydra's syntax already."""
     return value if isinstance(value, str) else compat.as_override(_quoted(value))
 
 
@@ -171,7 +171,7 @@ def _settings(node: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _quoted(value: Any) -> Any:
-    """Return ``value`` with its texts quoted, so that Hydra's parser reads them as they stand in the YAML."""
+    """Return ``value`` with its strings quoted, so that Hydra's parser reads them as they stand in the YAML."""
     if isinstance(value, str):
         if value.isidentifier() and value.lower() not in ("null", "true", "false", "nan", "inf"):
             return value

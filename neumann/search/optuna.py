@@ -1,4 +1,4 @@
-"""A search by Optuna: it is asked for a generation of trials, our launcher trains them, and it is told the results.
+"""Search by Optuna: Optuna chooses a generation of trials, our launcher trains them, and Optuna is told the results.
 
 Nothing of Optuna's is stored. Its sampler is seeded and is told the same results in the same order, so the same command
 asks for the same trials again, however the last one ended: runs that are over are found by their signature, and the
@@ -129,7 +129,7 @@ def search(wanted: Search, make: MakeSpecs, launcher: Launcher, view: SweepView)
 
 
 def conclusion(wanted: Search, trials: Sequence[Trial], config_dirs: Sequence[str]) -> list[str]:
-    """Return the lines that end a search: the best trial, its command, warnings, and what the figure is worth.
+    """Return the lines that end a search: the best trial, its command, warnings, and why its error is optimistic.
 
     wanted        the search
     trials        all of them, over

@@ -3,8 +3,9 @@
 The syntax is that of Hydra's Optuna sweeper: `interval(0.001,1)` is searched evenly, `tag(log,interval(0.001,1))`
 evenly in its logarithm, `int(interval(8,64))` in whole numbers, both ends included; `range(...)` holds the values that
 Hydra lists for it, in their order, and `a,b` or `choice(a,b)` values without an order. Two rules are ours. Seeds are
-not searched: `seed=0,1,2` trains every trial at each of them and judges it by their mean, since the luckiest seed is no
-setting. And a key that cannot change a result cannot be searched. This module does not import Optuna.
+not searched: `seed=0,1,2` trains every trial at each of them and judges it by their mean. A seed is not a setting:
+choosing the best one would choose luck. And a key that cannot change a result cannot be searched. This module does not
+import Optuna.
 """
 
 from __future__ import annotations

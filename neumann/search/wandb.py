@@ -1,9 +1,9 @@
-"""A sweep as a file for `wandb sweep`, whose agents start single runs of `neumann train`.
+"""Sweep as a file for `wandb sweep`, whose agents start single runs of `neumann train`.
 
 A grid keeps its values; a search (`hydra/sweeper=optuna`) becomes W&B's own: bayes for TPE, random for random.
 Overrides that are the same for every run stand in the command, word for word. A value keeps its type where the agent
-passes it on unchanged, and is a text in Hydra's syntax otherwise: an agent writes a null as None, which Hydra would
-read as a word.
+passes it on unchanged, and is a string in Hydra's syntax otherwise: an agent writes null as `None`, which Hydra would
+read as a string.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def sweep_file(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str
     asked = read_sweep(overrides, config_dirs)
     specs = make_specs(asked.corners() if isinstance(asked, Search) else asked, config_dirs)
     if any(spec.config.logger.kind == "none" for spec in specs):
-        raise UserError("logger=none: a W&B sweep gets its figures from the mirror, so leave the logger as it is")
+        raise UserError("logger=none: a W&B sweep gets its metrics from the mirror, so leave the logger as it is")
     if isinstance(asked, Search):
         method, fixed, parameters = _searched(asked)
         runs = f"{asked.n_trials} runs at most"
@@ -106,7 +106,7 @@ def _name(key: str) -> str:
 
 
 def _value(text: str) -> Any:
-    """Return the value of Hydra's ``text`` where the agent passes it on unchanged, else the text."""
+    """Return the value of Hydra's ``text`` where the agent passes it on unchanged, else ``text``."""
     value = OverridesParser.create().parse_override(f"x={text}").value()
     plain = isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
     return value if plain else text

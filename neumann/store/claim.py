@@ -28,7 +28,7 @@ from pathlib import Path
 from neumann.errors import UserError
 from neumann.store.lease_holder import Holder
 
-HEARTBEAT_S = 15.0
+HEARTBEAT_S = 15.0  # between two touches of a held lease
 LEASE_S = 6 * HEARTBEAT_S
 PREFIX = ".claim."
 CLOCK_S = 30.0  # between two looks at a file system's clock, since a list of runs judges thousands of leases
@@ -49,7 +49,7 @@ class Lost(Claimed):
 
 @dataclass(frozen=True)
 class Lease:
-    """One lease as it was read: its number, whether it was given back, and when it was last touched (Unix seconds).
+    """A lease as it was read: its number, if it is ``free`` (given back), and when it was last touched (Unix seconds).
 
     ``holder`` is None where the file cannot be understood; then its age alone counts.
     """
@@ -118,7 +118,7 @@ def hold(folder: Path) -> Iterator[Claim]:
     claim = Claim(folder, _take(folder))
     _MINE[claim.key] = claim
     try:
-        claim.beat()
+        claim.keep_alive()
         yield claim
     finally:
         claim.end()
@@ -139,15 +139,15 @@ class Claim:
         self._file = self._folder / f"{PREFIX}{lease.number}"
         self._pid = os.getpid()
         self._over = threading.Event()
-        self._beating = threading.Thread(target=self._renew, name="neumann-heartbeat", daemon=True)
+        self._heartbeat = threading.Thread(target=self._renew, name="neumann-heartbeat", daemon=True)
         self.when_lost: Callable[[], None] | None = None
 
-    def beat(self) -> None:
+    def keep_alive(self) -> None:
         """Begin to renew the lease."""
-        self._beating.start()
+        self._heartbeat.start()
 
     def lost(self) -> bool:
-        """Return whether another process has taken the folder over; a disk that does not answer is no loss."""
+        """Return whether another process has taken the folder over; a disk that does not answer does not count."""
         try:
             lease = _read(self._folder, self._number)
             mine = not lease.free and lease.holder is not None and lease.holder.token == self._token
@@ -162,7 +162,7 @@ class Claim:
         if os.getpid() != self._pid:
             return
         self._over.set()
-        self._beating.join()
+        self._heartbeat.join()
         with contextlib.suppress(OSError):
             if not self.lost():
                 _give_back(self._file)

@@ -1,4 +1,4 @@
-"""The details of one run: what differs from the default configuration, its figures, the ends of its logs."""
+"""The details of one run: what differs from the default configuration, its metrics, the ends of its logs."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def tail(path: Path) -> list[str]:
     return [line.rsplit("\r", 1)[-1] for line in lines if line.strip()][-TAIL:]
 
 
-def figures(folder: RunFolder) -> list[tuple[str, str]]:
-    """Return (name, value in words) for each figure of the result, else of the latest evaluation."""
+def metrics(folder: RunFolder) -> list[tuple[str, str]]:
+    """Return (name, value as text) for each metric of the result, else of the latest evaluation."""
     result = folder.result()
     last = result or next(iter(reversed(folder.read_measurements())), None)
     if last is None:

@@ -139,12 +139,12 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     """
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "it is no file", str(path))
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
         yield file
 
 
 def read_json(path: Path) -> Any | None:
-    """Return the file's value, or None where it is missing or damaged; nan and inf, which are no JSON, become None."""
+    """Return the file's value, None where it is missing or damaged; nan and inf, which JSON lacks, become None."""
     try:
         return json.loads(read_file(path), parse_constant=lambda _: None)
     except (OSError, ValueError, RecursionError):  # deep nesting is damage too

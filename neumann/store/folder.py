@@ -1,11 +1,11 @@
-"""The folder of one run: its files, its claim and its status.
+"""Folder of one run: its files, its claim and its status.
 
 config.yaml          the resolved configuration; signed.json: what the signature covers
 provenance.json      code, packages, hardware, data, seeds, one entry per attempt
 status.json          pending | running | finished | diverged | failed | interrupted
 measurements.jsonl   one line per evaluation
 last.ckpt            the state to go on from; eval-weights.pt: the weights at the eval point
-result.json          written last and atomically: where it is good, the run is over
+result.json          written atomically once training is over: where it is good, the run is over
 error.txt            the traceback of a failed run; output.log: what a run of a launch printed
 .claim.N             the lease of the process that trains; its modification time is the heartbeat (see `claim`)
 
@@ -95,7 +95,7 @@ class RunFolder:
         if found["status"] in OVER:
             return {**found, "status": "pending", "message": "its result.json is missing or damaged"}
         if found["status"] == "running" and (gone := self.why_free()) is not None:
-            return {**found, "status": "interrupted", "message": f"it ended without a word: {gone}"}
+            return {**found, "status": "interrupted", "message": f"it ended without writing its status: {gone}"}
         return found
 
     def _recorded(self) -> dict[str, Any]:
@@ -110,13 +110,14 @@ class RunFolder:
         return {key: found[key] for key, kind in kinds.items() if isinstance(found.get(key), kind)}
 
     def result(self) -> dict[str, Any] | None:
-        """Return the content of result.json where the run is over, else None; a damaged file is no result."""
+        """Return the content of result.json where the run is over, else None; a damaged file counts as none."""
         result = read_json(self.path / "result.json")
         return result if isinstance(result, dict) and result.get("status") in OVER else None
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        """Write result.json, the last file of a run; a damaged one is kept beside it as result.json.damaged.
+        """Write result.json atomically; only status.json and the removal of checkpoints follow.
 
+        A damaged one is kept beside it as result.json.damaged.
         Raises NotWritten, or Lost where another process has taken the run over.
         """
         path = self.path / "result.json"
@@ -198,7 +199,7 @@ class RunFolder:
         return self.why_free() is None
 
     def why_free(self) -> str | None:
-        """Return why no process holds the folder, in words, or None where one does."""
+        """Return a sentence that says why no process holds the folder, or None where one does."""
         try:
             lease = claim.current(self.path)
         except NotADirectoryError:

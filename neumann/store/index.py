@@ -1,7 +1,7 @@
-"""The index of a results folder, so that 5,000 runs are listed at once: what was read of a run that is over is kept.
+"""Cache of a results folder's list: what was read of each finished run, so 5,000 runs are listed at once.
 
-It is a hidden file in the results folder, with an entry per run and the sizes and times of the run's files. A run whose
-files differ from its entry is read anew, a damaged index is no index, and nothing but lists is answered from one.
+It is a hidden file in the results folder, with an entry per run, keyed by the inodes, sizes and times of the run's
+files. A run whose files differ from its entry is read anew; a damaged index is ignored. Only lists read it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FORMAT = 1
 
 
 class Index:
-    """The index of one results folder, ``output``."""
+    """Cache of the list of one results folder, ``output``."""
 
     def __init__(self, output: Path) -> None:
         self._output = output
@@ -29,7 +29,7 @@ class Index:
         self._changed = False
 
     def row(self, folder: Path, stamp: Sequence[int]) -> dict[str, Any] | None:
-        """Return the row of ``folder`` in a list, or None where ``stamp``, its files' sizes and times, has changed."""
+        """Return the row of ``folder``, or None where ``stamp``, its files' inodes, sizes and times, has changed."""
         entry = self._entry(folder)
         row = entry.get("row")
         return row if entry.get("stamp") == list(stamp) and isinstance(row, dict) else None

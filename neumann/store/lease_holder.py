@@ -1,4 +1,4 @@
-"""The process that holds a lease, and whether it still lives, which is known on its own machine alone."""
+"""Process that holds a lease, and whether it still lives, which only its own machine can tell."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from pathlib import Path
 class Holder:
     """A process, perhaps on another machine."""
 
-    host: str
-    boot: str | None  # names one boot of one machine; None where the system does not tell, as below
+    host: str  # name of its machine
+    boot: str | None  # names one boot of one machine; None where the system does not tell; so below
     namespace: str | None  # the set of processes in which ``pid`` counts
-    pid: int
+    pid: int  # process id
     started: int | None  # clock ticks between boot and the process's start: a later process may get its ``pid``
     token: str  # random, of this lease
 

@@ -27,21 +27,21 @@ FILES = ("status.json", "result.json", "measurements.jsonl", "signed.json")
 
 @dataclass(frozen=True)
 class Row:
-    """One run in a list. Errors are fractions at the eval point; ``time`` (Unix seconds) is its last progress."""
+    """One run in a list."""
 
-    folder: str
-    study: str
-    name: str
-    signature: str
-    status: str
-    message: str | None
-    step: int
-    total: int | None
-    validation: float | None
-    test: float | None
-    seed: int | None
-    attempt: int
-    time: float
+    folder: str  # path of its folder
+    study: str  # name of the folder above
+    name: str  # its folder's name without the signature
+    signature: str  # of the run
+    status: str  # one of `STATUSES`
+    message: str | None  # why it has this status
+    step: int  # optimizer steps of the last measurement
+    total: int | None  # optimizer steps that it is to take
+    validation: float | None  # last validation error at the eval point, a fraction
+    test: float | None  # test error of a finished run at the eval point, a fraction
+    seed: int | None  # of the run's random streams
+    attempt: int  # number of attempts begun
+    time: float  # of its last progress, in Unix seconds
 
     def as_record(self) -> dict[str, Any]:
         """Return it as JSON types."""
@@ -64,7 +64,7 @@ class Filters:
     def __post_init__(self) -> None:
         for status in self.statuses:
             if status not in STATUSES:
-                raise UserError(f"--status {status} is none that a run has: {did_you_mean(status, STATUSES)}")
+                raise UserError(f"--status {status} is not a status: {did_you_mean(status, STATUSES)}")
 
 
 def list_runs(output: Path, filters: Filters) -> list[Row]:
@@ -167,7 +167,7 @@ def _row(folder: Path, index: Index) -> Row:
 
 
 def _stamp(folder: Path) -> list[int]:
-    """Return what tells whether the files that a row is made from are the same as before."""
+    """Return inode, size and modification time of each file that a row is made from, zeros where it is missing."""
     states = []
     for name in FILES:
         try:
@@ -228,7 +228,7 @@ def _fits(text: str, globs: Iterable[str]) -> bool:
 
 def _where(met: list[tuple[Row, Path]], key: str, value: str, index: Index) -> list[tuple[Row, Path]]:
     """Return the runs whose configuration has ``value`` at ``key``."""
-    from neumann.config import NOT_SIGNED  # what knows configurations takes a second to import
+    from neumann.config import NOT_SIGNED  # takes a second to import
 
     from_yaml = any(key == name or key.startswith(f"{name}.") for name in NOT_SIGNED)
     kept, keys, found = [], set[str](), False
@@ -259,7 +259,7 @@ def _below(node: Mapping[str, Any], key: str) -> list[str]:
 
 
 def _same(value: Any, asked: str) -> bool:
-    """Return whether a value of a configuration is the one that was typed: numbers by what they are, texts as globs."""
+    """Return whether a value of a configuration is the one that was typed: numbers by value, strings as globs."""
     if isinstance(value, bool) or value is None:
         return asked.lower() in ({None: ("null", "none"), True: ("true",), False: ("false",)}[value])
     if isinstance(value, int | float):

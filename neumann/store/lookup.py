@@ -1,4 +1,4 @@
-"""Finding a run that was asked for before: by its signature, whatever its name, and compared in full before reuse."""
+"""Lookup of earlier runs by signature, not by name; the signed content is compared in full before reuse."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def finished_result(spec: RunSpec) -> dict[str, Any] | None:
 
 
 def result_in(folder: RunFolder, spec: RunSpec) -> dict[str, Any] | None:
-    """Return the result of ``spec`` in ``folder``, or None; one that lacks a key that every result has is none.
+    """Return the result of ``spec`` in ``folder``, or None; a result without one of the keys `WHOLE` does not count.
 
     Raises UserError where it is the result of another run.
     """

@@ -53,7 +53,7 @@ def _processor() -> str:
 
 
 def git_state(root: Path) -> dict[str, Any] | None:
-    """Return the checkout's commit and a hash of what is not committed, or None where ``root`` is no checkout."""
+    """Return the checkout's commit and a hash of what is not committed, or None where ``root`` is not a checkout."""
     if not (root / ".git").exists():
         return None
 

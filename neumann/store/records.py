@@ -1,4 +1,4 @@
-"""What a run's folder records: its configuration, and what its specification is made from again.
+"""Records in a run's folder: its configuration, and the record that its specification is rebuilt from.
 
 A folder may come from another user: nothing in it is executed.
 """
@@ -18,7 +18,7 @@ LARGEST = 2**20  # bytes of a configuration; a real one has about 2,000
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return config.yaml as plain data; an interpolation in it stays the text that it is.
+    """Return config.yaml as plain data; an interpolation in it stays a string.
 
     Raises UserError where the file is missing, damaged or not plain data.
     """
@@ -31,11 +31,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         content = read_file(path, LARGEST).decode()
         config = OmegaConf.to_container(OmegaConf.create(content), resolve=False)
     except FileNotFoundError:
-        raise UserError(f"{folder} has no config.yaml: it is no run's folder, or the run never began") from None
+        raise UserError(f"{folder} has no config.yaml: it is not a run's folder, or the run never began") from None
     except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError) as error:
         raise UserError(f"{path} is damaged or not plain data: {first_line(error)}") from error
     if not isinstance(config, dict):
-        raise UserError(f"{path} is no run's configuration")
+        raise UserError(f"{path} is not a run's configuration")
     return {str(key): value for key, value in config.items()}
 
 
@@ -43,7 +43,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """Return the record from which `neumann.config.load_spec` makes the run of ``folder`` again. Raises UserError."""
     match = RUN.fullmatch(folder.resolve().name)
     if match is None:
-        raise UserError(f"{folder} is no run's folder: its name does not end with a signature")
+        raise UserError(f"{folder} is not a run's folder: its name does not end with a signature")
     provenance = read_json(folder / "provenance.json")
     try:
         choices = provenance["attempts"][-1]["choices"]  # type: ignore[index]

@@ -16,7 +16,7 @@ GRAVE = ".removed-"
 
 
 def remove(folder: Path, statuses: Sequence[str]) -> str | None:
-    """Remove ``folder`` where its run has one of ``statuses``; return None, or in words why it was kept."""
+    """Remove ``folder`` where its run has one of ``statuses``; return None, or a sentence that says why it was kept."""
     if folder.is_symlink():
         return "it is a link, and what it points to may belong elsewhere"
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""The scores of a run: which evaluation point counts, and the one number that a search minimises."""
+"""Scores of a run: which evaluation point counts, and the one number that a search minimises."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 OBJECTIVE = "objective"  # its name on W&B, in a run's summary alone: W&B's search takes the best of a whole history
-WORST = 1.0  # the error of a model that is always wrong: no run that finished can be worse
+WORST = 1.0  # the error of a model that is always wrong: no finished run can be worse
 
 
 def headline(scores: Mapping[str, Mapping[str, float]]) -> Mapping[str, float]:

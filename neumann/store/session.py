@@ -1,7 +1,8 @@
-"""One run's dialogue with its files: found or begun, then measurements, checkpoints, and how it ended.
+"""Session of one run with its files: find or begin it, then write measurements, checkpoints and the result.
 
 Training holds a `Session` while it works on a run and touches none of the run's files itself. Of several ranks, rank 0
-holds it; each other one has a `Follower`, which writes nothing but the error that it was the first to meet.
+holds it. Every other rank has a `Follower`: the same methods, no writes except error.txt from the first rank that
+fails.
 """
 
 from __future__ import annotations
@@ -107,8 +108,8 @@ class Session:
         ``hardware`` is training's part of the provenance record: devices, ranks, threads.
         """
         folder, spec = self._folder, self._spec
-        for half in folder.path.glob(".*.tmp"):  # of an attempt that was killed while it wrote: the claim is ours
-            half.unlink()
+        for rest in folder.path.glob(".*.tmp"):  # of an attempt that was killed while it wrote: the claim is ours
+            rest.unlink()
         self.attempt = int(folder.status().get("attempt", 0)) + 1
         self._write_config()
         write_json(folder.signed, spec.signed())
@@ -139,7 +140,7 @@ class Session:
 
     @contextmanager
     def training(self, step: int, lost: Callable[[], None]) -> Iterator[None]:
-        """Have the run ``running`` within the block, which trains from ``step`` on.
+        """Set the status ``running`` for the block, which trains from ``step`` on.
 
         ``lost`` is called, from another thread, when another process has taken the run over.
         """
@@ -187,7 +188,7 @@ class Session:
 
 
 class Follower:
-    """A `Session` as a rank other than 0 has it: rank 0 alone writes, but for the first error of any rank."""
+    """Session of a rank other than 0: the same methods, no writes except error.txt from the first rank that fails."""
 
     def __init__(self, path: Path, attempt: int, measurements: list[Measurement]) -> None:
         self.path, self.attempt, self.measurements = path, attempt, measurements
@@ -225,7 +226,7 @@ def _failed_before_training(folder: RunFolder, error: Exception) -> None:
 def _first_error(folder: RunFolder, message: str, trace: str, rank: int | None) -> str:
     """Write error.txt unless another rank has failed before; return the message of the first rank that has.
 
-    The others learn of it when the connection to it breaks, and their own errors say nothing about the cause.
+    The other ranks learn of it when the connection to it breaks, and their own errors say nothing about the cause.
     """
     if rank is None:
         create_file(folder.error, trace.encode())

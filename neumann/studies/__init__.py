@@ -1,6 +1,6 @@
-"""Studies: comparisons of optimizers that are tuned alike and judged on seeds no choice has seen, to their report.
+"""Studies: optimizers tuned alike and compared on seeds not used for tuning, from study.yaml to the report.
 
-The story goes one way: `definition` (study.yaml), `plan` (the runs it asks for), `run` (the commands, which train),
-`collect` (what the run folders say), `analysis` and `answer` (comparisons and sentences), `report`. Nothing here
-imports torch.
+The modules follow each other: `definition` (study.yaml), `plan` (the runs it asks for), `run` (the commands, which
+train), `collect` (the contents of the run folders), `analysis` and `answer` (comparisons and sentences), `report`.
+Nothing here imports torch.
 """

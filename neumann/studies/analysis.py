@@ -1,4 +1,4 @@
-"""The analysis of a study: rows, paired comparisons and provenance, from whatever part of the runs is there.
+"""Analysis of a study: rows, paired comparisons and provenance, from the runs that are over.
 
 It reads no file: `neumann.studies.collect` has read the run folders, and `neumann.studies.answer` puts the outcome into
 sentences.
@@ -94,7 +94,7 @@ def _row(
 
 
 def edge(trials: Sequence[TuningTrial]) -> str | None:
-    """Return in words where the chosen setting lies on the border of a space of numbers, else None."""
+    """Return where the chosen setting lies on the border of a space of numbers, as a sentence, else None."""
     setting = chosen(trials)
     if setting is None:
         return None
@@ -134,7 +134,7 @@ def _compare(study: Study, errors: Mapping[str, Mapping[int, float]]) -> tuple[C
     pairs += [(row, config.reference) for row in study.config.rows if row not in (config.primary, config.reference)]
     pairs += [(a, b) for a, b in config.also if (a, b) not in pairs]
     found = [_paired(errors[a], errors[b]) for a, b in pairs]
-    # A comparison on one seed has no p and is no member of the family
+    # A comparison on one seed has no p and is not a member of the family
     family = {str(i): one.p for i, one in enumerate(found) if i > 0 and one is not None and one.p is not None}
     adjusted = holm(family, ALPHA) if family else {}
     comparisons = []

@@ -10,7 +10,7 @@ from neumann.studies.results import Comparison, RowResult, RunEntry
 
 
 def answer(primary: Comparison, rows: Sequence[RowResult]) -> tuple[str, str]:
-    """Return the finding of ``primary`` in sentences, and in a few words for a terminal."""
+    """Return the finding of ``primary`` in sentences, and in short form for a terminal."""
     labels = {row.key: row.label for row in rows}
     ours, other = labels[primary.row], labels[primary.against]
     lost = _never_chosen(rows)
@@ -45,7 +45,7 @@ def answer(primary: Comparison, rows: Sequence[RowResult]) -> tuple[str, str]:
     elif one.n == 1:
         said += " One seed has no interval and shows nothing."
     else:
-        said += " All paired differences are equal, so the noise cannot be estimated and no effect is known to be seen."
+        said += " All paired differences are equal, so neither the noise nor the detectable effect can be estimated."
     both = [row for row in rows if row.key in (primary.row, primary.against)]
     for row in both:
         if row.diverged:

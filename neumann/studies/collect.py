@@ -1,6 +1,6 @@
-"""The runs of a study as their folders tell them: what is there, which setting each row chose, what each row measured.
+"""Runs of a study, read from their folders: their results, the setting that each row chose, what each row measured.
 
-`collect` is the story of both phases, told once: tuning runs, the choice by validation error alone, evaluation runs.
+`collect` covers both phases: tuning runs, the choice by validation error alone, evaluation runs.
 It trains nothing itself. A tuning run's test values never leave its folder: `scores` refuses them.
 """
 
@@ -21,7 +21,7 @@ from neumann.studies.results import RunEntry, TuningTrial, chosen
 
 @dataclass(frozen=True)
 class StudyRun:
-    """A planned run with its specification, its folder, and the result that lies there, None while there is none.
+    """A planned run with its specification, its folder, and the result in it, None before the run is over.
 
     Rows that ask for the same run have a `StudyRun` each, with the same specification.
     """
@@ -44,7 +44,7 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class RowMeasurements:
-    """What the evaluation runs of one row measured.
+    """Measurements of one row's evaluation runs.
 
     ``at`` is the evaluation point that the row's ``point`` means for its optimizer, None before a run is over.
     ``errors`` and ``losses`` map a seed to the test error (fraction) and loss (nats) at that point, ``errors_at`` an
@@ -62,10 +62,10 @@ class RowMeasurements:
 
 @dataclass(frozen=True)
 class StudyRuns:
-    """All that the run folders of ``study`` say.
+    """Everything read from the run folders of ``study``.
 
-    ``trials`` and ``measured`` are by row. ``evaluation`` has the runs of the rows whose setting is chosen.
-    ``entries`` names a run that several rows share once.
+    ``tuning`` has every tuning run; ``trials`` and ``measured`` are by row. ``evaluation`` has the runs of the rows
+    whose setting is chosen. ``entries`` names a run that several rows share once.
     """
 
     study: Study
@@ -136,7 +136,7 @@ def scores(run: StudyRun, split: str, point: str) -> Mapping[str, float] | None:
     """Return {"error", "loss", "wrong", "n"} on ``split`` after the last step, or None where the run diverged.
 
     ``split`` is "validation" or "test", ``point`` an evaluation point or "eval", the optimizer's own. Raises
-    PermissionError for the test values of a tuning run: what reads them has looked at the test set to choose. Raises
+    PermissionError for the test values of a tuning run: to read them would be to choose by the test set. Raises
     UserError where the run did not record that point.
     """
     if split == "test" and run.planned.role == TUNING:

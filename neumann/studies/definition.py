@@ -1,4 +1,4 @@
-"""The definition of a study: what a study.yaml may say, read strictly and checked before anything trains.
+"""Definition of a study: the schema of study.yaml, read strictly and checked before anything trains.
 
 A study is a question, rows to compare, one search space with as many trials for every row, tuning seeds that choose a
 setting by validation error, evaluation seeds that no choice has seen, and what is compared with what. A budget is a
@@ -47,10 +47,10 @@ class Section(BaseModel):
 
 
 class RowConfig(Section):
-    """One row to compare: the overrides that make its runs, and the evaluation point at which it is judged."""
+    """One row to compare, as docs/reference/study-file.md describes it."""
 
-    label: str
-    overrides: list[str] = []
+    label: str  # its name in the report
+    overrides: list[str] = []  # of its runs, after the study's
     point: str = "eval"  # one of ASKED
     space: dict[str, list[Any]] | None = None  # null: the study's
 
@@ -74,10 +74,10 @@ class ComparisonsConfig(Section):
 class BudgetConfig(Section):
     """A cheaper version of the study; null leaves the study's own number."""
 
-    overrides: list[str] = []
+    overrides: list[str] = []  # further ones of every run
     trials: int | None = None  # the middle ones of every space
     tuning_seeds: int | None = None  # the first ones
-    evaluation_seeds: int | None = None
+    evaluation_seeds: int | None = None  # the first ones
 
 
 class PaperConfig(Section):
@@ -89,7 +89,7 @@ class PaperConfig(Section):
 
 
 class StudyConfig(Section):
-    """A whole study.yaml; `experiments/regularizers/study.yaml` is one with comments."""
+    """A whole study.yaml; docs/reference/study-file.md describes every key."""
 
     title: str
     question: str
@@ -135,7 +135,7 @@ def read_study(file: Path) -> StudyConfig:
         except OmegaConfBaseException as error:
             key = getattr(error, "full_key", None)
             raise UserError(f"{key}: {first_line(error)}" if key else first_line(error)) from error
-        except Exception as error:  # no file, or PyYAML's errors, which have no common base of their own
+        except Exception as error:  # a missing file, or PyYAML's errors, which have no common base of their own
             raise UserError(f"it cannot be read: {' '.join(str(error).split())}") from error
         if not isinstance(plain, dict):
             raise UserError("it is not a study, which is a mapping with question, rows, space and seeds")

@@ -1,4 +1,4 @@
-"""The way a number or a text of a study is written: one answer for page, Markdown, terminal and sentences.
+"""Formats of a study's numbers and strings, the same on the page, in Markdown, on the terminal and in sentences.
 
 Errors are shown in percent, differences of errors in percentage points, both with two decimals; what is unknown is a
 dash. Text that comes from data is made one printable line here, and escaped by the module that writes it down.
@@ -72,7 +72,7 @@ def count(n: int, planned: int) -> str:
 
 
 def value(setting: float | int | str) -> str:
-    """Return one tuned value in short: 0.1, 1e-05, or the word itself."""
+    """Return one tuned value in short: 0.1, 1e-05, or the string itself."""
     return f"{setting:g}" if isinstance(setting, float) else printable(setting)
 
 

@@ -1,4 +1,4 @@
-"""The plan of a study: its definition at one budget, and the runs that each row asks for in both phases."""
+"""Plan of a study: its definition at one budget, and the runs of each row in both phases."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TUNING, EVALUATION = "tuning", "evaluation"  # the two phases, and the roles of 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run that a row asks for, in words.
+    """One run of a row, described by its overrides.
 
     ``role`` is TUNING or EVALUATION, ``setting`` what the row's space gives ({"optimizer.lr": 0.1}), ``seed`` that of
     initialisation and data order; ``overrides`` are all that `neumann train` needs to make the run.
@@ -32,23 +32,18 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Study:
-    """A checked study at one budget.
+    """A checked study at one budget."""
 
-    ``overrides`` are those of every run: the study's, the budget's, and ``extra``, those of the command line.
-    ``config_dirs`` are the folders with further configuration files. ``spaces`` maps a row to the settings that it
-    tries, as many for every row.
-    """
-
-    name: str
-    file: Path
-    budget: str
-    config: StudyConfig
-    overrides: tuple[str, ...]
-    extra: tuple[str, ...]
-    config_dirs: tuple[str, ...]
-    tuning_seeds: tuple[int, ...]
-    evaluation_seeds: tuple[int, ...]
-    spaces: Mapping[str, tuple[dict[str, Any], ...]]
+    name: str  # of the folder of its runs
+    file: Path  # its study.yaml
+    budget: str  # "full", or a key of ``config.budgets``
+    config: StudyConfig  # the content of ``file``
+    overrides: tuple[str, ...]  # of every run: the study's, the budget's, then ``extra``
+    extra: tuple[str, ...]  # those of the command line
+    config_dirs: tuple[str, ...]  # folders with further configuration files
+    tuning_seeds: tuple[int, ...]  # at this budget
+    evaluation_seeds: tuple[int, ...]  # at this budget
+    spaces: Mapping[str, tuple[dict[str, Any], ...]]  # by row: the settings that it tries, as many for every row
 
     @property
     def report(self) -> str:
@@ -71,7 +66,8 @@ class Study:
     def _planned(self, row: str, role: str, setting: dict[str, Any], seed: int) -> PlannedRun:
         values = [f"{key}={value}" for key, value in setting.items()]
         words = (*self.overrides, *self.config.rows[row].overrides, *values, f"seed={seed}", f"study={self.name}")
-        last = {word.split("=", 1)[0]: word for word in words}  # a budget's own setting takes the place of the study's
+        # the last override of a key wins: the budget's over the study's
+        last = {word.split("=", 1)[0]: word for word in words}
         return PlannedRun(row, role, setting, seed, tuple(last.values()))
 
 
@@ -126,8 +122,8 @@ def _at_budget(file: Path, config: StudyConfig, budget: str, extra: Sequence[str
 def check_points(study: Study, configs: Mapping[str, RunConfig]) -> None:
     """Refuse, before anything trains, an evaluation point that a row's optimizer is known not to have.
 
-    ``configs`` maps a row to the composed configuration of one of its runs. What only a run can tell is refused when
-    its scores are read. Raises UserError.
+    ``configs`` maps a row to the composed configuration of one of its runs. A point that only the run's scores show to
+    be missing is refused when they are read. Raises UserError.
     """
     for key, row in study.config.rows.items():
         config = configs[key]

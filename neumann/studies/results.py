@@ -1,4 +1,4 @@
-"""The results of a study as plain data, ready to be written as a table, a figure or a page; nothing here computes.
+"""Results of a study as plain data, ready to be written as a table, a figure or a page; nothing here computes.
 
 Errors are fractions of images (0.01 is 1 %), losses are nats, epochs are floats. `neumann.studies.collect` makes trials
 and run entries of run folders, `neumann.studies.analysis` the rest; `neumann.studies.report` writes them down.
@@ -43,7 +43,8 @@ class Curve:
     """The learning curve of a row: means over its evaluation runs by epoch, and their 95 % intervals.
 
     ``n[i]`` is the number of runs at ``epochs[i]``. ``error`` is the validation error at the row's evaluation point,
-    ``loss`` the mean training loss since the evaluation before. Bounds are None where a mean has no interval.
+    ``loss`` the mean training loss since the evaluation before. The bounds, ``*_low`` and ``*_high``, are None where a
+    mean has no interval.
     """
 
     epochs: tuple[float, ...]
@@ -60,13 +61,15 @@ class Curve:
 class RowResult:
     """The outcome of one row of the study: how it was tuned, and its test values at its evaluation point.
 
-    ``point`` is what the study asked for ("eval", "held", "base" or "average") and ``at`` the evaluation point that
-    this means for the row's optimizer. ``setting`` is the chosen trial's, None until tuning is complete; ``edge`` says
+    ``key``, ``label`` and ``overrides`` are those of study.yaml, ``trials`` the settings that were tried. ``point`` is
+    what the study asked for ("eval", "held", "base" or "average") and ``at`` the evaluation point that this means for
+    the row's optimizer. ``setting`` is the chosen trial's, None until tuning is complete; ``edge`` says
     in a few words that it lies on the border of the space ("optimizer.lr=3 is the largest of 5 tried"), else None.
     ``errors`` and ``losses`` are test values by evaluation seed, of the runs that finished; ``planned`` is how many
     there should be, ``diverged`` are the seeds that have none. ``error`` and ``loss`` summarize them; ``points``
     summarizes the test error at each evaluation point that the optimizer has. ``paper`` is the published number in
-    percent, where there is one; ``reference`` is the comparison of this row with the study's reference row.
+    percent, where there is one; ``reference`` is the comparison of this row with the study's reference row; ``curve``
+    is None without a finished run.
     """
 
     key: str
@@ -93,8 +96,9 @@ class RowResult:
 class Comparison:
     """The comparison of two rows by seed: test error of ``row`` minus that of ``against``, negative where ``row`` wins.
 
-    ``adjusted`` is Holm's p over the family of all comparisons but the primary one, None for that one.
-    ``paired`` and ``verdict`` are None where the rows share no finished seed, and ``note`` says why.
+    ``primary`` marks the comparison that answers the question. ``adjusted`` is Holm's p over the family of all other
+    comparisons, None for the primary one. ``paired`` and ``verdict`` are None where the rows share no finished
+    seed, and ``note`` says why.
     """
 
     row: str
@@ -113,6 +117,8 @@ class RunEntry:
     ``rows`` are the keys of all rows that read it: rows that differ only in the evaluation point share their runs.
     ``validation`` and ``test`` map an evaluation point to its scores ({"error", "loss", "wrong", "n"}), None while
     there is no result; ``test`` is always None for tuning runs. ``provenance`` is the record of its last attempt.
+    ``setting`` is what was tuned, ``overrides`` all that `neumann train` needs to make the run, ``message`` why it has
+    its status, ``folder`` the path of its folder, and ``train_seconds`` the time in training alone.
     """
 
     rows: tuple[str, ...]
@@ -142,9 +148,11 @@ class Paper:
 class StudyResults:
     """The results of a study, as far as its runs are over.
 
-    ``answer`` is the finding in one or two sentences and ``headline`` the short form for a terminal; ``incomplete`` is
-    a sentence on what is still to be trained, or None. ``recipe`` are the overrides of every run, ``tuned`` the keys
-    that the spaces vary. ``smallest_effect`` is the smallest effect of interest (fraction of images), ``reference`` the
+    ``name``, ``title``, ``question`` and ``budget`` are the study's. ``answer`` is the finding in one or two sentences
+    and ``headline`` the short form for a terminal; ``incomplete`` is a sentence on what is still to be trained, or
+    None. ``data`` describes the data set in a sentence; ``test_images`` and ``validation_images`` count its images,
+    ``epochs`` is the length of training. ``recipe`` are the overrides of every run, ``tuned`` the keys that the spaces
+    vary. ``smallest_effect`` is the smallest effect of interest (fraction of images), ``reference`` the
     key of the row that all others are compared with, ``limits`` are sentences on what the study cannot show, and
     ``figures`` names the rows of each figure.
     ``provenance`` maps a label ("commit", "torch", ...) to its distinct values over all runs, so that mixed provenance

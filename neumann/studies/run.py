@@ -1,4 +1,4 @@
-"""The commands of a study: train what is missing, tuning first, and render what is there.
+"""Commands of a study: train what is missing, tuning first, and render the report of what is over.
 
 `neumann study` and `neumann report` go one way: definition, plan, collection of both phases (which `Training` trains),
 analysis, report. A report that nothing has changed since is answered from its stamp.

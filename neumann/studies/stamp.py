@@ -1,4 +1,4 @@
-"""The stamp of a report: a digest of all that it was made of, by which a command knows that nothing has changed."""
+"""Stamp of a report: a digest of its inputs, by which a command detects changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from neumann.studies.plan import Study
 
 NAME = ".stamp.json"
 PACKAGE = Path(__file__).resolve().parents[1]
-ON_THE_PAGE = ("output=", "data.")  # what of the command line's overrides a page tells
+ON_THE_PAGE = ("output=", "data.")  # command-line overrides that the page shows
 CODE, RECORDS = (".py", ".j2", ".css"), (".json", ".jsonl")  # by kind: a list of names would go stale unseen
 
 
@@ -46,7 +46,7 @@ def _states(files: Iterable[Path]) -> Iterable[tuple[str, int, int]]:
 def write(
     folder: Path, digest: str, data: Iterable[tuple[Mapping[str, Any], str]], written: Sequence[Path], **said: Any
 ) -> None:
-    """Note what the report in ``folder`` was made of, and what it ``said``.
+    """Write the stamp of the report in ``folder``: its inputs, and the sentences that it ``said``.
 
     ``data`` are the data sections of its runs, each with its fingerprint; ``written`` are the report's files.
     """

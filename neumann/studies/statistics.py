@@ -1,8 +1,8 @@
-"""The statistics of a comparison by seed: intervals, paired tests, Holm, power and equivalence, as pure functions.
+"""Statistics of a comparison by seed: intervals, paired tests, Holm, power and equivalence, as pure functions.
 
 Values are errors, losses or steps: smaller is better, and every result keeps the unit of its values. A diverged run has
 no value: the caller leaves it out here, counts it with `proportion_interval`, and says that the comparison is one of
-the runs that finished. ``None`` in a result means that the data cannot tell, never zero.
+the runs that finished. ``None`` in a result means unknown from these data, never zero.
 
 x̄ is the mean of n values and s their sample standard deviation (n - 1 in the denominator), t(p; df) the quantile of
 Student's t. Sources: Student 1908, The probable error of a mean; Fisher 1935, The design of experiments, section 21;
@@ -24,7 +24,7 @@ Answer = Literal["better", "worse", "no difference shown", "equivalent"]
 
 EXACT_FLIPS = 15  # differences: 2^15 flips take a millisecond
 RANDOM_FLIPS = 99_999  # with the observed one a round 100 000, so p moves in steps of 1e-5
-MOST_SEEDS, MOST_SDS = 1_000_000, 1e7  # where looking for a number of seeds or an effect ends
+MOST_SEEDS, MOST_SDS = 1_000_000, 1e7  # upper limits of the searches for n and for the effect
 ROUNDING = 1e-12  # of the largest value: below it two floats are the same measurement, computed in another order
 
 
@@ -32,7 +32,8 @@ ROUNDING = 1e-12  # of the largest value: below it two floats are the same measu
 class Summary:
     """The summary of one row's values, in their unit.
 
-    ``sd`` is the sample standard deviation s, None for one value; ``low`` and ``high`` are the ends of the confidence
+    ``n`` is the number of values, ``median`` their middle one. ``sd`` is the sample standard deviation s, None for one
+    value; ``low`` and ``high`` are the ends of the confidence
     interval of the mean, None where `summarize` gives none.
     """
 
@@ -48,9 +49,9 @@ class Summary:
 class Paired:
     """The differences d = a - b by seed, in the unit of a and b; a negative one is a win of a.
 
-    ``seeds`` are those that both rows have, ``only_a`` and ``only_b`` those dropped since the other row lacks them.
-    ``mean``, ``sd``, ``low`` and ``high`` are as in `Summary`; ``t`` and ``p`` of the paired t test, ``sign_flip_p`` of
-    `sign_flip`. ``wins``, ``losses`` and ``ties`` count differences below, above and at 0.
+    ``n`` is the number of ``seeds``, those that both rows have, ``only_a`` and ``only_b`` those dropped since the other
+    row lacks them. ``mean``, ``sd``, ``low`` and ``high`` are as in `Summary`; ``t`` and ``p`` of the paired t test,
+    ``sign_flip_p`` of `sign_flip`. ``wins``, ``losses`` and ``ties`` count differences below, above and at 0.
     """
 
     n: int
@@ -79,7 +80,7 @@ class HolmResult:
 
 @dataclass(frozen=True)
 class Proportion:
-    """A rate ``wrong`` / ``n`` in [0, 1], and the ends of its confidence interval."""
+    """A ``rate``, ``wrong`` / ``n`` in [0, 1], and ``low`` and ``high``, the ends of its confidence interval."""
 
     wrong: int
     n: int
@@ -152,9 +153,9 @@ def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0
 def sign_flip(differences: Sequence[float], seed: int = 0) -> float:
     """Return the two-sided p of the mean difference among all 2^n flips of signs (Fisher 1935).
 
-    p is the share of sign vectors σ in {-1, 1}ⁿ with |Σ σᵢdᵢ| ≥ |Σ dᵢ|, ties within rounding included. It holds where,
-    under no effect, each difference is as likely as its negative, so lumpy errors do no harm. It is never below 2/2^n:
-    under six seeds it cannot reach 0.05. Above 15 differences it draws 99 999 flips from ``seed`` and counts the
+    p is the share of sign vectors σ in {-1, 1}ⁿ with |Σ σᵢdᵢ| ≥ |Σ dᵢ|, ties within rounding included. It assumes only
+    that differences are symmetric about 0 under the null hypothesis, so discrete errors do no harm. It is never below
+    2/2^n: under six seeds it cannot reach 0.05. Above 15 differences it draws 99 999 flips from ``seed`` and counts the
     observed one among them (Phipson and Smyth 2010), so p is never 0. The order of the differences does not matter.
     Raises ValueError for none, or one that is not finite.
     """
@@ -164,7 +165,7 @@ def sign_flip(differences: Sequence[float], seed: int = 0) -> float:
     import numpy as np
 
     sizes = sorted(map(abs, finite))  # sorted, so that the order they came in draws the same flips
-    # Lumpy differences tie often, and ties that rounding breaks would shrink p
+    # Discrete differences tie often, and ties that rounding breaks would shrink p
     reach = abs(math.fsum(finite)) - 1e-9 * math.fsum(sizes)
     if len(sizes) <= EXACT_FLIPS:
         sums = np.zeros(1)
@@ -181,8 +182,8 @@ def holm(p_values: Mapping[str, float], alpha: float = 0.05) -> dict[str, HolmRe
     """Return a family of p adjusted by Holm's step-down (1979), in the order of ``p_values``.
 
     The i-th smallest of m becomes max over j ≤ i of min(1, (m - j + 1) pⱼ). Rejecting where adjusted ≤ alpha keeps the
-    chance of any false rejection at alpha, however the tests depend. A comparison without a p is no member: leave it
-    out. Raises ValueError for a p outside [0, 1] or alpha outside (0, 1).
+    family-wise error rate at alpha, however the tests depend. A comparison without a p is not a member: leave it out.
+    Raises ValueError for a p outside [0, 1] or alpha outside (0, 1).
     """
     _check_share(alpha, "alpha")
     for name, p in p_values.items():
@@ -196,7 +197,7 @@ def holm(p_values: Mapping[str, float], alpha: float = 0.05) -> dict[str, HolmRe
 
 
 def power(effect: float, sd: float | None, n: int, alpha: float = 0.05) -> float | None:
-    """Return the chance that the two-sided paired t test on n seeds sees a true mean difference ``effect``.
+    """Return the power of the two-sided paired t test on n seeds for a true mean difference ``effect``.
 
     It is P(|T| > t(1 - alpha/2; n - 1)) with T noncentral t, δ = effect √n / sd (Cohen 1988); ``sd`` is that of the
     differences, in the unit of ``effect``. Give the effect of interest, never the observed one, whose "power" only
@@ -209,7 +210,7 @@ def power(effect: float, sd: float | None, n: int, alpha: float = 0.05) -> float
 
 
 def smallest_detectable_effect(sd: float | None, n: int, alpha: float = 0.05, power: float = 0.8) -> float | None:
-    """Return the true mean difference that the paired t test on n seeds sees with chance ``power``, in sd's unit.
+    """Return the true mean difference that the paired t test on n seeds detects with ``power``, in sd's unit.
 
     It solves `power` for the effect. None for n < 2 or sd None or 0, where no size is known to be detectable, and above
     1e7 sd. The sd is itself an estimate, a rough one from few seeds. Raises as `power` does, and for a power outside
@@ -232,7 +233,7 @@ def smallest_detectable_effect(sd: float | None, n: int, alpha: float = 0.05, po
 
 
 def seeds_needed(effect: float, sd: float | None, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """Return the fewest seeds, at least 2, on which the paired t test sees ``effect`` with chance ``power``.
+    """Return the fewest seeds, at least 2, on which the paired t test detects ``effect`` with ``power``.
 
     None for sd None or 0, and where a million do not suffice. Raises as `power` does, for an effect of 0, and for a
     power outside (alpha, 1).
@@ -240,7 +241,7 @@ def seeds_needed(effect: float, sd: float | None, alpha: float = 0.05, power: fl
     _check_share(alpha, "alpha")
     _check_share(power, "power", above=alpha)
     if not _finite(effect, "effect"):
-        raise ValueError("no number of seeds shows an effect of 0")
+        raise ValueError("no number of seeds detects an effect of 0")
     noise = _noise(sd)
     if not noise or _power(effect / noise, MOST_SEEDS, alpha) < power:
         return None
@@ -264,7 +265,7 @@ def proportion_interval(wrong: int, n: int, confidence: float = 0.95) -> Proport
     if not (isinstance(wrong, SupportsIndex) and isinstance(n, SupportsIndex)):
         raise TypeError(f"counts must be whole numbers, got {wrong!r} of {n!r}")
     if n < 1 or not 0 <= wrong <= n:
-        raise ValueError(f"{wrong} of {n} is no proportion: it takes n ≥ 1 and wrong in 0..n")
+        raise ValueError(f"{wrong} of {n} is not a proportion: it takes n ≥ 1 and wrong in 0..n")
     rate, z = wrong / n, statistics.NormalDist().inv_cdf((1 + confidence) / 2)
     shrink = 1 + z * z / n
     centre = (rate + z * z / (2 * n)) / shrink
@@ -288,7 +289,7 @@ def decide(
       effect of interest Δ; ``p_equivalence`` is the larger p of the two, P(T ≤ (|d̄| - Δ) √n / s). This answer goes
       before "better" and "worse": a difference may be real and too small to matter, and ``p`` beside it says so.
     - "better", "worse": p ≤ alpha, a's mean below or above b's. ``adjusted_p``, `holm`'s, takes p's place in a family.
-    - "no difference shown": neither. This is not equality but what so few seeds failed to see, and always comes with
+    - "no difference shown": neither. This is not equality: these seeds did not detect one. It always comes with
       the smallest detectable effect at ``alpha`` and ``power``. That is None, no known size at all, with one seed or
       equal differences; in a family the true one is larger, since alpha is shared.
 

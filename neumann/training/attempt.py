@@ -81,7 +81,7 @@ class Attempt:
     Args:
         spec: the run.
         session: the run's files, as rank 0 or another rank has them; the attempt has begun there.
-        parts: what `neumann.training.parts.build_parts` built on this rank.
+        parts: those that `neumann.training.parts.build_parts` built on this rank.
         console: where the run is shown; quiet on other ranks than 0.
         group: the ranks that train the run.
         mirror: the W&B run, None on other ranks than 0 and without W&B.
@@ -127,7 +127,7 @@ class Attempt:
     def fit(self, state: dict[str, Any] | None) -> dict[str, Any]:
         """Train, evaluate and record, from ``state`` if there is one; return the result.
 
-        Every way out leaves a status and a finished mirror. Raises Interrupted where a signal stopped the run, and
+        Every exit leaves a status and a finished mirror. Raises Interrupted where a signal stopped the run, and
         the exception itself where another one ended it.
         """
         summary: dict[str, Any] = {"status": "failed"}

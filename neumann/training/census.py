@@ -1,9 +1,9 @@
-"""The census of a run's examples: over all ranks, each is trained on exactly once an epoch.
+"""Check that over all ranks each example of an epoch's whole batches is trained on once.
 
 Before the first step the ranks compare their number, signatures and shards. Then every example that is trained on is
 counted, and at the end of each epoch the distinct ones over all ranks must be as many as the epoch has. At every
-evaluation and checkpoint the weights of all ranks must be the same bits, since rank 0's stand for all. The examples of
-an evaluation are counted in `neumann.training.evaluation`.
+evaluation and checkpoint the weights of all ranks must be the same bits, since rank 0's weights are recorded for all.
+The examples of an evaluation are counted in `neumann.training.evaluation`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def check_group(
 
     Args:
         group: the real process group.
-        trainer: has its own idea of rank and size.
+        trainer: Lightning's, with its rank and size.
         spec: the run that this rank trains.
         batches: this rank's batches of each split, by the split's name.
         epoch: the epoch that training goes on in, counted from 0.

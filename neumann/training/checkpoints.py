@@ -81,7 +81,7 @@ def decode(content: bytes) -> Any:
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # a pickle that is not plain data raises any exception
-        raise ValueError(f"it is no plain data ({type(error).__name__})") from error
+        raise ValueError(f"it is not plain data ({type(error).__name__})") from error
 
 
 class Randomness:

@@ -47,13 +47,13 @@ class Display(pl.Callback):
         self._bar = RichProgress(
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[metrics]}"),
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
         )
         self._bar.start()
-        self._task = self._bar.add_task("", total=self._total, completed=self._evaluation.progress.step, figures="")
+        self._task = self._bar.add_task("", total=self._total, completed=self._evaluation.progress.step, metrics="")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -68,8 +68,8 @@ class Display(pl.Callback):
         speed = (step - step_then) / max(now - then, 1e-9)
         self._clock = (now, step)
         rate = float(trainer.optimizers[0].param_groups[0]["lr"])
-        figures = f"lr {rate:.3g}  loss {float(outputs['loss']):.3f}  val error {self._error}  {speed:.0f} it/s"
-        self._bar.update(self._task, completed=step, figures=figures)
+        metrics = f"lr {rate:.3g}  loss {float(outputs['loss']):.3f}  val error {self._error}  {speed:.0f} it/s"
+        self._bar.update(self._task, completed=step, metrics=metrics)
 
     def measured(self, measurement: Measurement) -> None:
         """Show an evaluation; without a bar, print it as a line."""

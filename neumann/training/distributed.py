@@ -1,4 +1,4 @@
-"""The processes that train a run together, and all that they tell each other.
+"""Processes that train a run together, and their communication.
 
 The process group is made before Lightning, which finds it there and takes it. So the group's real size is known before
 the first step and can be compared with what Lightning and the configuration say (`neumann.training.census`).
@@ -70,7 +70,7 @@ class RankGroup:
         return values
 
     def everywhere(self, work: Callable[[], T]) -> T:
-        """Return what ``work`` returns on this rank; where it raises UserError on any, all raise the first one's."""
+        """Return ``work()``. If any rank raises UserError, every rank raises that of the lowest such rank."""
         value: T | None = None
         error: UserError | None = None
         try:
@@ -102,7 +102,7 @@ class RankGroup:
         return summed.numpy()
 
     def ask(self, number: int) -> Asked:
-        """Begin to ask for the largest ``number`` that any rank has; no rank waits before it reads the answer."""
+        """Start an asynchronous all-reduce (MAX) of ``number``."""
         return Asked(number, self._control)
 
     def share_buffers(self, module: nn.Module) -> None:
@@ -113,7 +113,7 @@ class RankGroup:
 
 
 class Asked:
-    """A question of `RankGroup.ask` that is under way."""
+    """Pending all-reduce of `RankGroup.ask`."""
 
     def __init__(self, number: int, group: dist.ProcessGroup | None) -> None:
         self._answer = torch.tensor([number])
@@ -127,7 +127,7 @@ class Asked:
 
 
 class RankEnvironment(ClusterEnvironment):
-    """What Lightning is told of its place: rank and size of the real process group, which it cannot change."""
+    """Lightning's cluster environment: rank and size of the real process group, which Lightning cannot change."""
 
     def __init__(self, ranks: RankPlace) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class RankEnvironment(ClusterEnvironment):
 
     @property
     def main_port(self) -> int:
-        """Return the port at which the ranks gathered."""
+        """Return the port at which rank 0 listens."""
         return self._ranks.main_port
 
     @staticmethod
@@ -184,8 +184,8 @@ class RankEnvironment(ClusterEnvironment):
 def joined(ranks: RankPlace | None, *, cuda: bool, listener: socket.socket | None = None) -> Iterator[RankGroup]:
     """Join the process group of ``ranks`` within the block, or a group of one where it is None.
 
-    Gradients travel over NCCL where ``cuda``, all else over gloo. ``listener`` is rank 0's bound socket at the
-    gathering port, where our launcher has made one: another program could take a port that is bound only later.
+    Gradients travel over NCCL where ``cuda``, all else over gloo. ``listener`` is rank 0's listening socket at
+    the gathering port, where our launcher has made one: another program could take a port that is bound only later.
     """
     if ranks is None:
         yield RankGroup()

@@ -39,7 +39,7 @@ class TrainingProgress:
     step: int = 0  # steps taken
     examples: int = 0  # trained on, over all ranks
     train_seconds: float = 0.0  # without what came before the first step of an attempt
-    eval_seconds: float = 0.0
+    eval_seconds: float = 0.0  # in evaluations
     loss_sum: float = 0.0  # of training losses since the last evaluation, nats
     loss_steps: int = 0  # how many
     diverged_at: int | None = None  # the step at which the loss was found not to be finite
@@ -108,7 +108,7 @@ class Evaluation(pl.Callback):
     """Counts steps, evaluates on a grid of steps and after the last one, and stops a run that diverges.
 
     Args:
-        progress: is counted up here, once a step.
+        progress: counted up here, once a step.
         schedule: the learning rate's.
         validation: this rank's batches of the validation split.
         group: the ranks that train the run.

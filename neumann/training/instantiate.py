@@ -1,4 +1,4 @@
-"""From a ``_target_`` in a YAML to an object: imported, its settings compared with its signature, then called.
+"""Objects from a ``_target_`` in a YAML: it is imported, its settings are compared with its signature, then called.
 
 Every error on the way is a UserError of one sentence.
 """

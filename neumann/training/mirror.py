@@ -1,10 +1,10 @@
 """The mirror of a run on Weights & Biases: its client is fed from the measurements, and nothing is read back.
 
 The client takes seconds to start and to end, so it has a thread of its own, which starts after the first step: training
-never waits for it, and the result is written before the mirror is whole. ``logger.mode`` says where it writes: to W&B's
-server (online), or to files in the run's folder (offline).
+never waits for it, and the result is written before the upload is complete. ``logger.mode`` says where it writes: to
+W&B's server (online), or to files in the run's folder (offline).
 
-An agent of a W&B sweep has made the run already and names it in the environment; the figures go there then. Importing
+An agent of a W&B sweep has made the run already and names it in the environment; its metrics go to that run. Importing
 this module does not import torch, so a run that is over answers an agent at once.
 """
 
@@ -33,9 +33,9 @@ class Mirror:
     Resuming a W&B run offline would overwrite what was synced first (wandb#5865). An error after the constructor is a
     warning: the local files count, and a run does not fail for its mirror.
 
-    Under an agent the id is the agent's, or its sweep would wait for a run that never reports. The sweep's parameters
-    take the places of equal names in W&B's configuration (``optimizer`` is a word there), so the run's own one stands
-    under ``resolved`` as well.
+    Under an agent the id is the agent's, or its sweep would wait for a run that never reports. W&B's sweep
+    parameters overwrite configuration keys of the same name (such as ``optimizer``), so the run's own configuration is
+    also under ``resolved``.
 
     Args:
         spec: the run.
@@ -90,7 +90,7 @@ class Mirror:
         self._work.put(None)
 
     def close(self) -> None:
-        """Wait until the mirror is whole, where the client was started."""
+        """Wait until the upload is complete, where the client was started."""
         if self._thread.ident is not None:
             self._thread.join()
 

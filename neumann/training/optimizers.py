@@ -34,7 +34,7 @@ def param_groups(model: nn.Module, weight_decay: float, weight_decay_filter: str
 def build_optimizer(model: nn.Module, section: Mapping[str, Any], weight_decay_filter: str) -> torch.optim.Optimizer:
     """Return the optimizer that ``section`` describes, over ``model``'s trainable parameters.
 
-    Raises UserError where it cannot be imported, is no optimizer, does not take a setting or refuses a value.
+    Raises UserError where it cannot be imported, is not an optimizer, does not take a setting or refuses a value.
     """
     target = locate(str(section.get("_target_")), "optimizer._target_")
     if inspect.isbuiltin(target) or (isinstance(target, type) and not issubclass(target, torch.optim.Optimizer)):

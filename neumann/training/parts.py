@@ -1,4 +1,4 @@
-"""The parts of a run: everything that its configuration names, each built once, on the device that it trains on.
+"""Parts of a run: everything that its configuration names, each built once, on the device that it trains on.
 
 Building finds every error in the configuration, so it comes before anything is recorded.
 """
@@ -29,16 +29,16 @@ from neumann.training.rate_schedules import RateSchedule
 
 @dataclass
 class Parts:
-    """What one rank trains with."""
+    """Parts that one rank trains with."""
 
-    data: ImageData
-    module: ImageClassifier
+    data: ImageData  # this rank's batches
+    module: ImageClassifier  # on the device that it trains on
     schedule: RateSchedule  # of the one optimizer, which ``module`` gives to Lightning
-    trainer_options: dict[str, Any]
+    trainer_options: dict[str, Any]  # keywords of ``pytorch_lightning.Trainer``
 
 
 def accelerator_of(spec: RunSpec) -> str:
-    """Return what ``spec`` trains on here, gpu or cpu."""
+    """Return the accelerator that ``spec`` trains on here, gpu or cpu."""
     return "gpu" if spec.config.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
 
 
@@ -95,7 +95,7 @@ def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
 
 
 def _device(spec: RunSpec) -> torch.device:
-    """Return the device that this rank trains on. Raises UserError where ``spec`` asks for what is not there."""
+    """Return the device that this rank trains on. Raises UserError where ``spec`` asks for a missing device."""
     trainer = spec.config.trainer
     if trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError(

@@ -63,7 +63,7 @@ class RateSchedule:
         self._factor = factor
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
-        # a wrapper like timm's Lookahead is no full Optimizer and runs no hooks, but the one inside does
+        # a wrapper like timm's Lookahead is not a full Optimizer and runs no hooks, but the one inside does
         stepped = compat.inner_optimizer(optimizer)
         stepped.register_step_pre_hook(self._before)
         stepped.register_step_post_hook(self._after)

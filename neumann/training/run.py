@@ -1,4 +1,4 @@
-"""The story of one run: its session with the store is opened, its parts are built, an attempt is begun and trained.
+"""Training of one run: open its session with the store, build its parts, begin an attempt and train it.
 
 Rank 0 decides and writes; the other ranks of a run follow it, and an error that stops one before training stops all.
 """
@@ -43,8 +43,8 @@ def run(
         console: where rank 0 shows progress; left out, the terminal.
         threads: torch's threads on the CPU; left out, all cores. A run that goes on keeps the number it began with.
         ranks: this process's place among those that train the run together, which all call this function.
-        listener: rank 0's bound socket, see `neumann.training.distributed.joined`.
-        closing: takes what may be waited for after the run is over, its W&B mirror; left out, that is waited for here.
+        listener: rank 0's listening socket, see `neumann.training.distributed.joined`.
+        closing: its close waits for the W&B mirror after the run is over; left out, this function waits.
 
     Raises:
         UserError: the configuration is wrong, and nothing is left behind; or another process trains the run (Claimed).

@@ -1,4 +1,4 @@
-"""What SIGTERM, Ctrl-C and the signals of a cluster do to training: it ends after the step in hand, with a checkpoint.
+"""Stop of training at SIGTERM, Ctrl-C or a cluster's signal: after the current step, with a checkpoint.
 
 The first signal is noted, and a second Ctrl-C raises KeyboardInterrupt. Where several ranks train, a signal reaches
 them at different steps, or only some of them, so they agree on the step to stop after.
@@ -17,7 +17,7 @@ from neumann.training.distributed import Asked, RankGroup
 
 
 class Stop(pl.Callback):
-    """Remembers the signal that asked the run to stop, and stops it after the step in hand or the one after that.
+    """Remembers the signal that asked the run to stop, and stops it after the current step or the next.
 
     Several ranks ask each other at every step and read the answer at the next, so none waits for it.
     """
@@ -25,7 +25,7 @@ class Stop(pl.Callback):
     def __init__(self, group: RankGroup) -> None:
         self.signal: int | None = None
         self._group = group
-        self._question: Asked | None = None
+        self._pending: Asked | None = None
         self._agreed = False
 
     def asked(self) -> bool:
@@ -48,11 +48,11 @@ class Stop(pl.Callback):
         if self._group.world_size == 1:
             self._agreed = self.asked()
         else:
-            agreed = self._question.answer() if self._question is not None else 0
+            agreed = self._pending.answer() if self._pending is not None else 0
             self._agreed = agreed > 0
             if self._agreed:
                 self.signal = agreed  # it may have come to another rank alone
-            self._question = None if self._agreed else self._group.ask(self.signal or 0)
+            self._pending = None if self._agreed else self._group.ask(self.signal or 0)
         if self._agreed:
             trainer.should_stop = True
 

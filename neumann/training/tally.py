@@ -1,4 +1,4 @@
-"""The count of an evaluation: cross-entropy and errors, summed over batches and then over ranks."""
+"""Count of an evaluation: cross-entropy and errors, summed over batches and then over ranks."""
 
 from __future__ import annotations
 

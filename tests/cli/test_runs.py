@@ -128,7 +128,7 @@ def test_filters_name_studies_statuses_names_and_settings(four: list[RunFolder])
     ("words", "sentence"),
     [
         (["output=nowhere"], "there is no results folder nowhere: name one with output=FOLDER"),
-        (["--status", "done"], "--status done is none that a run has: choose from diverged, failed, finished"),
+        (["--status", "done"], "--status done is not a status: choose from diverged, failed, finished"),
         (["--status", "finnished"], "did you mean 'finished'"),
         (["--where", "optimizer.lrr=1"], "no run has such a key: did you mean 'optimizer.lr'?"),
         (["--where", "optimizer=1"], "optimizer is a section: did you mean 'optimizer."),
@@ -249,7 +249,7 @@ def test_a_run_that_lives_and_one_that_does_not(four: list[RunFolder]) -> None:
         assert names("--status", "running") == ["digits-small_cnn-neumann-s4"]
     assert names("--status", "running", code=1) == []
     row = {row.folder: row for row in list_runs(Path("runs"), Filters())}[str(folder.path)]
-    assert (row.status, row.message) == ("interrupted", "it ended without a word: it was given back")
+    assert (row.status, row.message) == ("interrupted", "it ended without writing its status: it was given back")
     with folder.claim():  # the files are as before, and still no index answers for a run whose process decides
         assert names("--status", "running") == ["digits-small_cnn-neumann-s4"]
 
@@ -379,7 +379,7 @@ YAML_BOMB = "!!python/object/apply:os.system ['touch executed']"
         (lambda text: text + f"more: {YAML_BOMB}\n", "damaged or not plain data"),
         (lambda text: text.replace("name: null", "name: ${oc.env:HOME}"), "name=${oc.env:HOME}: the record of a run has no"),
         (lambda text: text.replace("_target_: neumann.optim.Neumann", "_target_: os.system"), "would run code that is neither ours nor"),
-        (lambda text: text.replace("_target_: neumann.schedules.synchronous", "_target_: neumann.training.run.traceback.print_exc"), "is no public name of neumann"),
+        (lambda text: text.replace("_target_: neumann.schedules.synchronous", "_target_: neumann.training.run.traceback.print_exc"), "is not a public name of neumann"),
         (lambda text: text.replace("_target_: neumann.optim.Neumann", "_target_: torch.optim.optimizer.functools.partial"), "--trust"),
         (lambda text: text.replace("lr: 0.1", "lr: 0.2"), "now gives run"),
         (lambda text: text[:300], ""),

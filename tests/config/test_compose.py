@@ -102,7 +102,7 @@ def test_the_command_of_every_yaml_uses_it() -> None:
         (["timing.ramp=inf"], ["timing.ramp=inf", "out of range"]),
         (["batch=3"], ["'batch' is a section: set batch.size"]),
         (["output="], ["output is empty"]),
-        (["data.augmentation=crop_flip"], ["a mirrored digit is no digit: use crop"]),
+        (["data.augmentation=crop_flip"], ["a mirrored digit is not a digit: use crop"]),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else "",
 )

@@ -54,7 +54,7 @@ def test_a_record_of_an_older_version_is_one_clear_sentence() -> None:
             load_spec(old, trust=trust)
         assert str(refused.value) == (
             f"the record of run {old['signature']} does not fit this version: "
-            "schedule._target_=neumann.training.schedules.synchronous is no public name of neumann: "
+            "schedule._target_=neumann.training.schedules.synchronous is not a public name of neumann: "
             "did you mean 'neumann.schedules.synchronous'?"
         )
 
@@ -70,7 +70,7 @@ def test_nothing_is_interpolated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("broken", [{}, {"config": {}}, {"config": {}, "choices": [], "signature": "x"}, [], None])
 def test_what_is_no_record_is_refused(broken: Any) -> None:
-    with pytest.raises(UserError, match="no record of a run"):
+    with pytest.raises(UserError, match="not a record of a run"):
         load_spec(broken)
 
 

@@ -59,7 +59,7 @@ def test_what_optim_exports_is_public_as_it_is() -> None:
         ("neumann.training.schedules.constant", "did you mean 'neumann.schedules.constant'?"),
         ("neumann.schedules.constent", "did you mean 'neumann.schedules.constant'?"),
         ("neumann.optim.neumann.Neumann", "write neumann.optim.Neumann"),
-        ("neumann.training.instantiate.get_object", "is no public name of neumann"),
+        ("neumann.training.instantiate.get_object", "is not a public name of neumann"),
     ],
 )
 def test_a_name_that_moves_with_its_file_is_not_signed(target: str, hint: str, tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_name_that_moves_with_its_file_is_not_signed(target: str, hint: str, t
     (tmp_path / group / "mine.yaml").write_text(f"_target_: {target}\n")
     with pytest.raises(UserError) as caught:
         make_spec([f"{group}=mine"], [str(tmp_path)])
-    assert f"{group}._target_={target} is no public name of neumann" in str(caught.value)
+    assert f"{group}._target_={target} is not a public name of neumann" in str(caught.value)
     assert hint in str(caught.value)
     assert "\n" not in str(caught.value)
 

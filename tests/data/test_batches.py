@@ -12,7 +12,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from neumann.data import augment, facts
-from neumann.data.batches import Plan, StreamBatches, TensorBatches
+from neumann.data.batches import ShardPlan, StreamBatches, TensorBatches
 from neumann.data.module import build
 from neumann.data.splits import order
 from neumann.errors import UserError
@@ -120,7 +120,7 @@ def test_too_large_a_batch_names_the_largest():
     with pytest.raises(UserError, match=r"batch\.size is 1198 .* at most 1197$"):
         digits(1198)
     with pytest.raises(UserError, match=r"in each of 4 processes .* at most 299$"):
-        Plan(np.arange(1197), 300, seed=0, world_size=4)
+        ShardPlan(np.arange(1197), 300, seed=0, world_size=4)
 
 
 # Sharding ------------------------------------------------------------------------------------------------------------
@@ -128,8 +128,8 @@ def test_too_large_a_batch_names_the_largest():
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_training_shards_are_parts_of_the_batches_of_one_process(world_size):
-    whole = Plan(np.arange(1197), 12 * world_size, seed=5).batches(2)
-    shards = [Plan(np.arange(1197), 12, 5, rank, world_size).batches(2) for rank in range(world_size)]
+    whole = ShardPlan(np.arange(1197), 12 * world_size, seed=5).batches(2)
+    shards = [ShardPlan(np.arange(1197), 12, 5, rank, world_size).batches(2) for rank in range(world_size)]
     assert all(len(shard) == len(whole) for shard in shards)
     for step, batch in enumerate(whole):
         assert np.array_equal(np.concatenate([shard[step] for shard in shards]), batch)
@@ -139,7 +139,7 @@ def test_training_shards_are_parts_of_the_batches_of_one_process(world_size):
     ("count", "batch_size", "world_size"), [(300, 64, 4), (9, 4, 2), (5, 1, 4), (65, 32, 2), (4, 9, 4)]
 )
 def test_evaluation_shards_are_a_partition_of_equal_length(count, batch_size, world_size):
-    plans = [Plan(np.arange(count), batch_size, None, rank, world_size) for rank in range(world_size)]
+    plans = [ShardPlan(np.arange(count), batch_size, None, rank, world_size) for rank in range(world_size)]
     shards = [plan.batches(0) for plan in plans]
     assert {len(shard) for shard in shards} == {len(plans[0])}
     assert all(len(batch) > 0 for shard in shards for batch in shard)
@@ -148,7 +148,7 @@ def test_evaluation_shards_are_a_partition_of_equal_length(count, batch_size, wo
 
 def test_a_split_smaller_than_the_processes_is_refused():
     with pytest.raises(UserError, match="3 images cannot be shared by 4 processes"):
-        Plan(np.arange(3), 8, None, 0, 4)
+        ShardPlan(np.arange(3), 8, None, 0, 4)
 
 
 # Resume --------------------------------------------------------------------------------------------------------------

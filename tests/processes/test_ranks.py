@@ -31,7 +31,7 @@ SRUN = {
 
 def test_torchrun() -> None:
     assert RankPlace.from_environment(TORCHRUN) == RankPlace(3, 4, 1, 1, "node0", 29500, "torchrun")
-    with pytest.raises(UserError, match="WORLD_SIZE=many in the environment is no number"):
+    with pytest.raises(UserError, match="WORLD_SIZE=many in the environment is not a number"):
         RankPlace.from_environment(TORCHRUN | {"WORLD_SIZE": "many"})
     with pytest.raises(UserError, match="RANK is set without WORLD_SIZE, MASTER_PORT: "):
         RankPlace.from_environment({k: v for k, v in TORCHRUN.items() if k not in ("WORLD_SIZE", "MASTER_PORT")})

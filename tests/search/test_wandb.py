@@ -122,7 +122,7 @@ def test_a_search_becomes_one_of_wandbs() -> None:
     ("words", "part"),
     [
         (["seed=0"], "the sweep has one run"),
-        (["seed=0,1", "logger=none"], "gets its figures from the mirror"),
+        (["seed=0,1", "logger=none"], "gets its metrics from the mirror"),
         (["optimizer.lr=interval(0.1,1)"], "add hydra/sweeper=optuna to search it"),
         (["optimizer=neumann,sgd", "optimizer.alpha=0"], "'alpha'"),
         (["+sweeps=rate_search"], "sampler=qmc: W&B has no such search"),

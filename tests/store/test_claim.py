@@ -394,11 +394,13 @@ def test_a_running_run_without_a_living_holder_is_interrupted(tmp_path: Path) ->
         assert folder.status()["status"] == "running"
         process.kill()
         wait_for(lambda: folder.status()["status"] == "interrupted", 5)
-    assert folder.status()["message"] == f"it ended without a word: its process {process.pid} is gone"
+    assert folder.status()["message"] == f"it ended without writing its status: its process {process.pid} is gone"
     assert (folder.status()["attempt"], folder.status()["step"]) == (2, 7)
     assert read_json(folder.path / "status.json")["status"] == "running"  # no process has written there
     forge(folder.path, number=9, silent=claim.LEASE_S + 5)
-    assert folder.status()["message"].startswith("it ended without a word: no sign of life from another-machine for 9")
+    assert folder.status()["message"].startswith(
+        "it ended without writing its status: no sign of life from another-machine for 9"
+    )
 
 
 def test_a_lease_that_is_a_link_leads_nowhere(tmp_path: Path) -> None:

@@ -394,7 +394,7 @@ def test_power_says_what_is_wrong() -> None:
     for call in (lambda e: power(e, 1.0, 5), lambda e: seeds_needed(e, 1.0)):
         with pytest.raises(ValueError, match="effect must be a finite number, got inf"):
             call(math.inf)
-    with pytest.raises(ValueError, match="no number of seeds shows an effect of 0"):
+    with pytest.raises(ValueError, match="no number of seeds detects an effect of 0"):
         seeds_needed(0.0, 1.0)
     for bad in (0.05, 1.0):
         with pytest.raises(ValueError, match=rf"power must lie between 0\.05 and 1, got {bad}"):
@@ -430,7 +430,7 @@ def test_wilson_is_scipys_and_symmetric(counts: tuple[int, int], confidence: flo
 
 def test_counts_are_counts() -> None:
     for wrong, n in ((-1, 5), (6, 5), (0, 0)):
-        with pytest.raises(ValueError, match=rf"^{wrong} of {n} is no proportion: it takes n ≥ 1 and wrong in 0..n"):
+        with pytest.raises(ValueError, match=rf"^{wrong} of {n} is not a proportion: it takes n ≥ 1 and wrong in 0..n"):
             proportion_interval(wrong, n)
     with pytest.raises(TypeError, match=r"counts must be whole numbers, got 0\.1 of 300"):
         proportion_interval(0.1, 300)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from neumann.config import RunSpec
-from neumann.data.batches import Plan
+from neumann.data.batches import ShardPlan
 from neumann.errors import UserError
 from neumann.processes.ranks import RankPlace
 from neumann.training.census import Census, check_group, check_weights
@@ -100,15 +100,15 @@ def checked(group: RankGroup, specs: list[RunSpec], change: str) -> None:
     if change == "swapped":
         trainer = Believes(1 - group.rank, 2)
     if change == "same shard":
-        batches["training"].plan = Plan(training.indices, training.batch_size, training.seed, 0, 2)
+        batches["training"].plan = ShardPlan(training.indices, training.batch_size, training.seed, 0, 2)
     if change == "all of it":
-        batches["training"].plan = Plan(training.indices, training.batch_size, training.seed, 0, 1)
+        batches["training"].plan = ShardPlan(training.indices, training.batch_size, training.seed, 0, 1)
     if change == "other order":
-        batches["training"].plan = Plan(
+        batches["training"].plan = ShardPlan(
             training.indices, training.batch_size, training.seed + group.rank, group.rank, 2
         )
     if change == "validation twice":
-        batches["validation"].plan = Plan(batches["validation"].plan.indices, 512, None, 0, 1)
+        batches["validation"].plan = ShardPlan(batches["validation"].plan.indices, 512, None, 0, 1)
     check_group(group, trainer, spec, batches, epoch=1)  # type: ignore[arg-type]
 
 

@@ -478,7 +478,7 @@ def test_a_pipe_in_the_place_of_a_checkpoint_is_not_waited_for(train: Train) -> 
     folder = find(quick())
     folder.path.mkdir(parents=True)
     os.mkfifo(folder.last)
-    with pytest.warns(UserWarning, match=r"last.ckpt is damaged .*it is no file.* the run begins again"):
+    with pytest.warns(UserWarning, match=r"last.ckpt is damaged .*it is not a regular file.* the run begins again"):
         result, _ = train()
     assert result["step"] == 36
 

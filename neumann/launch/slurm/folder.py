@@ -62,7 +62,7 @@ class ListedRun:
         return load_spec(self.record, trust=trust)
 
     def folder(self) -> RunFolder:
-        """Return its folder, which need not exist yet. It reads no specification, since others train most runs."""
+        """Return its folder, which need not exist yet. It reads no specification: other workers train most runs."""
         path = Path(self.study) / f"{self.name}-{self.signature}"
         if not path.exists():  # it may have been trained under another name before
             path = next(iter(sorted(Path(self.study).glob(f"*-{self.signature}"))), path)
@@ -76,7 +76,7 @@ def ranks_of(spec: RunSpec) -> tuple[int, int]:
 
 
 class LaunchFolder:
-    """The files of one launch. The same runs in the same folders are the same launch, whatever its settings."""
+    """Files of one launch, which is identified by its runs and their folders, not by its settings."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -101,7 +101,7 @@ class LaunchFolder:
         """Return the content of launch.json. Raises UserError where there is none."""
         settings = self.known_settings()
         if settings is None:
-            raise UserError(f"{self.path} is no folder of a launch: it has no launch.json")
+            raise UserError(f"{self.path} is not a folder of a launch: it has no launch.json")
         return settings
 
     def known_settings(self) -> dict[str, Any] | None:
@@ -136,7 +136,7 @@ class LaunchFolder:
             read = [json.loads(line) for line in lines]
             return [ListedRun(**{**line, "ranks": tuple(line["ranks"])}) for line in read]
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{self.path / 'runs.jsonl'} is no list of runs: {error}") from error
+            raise UserError(f"{self.path / 'runs.jsonl'} is not a list of runs: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -145,12 +145,12 @@ class JournalEntry:
 
     job          the job that wrote it
     submission   which submission that job belongs to, from 1
-    what         began, start, end, left or beat
+    what         began, start, end, left or beat (the heartbeat)
     at           seconds since 1970
     said         the other fields
 
-    A job writes began(gpus, host), then start(run) and end(run, status, message, step, seconds) for each run, a beat
-    now and then, and left(why, requeued) at its end.
+    A job writes began(gpus, host), then start(run) and end(run, status, message, step, seconds) for each run, a
+    heartbeat every `retry_rules.HEARTBEAT_S` seconds, and left(why, requeued) at its end.
     """
 
     job: str

@@ -1,4 +1,4 @@
-"""The launcher on a Slurm cluster: it submits jobs from the login node and watches them until every run is over.
+"""Launcher on a Slurm cluster: it submits jobs from the login node and watches them until every run is over.
 
 The launcher keeps no state of its own: all is in the launch's folder and in the queue. So it may be stopped at any
 time, and the same command finds the jobs by their name instead of submitting them twice.

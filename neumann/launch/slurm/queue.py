@@ -72,7 +72,7 @@ def submit(
     functions   what each job calls, pickled
     ranks       of each job: processes on each node, and nodes
 
-    Raises UserError with Slurm's own words where it refuses.
+    Raises UserError with sbatch's sentence where Slurm refuses.
     """
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError

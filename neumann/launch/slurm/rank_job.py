@@ -17,17 +17,17 @@ from typing import Any
 
 from neumann.errors import Interrupted, UserError, ending_of
 from neumann.launch.slurm.folder import JournalReader, JournalWriter, LaunchFolder, ListedRun, this_job
-from neumann.launch.slurm.retry_rules import BEAT_S, LaunchState, launch_state
+from neumann.launch.slurm.retry_rules import HEARTBEAT_S, LaunchState, launch_state
 from neumann.launch.slurm.worker import LEAVE, enter_launch
 from neumann.processes.signals import ignore_signals, raise_at_signals
 
 BROKEN = re.compile(r"Connection (closed|reset)|Read error|Socket closed|NCCL communicator was aborted")
-LAST_WORDS_S = 5.0  # for rank 0 to learn from a broken connection that another rank failed, and to write why
+RANK_ZERO_WAIT_S = 5.0  # for rank 0 to learn from a broken connection that another rank failed, and to write why
 
 
 @dataclass(frozen=True)
 class RankJob:
-    """What submitit pickles for such a job; srun has it called once per rank.
+    """Callable that submitit pickles for a run on several devices; each rank that srun starts calls it.
 
     folder       the path of the launch's folder
     submission   the number of the submission
@@ -52,7 +52,7 @@ class RankJob:
             status, *_ = _train(listed, int(settings["launch"]["cpus_per_task"]))
             ignore_signals()
             if status == "failed":
-                time.sleep(LAST_WORDS_S)
+                time.sleep(RANK_ZERO_WAIT_S)
                 raise SystemExit(1)  # srun ends the others
             return status
         return _RankZero(folder, settings, self.submission, listed).train()
@@ -91,7 +91,7 @@ class _RankZero:
             return stopped
         self._journal.write("start", run=signature)
         began = time.monotonic()
-        with self._beating():
+        with self._heartbeat():
             status, message, step, asked = _train(self.listed, int(self.settings["launch"]["cpus_per_task"]))
         ignore_signals()  # srun ends all ranks where one has failed, and what follows must be written
         seconds = round(time.monotonic() - began, 1)
@@ -111,18 +111,18 @@ class _RankZero:
         return launch_state(self._journals.entries, settings["launch"], self.submission, gone=settings.get("gone", ()))
 
     @contextlib.contextmanager
-    def _beating(self) -> Iterator[None]:
-        """Write a beat every `BEAT_S` within the block, and end every rank where the GPU-hours are used up."""
+    def _heartbeat(self) -> Iterator[None]:
+        """Write a heartbeat every `HEARTBEAT_S` in the block, and end every rank when the GPU-hours are used up."""
         over = threading.Event()
 
-        def beat() -> None:
-            while not over.wait(BEAT_S):
+        def write_heartbeats() -> None:
+            while not over.wait(HEARTBEAT_S):
                 self._journal.write("beat")
                 if self._state().spent:
                     self._end_ranks()
                     return
 
-        thread = threading.Thread(target=beat, name="neumann-beat", daemon=True)
+        thread = threading.Thread(target=write_heartbeats, name="neumann-heartbeat", daemon=True)
         thread.start()
         try:
             yield

@@ -1,8 +1,8 @@
-"""The rules by which runs on a cluster are tried again, and by which a launch stops.
+"""Rules by which runs on a cluster are tried again, and by which a launch stops.
 
-The launcher and every worker apply them to the journals alone, so all come to the same decision. The same failure twice
-is final; a vanished node is not. A run that a time limit or preemption stopped may go on for ever, as long as every
-attempt gets further than the last.
+A worker applies them to the journals and launch.json; the launcher also asks squeue once no job is left. The same
+failure twice is final; a vanished node is not. A run that a time limit or preemption stopped may go on for ever, as
+long as every attempt gets further than the last.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 from neumann.launch.slurm.folder import JournalEntry
 from neumann.store.folder import OVER
 
-BEAT_S = 15.0
+HEARTBEAT_S = 15.0  # between two lines of a job's journal at most, so that it counts as alive
 SLURM = re.compile(r"\d+(_\d+)?")  # names of Slurm's jobs; a worker started by hand has another
 REST = 19.0  # seconds between two readings of the journals, for each second that a reading takes
 SILENT_S = 90.0  # a job that has not written for so long counts as gone
 
 
 @dataclass
-class Attempt:
+class RunAttempt:
     """One attempt of one job at a run.
 
     job       the job
@@ -48,7 +48,7 @@ class Attempt:
 class RunHistory:
     """The attempts at a run in one submission, and why no further one is made; None where one may be."""
 
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: list[RunAttempt] = field(default_factory=list)
     given_up: str | None = None
 
     @property
@@ -122,7 +122,7 @@ def launch_state(
             if number == submission:
                 over = dead or i + 1 < len(sessions) or session[-1].what == "left"
                 _file_attempts(session, histories, over)
-    failures: list[tuple[str, Attempt]] = []
+    failures: list[tuple[str, RunAttempt]] = []
     for signature, history in histories.items():
         history.attempts.sort(key=lambda attempt: attempt.began)
         history.given_up = _why_given_up(history.attempts, int(limits["max_attempts"]))
@@ -146,10 +146,7 @@ class ThrottledState:
         self._due = 0.0
 
     def __call__(self, read: Callable[[], LaunchState], *, fresh: bool = False) -> LaunchState:
-        """Return what ``read`` returns, or has returned lately: it takes a twentieth of the time at most.
-
-        ``fresh`` calls it in any case.
-        """
+        """Return ``read()``, cached so that reading takes at most 5 % of the time; ``fresh`` forces a read."""
         began = time.monotonic()
         if self._state is None or fresh or began >= self._due:
             self._state = read()
@@ -173,11 +170,11 @@ def _sessions(lines: Sequence[JournalEntry]) -> list[list[JournalEntry]]:
 
 def _file_attempts(session: Sequence[JournalEntry], histories: dict[str, RunHistory], over: bool) -> None:
     """Add the attempts of a session to ``histories``; where it is ``over``, those without an end are lost."""
-    begun: dict[str, Attempt] = {}
+    begun: dict[str, RunAttempt] = {}
     for entry in session:
         run = entry.said.get("run")
         if entry.what == "start" and run is not None:
-            begun[run] = Attempt(entry.job, entry.at)
+            begun[run] = RunAttempt(entry.job, entry.at)
             histories.setdefault(run, RunHistory()).attempts.append(begun[run])
         elif entry.what == "end" and run in begun:
             attempt = begun.pop(run)
@@ -197,7 +194,7 @@ def without_numbers(message: str | None) -> str:
     return re.sub(r"\d+", "#", message or "")
 
 
-def _why_given_up(attempts: Sequence[Attempt], most: int) -> str | None:
+def _why_given_up(attempts: Sequence[RunAttempt], most: int) -> str | None:
     """Return why a run is not tried again, or None; ``most`` is launch.max_attempts."""
     failed = [attempt for attempt in attempts if attempt.status == "failed"]
     if len(failed) > 1 and without_numbers(failed[-1].message) == without_numbers(failed[-2].message):
@@ -213,7 +210,7 @@ def _why_given_up(attempts: Sequence[Attempt], most: int) -> str | None:
     return None
 
 
-def _why_stopped(ended: Sequence[tuple[str, Attempt]], most: int | None) -> str | None:
+def _why_stopped(ended: Sequence[tuple[str, RunAttempt]], most: int | None) -> str | None:
     """Return why the launch stops: ``most`` different runs in a row failed with one message. None where it goes on."""
     if most is None:
         return None

@@ -1,4 +1,4 @@
-"""The Slurm worker: a job that takes runs which no process trains from the launch's folder, until none is left.
+"""Slurm worker: a job that takes runs which no process trains from the launch's folder, until none is left.
 
 It imports PyTorch once, in a fork server, and trains every run in a fresh process. Shortly before its time limit Slurm
 sends SIGUSR2: the runs write a checkpoint and leave, and the job requeues itself where runs are left. SIGTERM comes
@@ -25,7 +25,7 @@ from neumann.launch.process_pool import TICK_S, ProcessPool
 from neumann.launch.run_processes import RunProcesses
 from neumann.launch.slurm.folder import JournalReader, JournalWriter, LaunchFolder, ListedRun, this_job
 from neumann.launch.slurm.queue import without_slurm
-from neumann.launch.slurm.retry_rules import BEAT_S, LaunchState, ThrottledState, launch_state
+from neumann.launch.slurm.retry_rules import HEARTBEAT_S, LaunchState, ThrottledState, launch_state
 from neumann.processes.signals import listening
 from neumann.store.folder import OVER, make_folder
 
@@ -40,7 +40,11 @@ LEAVE = (signal.SIGTERM, signal.SIGINT)
 
 @dataclass(frozen=True)
 class WorkerJob:
-    """What submitit pickles for a worker's job: the path of the launch's folder, and the number of the submission."""
+    """Callable that submitit pickles for a worker's job.
+
+    folder       the path of the launch's folder
+    submission   the number of the submission
+    """
 
     folder: str
     submission: int
@@ -65,13 +69,13 @@ def run_worker(folder: LaunchFolder, *, submission: int | None = None, trust: bo
     in_slurm = "SLURM_JOB_ID" in os.environ
     enter_launch(settings)
     submission = submission or int(settings["submission"])
-    session = _WorkerSession(folder, settings, JournalWriter(folder, job, submission), submission, trust=trust)
+    start = _WorkerStart(folder, settings, JournalWriter(folder, job, submission), submission, trust=trust)
     print(f"job {job} of the launch {folder.path}" + (f", requeued {requeued} times" if requeued else ""), flush=True)
     signals: list[int] = []
     with listening(signals.append), without_slurm():  # not SIGCONT, which Slurm sends before SIGTERM: it means nothing
-        why = session.train(signals)
-    again = in_slurm and bool(signals) and signals[0] in REQUEUE and session.has_more_to_do()
-    session.journal.write("left", why=why, requeued=again)
+        why = start.train(signals)
+    again = in_slurm and bool(signals) and signals[0] in REQUEUE and start.has_more_to_do()
+    start.journal.write("left", why=why, requeued=again)
     print(f"job {job} leaves: {why}" + ("; back into the queue" if again else ""), flush=True)
     if again:
         subprocess.run(["scontrol", "requeue", job], check=True, timeout=60)
@@ -95,8 +99,8 @@ def enter_launch(settings: Mapping[str, Any]) -> None:
 
 
 @dataclass
-class _WorkerSession:
-    """What a worker does from one start of its job to its end or requeue.
+class _WorkerStart:
+    """One start of a worker's job, to its end or requeue.
 
     folder       of the launch
     settings     the content of its launch.json when the job began
@@ -115,7 +119,7 @@ class _WorkerSession:
     _over: set[str] = field(default_factory=set)  # signatures
     _later: dict[str, float] = field(default_factory=dict)  # monotonic seconds from which a held run is looked at again
     _begun: int = 0
-    _beat: float = 0.0
+    _heartbeat_at: float = 0.0
 
     def __post_init__(self) -> None:
         self._journals = JournalReader(self.folder)
@@ -133,9 +137,9 @@ class _WorkerSession:
     def train(self, signals: list[int]) -> str:
         """Train until no run is left or ``signals`` has one that asks to leave; return why it ended."""
         self.journal.write("began", gpus=self._gpus, host=os.uname().nodename)
-        self._beat = time.monotonic()
+        self._heartbeat_at = time.monotonic()
         looks = 0
-        while self._next(self._state()) is None:  # so PyTorch would be imported in vain
+        while self._next(self._state()) is None:  # without a run, PyTorch would be imported in vain
             looks += 1
             if not self._later or looks > LOOKS:
                 return "nothing left to train"
@@ -151,9 +155,9 @@ class _WorkerSession:
             self._server.close()
 
     def has_more_to_do(self) -> bool:
-        """Return whether a further session of this job would find runs to train, as far as this one knows."""
+        """Return whether a further start of this job would find runs to train, as far as this one knows."""
         state = self._state(fresh=True)
-        if state.stopped is not None or not self._begun:  # no requeue for ever under a time limit too short to begin in
+        if state.stopped is not None or not self._begun:  # a time limit too short for any run must not requeue for ever
             return False
         return any(state.history(run.signature).open and run.folder().result() is None for run in self._runs)
 
@@ -254,8 +258,8 @@ class _WorkerSession:
         if not len(self._pool):
             self._server.is_warm(TICK_S)
         self._reap()
-        if time.monotonic() - self._beat > BEAT_S:
-            self._beat = time.monotonic()
+        if time.monotonic() - self._heartbeat_at > HEARTBEAT_S:
+            self._heartbeat_at = time.monotonic()
             self.journal.write("beat")
 
     def _reap(self, *, asked: bool = False) -> None:

@@ -22,7 +22,7 @@ class Kernel(Protocol):
     ``grads``    tensors             int64   address of g; 0 where there is none, then nothing of the tensor moves
     ``chunks``   chunks × columns    int64   :class:`~neumann.optim.kernels.layout.ChunkRow` of each chunk
     ``scalars``  groups × columns    float64 :class:`~neumann.optim.kernels.layout.ScalarRow` of each group
-    ``squares``  any number          float64 what adds up to ‖r‖² over all parameters, also those on other devices
+    ``squares``  any number          float64 partial sums whose total is ‖r‖² over all parameters, on all devices
     ``before``   chunks              float64 ‖r‖² of each chunk
     ``after``    chunks              float64 the same after the step, written
     ============ =================== ======= =====================================================================
@@ -50,7 +50,7 @@ class Kernel(Protocol):
 
 
 def state_type(weights: torch.dtype) -> torch.dtype:
-    """Return the type of m and r: that of the weights, but halves accumulate in float32."""
+    """Return the type of m and r: that of the weights, but float32 for float16 and bfloat16."""
     return torch.promote_types(weights, torch.float32)
 
 

@@ -94,7 +94,7 @@ def load() -> CpuKernel | None:
 
 
 def problem() -> str:
-    """Return why there is no kernel, in half a sentence; an empty text where there is one."""
+    """Return why there is no kernel, in half a sentence; an empty string where there is one."""
     return _outcome()[1]
 
 

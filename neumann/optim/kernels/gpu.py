@@ -89,7 +89,7 @@ def _tile(w, g, m, r, n, scalars, W: tl.constexpr, S: tl.constexpr, WHOLE: tl.co
     u = mu_u * m_now - eta_u * d
     w_now = (w_before + u).to(W)
     if W != S:
-        u = w_now.to(S) - w_before  # what a half rounds away has not moved the weight
+        u = w_now.to(S) - w_before  # what float16 or bfloat16 rounds away has not moved the weight
     r_now = gamma * (r_now + u)
     if WHOLE:
         tl.store(w + at, w_now)

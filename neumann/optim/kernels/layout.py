@@ -17,7 +17,7 @@ class TensorRow(NamedTuple):
     w: int  # address of its first weight
     m: int  # address of m
     r: int  # address of r = w − v
-    numel: int
+    numel: int  # number of its elements on this process
     group: int  # row of its group in the table of scalars
 
 
@@ -29,7 +29,7 @@ class ChunkRow(NamedTuple):
 
 
 class ScalarRow(NamedTuple):
-    """The scalars of one parameter group's step (float64); :class:`neumann.optim.phases.Phase` has the formula."""
+    """The scalars of one parameter group's step (float64); :class:`neumann.optim.phases.Phase` describes the others."""
 
     carry: Scalar
     alpha: Scalar
@@ -39,6 +39,6 @@ class ScalarRow(NamedTuple):
     mu_u: Scalar
     eta_u: Scalar
     gamma: Scalar
-    weight_decay: Scalar
+    weight_decay: Scalar  # λ, coefficient of the L2 term inside the gradient
     sign: Scalar  # of the gradient: −1 to maximize, divided by the scale of the gradients
     active: Scalar  # 0 skips the step

@@ -150,21 +150,21 @@ def _compared(results: StudyResults, c: Comparison) -> dict[str, Any]:
 
 
 def _budget_sentence(results: StudyResults, c: Comparison) -> str:
-    """Return in words how small an effect this number of seeds could have seen."""
+    """Return the sentence on the smallest effect that this number of seeds detects."""
     if c.verdict is None or c.paired is None:
         margin = percent(results.smallest_effect)
         return (
-            "How small an effect these seeds could see is not known yet; "
+            "The smallest effect that these seeds detect is not known yet; "
             f"the smallest of interest is {margin} percentage points."
         )
     n, found = c.paired.n, c.verdict.smallest_detectable_effect
     seeds = "one seed" if n == 1 else f"{n} seeds"
     if found is None:
         why = "one difference has no spread" if n == 1 else "all differences are equal"
-        return f"From {seeds} it cannot be told how small an effect would have been seen: {why}."
+        return f"The smallest effect that {seeds} would detect is unknown: {why}."
     sentence = (
-        f"With {seeds} and the spread found here, a true difference of {percent(found)} percentage points would have "
-        f"been seen with a chance of {100 * c.verdict.power:.0f} % (two-sided test, α = {c.verdict.alpha:g})."
+        f"With {seeds} and the spread found here, a true difference of {percent(found)} percentage points is detected "
+        f"with a power of {100 * c.verdict.power:.0f} % (two-sided test, α = {c.verdict.alpha:g})."
     )
     of_interest = f"the smallest effect of interest, {percent(results.smallest_effect)} percentage points"
     if found > results.smallest_effect:

@@ -43,7 +43,8 @@ class TableLine:
     border of the space. ``error`` is the mean test error in percent with its ``interval``, half that interval's width
     (``half``), ``sd`` and ``n``; ``loss`` the mean test loss in nats; ``paper`` the published error in percent.
     ``difference`` to the reference row and its ``difference_interval`` are in percentage points. ``p`` is the one that
-    counts, ``kind`` says which that is: "primary", "Holm", "unadjusted" or "".
+    counts, ``kind`` says which that is: "primary", "Holm", "unadjusted" or "". ``verdict`` is the short answer,
+    ``primary`` marks the row of a primary comparison, ``is_reference`` the reference row.
     """
 
     label: str
@@ -117,7 +118,7 @@ def shown_p(comparison: Comparison | None) -> tuple[str, str]:
 
 
 def verdict_word(comparison: Comparison | None) -> str:
-    """Return the verdict in a word, or a dash."""
+    """Return the verdict in short form, or a dash."""
     return comparison.verdict.answer if comparison and comparison.verdict else DASH
 
 
@@ -169,7 +170,7 @@ def _joined(mean: str, bounds: str) -> str:
 
 
 def missing_sentence(results: StudyResults) -> str:
-    """Return what is still to be trained, without the word "Incomplete", which page and Markdown say in their way."""
+    """Return what is still to be trained, without "Incomplete", which page and Markdown each write themselves."""
     text = printable(results.incomplete or "").removeprefix("Incomplete: ")
     return text[:1].upper() + text[1:]
 

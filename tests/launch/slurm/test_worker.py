@@ -18,7 +18,7 @@ from neumann.cli.main import main
 from neumann.config import RunSpec, SlurmLaunchConfig, make_specs
 from neumann.errors import UserError
 from neumann.launch.slurm.folder import JournalWriter, LaunchFolder
-from neumann.launch.slurm.worker import _WorkerSession, run_worker
+from neumann.launch.slurm.worker import _WorkerStart, run_worker
 from neumann.search.grid import expand
 from neumann.store import find
 from neumann.store.files import read_json, write_json
@@ -164,7 +164,7 @@ def test_a_signal_of_slurm_costs_no_step(
 
 @pytest.mark.medium
 def test_gpu_hours_end_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("neumann.launch.slurm.worker.BEAT_S", 0.2)
+    monkeypatch.setattr("neumann.launch.slurm.worker.HEARTBEAT_S", 0.2)
     limits = SlurmLaunchConfig(gpus_per_node=1, gpu_hours=1000)
     words = ["optimizer=mine", "optimizer.ends=slow", "trainer.max_epochs=60", "seed=0,1"]
     folder, specs = launch(*words, settings=limits, place=tmp_path)
@@ -190,19 +190,19 @@ def test_runs_of_a_worker_share_its_gpus(monkeypatch: pytest.MonkeyPatch) -> Non
 
         settings = SlurmLaunchConfig(gpus_per_node=gpus, runs_per_worker=4, cpus_per_task=8)
         folder, _ = launch(grid, settings=settings)
-        session = _WorkerSession(folder, folder.settings(), JournalWriter(folder, "7", 1), 1)
+        start = _WorkerStart(folder, folder.settings(), JournalWriter(folder, "7", 1), 1)
         monkeypatch.setattr("neumann.launch.slurm.worker.RunProcesses", Started)
         monkeypatch.setattr("neumann.launch.fork_server.ForkServer.is_warm", lambda self: True)
-        session._fill(session._state(), [])
+        start._fill(start._state(), [])
         assert seen == expected
 
 
 def test_a_folder_that_is_none_of_a_launch(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no folder of a launch"):
+    with pytest.raises(UserError, match="is not a folder of a launch"):
         run_worker(LaunchFolder(tmp_path))
     folder, _ = launch("seed=0")
     (folder.path / "runs.jsonl").write_text('{"signature": "x"}\n')
-    with pytest.raises(UserError, match="is no list of runs"):
+    with pytest.raises(UserError, match="is not a list of runs"):
         run_worker(folder)
     assert main(["worker", str(tmp_path)]) == 2
     assert main(["worker"]) == 2

@@ -22,7 +22,7 @@ def number(name: str, value: Any, *, above: float | None = None, below: float | 
     """Return ``value`` as a finite float >= 0 (or > ``above``) and < ``below``, where these are given.
 
     Raises:
-        ValueError: ``value`` is no real number, is not finite, or lies outside the interval.
+        ValueError: ``value`` is not a real number, is not finite, or lies outside the interval.
     """
     valid = "a finite number " + (">= 0" if above is None else f"> {above:g}")
     if below is not None:
