@@ -11,6 +11,7 @@ neumann worker FOLDER            train runs of a launch here too: what the jobs 
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -36,8 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     ``argv`` are its words; None takes them from the process's command line.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if argv is None and "" not in sys.path:
-        sys.path.insert(0, "")  # as for `python -m`: a user's optimizer may lie in the working directory
+    if argv is None and (words[:1] in [["train"], ["study"], ["worker"]] or words[:2] == ["runs", "resume"]):
+        # What trains may need a user's optimizer that lies there. Last, so that no file there stands for a module of
+        # Python's, of ours or of a package's, and not for commands that only read: a folder may be another user's.
+        sys.path.append(os.getcwd())
     commands = {
         "train": train.main,
         "wandb-sweep": wandb_sweep.main,

@@ -28,6 +28,7 @@ STYLES = {"finished": "green", "running": "cyan", "diverged": "yellow", "failed"
 REFRESH_S = 1.0
 UNFINISHED = ("pending", "running")
 VERBS = ("show", "watch", "clean", "resume")
+OWN = ("launch", "logger")  # sections that name shell commands, accounts and servers: never taken from a folder
 
 HELP = """\
 Lists the runs of a results folder (./runs, or output=FOLDER, or a path), those that were active last at the end.
@@ -39,7 +40,8 @@ Lists the runs of a results folder (./runs, or output=FOLDER, or a path), those 
   neumann runs show RUN                            one of them; RUN is a signature's beginning, a name or a path
   neumann runs watch                               follow them live; the same filters
   neumann runs clean                               remove those that failed, after asking
-  neumann runs resume RUN                          go on with one from what its folder says
+  neumann runs resume RUN [logger=none ...]        go on with one from what its folder says; where it trains and who is
+                                                   told are not the folder's to say: give launch and logger here
 
 It exits with 0; with 1 where no run fits the filters of the list or of watch --until-done, or something could not be
 done; with 2 for wrong input. clean exits with 0 where there is nothing to remove.
@@ -58,12 +60,13 @@ def main(words: Sequence[str], console: Console, train: Callable[[RunSpec], int]
     given = parsed(parser, words[1:] if verb else words)
     if given is None:
         return 0
-    output, names = _output(given.words)
+    own = [word for word in given.words if verb == "resume" and word.partition("=")[0].split(".")[0] in OWN]
+    output, names = _output([word for word in given.words if word not in own])
     if verb in ("show", "resume"):
         if len(names) != 1:
             raise UserError(f"{parser.prog} takes one run: a signature's beginning, a name or a path")
         folder = pick(output, names[0])
-        return train(_spec(folder, trust=given.trust)) if verb == "resume" else _show(folder, given, console)
+        return train(_spec(folder, own, trust=given.trust)) if verb == "resume" else _show(folder, given, console)
     filters = _filters(given, names)
     if verb == "watch":
         return _watch(output, filters, given, console)
@@ -239,14 +242,21 @@ def _pairs(rows: Sequence[tuple[str, str]]) -> Text:
     return Text("\n".join(f"  {printable(name):<{wide}}{printable(value)}" for name, value in rows))
 
 
-def _spec(folder: Path, *, trust: bool) -> RunSpec:
-    """Return the run of ``folder``, to be trained where the folder lies. Raises UserError as `load_spec` does."""
-    from neumann.config import load_spec
+def _spec(folder: Path, own: Sequence[str], *, trust: bool) -> RunSpec:
+    """Return the run of ``folder``, to be trained where the folder lies. Raises UserError as `load_spec` does.
+
+    The folder may be another user's, so its launch and logger sections are replaced by this user's, as the overrides
+    ``own`` and the files of conf/ give them. A folder that says `logger=none` keeps that unless ``own`` names a logger.
+    """
+    from neumann.config import load_spec, make_spec
 
     spec = load_spec(records.read_record(folder), trust=trust)
+    silent = spec.config.logger.kind == "none" and not any(word.startswith("logger") for word in own)
+    mine = make_spec([*own, *(["logger=none"] if silent else [])]).config
     here = folder.resolve().parent
     output = folder.parent.parent if folder.parent.name else here.parent
-    return replace(spec, config=replace(spec.config, output=str(output), study=here.name))
+    config = replace(spec.config, output=str(output), study=here.name, launch=mine.launch, logger=mine.logger)
+    return replace(spec, config=config)
 
 
 def _watch(output: Path, filters: Filters, given: argparse.Namespace, console: Console) -> int:

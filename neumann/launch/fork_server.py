@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from multiprocessing import forkserver, resource_tracker
 
 from neumann import compat
@@ -36,10 +36,13 @@ class ForkServer:
         """Start the server unless it runs already; it imports what runs need while the caller goes on."""
         if self._asking is not None:
             return
-        resource_tracker.ensure_running()  # before the next line, as it unblocks SIGINT
-        with _quiet():
-            forkserver.set_forkserver_preload(PRELOADED)
-            forkserver.ensure_running()
+        # One thread per library, since a thread pool does not survive a fork; and the working directory not on the
+        # path, where Python puts it first for a process that is started by a line of code
+        with _environment({**dict.fromkeys(THREADS, "1"), "PYTHONSAFEPATH": "1"}):
+            resource_tracker.ensure_running()  # before the next line, as it unblocks SIGINT
+            with _ctrl_c_blocked():
+                forkserver.set_forkserver_preload(PRELOADED)
+                forkserver.ensure_running()
         self._asking = threading.Thread(target=self._ask, name="neumann-server", daemon=True)
         self._asking.start()
 
@@ -72,20 +75,28 @@ class ForkServer:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Start processes with SIGINT blocked and one thread per library, since a thread pool does not survive a fork."""
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, "1"))
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables within the block, for the processes that it starts."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    """Start processes that Ctrl-C on the terminal does not reach."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 @contextlib.contextmanager

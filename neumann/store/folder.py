@@ -21,7 +21,7 @@ import shutil
 import socket
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,19 +165,24 @@ class RunFolder:
 
     def append_measurement(self, measurement: Mapping[str, Any]) -> None:
         """Append one line and sync it. Raises NotWritten, or Lost where another process has taken the run over."""
-        append_line(self.measurements, json.dumps(plain(measurement), allow_nan=False).encode())
+        append_line(self.measurements, _line(measurement))
 
-    def rewind_measurements(self, step: int) -> list[dict[str, Any]]:
-        """Drop what was measured after ``step``, from which the run goes on, and return the rest.
+    def restore_measurements(self, measured: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Make the file hold what a checkpoint says was ``measured`` until then, and return that as JSON types.
 
-        Warns where a line before that is damaged: it will not be measured again.
+        Lines after it are dropped, since the run measures them again. The lines before it may have been lost or edited
+        since; they are restored then, with a warning.
         """
+        kept: list[dict[str, Any]] = [json.loads(_line(one)) for one in measured]
         whole, damaged = self._lines()
-        kept = [m for m in whole if m["step"] <= step]
-        if damaged and kept:
-            warnings.warn(f"{self.measurements} has lost {damaged} damaged line(s) of its curve", stacklevel=2)
-        if self.measurements.exists():
-            replace_file(self.measurements, "".join(json.dumps(m) + "\n" for m in kept).encode())
+        if kept and (damaged or whole[: len(kept)] != kept):
+            warnings.warn(
+                f"{self.measurements} is not what was measured until the checkpoint that the run goes on from: its "
+                f"{len(kept)} line(s) are restored from there",
+                stacklevel=2,
+            )
+        if kept or self.measurements.exists():
+            replace_file(self.measurements, b"".join(_line(one) + b"\n" for one in kept))
         return kept
 
     @contextlib.contextmanager
@@ -213,6 +218,10 @@ class RunFolder:
     def require_claim(self) -> None:
         """Raise Lost where this process held the folder and another has taken it over: it may write nothing then."""
         claim.require(self.path)
+
+
+def _line(measurement: Mapping[str, Any]) -> bytes:
+    return json.dumps(plain(measurement), allow_nan=False).encode()
 
 
 def remove_refused(folder: RunFolder) -> None:

@@ -102,8 +102,8 @@ class Session:
             raise UserError(f"{file} is not a checkpoint of this run: move it away to begin again")
         self.state = state
 
-    def begin(self, step: int, hardware: Mapping[str, Any]) -> None:
-        """Record an attempt that goes on from ``step``, and drop what was measured after that.
+    def begin(self, hardware: Mapping[str, Any]) -> None:
+        """Record an attempt that goes on from ``state``; the measurements become those that the checkpoint holds.
 
         ``hardware`` is training's part of the provenance record: devices, ranks, threads.
         """
@@ -123,7 +123,7 @@ class Session:
             "choices": spec.choices,
         }
         write_json(folder.provenance, {"attempts": [*folder.attempts(), self.record]})
-        self.measurements = folder.rewind_measurements(step)
+        self.measurements = folder.restore_measurements(self.state["measurements"] if self.state else [])
         folder.error.unlink(missing_ok=True)
 
     def _write_config(self) -> None:

@@ -31,7 +31,7 @@ from neumann.training.distributed import RankGroup
 from neumann.training.evaluation import Evaluation, TrainingProgress
 from neumann.training.rate_schedules import RateSchedule
 
-FORMAT = 3  # of a checkpoint and of eval-weights.pt
+FORMAT = 4  # of a checkpoint and of eval-weights.pt
 MARK = b"sha256:"  # of the comment that ends a checkpoint's zip file
 
 
@@ -226,7 +226,8 @@ class Checkpointing(pl.Callback):
             self._evaluation.flush()
             state = self._state.gather(trainer)
             if self._group.is_main:
-                self._session.checkpoint(encode(state))
+                # measurements.jsonl may be edited; this file cannot be unseen, so a resumed run believes this one
+                self._session.checkpoint(encode({**state, "measurements": self._session.measurements}))
 
 
 def eval_weights(module: pl.LightningModule, optimizer: Optimizer, description: dict[str, Any]) -> bytes:

@@ -81,7 +81,7 @@ def _train(spec: RunSpec, console: Console, group: RankGroup, closing: ExitStack
             torch.set_num_threads(state["threads"])  # another number would round otherwise
         parts = group.everywhere(lambda: build_parts(spec, group))
         places = group.gather((platform.node(), _device_name(spec)))
-        mirror = group.on_main(lambda: _begin(spec, held, state, places))
+        mirror = group.on_main(lambda: _begin(spec, held, places))
         if mirror is not None:
             closing.callback(mirror.close)
         follower = group.broadcast(held.follower() if held else None)
@@ -90,12 +90,10 @@ def _train(spec: RunSpec, console: Console, group: RankGroup, closing: ExitStack
         return Attempt(spec, files, parts, console, group, mirror).fit(state)
 
 
-def _begin(
-    spec: RunSpec, held: Session | None, state: dict[str, Any] | None, places: list[tuple[str, str]]
-) -> Mirror | None:
+def _begin(spec: RunSpec, held: Session | None, places: list[tuple[str, str]]) -> Mirror | None:
     """Begin an attempt on rank 0 and return its mirror, where it has one."""
     assert held is not None
-    held.begin(state["progress"]["step"] if state else 0, _hardware(places))
+    held.begin(_hardware(places))
     return Mirror(spec, held.path, held.record, held.attempt) if spec.config.logger.kind == "wandb" else None
 
 

@@ -368,6 +368,39 @@ def test_resume_trains_what_the_folder_says_where_it_lies(four: list[RunFolder],
     assert asked[0].as_dict()["optimizer"] == make_spec(["trainer.max_epochs=2", "optimizer=neumann", "seed=4"]).as_dict()["optimizer"]  # fmt: skip
 
 
+@pytest.mark.parametrize("own", [[], ["launch.threads=1", "logger=wandb", "logger.project=mine"]])
+def test_where_a_run_trains_and_who_is_told_are_not_the_folders_to_say(own: list[str], four: list[RunFolder]) -> None:
+    """A foreign config.yaml once had the cluster execute its `launch.setup`, and sent its run to its own project."""
+    theirs = make_spec(
+        ["optimizer=sgd", "launch=slurm", "launch.setup=[touch executed]", "logger.mode=online"]
+    ).as_dict()
+    folder = four[3]
+    config = OmegaConf.to_container(OmegaConf.load(folder.config))
+    assert isinstance(config, dict)
+    config |= {"launch": theirs["launch"], "logger": {**theirs["logger"], "project": "theirs", "tags": ["theirs"]}}
+    folder.config.write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    asked: list[RunSpec] = []
+    words = ["resume", folder.path.name, *own]
+    assert command.main(words, Console(file=io.StringIO()), train=lambda spec: asked.append(spec) or 0) == 0
+    expected = make_spec(own).config
+    (spec,) = asked
+    assert (spec.config.launch, spec.config.logger) == (expected.launch, expected.logger)
+    assert spec.signature == folder.path.name[-12:]
+
+
+def test_a_resumed_run_without_a_logger_stays_without_one(four: list[RunFolder]) -> None:
+    asked: list[RunSpec] = []
+    folder = four[3]
+    assert OmegaConf.load(folder.config).logger.kind == "none"
+    for words in ([], ["logger=wandb"]):
+        command.main(
+            ["resume", folder.path.name, *words],
+            Console(file=io.StringIO()),
+            train=lambda spec: asked.append(spec) or 0,
+        )
+    assert [spec.config.logger.kind for spec in asked] == ["none", "wandb"]
+
+
 YAML_BOMB = "!!python/object/apply:os.system ['touch executed']"
 
 

@@ -304,7 +304,7 @@ WRITES: dict[str, Callable[[RunFolder], object]] = {
     "result": lambda folder: folder.write_result({"status": "finished"}),
     "status": lambda folder: folder.set_status("finished"),
     "measurement": lambda folder: folder.append_measurement({"step": 2}),
-    "rewind": lambda folder: folder.rewind_measurements(0),
+    "restore": lambda folder: folder.restore_measurements([]),
     "checkpoint": lambda folder: replace_file(folder.last, b"weights"),
     "error": lambda folder: replace_file(folder.error, b"traceback"),
 }

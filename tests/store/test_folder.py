@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -43,7 +44,8 @@ def test_measurements_survive_a_cut_and_rewind(tmp_path: Path) -> None:
         file.write('{"step": 40, "lo')  # a kill while writing
     assert [m["step"] for m in folder.read_measurements()] == [10, 20, 30]
     assert folder.read_measurements()[1]["loss"] is None
-    assert [m["step"] for m in folder.rewind_measurements(20)] == [10, 20]
+    measured = [{"step": 10, "loss": 1.5}, {"step": 20, "loss": float("nan")}]
+    assert [m["step"] for m in folder.restore_measurements(measured)] == [10, 20]
     folder.append_measurement({"step": 25})
     assert [m["step"] for m in folder.read_measurements()] == [10, 20, 25]
 
@@ -63,14 +65,39 @@ def test_what_is_appended_does_not_stick_to_a_damaged_line(cut: str, tmp_path: P
     assert folder.measurements.read_bytes().count(b"\n") == 4
 
 
-def test_a_curve_that_has_lost_a_line_in_its_middle_says_so_when_it_goes_on(tmp_path: Path) -> None:
+MEASURED = [{"step": step, "validation": {"held": {"error": 0.1 / step, "n": 300}}} for step in (1, 2, 3)]
+WHOLE = [json.dumps(one) for one in MEASURED]
+CHANGED = {
+    "cut short": WHOLE[:2],
+    "emptied": [],
+    "doubled": [WHOLE[0], *WHOLE],
+    "edited": [WHOLE[0], WHOLE[1].replace("300", "3000"), WHOLE[2]],
+    "turned round": WHOLE[::-1],
+    "damaged in its middle": [WHOLE[0], WHOLE[1][:9], WHOLE[2]],
+    "led by a damaged line": ["{", *WHOLE],
+}
+
+
+@pytest.mark.parametrize("lines", [*CHANGED.values(), None], ids=[*CHANGED, "removed"])
+def test_a_curve_is_what_the_checkpoint_says(lines: list[str] | None, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.measurements.write_text('{"step": 1}\n{"ste\n{"step": 3}\n{"step": 4, "l')
-    with pytest.warns(UserWarning, match=r"measurements.jsonl has lost 1 damaged line\(s\) of its curve"):
-        assert [m["step"] for m in folder.rewind_measurements(3)] == [1, 3]
+    if lines is not None:
+        folder.measurements.write_text("".join(f"{line}\n" for line in lines))
+    with pytest.warns(
+        UserWarning, match=r"measurements.jsonl is not what was measured .* its 3 line\(s\) are restored"
+    ):
+        assert folder.restore_measurements(MEASURED) == MEASURED
+    assert folder.read_measurements() == MEASURED
+
+
+@pytest.mark.parametrize("end", ["", '{"step": 4, "l', '{"step": 4}\n', '{"step": 4}\n{"step": 5}\n{"st'])
+def test_what_every_kill_leaves_is_restored_without_a_word(end: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.measurements.write_text("".join(f"{line}\n" for line in WHOLE) + end)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # the end alone is what every kill leaves
-        folder.rewind_measurements(3)
+        warnings.simplefilter("error")
+        assert folder.restore_measurements(MEASURED) == MEASURED
+    assert folder.read_measurements() == MEASURED
 
 
 def test_only_a_good_result_is_over(tmp_path: Path) -> None:

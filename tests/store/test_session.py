@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from neumann.errors import UserError
 from neumann.store import RunFolder, find
 from neumann.store.claim import Claimed, Lost
 from neumann.store.files import NotWritten, read_json
-from neumann.store.session import Follower, Session, session
+from neumann.store.session import Follower, Measurement, Session, session
 from tests.support.forged_leases import forge, leases
 
-FORMAT = 3
+FORMAT = 4
 HARDWARE = {"device": "cpu", "ranks": [{"host": "here", "device": "cpu"}], "torch_threads": 1, "cuda": None}
 RESULT = {"status": "finished", "step": 36, "validation": {}}
 
@@ -30,8 +30,9 @@ def opened(spec: RunSpec) -> Any:
     return session(spec, decode, FORMAT)
 
 
-def state(spec: RunSpec, step: int) -> bytes:
-    return json.dumps({"format": FORMAT, "signature": spec.signature, "step": step}).encode()
+def state(spec: RunSpec, step: int, measurements: Sequence[Measurement] = ()) -> bytes:
+    known = {"format": FORMAT, "signature": spec.signature, "step": step, "measurements": list(measurements)}
+    return json.dumps(known).encode()
 
 
 def nothing() -> None:
@@ -45,11 +46,11 @@ def spec_of(*words: str) -> RunSpec:
 def train(spec: RunSpec, *steps: int, end: Callable[[Session], None] = lambda held: None) -> None:
     """Train an attempt as far as ``steps``, each with a measurement and a checkpoint; then ``end`` it."""
     with opened(spec) as held:
-        held.begin(held.state["step"] if held.state else 0, HARDWARE)
+        held.begin(HARDWARE)
         with held.training(0, nothing):
             for step in steps:
                 held.measured({"step": step})
-                held.checkpoint(state(spec, step))
+                held.checkpoint(state(spec, step, held.measurements))
             end(held)
 
 
@@ -70,8 +71,8 @@ def test_a_run_is_begun_goes_on_and_is_found_when_it_is_over() -> None:
     (folder.path / ".last.ckpt.0123.tmp").write_bytes(b"half")
     with opened(spec) as held:
         assert held.result is None
-        assert held.state == {"format": FORMAT, "signature": spec.signature, "step": 18}
-        held.begin(18, HARDWARE)
+        assert held.state == json.loads(state(spec, 18, [{"step": 18}]))
+        held.begin(HARDWARE)
         assert (held.attempt, held.measurements) == (2, [{"step": 18}])
         assert not list(folder.path.glob(".*.tmp"))
         assert [record["attempt"] for record in folder.attempts()] == [1, 2]
@@ -81,7 +82,7 @@ def test_a_run_is_begun_goes_on_and_is_found_when_it_is_over() -> None:
             assert (folder.status()["status"], folder.status()["step"]) == ("running", 18)
             held.measured({"step": 36})
             held.checkpoint(state(spec, 36))
-            assert (folder.path / "previous.ckpt").read_bytes() == state(spec, 18)
+            assert (folder.path / "previous.ckpt").read_bytes() == state(spec, 18, [{"step": 18}])
             written = held.finish({**RESULT, "signature": spec.signature}, b"weights")
         assert written["eval_weights"] == "eval-weights.pt"
     assert folder.eval_weights.read_bytes() == b"weights"
@@ -137,7 +138,7 @@ def test_a_new_run_that_does_not_train_leaves_nothing(error: BaseException, when
     def refused() -> None:
         with opened(spec) as held:
             if when == "begun":
-                held.begin(0, HARDWARE)
+                held.begin(HARDWARE)
             raise error
 
     with pytest.raises(type(error)):
@@ -154,7 +155,7 @@ def test_a_run_that_was_there_before_stays() -> None:
     with pytest.raises(KeyboardInterrupt), opened(spec) as held:
         fail(KeyboardInterrupt())
     assert (find(spec).status()["status"], find(spec).status()["attempt"]) == ("interrupted", 1)
-    assert find(spec).last.read_bytes() == state(spec, 18)
+    assert find(spec).last.read_bytes() == state(spec, 18, [{"step": 18}])
     with opened(spec) as held:
         assert held.state is not None
 
@@ -205,7 +206,7 @@ def test_a_damaged_checkpoint_is_left_aside_for_the_one_before() -> None:
 
 
 WRITES: dict[str, Callable[[Session], object]] = {
-    "begin": lambda held: held.begin(0, HARDWARE),
+    "begin": lambda held: held.begin(HARDWARE),
     "measured": lambda held: held.measured({"step": 2}),
     "checkpoint": lambda held: held.checkpoint(b"{}"),
     "finish": lambda held: held.finish(RESULT, b"weights"),
@@ -220,7 +221,7 @@ WRITES: dict[str, Callable[[Session], object]] = {
 def test_a_session_that_was_taken_over_writes_nothing_more(what: str) -> None:
     spec = spec_of()
     with opened(spec) as held:
-        held.begin(0, HARDWARE)
+        held.begin(HARDWARE)
         with held.training(0, nothing):
             held.measured({"step": 1})
             held.checkpoint(state(spec, 1))
@@ -238,7 +239,7 @@ def test_training_hears_of_a_takeover(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claim, "HEARTBEAT_S", 0.02)
     heard: list[str] = []
     with opened(spec_of()) as held:
-        held.begin(0, HARDWARE)
+        held.begin(HARDWARE)
         with held.training(0, lambda: heard.append("lost")):
             forge(held.path, number=leases(held.path)[-1] + 1)
             wait_for(lambda: heard, 10)
@@ -248,7 +249,7 @@ def test_training_hears_of_a_takeover(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = spec_of()
     with opened(spec) as held:
-        held.begin(0, HARDWARE)
+        held.begin(HARDWARE)
         monkeypatch.setattr("os.fsync", lambda handle: fail(OSError(28, "No space left on device")))
         with pytest.raises(NotWritten, match=r"last.ckpt cannot be written \(no space left on device\)"):
             held.checkpoint(state(spec, 1))
@@ -258,7 +259,7 @@ def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_of_several_ranks_the_first_error_is_recorded(tmp_path: Path) -> None:
     spec = spec_of()
     with opened(spec) as held:
-        held.begin(0, HARDWARE)
+        held.begin(HARDWARE)
         other = held.follower()
         assert isinstance(other, Follower)
         assert (other.path, other.attempt, other.measurements) == (held.path, 1, [])

@@ -216,6 +216,26 @@ def test_ctrl_c_leaves_a_clean_run_that_goes_on_to_the_same_bits(
 
 
 @pytest.mark.medium
+@pytest.mark.parametrize("change", ["cut", "doubled", "edited", "removed"])
+def test_a_resumed_runs_curve_comes_from_its_checkpoint(change: str, train: Train) -> None:
+    """The file of the measurements may have lost lines or been edited since; a study would choose by them."""
+    words = ("optimizer=sgd", "checkpoint=last", "trainer.check_val_every_n_epoch=0.4")
+    whole, folder = train(*words)
+    measured = folder.read_measurements()
+    (folder.path / "result.json").unlink()
+    lines = folder.measurements.read_text().splitlines(keepends=True)
+    spoilt = {"cut": lines[:2], "doubled": [lines[0], *lines], "edited": [lines[0], *lines[1:-1], lines[0]]}
+    if change == "removed":
+        folder.measurements.unlink()
+    else:
+        folder.measurements.write_text("".join(spoilt[change]))
+    with pytest.warns(UserWarning, match="restored"):
+        result, _ = train(*words)
+    assert without_clocks(result) == without_clocks(whole)
+    assert folder.read_measurements() == measured
+
+
+@pytest.mark.medium
 def test_without_checkpoints_an_interrupted_run_begins_again(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     original = Stop.on_train_batch_end
 
