@@ -8,7 +8,7 @@ import torch
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import SWALR
 
-from neumann.optim import NesterovInner, Neumann, NeumannReference, validation
+from neumann.optim import NesterovInner, Neumann, NeumannReference, argument_checks
 from tests.support.optimizer_paths import EVERY_PATH, QUICK, every_path, path
 from tests.support.optimizer_problems import copies, new_params, relative, same_bits, train
 
@@ -35,7 +35,9 @@ HOW = ("foreach", "fused", "capturable")  # these say how a step is taken, not w
 
 
 def test_every_hyperparameter_is_tried_below():
-    assert set(OTHER) | set(HOW) == set(validation.neumann_hyperparameters(Neumann([torch.zeros(1)]).param_groups[0]))
+    assert set(OTHER) | set(HOW) == set(
+        argument_checks.neumann_hyperparameters(Neumann([torch.zeros(1)]).param_groups[0])
+    )
 
 
 @pytest.mark.medium
