@@ -57,7 +57,7 @@ def commands() -> list[str]:
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 def test_a_run_and_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
     train, sweep, plan = commands()
-    assert " -m " in sweep
+    assert main([*sweep.split()[1:], "--cfg", "job"]) == 0
     assert main([*train.split()[1:], "trainer.max_epochs=1", "logger=none"]) == 0
     assert main(plan.split()[1:]) == 0
     assert "to train: " in capsys.readouterr().out

@@ -18,13 +18,12 @@ from rich.text import Text
 from neumann.cli.arguments import Parser, parsed
 from neumann.errors import UserError, did_you_mean, printable
 from neumann.store import details, records, removal
-from neumann.store.folder import STATUSES, RunFolder
+from neumann.store.folder import STATUSES, STYLES, RunFolder
 from neumann.store.listing import Filters, Row, list_runs, pick, read_row
 
 if TYPE_CHECKING:
     from neumann.config import RunSpec
 
-STYLES = {"finished": "green", "running": "cyan", "diverged": "yellow", "failed": "red", "interrupted": "yellow"}
 REFRESH_S = 1.0
 UNFINISHED = ("pending", "running")
 VERBS = ("show", "watch", "clean", "resume")

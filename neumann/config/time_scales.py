@@ -11,6 +11,7 @@ import math
 
 from omegaconf import DictConfig, OmegaConf
 
+from neumann.bounds import Bounds
 from neumann.errors import UserError
 
 
@@ -52,12 +53,11 @@ def derived(*, max_epochs: float, eval_every_epochs: float, batch_size: int, tra
     return {
         "train_examples": train_count,
         "steps_per_epoch": steps_per_epoch,
-        "total_steps": _at_least_one(max_epochs * steps_per_epoch, "trainer.max_epochs"),
-        "eval_every_steps": _at_least_one(eval_every_epochs * steps_per_epoch, "trainer.check_val_every_n_epoch"),
+        "total_steps": _at_least_one(max_epochs, steps_per_epoch, "trainer.max_epochs"),
+        "eval_every_steps": _at_least_one(eval_every_epochs, steps_per_epoch, "trainer.check_val_every_n_epoch"),
     }
 
 
-def _at_least_one(steps: float, key: str) -> int:
-    if not math.isfinite(steps) or steps <= 0:
-        raise UserError(f"{key} is out of range: it must be a number above 0")
-    return max(1, round(steps))
+def _at_least_one(epochs: float, steps_per_epoch: int, key: str) -> int:
+    Bounds(above=0).check(key, epochs)
+    return max(1, round(epochs * steps_per_epoch))

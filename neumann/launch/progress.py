@@ -17,12 +17,11 @@ from rich.text import Text
 from neumann.config import RunSpec
 from neumann.errors import printable
 from neumann.launch.protocol import RunOutcome
-from neumann.store.folder import OVER, RunFolder
+from neumann.store.folder import OVER, STYLES, RunFolder
 from neumann.store.lookup import find
 from neumann.store.scores import headline
 
 REFRESH_S = 0.5
-STYLES = {"finished": "green", "diverged": "yellow", "failed": "red", "interrupted": "yellow"}
 
 
 class LiveView(ABC):

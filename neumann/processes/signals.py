@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -44,6 +44,17 @@ def listening(heard: Callable[[int], object]) -> Iterator[None]:
         heard(number)
 
     before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def ignoring(numbers: Sequence[int]) -> Iterator[None]:
+    """Ignore signals within the block; processes that are started in it ignore them too, until they set handlers."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
         yield
     finally:

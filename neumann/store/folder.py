@@ -31,9 +31,10 @@ from neumann.store import claim
 from neumann.store.claim import Claim, Claimed, Lost
 from neumann.store.files import append_line, plain, read_file, read_json, replace_file, write_json
 
-__all__ = ["OVER", "STATUSES", "Claimed", "Lost", "RunFolder", "make_folder", "remove_refused"]
+__all__ = ["OVER", "STATUSES", "STYLES", "Claimed", "Lost", "RunFolder", "make_folder", "remove_refused"]
 
 STATUSES = ("pending", "running", "finished", "diverged", "failed", "interrupted")
+STYLES = {"finished": "green", "running": "cyan", "diverged": "yellow", "failed": "red", "interrupted": "yellow"}
 OVER = ("finished", "diverged")  # diverged is a result and is kept as one
 
 
@@ -233,7 +234,8 @@ def remove_refused(folder: RunFolder) -> None:
         lease.unlink(missing_ok=True)
     shutil.rmtree(folder.path / "wandb", ignore_errors=True)
     with contextlib.suppress(OSError):  # not empty: other files are not ours to remove
-        folder.path.rmdir()
+        for path in (folder.path, folder.path.parent, folder.path.parent.parent):  # the run, its study, all results
+            path.rmdir()
 
 
 def make_folder(path: Path) -> None:

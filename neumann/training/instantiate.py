@@ -5,6 +5,7 @@ Every error on the way is a UserError of one sentence.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import logging
 from collections.abc import Callable, Mapping
@@ -34,10 +35,21 @@ def locate(target: str, where: str) -> Callable[..., Any]:
         reason = (
             str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         )  # the cause stands last
-        raise UserError(f"{where}={target} cannot be imported: {reason}") from error
+        raise UserError(f"{where}={target} cannot be imported: {_nearest(place_of(target)) or reason}") from error
     if not callable(found):
         raise UserError(f"{where}={target} is not a class or a function")
     return found
+
+
+def _nearest(target: str) -> str | None:
+    """Return the nearest class or function of the module in ``target``; None where the module cannot be imported."""
+    module, _, name = target.rpartition(".")
+    try:
+        found = importlib.import_module(module)
+    except Exception:  # noqa: BLE001 - what the import of the target itself has raised says more
+        return None
+    there = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
+    return None if name in vars(found) else f"{module} has no {name}: {did_you_mean(name, there)}"
 
 
 def check_settings(call: Callable[..., Any], settings: Mapping[str, Any], where: str, name: str) -> None:

@@ -1,7 +1,7 @@
 """Expectations of PyTorch's and timm's own test suites of any optimizer, rewritten, and those that cannot hold.
 
 Their suites: torch's test/test_optim.py over torch/testing/_internal/common_optimizers.py, and timm's
-tests/test_optim.py, which was made from it. Errors, hooks and checkpoints, which they test too, are in test_citizen_*.py,
+tests/test_optim.py, which was made from it. Errors, hooks and checkpoints, which they test too, are in test_*.py,
 GPUs in test_neumann_cuda.py.
 """
 

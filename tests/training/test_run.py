@@ -349,6 +349,7 @@ def test_a_failure_is_recorded_and_tried_again(
         (["optimizer=timm", "optimizer.name=adahessian"], "cannot be trained here"),
         (["optimizer=torch", "optimizer.name=SGD", "optimizer.kwargs.lr=3"], "set optimizer.lr alone"),
         (["optimizer._target_=os.system"], "is not a torch.optim.Optimizer"),
+        (["optimizer._target_=torch.optim.SDG"], "cannot be imported: torch.optim has no SDG: did you mean 'SGD'?"),
         (["optimizer._target_=nowhere.Mine"], "cannot be imported: Are you sure that module 'nowhere' is installed?"),
         (["recipe.weight_average=1"], "recipe.weight_average=1.0 is out of range: it must be at least 0 and below 1"),
         (["recipe.weight_average=-0.1"], "recipe.weight_average=-0.1 is out of range"),
@@ -373,7 +374,7 @@ def test_what_is_refused_before_training_leaves_nothing_behind(
         train(*overrides)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert not [path for path in Path("runs").rglob("*") if path.is_file()]
+    assert not Path("runs").exists()
 
 
 def cut(content: bytes) -> bytes:

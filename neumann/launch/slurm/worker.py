@@ -7,13 +7,12 @@ from scancel, or from a preemption after which Slurm requeues the job: the runs 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from neumann.launch.run_processes import RunProcesses
 from neumann.launch.slurm.folder import JournalReader, JournalWriter, LaunchFolder, ListedRun, this_job
 from neumann.launch.slurm.queue import without_slurm
 from neumann.launch.slurm.retry_rules import HEARTBEAT_S, LaunchState, ThrottledState, launch_state
-from neumann.processes.signals import listening
+from neumann.processes.signals import ignoring, listening
 from neumann.store.folder import OVER, make_folder
 
 SETTLE_S = 2.0  # a signal to the job may have reached its runs as well, and they need not be asked twice
@@ -144,7 +143,7 @@ class _WorkerStart:
             if not self._later or looks > LOOKS:
                 return "nothing left to train"
             time.sleep(LATER_S)
-        with _ignoring_signals():
+        with ignoring((signal.SIGTERM, *REQUEUE)):
             self._server.warm_up()
         try:
             return self._loop(signals)
@@ -309,18 +308,3 @@ class _WorkerStart:
 def hash_of(text: str) -> int:
     """Return a number below 2³² that follows from the end of ``text``, the same on every machine."""
     return int.from_bytes(text.encode()[-6:], "little") * 2654435761 % 2**32
-
-
-@contextlib.contextmanager
-def _ignoring_signals() -> Iterator[None]:
-    """Have processes started in the block ignore Slurm's signals, which may reach every process of a job.
-
-    Only runs act on them, and they set handlers of their own.
-    """
-    numbers = (signal.SIGTERM, *REQUEUE)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

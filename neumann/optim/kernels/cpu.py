@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neumann.optim.kernels import CHUNK
 from neumann.optim.kernels.layout import ChunkRow, ScalarRow, TensorRow
+from neumann.optim.kernels.protocol import CHUNK
 
 SOURCE = Path(__file__).with_name("fused_step.cpp")
 FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-ffp-contract=off", "-fno-math-errno")
@@ -40,7 +40,7 @@ TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 
 
 class CpuKernel:
-    """The compiled library, which runs on as many threads as torch does; see :class:`neumann.optim.kernels.Kernel`."""
+    """The compiled library, on as many threads as torch has; see :class:`neumann.optim.kernels.protocol.Kernel`."""
 
     types = tuple(TYPES)
 
@@ -67,7 +67,7 @@ class CpuKernel:
         *,
         aligned: bool,
     ) -> None:
-        """See :class:`neumann.optim.kernels.Kernel`."""
+        """See :class:`neumann.optim.kernels.protocol.Kernel`."""
         self._step(
             TYPES[weights],
             tensors.data_ptr(),
@@ -84,7 +84,7 @@ class CpuKernel:
         )
 
     def squares(self, weights: torch.dtype, tensors: Tensor, chunks: Tensor, out: Tensor) -> None:
-        """See :class:`neumann.optim.kernels.Kernel`."""
+        """See :class:`neumann.optim.kernels.protocol.Kernel`."""
         self._squares(TYPES[weights], tensors.data_ptr(), chunks.data_ptr(), len(chunks), CHUNK, out.data_ptr())
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from neumann.optim.kernels import CHUNK, state_type
 from neumann.optim.kernels.layout import ChunkRow, ScalarRow, TensorRow
+from neumann.optim.kernels.protocol import CHUNK, state_type
 
 if TYPE_CHECKING:
     triton: Any
@@ -177,7 +177,7 @@ def _squares_kernel(tensors, chunks, out, S: tl.constexpr, CHUNK: tl.constexpr, 
 
 
 class GpuKernel:
-    """The Triton kernels; see :class:`neumann.optim.kernels.Kernel`."""
+    """The Triton kernels; see :class:`neumann.optim.kernels.protocol.Kernel`."""
 
     types = tuple(_TYPES)
 
@@ -194,7 +194,7 @@ class GpuKernel:
         *,
         aligned: bool,
     ) -> None:
-        """See :class:`neumann.optim.kernels.Kernel`."""
+        """See :class:`neumann.optim.kernels.protocol.Kernel`."""
         state = state_type(weights)
         if squares.numel() > MANY:
             squares = squares.sum().reshape(1)
@@ -219,7 +219,7 @@ class GpuKernel:
             )
 
     def squares(self, weights: torch.dtype, tensors: Tensor, chunks: Tensor, out: Tensor) -> None:
-        """See :class:`neumann.optim.kernels.Kernel`."""
+        """See :class:`neumann.optim.kernels.protocol.Kernel`."""
         state = _TYPES[state_type(weights)]
         with torch.cuda.device_of(tensors):
             _squares_kernel[(len(chunks),)](tensors, chunks, out, S=state, CHUNK=CHUNK, BLOCK=BLOCK, num_warps=WARPS)
