@@ -63,9 +63,8 @@ def test_every_kind_of_extension_is_worked_out() -> None:
     ]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("section", commits())
-def test_a_worked_commit_passes_its_tests(section: str, tree: Path) -> None:
+def applied(section: str, tree: Path) -> tuple[list[str], list[str]]:
+    """Apply a worked commit to ``tree``; return its commands and the files that it adds or changes."""
     commands, touched = [], []
     for block in commits()[section]:
         if block.title is None:
@@ -78,7 +77,21 @@ def test_a_worked_commit_passes_its_tests(section: str, tree: Path) -> None:
             assert not (tree / block.title).exists(), block.title
             (tree / block.title).parent.mkdir(parents=True, exist_ok=True)
             (tree / block.title).write_text(block.code)
+    return commands, touched
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("section", commits())
+def test_a_worked_commit_fits_the_code_of_today(section: str, tree: Path) -> None:
+    commands, touched = applied(section, tree)
     assert commands
+    assert touched
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("section", commits())
+def test_a_worked_commit_passes_its_tests(section: str, tree: Path) -> None:
+    commands, touched = applied(section, tree)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "PYTHONPATH": str(tree)}
     for command in commands:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import signal
@@ -106,7 +107,9 @@ def whole_state(folder: RunFolder) -> Any:
     import torch
 
     state = torch.load(folder.last, weights_only=True)
-    state["progress"] = {k: v for k, v in state["progress"].items() if k not in CLOCKS}
+    clocked = [state["progress"], *state["measurements"]]
+    for record, clock in itertools.product(clocked, CLOCKS):
+        record.pop(clock, None)
     return [state, torch.load(folder.eval_weights, weights_only=True)]
 
 
