@@ -234,8 +234,8 @@ def remove_refused(folder: RunFolder) -> None:
         lease.unlink(missing_ok=True)
     shutil.rmtree(folder.path / "wandb", ignore_errors=True)
     with contextlib.suppress(OSError):  # not empty: other files are not ours to remove
-        for path in (folder.path, folder.path.parent, folder.path.parent.parent):  # the run, its study, all results
-            path.rmdir()
+        folder.path.rmdir()
+        folder.path.parent.rmdir()  # its study; the results folder may be the user's own, even the working directory
 
 
 def make_folder(path: Path) -> None:

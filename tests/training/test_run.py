@@ -374,7 +374,16 @@ def test_what_is_refused_before_training_leaves_nothing_behind(
         train(*overrides)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert not Path("runs").exists()
+    assert not list(Path("runs").rglob("*"))
+
+
+def test_a_refused_run_leaves_the_users_own_folder_where_it_is(train: Train, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    with pytest.raises(UserError):
+        train("optimizer.lr=-1", f"output={own}")
+    assert own.is_dir()
+    assert not list(own.iterdir())
 
 
 def cut(content: bytes) -> bytes:
