@@ -18,8 +18,9 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from neumann.cache_folder import cache_folder
-from neumann.data import facts, images, resident
+from neumann.data import facts, resident
 from neumann.data.batches import StreamBatches, TensorBatches
+from neumann.data.eight_bits import as_eight_bits
 from neumann.data.module import IMAGENET, build
 from neumann.errors import UserError
 
@@ -80,7 +81,7 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
     pixels = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
     Image.fromarray(pixels).save(tmp_path / "deep.png")
     with Image.open(tmp_path / "deep.png") as image:
-        assert np.array_equal(np.asarray(images.convert(image, 1)), pixels >> 8)
+        assert np.array_equal(np.asarray(as_eight_bits(image, 1)), pixels >> 8)
 
 
 def test_mean_and_std_are_the_training_splits(make_folder):
@@ -195,8 +196,8 @@ def test_truncated_images_are_named_before_training(make_folder, workers):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stream_names_the_image_that_cannot_be_decoded(make_folder, workers):
     root = make_folder({"cat": 9, "dog": 9}, suffix=".jpg", size=(40, 40))
-    (root / "dog" / "001.jpg").write_bytes((root / "dog" / "001.jpg").read_bytes()[:-400])
     module = module_of(root, batch_size=2, in_memory=False, workers=workers)
+    (root / "dog" / "001.jpg").write_bytes((root / "dog" / "001.jpg").read_bytes()[:-400])  # after the scan
     with pytest.raises(UserError) as error:
         whole_epoch(module)
     assert str(error.value).startswith(f"'{root / 'dog' / '001.jpg'}' is not a readable image (")
