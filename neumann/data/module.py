@@ -75,7 +75,8 @@ def build(
 class ImageData(pl.LightningDataModule):
     """Batches of (images float32 [B, C, H, W] normalised, labels int64 [B]) of the three splits; made by `build`.
 
-    ``mean`` and ``std`` are per channel, in units of the full pixel range (``facts.pixel_max``).
+    ``mean`` and ``std`` are per channel, in units of the full pixel range (``facts.pixel_max``). For pretrained
+    weights, training sets theirs.
 
     Args:
         facts: the data set's.
