@@ -59,6 +59,7 @@ def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
         rank=group.rank,
         world_size=group.world_size,
     )
+    data.check_shared_memory(trainer.devices)
     torch.manual_seed(derive(config.seed, "initialisation"))
     model = build_model(
         config.model.name,
