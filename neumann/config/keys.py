@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from neumann import compat
 from neumann.bounds import check_kind
-from neumann.config.schema import CHOSEN_SECTIONS, FILLED_IN
+from neumann.config.schema import CHOSEN_SECTIONS, FILLED_IN, OPEN_NODES
 from neumann.errors import UserError, did_you_mean
-
-# Free-form sections, whose settings are checked by the function that they are passed to
-OPEN_NODES = ("model.kwargs", "optimizer.kwargs", "launch.sbatch")
-
-
-def spelt(text: str) -> str:
-    """Return an override with a list of GPUs in Hydra's spelling: ``launch.devices=0,1`` is one value, not a sweep."""
-    devices = re.fullmatch(r"launch\.devices=(\d+(?:,\d+)*)", text)
-    return f"launch.devices=[{devices[1]}]" if devices else text
 
 
 def refuse_hydra(override: Override) -> None:
@@ -128,6 +118,11 @@ def check_keys(node: DictConfig, schema: DictConfig, choices: dict[str, str], pr
 def _check_like(key: str, node: Any, default: Any) -> None:
     """Refuse a value of another kind than the chosen file's; null and interpolations are checked later."""
     if not (compat.is_plain(node) and compat.is_plain(default)):
+        return
+    if isinstance(default, ListConfig):
+        if isinstance(node, ListConfig) and len(default):
+            for i in range(len(node)):
+                _check_like(f"{key}[{i}]", compat.child(node, i), compat.child(default, min(i, len(default) - 1)))
         return
     example = compat.value_of(default)
     for kind, of in ((bool, bool), (float, int | float), (str, str)):  # an example cannot tell 1 from 1.0

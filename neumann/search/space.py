@@ -18,7 +18,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 
-from neumann.config import NOT_SIGNED
+from neumann.config import why_not_tuned
 from neumann.errors import UserError, did_you_mean
 
 Value = str | int | float | bool
@@ -239,16 +239,15 @@ def _checked(override: Override, name: str, like: Value) -> Any:
 
 def _dimension(override: Override) -> Interval | Choices:
     key, line = override.key_or_group, str(override.input_line)
-    for setting in NOT_SIGNED:
-        if key == setting or key.startswith(f"{setting}."):
-            raise UserError(f"'{line}': {key} cannot change a result, so there is nothing to search in it")
+    if key != "seed" and (why := why_not_tuned(key)) is not None:
+        raise UserError(f"'{line}': {why}")
     sweep: Any = override.value()
     tags: set[str] = getattr(sweep, "tags", set())
     if unknown := sorted(tags - ({"log"} if isinstance(sweep, IntervalSweep) else set())):
         raise UserError(f"'{line}': the tag '{unknown[0]}' has no meaning here, only tag(log,interval(A,B)) has one")
     if isinstance(sweep, IntervalSweep):
         return _interval(key, line, sweep)
-    values = tuple(dict.fromkeys(override.sweep_string_iterator())) if not _endless(sweep) else ()
+    values = tuple(dict.fromkeys(override.sweep_string_iterator())) if not is_endless(sweep) else ()
     if not values:
         raise UserError(f"the search holds no run: '{line}' has no value")
     if isinstance(sweep, ChoiceSweep | RangeSweep) and sweep.shuffle:
@@ -258,7 +257,8 @@ def _dimension(override: Override) -> Interval | Choices:
     return Choices(values, isinstance(sweep, RangeSweep) and not sweep.shuffle, line)
 
 
-def _endless(sweep: Any) -> bool:
+def is_endless(sweep: Any) -> bool:
+    """Return whether a sweep is a range that never ends."""
     return isinstance(sweep, RangeSweep) and sweep.step == 0
 
 

@@ -17,7 +17,7 @@ import yaml  # type: ignore[import-untyped]
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from neumann.config import make_specs
-from neumann.config.keys import OPEN_NODES
+from neumann.config.schema import OPEN_NODES
 from neumann.errors import UserError
 from neumann.search.grid import read_sweep
 from neumann.search.space import SAMPLER, SAMPLERS, Choices, Interval, Search
