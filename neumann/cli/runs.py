@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import sys
@@ -140,7 +141,9 @@ def _list(output: Path, filters: Filters, given: argparse.Namespace, console: Co
     elif rows:
         _print_table(rows, console)
     else:
-        console.print(Text(f"no run in {printable(output)} fits"), soft_wrap=True)
+        near = [verb for name in filters.names for verb in difflib.get_close_matches(name, VERBS, n=1, cutoff=0.7)]
+        meant = f"; did you mean neumann runs {near[0]}?" if near else ""
+        console.print(Text(f"no run in {printable(output)} fits{meant}"), soft_wrap=True)
     return 0 if rows else 1
 
 

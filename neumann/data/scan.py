@@ -76,7 +76,9 @@ def scan(listing: Listing) -> Scan:
         if (known := _recall(kept, stats)) is not None:
             return known
         found = _read_all(listing, stats)
-        cache.write(kept, lambda path: path.write_text(json.dumps({"version": VERSION, **asdict(found)})))
+        cache.write(
+            kept, lambda path: path.write_text(json.dumps({"version": VERSION, **asdict(found)}), encoding="utf-8")
+        )
     return found
 
 
@@ -105,7 +107,7 @@ def _stat_digest(files: tuple[File, ...]) -> str:
 
 def _recall(kept: Path, stats: str) -> Scan | None:
     try:
-        record = json.loads(kept.read_text())
+        record = json.loads(kept.read_text(encoding="utf-8"))
         if record["version"] != VERSION or record["stat_digest"] != stats:
             return None
         size = record["native_size"]

@@ -337,6 +337,11 @@ def test_a_failure_is_recorded_and_tried_again(
         (["model.name=small_cn"], "timm has no such model: did you mean 'small_cnn'"),
         (["model=timm", "model.name=resnet18", "+model.kwargs.colour=3"], "model.name=resnet18 cannot be made with"),
         (["optimizer.alpha=-1"], "optimizer: Neumann refuses its settings"),
+        (
+            ["optimizer=torch", "optimizer.name=ASGD", "+optimizer.kwargs.lambd=x"],
+            "optimizer: ASGD refuses its settings (lr=0.001, weight_decay=0.0, lambd=x): ",
+        ),
+        (["optimizer=torch", "optimizer.name=12"], "optimizer.name=12 is not a word"),
         (["optimizer.beta_count=tensor"], "tensors"),
         (["optimizer=timm", "optimizer.name=adoptt"], "timm has no optimizer 'adoptt': did you mean 'adopt'"),
         (["optimizer=torch", "optimizer.name=Adagrd"], "did you mean 'Adagrad'"),

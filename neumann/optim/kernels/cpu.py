@@ -119,7 +119,15 @@ def build(folder: Path) -> CpuKernel:
     """
     compiler = find_compiler()
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False, timeout=60).stdout
-    facts = (SOURCE.read_text(), *compiler, version, *FLAGS, *_definitions(), str(CHOICES), _processor())
+    facts = (
+        SOURCE.read_text(encoding="utf-8"),
+        *compiler,
+        version,
+        *FLAGS,
+        *_definitions(),
+        str(CHOICES),
+        _processor(),
+    )
     library = folder / f"fused_step-{hashlib.sha256(chr(0).join(facts).encode()).hexdigest()[:16]}.so"
     with contextlib.suppress(OSError):  # it is missing, damaged, or another user's alone
         return CpuKernel(library)
@@ -177,7 +185,7 @@ def _compile(compiler: list[str], target: str) -> None:
 def _processor() -> str:
     """Return what a binary for "this machine's processor" depends on: the machines of a cluster may share a cache."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return f"{platform.machine()} {platform.processor()}"
     told = [line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))]
