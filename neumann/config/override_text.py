@@ -58,6 +58,11 @@ def quoted_text(text: str) -> str:
     return QuotedString(text=text, quote=Quote.single).with_quotes()
 
 
+def as_text_value(text: str) -> str:
+    """Return ``text`` as the value of an override of a text setting, in quotes where the grammar needs them."""
+    return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) and text.lower() != "null" else quoted_text(text)
+
+
 def refuse_twice(overrides: Sequence[str]) -> None:
     """Refuse a setting or a group that ``overrides`` name twice: one of the two would be ignored. Raises UserError."""
     first: dict[str, str] = {}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 
 from neumann import compat
 from neumann.config.compose import SWEEPS, list_groups, search_path
@@ -24,7 +24,7 @@ from neumann.config.override_text import parse_override
 from neumann.config.schema import TEXTS
 from neumann.config.yaml_files import read_yaml
 from neumann.errors import UserError, did_you_mean
-from neumann.search.space import SAMPLER, SWEEPER, Search, chosen_sweeper, is_endless, is_sweeper, read_search
+from neumann.search.space import SAMPLER, SWEEPER, Search, chosen_sweeper, is_sweeper, listed_values, read_search
 
 
 def expand(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[list[str]]:
@@ -62,7 +62,7 @@ def read_sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> lis
         _check_sweep(override, searched)
     if searched:
         return read_search(sweeper, settings)
-    keyed = {o.get_key_element(): _values(o) for o in settings}
+    keyed = {o.get_key_element(): listed_values(o) for o in settings}
     jobs = [[f"{key}={value}" for key, value in zip(keyed, values, strict=True)] for values in product(*keyed.values())]
     if not jobs:
         raise UserError(f"the sweep holds no run: one of its settings has no value in '{' '.join(overrides)}'")
@@ -89,31 +89,6 @@ class _GroupOptions:
         if group_name not in self._groups:
             raise UserError(f"glob() lists the options of a group: {did_you_mean(group_name, self._groups)}")
         return self._groups[group_name]
-
-
-def _values(override: Override) -> list[str]:
-    """Return the values of one setting in the grid, each as on the command line, each once, in Hydra's order.
-
-    Raises UserError where a range has no end.
-    """
-    line = str(override.input_line)
-    sweep: Any = override.value()
-    if not override.is_sweep_override():
-        return [line.partition("=")[2].strip()]
-    if is_endless(sweep):
-        raise UserError(f"'{line}': a range with the step 0 has no end: give another step")
-    texts = [str(text) for text in override.sweep_string_iterator()]
-    meanings: list[Any] = list(texts)
-    if isinstance(sweep, ChoiceSweep) and sweep.simple_form:
-        written = [word.strip() for word in line.partition("=")[2].split(",")]
-        if len(written) == len(texts) and not any(mark in line for mark in "'\"([{\\$"):
-            texts = written  # of a text that looks like a number, no digit is lost
-        numbers = [x if isinstance(x, int | float) and not isinstance(x, bool) else str(x) for x in sweep.list]
-        meanings = list(texts) if override.key_or_group in TEXTS else numbers  # elsewhere 0.1 and 1e-1 are one run
-    once: dict[Any, str] = {}
-    for meaning, text in zip(meanings, texts, strict=True):
-        once.setdefault(meaning, text)
-    return list(once.values())
 
 
 def _check_sweep(override: Override, searched: bool) -> None:

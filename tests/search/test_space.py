@@ -22,6 +22,12 @@ def read(*words: str, dirs: tuple[str, ...] = ()) -> Search:
     return asked
 
 
+def test_two_spellings_of_one_number_are_one_choice() -> None:
+    dimension = only("optimizer.lr=0.1,1e-1,0.10,1,1.0")
+    assert isinstance(dimension, Choices)
+    assert dimension.values == ("0.1", "1")
+
+
 def only(word: str) -> Interval | Choices:
     (dimension,) = read(OPTUNA, word).space.values()
     return dimension

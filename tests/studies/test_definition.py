@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from neumann.config import RunConfig
+from neumann.config import RunConfig, make_spec
 from neumann.errors import UserError
 from neumann.studies.definition import ASKED, PACKAGED, SET_BY_STUDY, list_studies
 from neumann.studies.plan import load_study
@@ -94,6 +94,13 @@ def test_a_space_of_two_settings_is_their_product() -> None:
     assert list(load_study("mine").spaces["sgd"]) == [
         {"optimizer.lr": lr, "optimizer.weight_decay": wd} for lr in (0.1, 0.3) for wd in (0.0, 1e-4)
     ]
+
+
+@pytest.mark.parametrize("name", ["größe", "2024_01", "a = (b)", "it's", "null", "1.10"])
+def test_a_study_may_have_any_name(name: str) -> None:
+    write(study(), name)
+    runs = load_study(f"experiments/{name}").tuning()
+    assert make_spec(runs[0].overrides).config.study == name
 
 
 def change(content: dict[str, Any], path: Any, value: Any) -> dict[str, Any]:
