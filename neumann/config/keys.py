@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from difflib import SequenceMatcher
+from difflib import SequenceMatcher, get_close_matches
 from typing import Any
 
 from hydra.core.override_parser.types import Override
@@ -46,7 +46,8 @@ def check_option(override: Override, groups: dict[str, list[str]]) -> None:
             f"'{override.input_line}' leaves {group} without a choice: choose from {', '.join(groups[group])}"
         )
     if not isinstance(option, str) or option not in groups[group]:
-        any_of = f"; {ANY_NAME[group]}" if group in ANY_NAME else ""
+        near = isinstance(option, str) and get_close_matches(option, groups[group], n=1, cutoff=0.75)
+        any_of = f"; {ANY_NAME[group]}" if group in ANY_NAME and not near else ""
         raise UserError(f"there is no {group} '{option}': {did_you_mean(str(option), groups[group])}{any_of}")
 
 
