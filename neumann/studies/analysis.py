@@ -23,7 +23,7 @@ ALPHA, POWER = 0.05, 0.8
 def analyse(runs: StudyRuns) -> StudyResults:
     """Return the results of a study from what its run folders say."""
     study, config = runs.study, runs.study.config
-    comparisons = _compare(study, {row: measured.errors for row, measured in runs.measured.items()})
+    comparisons = _compare(study, runs.measured)
     against = {c.row: c for c in comparisons if c.against == config.comparisons.reference}
     rows = tuple(
         _row(study, key, row, runs.trials[key], runs.measured[key], against.get(key))
@@ -46,7 +46,7 @@ def analyse(runs: StudyRuns) -> StudyResults:
         tuned=tuple(dict.fromkeys(key for space in study.spaces.values() for setting in space for key in setting)),
         tuning_seeds=study.tuning_seeds,
         evaluation_seeds=study.evaluation_seeds,
-        epochs=spec.config.trainer.max_epochs,
+        epochs=tuple(sorted({run.spec.config.trainer.max_epochs for run in runs.tuning})),
         test_images=spec.facts.test_count,
         validation_images=spec.facts.validation_count,
         smallest_effect=config.comparisons.smallest_effect / 100,
@@ -127,13 +127,13 @@ def _curve(by_epoch: Mapping[float, Sequence[tuple[float, float]]]) -> Curve | N
     )
 
 
-def _compare(study: Study, errors: Mapping[str, Mapping[int, float]]) -> tuple[Comparison, ...]:
+def _compare(study: Study, measured: Mapping[str, RowMeasurements]) -> tuple[Comparison, ...]:
     """Return the primary comparison, which stands alone, then the others, whose p are adjusted together by Holm."""
     config = study.config.comparisons
     pairs = [(config.primary, config.reference)]
     pairs += [(row, config.reference) for row in study.config.rows if row not in (config.primary, config.reference)]
     pairs += [(a, b) for a, b in config.also if (a, b) not in pairs]
-    found = [_paired(errors[a], errors[b]) for a, b in pairs]
+    found = [_paired(measured[a], measured[b]) for a, b in pairs]
     # A comparison on one seed has no p and is not a member of the family
     family = {str(i): one.p for i, one in enumerate(found) if i > 0 and one is not None and one.p is not None}
     adjusted = holm(family, ALPHA) if family else {}
@@ -143,13 +143,15 @@ def _compare(study: Study, errors: Mapping[str, Mapping[int, float]]) -> tuple[C
         verdict = None
         if one is not None:
             verdict = decide(one, config.smallest_effect / 100, ALPHA, adjusted_p=p, power=POWER)
-        note = "the rows share no finished evaluation seed yet" if one is None else None
+        note = "the rows share no evaluation seed that is over" if one is None else None
         comparisons.append(Comparison(row, against, i == 0, one, p, verdict, note))
     return tuple(comparisons)
 
 
-def _paired(a: Mapping[int, float], b: Mapping[int, float]) -> Paired | None:
-    return paired(a, b) if a.keys() & b.keys() else None
+def _paired(a: RowMeasurements, b: RowMeasurements) -> Paired | None:
+    if not {*a.errors, *a.diverged} & {*b.errors, *b.diverged}:
+        return None
+    return paired(a.errors, b.errors, diverged_a=a.diverged, diverged_b=b.diverged)
 
 
 def _data(facts: Any, section: Mapping[str, Any]) -> str:

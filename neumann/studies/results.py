@@ -150,11 +150,11 @@ class StudyResults:
 
     ``name``, ``title``, ``question`` and ``budget`` are the study's. ``answer`` is the finding in one or two sentences
     and ``headline`` the short form for a terminal; ``incomplete`` is a sentence on what is still to be trained, or
-    None. ``data`` describes the data set in a sentence; ``test_images`` and ``validation_images`` count its images,
-    ``epochs`` is the length of training. ``recipe`` are the overrides of every run, ``tuned`` the keys that the spaces
-    vary. ``smallest_effect`` is the smallest effect of interest (fraction of images), ``reference`` the
-    key of the row that all others are compared with, ``limits`` are sentences on what the study cannot show, and
-    ``figures`` names the rows of each figure.
+    None. ``data`` describes the data set in a sentence; ``test_images`` and ``validation_images`` count its images.
+    ``epochs`` are the lengths of training, several where rows differ in their batch or the study compares horizons.
+    ``recipe`` are the overrides of every run, ``tuned`` the keys that the spaces vary. ``smallest_effect`` is the
+    smallest effect of interest (fraction of images), ``reference`` the key of the row that all others are compared
+    with, ``limits`` are sentences on what the study cannot show, and ``figures`` names the rows of each figure.
     ``provenance`` maps a label ("commit", "torch", ...) to its distinct values over all runs, so that mixed provenance
     shows. ``commands`` maps a label to the shell command that reproduces it.
     """
@@ -171,7 +171,7 @@ class StudyResults:
     tuned: tuple[str, ...]
     tuning_seeds: tuple[int, ...]
     evaluation_seeds: tuple[int, ...]
-    epochs: float
+    epochs: tuple[float, ...]
     test_images: int
     validation_images: int
     smallest_effect: float

@@ -147,6 +147,7 @@ def change(content: dict[str, Any], path: Any, value: Any) -> dict[str, Any]:
         ("comparisons/reference", "sdg", ["comparisons.reference", "did you mean 'sgd'?"]),
         ("comparisons/primary", "sgd", ["the same row"]),
         ("comparisons/also", [["sgd"]], ["not a pair"]),
+        ("comparisons/across", "trainer.max_epoch", ["comparisons.across", "did you mean 'trainer.max_epochs'"]),
         ("comparisons/also", [["sgd", "adam"]], ["comparisons.also", "'adam'"]),
         ("comparisons/smallest_effect", 0, ["above 0"]),
         ("figures", {"curvs": ["sgd"]}, ["there is no figure 'curvs'", "did you mean 'curves'?"]),

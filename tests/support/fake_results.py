@@ -90,7 +90,7 @@ def study(
         tuned=("optimizer.lr",),
         tuning_seeds=(0, 1, 2),
         evaluation_seeds=tuple(seeds),
-        epochs=30.0,
+        epochs=(30.0,),
         test_images=images,
         validation_images=5_000,
         smallest_effect=EFFECT,
@@ -127,7 +127,10 @@ def compare(
 
 
 def _pair(rows: Mapping[str, RowResult], a: str, b: str) -> Any:
-    return paired(rows[a].errors, rows[b].errors) if rows[a].errors.keys() & rows[b].errors.keys() else None
+    one, other = rows[a], rows[b]
+    if not {*one.errors, *one.diverged} & {*other.errors, *other.diverged}:
+        return None
+    return paired(one.errors, other.errors, diverged_a=one.diverged, diverged_b=other.diverged)
 
 
 def _row(fake: Fake, i: int, seeds: tuple[int, ...], done: tuple[int, ...], tuned: bool, images: int) -> RowResult:

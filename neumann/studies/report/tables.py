@@ -88,7 +88,7 @@ def _line(row: RowResult, is_reference: bool) -> TableLine:
         interval=interval(error.low, error.high) if error else DASH,
         half=percent(half),
         sd=percent(error.sd if error else None),
-        n=count(error.n if error else 0, row.planned),
+        n=count(error.n if error else 0, row.planned) + (f", {len(row.diverged)} diverged" if row.diverged else ""),
         difference=percentage_points(pair.mean if pair else None),
         difference_interval=interval(pair.low, pair.high, percentage_points) if pair else DASH,
         p=p,
@@ -179,11 +179,18 @@ def caption(results: StudyResults) -> str:
     """Return what the main table measures: n, units, and what interval and p are."""
     seeds = len(results.evaluation_seeds)
     return (
-        f"Error on {results.test_images:,} test images after {results.epochs:g} epochs, mean over "
+        f"Error on {results.test_images:,} test images after {epochs_text(results)}, mean over "
         f"{seeds} {'seed' if seeds == 1 else 'seeds'} with its 95 % t interval; n: runs that finished. Differences are "
-        "paired by seed, negative where the row errs less, in percentage points. p is of the paired t test: as it is "
-        "for the primary comparison, Holm-adjusted for the others. Losses are in nats."
+        "paired by seed, negative where the row errs less, in percentage points. p is of the paired t test, or, where "
+        "a run diverged, of the sign test, in which that run is worse than any that finished: as it is for the primary "
+        "comparison, Holm-adjusted for the others. Losses are in nats."
     )
+
+
+def epochs_text(results: StudyResults) -> str:
+    """Return how long the rows trained: "20 epochs", or "2 or 40 epochs, as the row says"."""
+    shown = " or ".join(f"{epochs:g}" for epochs in results.epochs)
+    return f"{shown} epoch{'s' if shown != '1' else ''}" + (", as the row says" if len(results.epochs) > 1 else "")
 
 
 def terminal_table(results: StudyResults) -> Table:
