@@ -165,9 +165,9 @@ def _differ(one: RunSpec, other: RunSpec, across: str | None) -> str | None:
         return f"their images{told}: name one data set for all rows, in the study's overrides"
     if other.facts.split_digest != one.facts.split_digest:
         return f"the split of their images{told}: name one for all rows, in the study's overrides"
-    grids = (("the horizon", "max_epochs", "total_steps"),)
-    if across is None:  # a grid in epochs cannot be the same in steps too where horizons differ
-        grids += (("the evaluation grid", "check_val_every_n_epoch", "eval_every_steps"),)
+    grids = [("the horizon", "max_epochs", "total_steps")]
+    if across is None:  # a longer run may have a coarser grid
+        grids.append(("the evaluation grid", "check_val_every_n_epoch", "eval_every_steps"))
     for what, epochs, steps in grids:
         values = [getattr(spec.config.trainer, epochs) for spec in (other, one)]
         counts = [getattr(spec.config.derived, steps) for spec in (other, one)]
