@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from neumann.studies.answer import answer, incomplete
-from neumann.studies.collect import RowMeasurements, StudyRuns
+from neumann.studies.collect import RowMeasurements, StudyRun, StudyRuns
 from neumann.studies.definition import FULL, RowConfig
+from neumann.studies.numbers import setting_text, value
 from neumann.studies.plan import PlannedRun, Study
 from neumann.studies.results import Comparison, Curve, Paper, RowResult, RunEntry, StudyResults, TuningTrial, chosen
 from neumann.studies.statistics import Paired, decide, holm, paired, summarize
@@ -42,7 +43,8 @@ def analyse(runs: StudyRuns) -> StudyResults:
         headline=f"{study.name} ({study.budget}): {headline}" + (" (incomplete)" if left else ""),
         incomplete=left,
         data=_data(spec.facts, spec.config.data),
-        recipe=study.overrides,
+        recipe=study.overrides[: len(study.overrides) - len(study.extra)],  # not those that cannot change a result
+        settings=_settings(study, runs.tuning),
         tuned=tuple(dict.fromkeys(key for space in study.spaces.values() for setting in space for key in setting)),
         tuning_seeds=study.tuning_seeds,
         evaluation_seeds=study.evaluation_seeds,
@@ -94,19 +96,46 @@ def _row(
 
 
 def edge(trials: Sequence[TuningTrial]) -> str | None:
-    """Return where the chosen setting lies on the border of a space of numbers, as a sentence, else None."""
+    """Return where the chosen setting lies on the border of a space of numbers, as a sentence, else None.
+
+    A space of one setting is all border: nothing was tuned.
+    """
     setting = chosen(trials)
     if setting is None:
         return None
+    if len(trials) == 1:
+        return f"{setting_text(setting)} is the only setting tried, so the row is not tuned"
     said = []
-    for key, value in setting.items():
+    for key, at in setting.items():
         values = sorted({trial.setting[key] for trial in trials}, key=lambda v: (isinstance(v, str), v))
         if len(values) < 2 or any(isinstance(v, str) for v in values):
             continue
-        if value in (values[0], values[-1]):
-            which = "smallest" if value == values[0] else "largest"
-            said.append(f"{key}={value:g} is the {which} of {len(values)} tried")
+        if at in (values[0], values[-1]):
+            which = "smallest" if at == values[0] else "largest"
+            said.append(f"{key}={at:g} is the {which} of {len(values)} tried")
     return "; ".join(said) or None
+
+
+def _settings(study: Study, tuning: Sequence[StudyRun]) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Return {what: {value: labels of the rows that train with it}} for what decides a result beside the optimizer."""
+    found: dict[str, dict[str, tuple[str, ...]]] = {"schedule": {}, "batch size": {}, "weight decay": {}}
+    for key, row in study.config.rows.items():
+        configs = [run.spec.config for run in tuning if run.planned.row == key]
+        values = {
+            "schedule": {_schedule(config.schedule) for config in configs},
+            "batch size": {str(config.batch.size) for config in configs},
+            "weight decay": {value(config.optimizer.get("weight_decay", 0)) for config in configs},
+        }
+        for what, its in values.items():
+            said = its.pop() if len(its) == 1 else "tuned"
+            found[what][said] = (*found[what].get(said, ()), row.label)
+    return found
+
+
+def _schedule(section: Mapping[str, Any]) -> str:
+    times = ", ".join(f"{key} {value(v)}" for key, v in section.items() if key not in ("_target_", "total_steps"))
+    name = str(section.get("_target_")).rpartition(".")[2]
+    return f"{name} ({times})" if times else name
 
 
 def _curve(by_epoch: Mapping[float, Sequence[tuple[float, float]]]) -> Curve | None:
@@ -168,9 +197,9 @@ def _provenance(runs: Sequence[RunEntry]) -> dict[str, tuple[str, ...]]:
     """Return {label: distinct values} over all runs that have a record, so that a mixture shows."""
     found: dict[str, dict[str, None]] = {}
 
-    def note(label: str, value: Any) -> None:
-        if value is not None:
-            found.setdefault(label, {})[str(value)] = None
+    def note(label: str, said: Any) -> None:
+        if said is not None:
+            found.setdefault(label, {})[str(said)] = None
 
     for run in runs:
         record = run.provenance

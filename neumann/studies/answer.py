@@ -26,7 +26,10 @@ def answer(primary: Comparison, rows: Sequence[RowResult]) -> tuple[str, str]:
         said = _with_divergence(one, verdict, ours, other)
     else:
         said = _without_divergence(one, one.mean, verdict, ours, other)
-    edges = [row.label for row in both if row.edge]
+    untuned = [row.label for row in both if len(row.trials) == 1]
+    if untuned:
+        said += f" Nothing was tuned for {' and '.join(untuned)}: one setting was tried, which may favour either."
+    edges = [row.label for row in both if row.edge and len(row.trials) > 1]
     if edges:
         said += f" A better setting may lie outside the space, on whose edge {' and '.join(edges)} ended."
     said += never

@@ -256,6 +256,9 @@ def _print_plan(runs: StudyRuns, console: Console) -> None:
     for space, labels in spaces.items():
         of = "every row" if len(labels) == len(one.config.rows) else ", ".join(labels)
         console.print(escape(f"tried for {of}: {space}"), highlight=False, soft_wrap=True)
+    untuned = [row.label for key, row in one.config.rows.items() if len(one.spaces[key]) == 1]
+    if untuned:
+        console.print(escape(f"not tuned, one setting only: {', '.join(untuned)}"), highlight=False, soft_wrap=True)
     seeds = [", ".join(map(str, those)) for those in (one.tuning_seeds, one.evaluation_seeds)]
     console.print(f"tuning seeds {seeds[0]}; evaluation seeds {seeds[1]}", highlight=False, soft_wrap=True)
     left = {run.spec.signature for run in (*tuning, *evaluation) if not run.over}

@@ -16,6 +16,7 @@ from neumann.studies.analysis import analyse, edge
 from neumann.studies.collect import StudyRun, collect, scores
 from neumann.studies.plan import EVALUATION, TUNING, Study, load_study
 from neumann.studies.report.page import ONE_VALUE
+from neumann.studies.report.tables import markdown_table, settings_text
 from neumann.studies.results import StudyResults, TuningTrial, chosen
 from tests.support.study_folders import STUDY, diverge, finish, write_study
 
@@ -330,7 +331,25 @@ def test_the_edge_is_named_for_numbers_only_and_for_a_real_choice(complete: Stud
     content["space"] = {"optimizer.lr": [0.3]}
     write_study(content)
     one = load_study("mine")
-    assert edge(collect(one).trials["sgd"]) is None
+    assert edge(collect(one).trials["sgd"]) == "0.3 is the only setting tried, so the row is not tuned"
+    results = results_of(one)
+    assert results.row("sgd").edge
+    assert "Nothing was tuned for Neumann and SGD: one setting was tried" in results.answer.replace(
+        "SGD and Neumann", "Neumann and SGD"
+    )
+
+
+def test_a_report_names_schedule_batch_and_decay_and_not_what_cannot_change_a_result() -> None:
+    content = copy.deepcopy(STUDY)
+    content["rows"]["sgd"]["overrides"] += ["optimizer.weight_decay=0.001"]
+    write_study(content)
+    results = results_of(load_study("mine", extra=["launch.threads=1", "logger=none"]))
+    assert not any("launch" in word or "logger" in word for word in results.recipe)
+    said = settings_text(results)
+    assert "Schedule: cosine (ramp_steps 1)." in said
+    assert "Batch size: 64." in said
+    assert "Weight decay: 0.001 for SGD; 0 for SGD, averaged, Neumann." in said
+    assert "Batch size: 64" in markdown_table(results)
 
 
 def test_evaluation_runs_are_found_whatever_they_are_called(complete: Study) -> None:

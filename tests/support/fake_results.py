@@ -87,6 +87,7 @@ def study(
         incomplete=None if done == tuple(seeds) else f"{len(done)} of {len(seeds)} evaluation seeds are trained.",
         data="CIFAR-10, 45,000 training images",
         recipe=("model=timm", "model.name=resnet20", "data=cifar10", "trainer.epochs=30", "timing=relative"),
+        settings={"schedule": {"cosine (ramp_steps 15)": ("SGD",)}, "batch size": {"64": ("SGD",)}},
         tuned=("optimizer.lr",),
         tuning_seeds=(0, 1, 2),
         evaluation_seeds=tuple(seeds),

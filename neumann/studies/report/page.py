@@ -38,6 +38,7 @@ from neumann.studies.report.tables import (
     markdown_table,
     missing_sentence,
     setting_header,
+    settings_text,
     verdict_word,
 )
 from neumann.studies.results import Comparison, RowResult, RunEntry, StudyResults
@@ -100,6 +101,7 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
         lines=main_lines(results),
         caption=caption(results),
         epochs=epochs_text(results),
+        settings=settings_text(results),
         setting_header=setting_header(results),
         setting_text=setting_text,
         reference=label_of(results, results.reference),

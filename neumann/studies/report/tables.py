@@ -160,6 +160,8 @@ def markdown_table(results: StudyResults) -> str:
     parts += [f"*Answer.* {markdown(results.answer)}", "\n".join(f"| {' | '.join(cells)} |" for cells in table)]
     parts += [f"† {markdown(line.label)}: {markdown(line.edge)}." for line in lines if line.edge]
     parts.append(markdown(caption(results)))
+    if results.settings:
+        parts.append(markdown(settings_text(results)))
     if results.paper:
         parts.append(f"Paper: {markdown(results.paper.measure)} ({markdown(results.paper.source)}).")
     return "\n\n".join(parts) + "\n"
@@ -185,6 +187,18 @@ def caption(results: StudyResults) -> str:
         "a run diverged, of the sign test, in which that run is worse than any that finished: as it is for the primary "
         "comparison, Holm-adjusted for the others. Losses are in nats."
     )
+
+
+def settings_text(results: StudyResults) -> str:
+    """Return schedule, batch size and weight decay of the runs as sentences, by row where rows differ."""
+    said = []
+    for what, values in results.settings.items():
+        shown = [
+            printable(v) + (f" for {', '.join(printable(label) for label in rows)}" if len(values) > 1 else "")
+            for v, rows in values.items()
+        ]
+        said.append(f"{what[:1].upper()}{what[1:]}: {'; '.join(shown)}.")
+    return " ".join(said)
 
 
 def epochs_text(results: StudyResults) -> str:

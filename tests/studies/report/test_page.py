@@ -40,6 +40,7 @@ def hostile() -> StudyResults:
     texts = dict.fromkeys(("name", "title", "question", "budget", "answer", "headline", "incomplete", "data"), HOSTILE)
     return replace(
         results, rows=rows, runs=(run, *results.runs[1:]), limits=(HOSTILE,), recipe=(HOSTILE,), tuned=(HOSTILE,),
+        settings={HOSTILE: {HOSTILE: (HOSTILE,), "1": (HOSTILE,)}},
         provenance={HOSTILE: (HOSTILE,), "torch": ("1", HOSTILE)}, commands={HOSTILE: HOSTILE}, **texts,
     )  # fmt: skip
 
@@ -56,7 +57,7 @@ def empty() -> StudyResults:
     """Nothing is known but the plan."""
     results = study(FEW, tuned=False)
     rows = tuple(replace(row, at=None, trials=(), paper=None) for row in results.rows)
-    nothing = {"limits": (), "recipe": (), "tuned": (), "figures": {}, "provenance": {}, "commands": {}}
+    nothing = {"limits": (), "recipe": (), "settings": {}, "tuned": (), "figures": {}, "provenance": {}, "commands": {}}
     return replace(results, rows=rows, comparisons=(), runs=(), paper=None, **nothing)
 
 
