@@ -12,6 +12,7 @@ neumann worker FOLDER            train runs of a launch here too: what the jobs 
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -38,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     ``argv`` are its words; None takes them from the process's command line.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # an α that the locale lacks must not end a command
     if argv is None and (words[:1] in [["train"], ["study"], ["worker"]] or words[:2] == ["runs", "resume"]):
         # What trains may need a user's optimizer that lies there. Last, so that no file there stands for a module of
         # Python's, of ours or of a package's, and not for commands that only read: a folder may be another user's.

@@ -83,6 +83,12 @@ def build_model(
     if not timm.is_model(name):
         near = did_you_mean(name, timm.list_models())
         raise UserError(f"model.name={name}: timm has no such model: {near}")
+    _, _, tag = name.partition(".")
+    if tag and not any(kwargs.get(key) for key in ("pretrained", "checkpoint_path")):
+        raise UserError(
+            f"model.name={name} names the pretrained weights '{tag}', and this run would begin at random ones: add "
+            f"+model.kwargs.pretrained=true, or write model.name={name.partition('.')[0]}"
+        )
     for fitted in ("num_classes", "in_chans"):
         if fitted in kwargs:
             raise UserError(f"model.kwargs.{fitted} is fitted to the data and cannot be set")

@@ -5,6 +5,7 @@ Building finds every error in the configuration, so it comes before anything is 
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,8 @@ def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
     model.to(device, torch.float64 if trainer.precision == "64-true" else None)
     optimizer = build_optimizer(model, config.optimizer, config.recipe.weight_decay_filter)
     _keep_average(optimizer, config.recipe.weight_average)
+    if group.is_main:
+        _warn_of_burn_in(optimizer, config.derived.total_steps)
     return Parts(
         data=data,
         module=ImageClassifier(model, lambda _: optimizer, label_smoothing=config.recipe.label_smoothing),
@@ -170,6 +173,18 @@ def _keep_average(optimizer: torch.optim.Optimizer, gamma: float | None) -> None
                 f"recipe.weight_average={gamma} is not optimizer.gamma={own}: {name} keeps an average of its own, so "
                 "set both to the same γ"
             )
+
+
+def _warn_of_burn_in(optimizer: torch.optim.Optimizer, total_steps: int) -> None:
+    """Say that a run never leaves its burn-in, whose name would promise another optimizer than plain SGD."""
+    burn_in = min(group.get("burn_in_steps", 0) for group in optimizer.param_groups)
+    if burn_in >= total_steps:
+        warnings.warn(
+            f"{type(optimizer).__name__} never leaves its burn-in, which is plain SGD: "
+            f"optimizer.burn_in_steps={burn_in} and the run has {total_steps} steps; timing=relative makes it 2 % of "
+            "the run",
+            stacklevel=2,
+        )
 
 
 def _distributed(group: RankGroup, accelerator: str) -> dict[str, Any]:
