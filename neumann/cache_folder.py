@@ -15,7 +15,8 @@ def cache_folder() -> Path:
     """Return $NEUMANN_CACHE where it is set, else the user's cache folder of this system; it need not exist yet.
 
     That is $XDG_CACHE_HOME/neumann, or what `platformdirs` says: ~/.cache/neumann on Linux, and wherever it is not
-    installed, since the optimizers work beside torch alone. Without a home folder it is one among the temporary files.
+    installed, since the optimizers work beside torch alone. Where the home folder is missing or cannot be written, it
+    is a folder among the temporary files.
     """
     chosen = _expanded(os.environ.get("NEUMANN_CACHE", ""))
     if chosen is not None:
@@ -34,7 +35,10 @@ def cache_folder() -> Path:
             import platformdirs
 
             return platformdirs.user_cache_path("neumann")
-    return home / ".cache" / "neumann"
+    folder = home / ".cache" / "neumann"
+    there = next(place for place in (folder, *folder.parents) if os.path.exists(place))
+    # of a container's user, / is often the home
+    return folder if there == folder or os.access(there, os.W_OK) else _temporary()
 
 
 def _expanded(text: str) -> Path | None:

@@ -59,6 +59,17 @@ def test_without_a_home_it_is_a_folder_of_the_users_own(homeless):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have other folders")
+def test_a_home_that_cannot_be_written_is_none(homeless, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("NEUMANN_CACHE")
+    (tmp_path / "home").mkdir()
+    monkeypatch.setattr(os, "access", lambda place, mode: place != tmp_path / "home")  # root may write everywhere
+    assert cache_folder() == homeless / f"neumann-cache-{os.getuid()}"
+    (tmp_path / "home" / ".cache" / "neumann").mkdir(parents=True)
+    assert cache_folder() == tmp_path / "home" / ".cache" / "neumann"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other folders")
 @pytest.mark.parametrize("trap", ["a link", "writable by all", "a file", "another user's"])
 def test_a_folder_that_another_user_can_write_to_is_not_taken(homeless, monkeypatch, trap):
     place = homeless / f"neumann-cache-{os.getuid()}"

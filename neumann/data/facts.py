@@ -11,6 +11,7 @@ from neumann.data import cache, digits, folder, settings
 from neumann.data.copies import find_copies
 from neumann.data.scan import Scan, scan
 from neumann.data.splits import Examples
+from neumann.errors import printable
 
 DEFAULT_SIZE = (224, 224)  # pixels, for images of several sizes
 MEMORY_LIMIT = 2 << 30  # bytes of decoded uint8
@@ -134,7 +135,7 @@ def _told(found: Scan, wanted: settings.ImageFolder) -> list[str]:
 def _tell(root: str, told: tuple[str, ...]) -> None:
     """Say once in a process, in one line, what is odd about the images under ``root``."""
     if told:
-        cache.log.warning("'%s': %s", root, "; ".join(told))
+        cache.log.warning("'%s': %s", printable(root), printable("; ".join(told)))
 
 
 def _counts(examples: Examples) -> dict[str, Any]:

@@ -107,7 +107,8 @@ def walk(root: str) -> Listing:
         for key, name in list(found.items()):
             prefix = f"{folders[part]}/{name}" if folders else name
             files = _images_of_class(top, prefix, left_out)
-            if not files and not folders and _holds_runs(top / name):  # our own results, where data.root=. is trained
+            within = not any(file.path.count("/") == 1 for file in files)
+            if within and not folders and _holds_runs(top / name):  # our own results, where data.root=. is trained
                 del found[key]
                 continue
             if not files:

@@ -89,7 +89,7 @@ def scan(listing: Listing) -> Scan:
     place = hashlib.sha256(str(listing.root).encode(errors="surrogateescape")).hexdigest()[:24]
     kept = cache_folder() / "scans" / f"{place}.json"
     with cache.lock(kept):
-        if (known := _recall(kept, stats)) is not None:
+        if (known := _recall(kept, stats, len(listing.files))) is not None:
             return known
         found = _read_all(listing, stats)
         content = json.dumps({"version": VERSION, **asdict(found)})
@@ -120,17 +120,20 @@ def _stat_digest(files: tuple[File, ...]) -> str:
     return digest.hexdigest()
 
 
-def _recall(kept: Path, stats: str) -> Scan | None:
+def _recall(kept: Path, stats: str, count: int) -> Scan | None:
     try:
         record = json.loads(kept.read_text(encoding="utf-8"))
         if record["version"] != VERSION or record["stat_digest"] != stats:
             return None
         size = record["native_size"]
+        copies = [[int(index) for index in group] for group in record["copies"]]
+        if any(not 0 <= index < count for group in copies for index in group):
+            raise ValueError("its copies are not among the files")
         return Scan(
             stats,
             str(record["fingerprint"]),
             None if size is None else (int(size[0]), int(size[1])),
-            [[int(index) for index in group] for group in record["copies"]],
+            copies,
             {str(what): (int(told[0]), str(told[1])) for what, told in record["losses"].items()},
             str(record["odd_size"]),
         )

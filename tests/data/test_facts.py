@@ -226,6 +226,10 @@ def test_a_damaged_or_unwritable_scan_cache_costs_one_notice(make_folder, monkey
     assert len(caplog.records) == 1
     assert facts(_folder(root)) == before
     assert len(caplog.records) == 1  # it was written anew
+    kept.write_text(kept.read_text().replace('"copies": []', '"copies": [[3, 99]]'))
+    assert facts(_folder(root)) == before
+    assert "not among the files" in caplog.records[-1].getMessage()
+    caplog.records.pop()
     monkeypatch.setenv("NEUMANN_CACHE", str(root / "cat" / "000.png" / "no-folder"))
     assert facts(_folder(root)) == before
     assert len(caplog.records) == 2

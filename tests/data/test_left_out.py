@@ -108,6 +108,8 @@ def test_our_own_results_are_no_class(make_folder, caplog, monkeypatch):
     run = root / "runs" / "set" / "set-small_cnn-s0-0123456789ab"
     run.mkdir(parents=True)
     (run / "status.json").write_text("{}")
+    (run / "media").mkdir()
+    shutil.copy(root / "cat" / "000.png", run / "media")
     monkeypatch.chdir(root)
     assert look(".", caplog)[0] == clean
     shutil.rmtree(root / "dog")
@@ -139,6 +141,12 @@ def test_one_image_of_another_size_is_told(make_folder, caplog):
         in said
     )
     assert "scaled" not in look(root, caplog, image_size=16)[1]
+
+
+def test_names_that_steer_a_terminal_are_spelt_out(make_folder, caplog):
+    root = make_folder({"cat": 5, "dog": 5})
+    (root / "cat" / "\x1b[2J.heic").write_bytes(b"x")
+    assert "'cat/\\x1b[2J.heic'" in look(root, caplog)[1]
 
 
 def test_counts_of_copies_are_recorded(make_folder):

@@ -215,6 +215,19 @@ def test_ctrl_c_leaves_a_clean_run_that_goes_on_to_the_same_bits(
     assert signal.getsignal(signal.SIGINT) is handler_before
 
 
+@pytest.mark.parametrize(("variable", "wanted"), [(None, 1), ("2", 2)])
+def test_torch_takes_no_more_threads_than_a_container_has_cores(
+    train: Train, monkeypatch: pytest.MonkeyPatch, variable: str | None, wanted: int
+) -> None:
+    monkeypatch.setattr("neumann.training.run.cores", lambda: 1)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    torch.set_num_threads(2)  # as torch itself counts, or was told
+    _, folder = train("trainer.max_epochs=1")
+    assert read_json(folder.provenance)["attempts"][0]["torch_threads"] == wanted
+
+
 @pytest.mark.medium
 @pytest.mark.parametrize("change", ["cut", "doubled", "edited", "removed"])
 def test_a_resumed_runs_curve_comes_from_its_checkpoint(change: str, train: Train) -> None:
