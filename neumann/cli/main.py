@@ -6,6 +6,7 @@ neumann wandb-sweep OVERRIDE ... print the same sweep as a file for `wandb sweep
 neumann study NAME [--plan]      train what a study lacks, then write its report
 neumann report NAME              write a study's report from what is there
 neumann runs                     list the runs that there are; show, watch, clean, resume
+neumann cache [--clear]          what is kept to save time, and its removal
 neumann worker FOLDER            train runs of a launch here too: what the jobs of launch=slurm do
 """
 
@@ -20,7 +21,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from neumann.cli import study, train, wandb_sweep, worker
+from neumann.cli import cache, study, train, wandb_sweep, worker
 from neumann.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "study": study.study,
         "report": study.report,
         "runs": _runs,
+        "cache": cache.main,
         "worker": worker.main,
     }
     errors = Console(stderr=True)

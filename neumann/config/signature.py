@@ -59,7 +59,15 @@ def signed_part(config: Mapping[str, Any], data: DataFacts) -> dict[str, Any]:
             node = node.get(key, {})
         node.pop(last, None)
     identity = {"fingerprint": data.fingerprint, "splits": data.split_digest}
+    if normalised_as_pretrained(part):
+        identity["normalisation"] = "of the pretrained weights"  # it was the data's once, which is another result
     return {"config": part, "data": identity, "results_version": RESULTS_VERSION}
+
+
+def normalised_as_pretrained(config: Mapping[str, Any]) -> bool:
+    """Return whether images get the statistics of the pretrained weights: where there are such, and none are given."""
+    kwargs = config["model"]["kwargs"]
+    return isinstance(kwargs, Mapping) and bool(kwargs.get("pretrained")) and config["data"].get("mean") is None
 
 
 def sign(part: Mapping[str, Any]) -> str:

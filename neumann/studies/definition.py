@@ -33,6 +33,7 @@ ASKED = ("eval", *POINTS)  # eval: the base point where the optimizer has one, e
 FIGURES = ("errors", "curves", "tuning")
 SET_BY_STUDY = ("seed", "study", "name", "output", "logger", "checkpoint", "launch")
 FULL = "full"
+AXES = ("trainer.max_epochs",)  # what rows may differ in although their differences by seed would show it
 
 
 class Section(BaseModel):
@@ -74,6 +75,7 @@ class ComparisonsConfig(Section):
     primary: str
     smallest_effect: float = 0.5  # of interest, in percentage points of test error
     also: list[list[str]] = []  # further pairs [row, against]
+    across: str | None = None  # one of AXES, where that is what the study compares
 
 
 class BudgetConfig(Section):
@@ -200,6 +202,9 @@ def _check(config: StudyConfig) -> None:
     for pair in config.comparisons.also:
         if len(pair) != 2 or pair[0] == pair[1]:
             raise UserError(f"comparisons.also: {pair} is not a pair of two rows, written [row, against]")
+    across = config.comparisons.across
+    if across is not None and across not in AXES:
+        raise UserError(f"comparisons.across={across} cannot be compared by seed: {did_you_mean(across, AXES)}")
     labels = [row.label.strip() for row in rows.values()]
     for name, label in zip(rows, labels, strict=True):
         if not label or labels.count(label) > 1:

@@ -423,7 +423,7 @@ YAML_BOMB = "!!python/object/apply:os.system ['touch executed']"
         (lambda text: text + f"more: {YAML_BOMB}\n", "damaged or not plain data"),
         (lambda text: text.replace("name: null", "name: ${oc.env:HOME}"), "name=${oc.env:HOME}: the record of a run has no"),
         (lambda text: text.replace("_target_: neumann.optim.Neumann", "_target_: os.system"), "would run code that is neither ours nor"),
-        (lambda text: text.replace("_target_: neumann.schedules.synchronous", "_target_: neumann.training.run.traceback.print_exc"), "is not a public name of neumann"),
+        (lambda text: text.replace("_target_: neumann.schedules.cosine", "_target_: neumann.training.run.traceback.print_exc"), "is not a public name of neumann"),
         (lambda text: text.replace("_target_: neumann.optim.Neumann", "_target_: torch.optim.optimizer.functools.partial"), "--trust"),
         (lambda text: text.replace("lr: 0.1", "lr: 0.2"), "now gives run"),
         (lambda text: text[:300], ""),

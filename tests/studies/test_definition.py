@@ -11,7 +11,7 @@ import yaml
 
 from neumann.config import RunConfig, make_spec
 from neumann.errors import UserError
-from neumann.studies.definition import ASKED, PACKAGED, SET_BY_STUDY, list_studies
+from neumann.studies.definition import ASKED, PACKAGED, SET_BY_STUDY, list_studies, read_study
 from neumann.studies.plan import load_study
 from neumann.studies.stamp import ON_THE_PAGE
 
@@ -154,6 +154,7 @@ def change(content: dict[str, Any], path: Any, value: Any) -> dict[str, Any]:
         ("comparisons/reference", "sdg", ["comparisons.reference", "did you mean 'sgd'?"]),
         ("comparisons/primary", "sgd", ["the same row"]),
         ("comparisons/also", [["sgd"]], ["not a pair"]),
+        ("comparisons/across", "trainer.max_epoch", ["comparisons.across", "did you mean 'trainer.max_epochs'"]),
         ("comparisons/also", [["sgd", "adam"]], ["comparisons.also", "'adam'"]),
         ("comparisons/smallest_effect", 0, ["above 0"]),
         ("figures", {"curvs": ["sgd"]}, ["there is no figure 'curvs'", "did you mean 'curves'?"]),
@@ -258,3 +259,9 @@ def test_every_packaged_study_loads_at_every_budget(file: Path) -> None:
         one = load_study(str(file), budget)
         assert one.tuning()
         assert not set(one.tuning_seeds) & set(one.evaluation_seeds)
+
+
+def test_studies_of_ours_name_their_schedule() -> None:
+    """A default may change; what a study found must not change with it."""
+    for file in PACKAGED.glob("*/study.yaml"):
+        assert any(word.startswith("schedule=") for word in read_study(file).overrides), file
