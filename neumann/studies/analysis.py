@@ -187,9 +187,11 @@ def _data(facts: Any, section: Mapping[str, Any]) -> str:
     name = "digits (scikit-learn's 8×8 handwritten digits)" if facts.kind == "digits" else facts.kind
     if section.get("root"):
         name = f"images under {section['root']}"
+    copied = facts.copies.get("test_in_train", 0)
+    leak = f", {copied:,} of its images are training images too" if copied else ""
     return (
         f"{name}: {facts.train_count:,} training, {facts.validation_count:,} validation and {facts.test_count:,} test "
-        f"images, {facts.num_classes} classes; test is {facts.test_is}"
+        f"images, {facts.num_classes} classes; test is {facts.test_is}{leak}"
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from neumann.config import RunConfig, RunSpec
+from neumann.config.override_text import as_text_value, key_of
 from neumann.errors import UserError, did_you_mean
 from neumann.studies.definition import AXES, FULL, BudgetConfig, StudyConfig, find_study, read_study
 
@@ -65,9 +66,15 @@ class Study:
 
     def _planned(self, row: str, role: str, setting: dict[str, Any], seed: int) -> PlannedRun:
         values = [f"{key}={value}" for key, value in setting.items()]
-        words = (*self.overrides, *self.config.rows[row].overrides, *values, f"seed={seed}", f"study={self.name}")
+        words = (
+            *self.overrides,
+            *self.config.rows[row].overrides,
+            *values,
+            f"seed={seed}",
+            f"study={as_text_value(self.name)}",
+        )
         # the last override of a key wins: the budget's over the study's
-        last = {word.split("=", 1)[0]: word for word in words}
+        last = {key_of(word): word for word in words}
         return PlannedRun(row, role, setting, seed, tuple(last.values()))
 
 

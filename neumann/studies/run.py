@@ -17,8 +17,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from neumann.config import NOT_SIGNED
+from neumann.config import NOT_SIGNED, ignored_mode
+from neumann.config.override_text import key_of, value_of
 from neumann.errors import UserError, did_you_mean
+from neumann.folders import folder_of
 from neumann.store.files import replace_file
 from neumann.store.folder import OVER, make_folder
 from neumann.studies import stamp
@@ -161,6 +163,8 @@ class Training:
             make_folder(folder)  # refused now, not after hours of training
             title, question = self._study.config.title, self._study.config.question
             self._console.print(f"[bold]{escape(title)}[/]: {escape(question)}", highlight=False)
+            if (ignored := ignored_mode(runs[0].spec.config.logger)) is not None:
+                self._console.print(escape(ignored), highlight=False, soft_wrap=True)
             _print_lost(folder, runs, self._console)
             launcher = make_launcher(runs[0].spec.config.launch, self._console)
             self._launcher = self._open.enter_context(launcher)
@@ -174,7 +178,7 @@ class Training:
 def _checked(overrides: Sequence[str]) -> list[str]:
     """Return ``overrides``, none of which can change a result. Raises UserError for one that can."""
     for word in overrides:
-        key = word.split("=", 1)[0].lstrip("+")
+        key = key_of(word)
         if "=" not in word or not any(key == allowed or key.startswith(f"{allowed}.") for allowed in ALLOWED):
             near = did_you_mean(key, ALLOWED)
             raise UserError(
@@ -186,8 +190,8 @@ def _checked(overrides: Sequence[str]) -> list[str]:
 
 def _report_folder(study: Study) -> Path:
     """Return where the report is looked for before anything is composed: under ``output`` of the command line."""
-    output = [word.split("=", 1)[1] for word in study.extra if word.startswith("output=")]
-    return Path(output[-1] if output else "runs") / study.name / study.report
+    output = [value_of(word) for word in study.extra if key_of(word) == "output"]
+    return Path(folder_of("output", output[-1]) if output else "runs") / study.name / study.report
 
 
 def _kept(results: StudyResults, runs: StudyRuns) -> str | None:

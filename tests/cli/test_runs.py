@@ -164,6 +164,7 @@ def test_filters_name_studies_statuses_names_and_settings(four: list[RunFolder])
     assert names("elsewhere") == names("output=elsewhere") == everything
     assert names("elsewhere/default") == [everything[0], everything[1], everything[3]]
     assert said("--study", "nothing", code=1) == "no run in runs fits\n"
+    assert said("shwo", code=1) == "no run in runs fits; did you mean neumann runs show?\n"
 
 
 @pytest.mark.parametrize(
@@ -202,6 +203,16 @@ def test_one_run_is_picked_by_signature_name_or_path(four: list[RunFolder]) -> N
     put("optimizer=sgd", "seed=0", "optimizer.lr=0.2")
     with pytest.raises(UserError, match="digits-small_cnn-sgd-s0 is 2 runs in runs: name one by its signature, "):
         pick(output, "digits-small_cnn-sgd-s0")
+
+
+def test_runs_of_two_studies_with_one_signature_are_told_apart_by_their_paths(four: list[RunFolder]) -> None:
+    folder = four[0].path
+    other = Path("runs") / "elsewhere" / folder.name
+    shutil.copytree(folder, other)
+    with pytest.raises(UserError, match="is 2 runs in runs: name one by its path, ") as caught:
+        pick(Path("runs"), folder.name[-12:])
+    for path in str(caught.value).partition("its path, ")[2].split(", "):
+        assert pick(Path("runs"), path) == Path(path)
 
 
 @pytest.mark.medium

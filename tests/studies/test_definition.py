@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from neumann.config import RunConfig
+from neumann.config import RunConfig, make_spec
 from neumann.errors import UserError
 from neumann.studies.definition import ASKED, PACKAGED, SET_BY_STUDY, list_studies, read_study
 from neumann.studies.plan import load_study
@@ -96,6 +96,13 @@ def test_a_space_of_two_settings_is_their_product() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["größe", "2024_01", "a = (b)", "it's", "null", "1.10"])
+def test_a_study_may_have_any_name(name: str) -> None:
+    write(study(), name)
+    runs = load_study(f"experiments/{name}").tuning()
+    assert make_spec(runs[0].overrides).config.study == name
+
+
 def change(content: dict[str, Any], path: Any, value: Any) -> dict[str, Any]:
     *parents, last = path.split("/") if isinstance(path, str) else [path]
     node = content
@@ -154,6 +161,21 @@ def change(content: dict[str, Any], path: Any, value: Any) -> dict[str, Any]:
         ("figures", {"curves": ["adam"]}, ["figures.curves", "'adam'"]),
         ("paper", {"source": "x", "measure": "y", "rows": {"adam": 1.0}}, ["paper.rows", "'adam'"]),
         ("paper", {"measure": "y"}, ["it needs paper.source"]),
+        ("overrides", [{"optimizer": "adamw"}], ["overrides", "is not a text", "write 'optimizer=adamw'"]),
+        ("rows/neumann/overrides", [{"optimizer": "adamw"}], ["rows.neumann.overrides", "write 'optimizer=adamw'"]),
+        ("rows/neumann/overrides", ["batch.size=8", "batch.size=16"], ["both set batch.size"]),
+        ("budgets/small/overrides", ["optimizer.lr=3"], ["tuned and set by an override in budgets.small.overrides"]),
+        ("budgets/small/overrides", ["+optimizer.lr=3"], ["tuned and set by an override in budgets.small.overrides"]),
+        ("budgets/small/overrides", ["optimizer=adam"], ["budgets.small.overrides and rows.", "both set optimizer"]),
+        *[
+            ("space", {key: ["1", "2"]}, [f"space.{key}: {key.split('.')[0]} is set for each run"])
+            for key in ("seed", "study", "output", "name", "launch.threads", "logger.mode", "checkpoint")
+        ],
+        ("space", {"data.split_seed": [0, 1]}, ["data.split_seed decides which images a run is judged on"]),
+        ("space", {"data": ["digits", "other"]}, ["data decides which images a run is judged on"]),
+        ("space", {"data.workers": [0, 1]}, ["data.workers cannot change a result"]),
+        ("space", {"optimizer.lr": [0.1, "0.1"]}, ["'0.1' is in quotes"]),
+        ("seeds/tuning", ["010"], ["seeds.tuning=010 is not a whole number"]),
         ("budgets/small/trials", 9, ["budgets.small.trials=9", "from 1 to 5"]),
         ("budgets/small/tuning_seeds", 0, ["budgets.small.tuning_seeds=0", "from 1 to 2"]),
         ("rows", {"sgd": {"label": "SGD"}}, ["at least two"]),
@@ -202,7 +224,7 @@ def test_a_study_asks_for_the_points_that_optimizers_have() -> None:
 
 def test_a_file_that_is_no_study_is_one_sentence() -> None:
     write(study()).write_text("- a\n- b\n")
-    with pytest.raises(UserError, match="is not a study"):
+    with pytest.raises(UserError, match="holds a list, and a mapping belongs there"):
         load_study("mine")
     write(study()).write_text("question: [unclosed\n")
     with pytest.raises(UserError, match="cannot be read") as caught:

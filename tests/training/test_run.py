@@ -337,11 +337,16 @@ def test_a_failure_is_recorded_and_tried_again(
         (["model.name=small_cn"], "timm has no such model: did you mean 'small_cnn'"),
         (["model=timm", "model.name=resnet18", "+model.kwargs.colour=3"], "model.name=resnet18 cannot be made with"),
         (["optimizer.alpha=-1"], "optimizer: Neumann refuses its settings"),
+        (
+            ["optimizer=torch", "optimizer.name=ASGD", "+optimizer.kwargs.lambd=x"],
+            "optimizer: ASGD refuses its settings (lr=0.001, weight_decay=0.0, lambd=x): ",
+        ),
+        (["optimizer=torch", "optimizer.name=12"], "optimizer.name=12 is not a word"),
         (["optimizer.beta_count=tensor"], "tensors"),
         (["optimizer=timm", "optimizer.name=adoptt"], "timm has no optimizer 'adoptt': did you mean 'adopt'"),
         (["optimizer=torch", "optimizer.name=Adagrd"], "did you mean 'Adagrad'"),
         (["optimizer=torch", "optimizer.name=adagrad", "+optimizer.kwargs.epz=1"], "did you mean 'eps'"),
-        (["optimizer=sgd", "optimizer.momentum=-1"], "optimizer: SGD refuses its settings: Invalid momentum"),
+        (["optimizer=sgd", "optimizer.momentum=-1"], "optimizer.momentum=-1 is out of range"),
         (["schedule=synchronous", "schedule.factor=-1"], "schedule.factor=-1 is out of range: it must be above 0"),
         (["schedule.ramp_steps=-1"], "schedule.ramp_steps=-1 is out of range"),
         (
