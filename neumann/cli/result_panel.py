@@ -43,7 +43,8 @@ def result_panel(console: Console, folder: Path, result: Mapping[str, Any], *, r
     rows = [(label, printable(value)) for label, value in rows]
     wide = max(len(label) for label, _ in rows)
     style = "red" if result["status"] == "diverged" else "green"
-    if max([len(title), *(wide + 2 + len(value) for _, value in rows)]) + 4 > console.width:
+    whole = [wide + 2 + len(value) for label, value in rows if label in ("folder", "W&B")]
+    if max(len(title), *whole) + 4 > console.width:
         # A frame would fold a path or a signature, which could not be copied then
         title.stylize(style)
         console.print(title, soft_wrap=True)
