@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from neumann.store.index import Index
 from neumann.store.records import RUN, flat, read_config
 from neumann.store.scores import headline
 
+FOLLOWS = re.compile(r"^seed$|^(derived|timing)\.|_steps$|\.reset_period$")  # the seed, and what follows from others
+SEED = re.compile(r"-s\d+$")  # the end of a run's name
 FILES = ("status.json", "result.json", "measurements.jsonl", "signed.json")
 
 
@@ -42,6 +44,7 @@ class Row:
     seed: int | None  # of the run's random streams
     attempt: int  # number of attempts begun
     time: float  # of its last progress, in Unix seconds
+    differs: Mapping[str, Any] = field(default_factory=dict)  # {key: value}, where runs have its name but for the seed
 
     def as_record(self) -> dict[str, Any]:
         """Return it as JSON types."""
@@ -87,7 +90,23 @@ def list_runs(output: Path, filters: Filters) -> list[Row]:
     for key, value in filters.where:
         met = _where(met, key, value, index)
     index.save(folders)
-    return sorted((row for row, _ in met), key=lambda row: (row.time, row.folder))
+    return sorted(_told_apart(met, index), key=lambda row: (row.time, row.folder))
+
+
+def _told_apart(met: Iterable[tuple[Row, Path]], index: Index) -> Iterable[Row]:
+    """Return the rows; those of one study whose names differ in the seed alone have the settings that differ."""
+    named: dict[tuple[str, str], list[tuple[Row, Path]]] = {}
+    for row, folder in met:
+        named.setdefault((row.study, SEED.sub("", row.name)), []).append((row, folder))
+    for alike in named.values():
+        if len(alike) == 1:
+            yield alike[0][0]
+            continue
+        configs = [dict(flat(index.config(folder) or _signed_config(folder))) for _, folder in alike]
+        keys = [key for key in dict.fromkeys(key for config in configs for key in config) if not FOLLOWS.search(key)]
+        differing = [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
+        for (row, _), config in zip(alike, configs, strict=True):
+            yield replace(row, differs={key: config.get(key) for key in differing})
 
 
 def find_folders(output: Path) -> list[Path]:

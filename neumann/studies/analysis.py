@@ -6,8 +6,10 @@ sentences.
 
 from __future__ import annotations
 
+import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from neumann.studies.answer import answer, incomplete
@@ -16,7 +18,7 @@ from neumann.studies.definition import FULL, RowConfig
 from neumann.studies.numbers import setting_text, value
 from neumann.studies.plan import PlannedRun, Study
 from neumann.studies.results import Comparison, Curve, Paper, RowResult, RunEntry, StudyResults, TuningTrial, chosen
-from neumann.studies.statistics import Paired, decide, holm, paired, summarize
+from neumann.studies.statistics import Paired, Summary, decide, holm, paired, summarize
 
 ALPHA, POWER = 0.05, 0.8
 
@@ -86,13 +88,24 @@ def _row(
         errors=errors,
         losses=losses,
         diverged=measured.diverged,
-        error=summarize(errors.values()) if errors else None,
-        loss=summarize(losses.values()) if losses else None,
-        points={name: summarize(found.values()) for name, found in measured.errors_at.items()},
+        error=_possible(errors.values(), 1.0) if errors else None,
+        loss=_possible(losses.values(), math.inf) if losses else None,
+        points={name: _possible(found.values(), 1.0) for name, found in measured.errors_at.items()},
         curve=_curve(measured.curve),
         reference=reference,
         paper=study.config.paper.rows.get(key) if study.config.paper else None,
     )
+
+
+def _possible(values: Iterable[float], most: float) -> Summary:
+    """Return the summary of values from 0 to ``most``, its interval without what no mean can be.
+
+    Cutting off impossible values leaves the interval's coverage as it is.
+    """
+    found = summarize(values)
+    if found.low is None or found.high is None:
+        return found
+    return replace(found, low=max(0.0, found.low), high=min(most, found.high))
 
 
 def edge(trials: Sequence[TuningTrial]) -> str | None:
@@ -142,8 +155,8 @@ def _curve(by_epoch: Mapping[float, Sequence[tuple[float, float]]]) -> Curve | N
     if not by_epoch:
         return None
     epochs = sorted(by_epoch)
-    errors = [summarize(error for error, _ in by_epoch[epoch]) for epoch in epochs]
-    losses = [summarize(loss for _, loss in by_epoch[epoch]) for epoch in epochs]
+    errors = [_possible((error for error, _ in by_epoch[epoch]), 1.0) for epoch in epochs]
+    losses = [_possible((loss for _, loss in by_epoch[epoch]), math.inf) for epoch in epochs]
     return Curve(
         epochs=tuple(epochs),
         n=tuple(s.n for s in errors),

@@ -28,7 +28,7 @@ from neumann.studies.analysis import analyse
 from neumann.studies.collect import StudyRun, StudyRuns, collect
 from neumann.studies.definition import FULL, PACKAGED, list_studies, read_study
 from neumann.studies.earlier import lost_runs, stands_on
-from neumann.studies.numbers import setting_text
+from neumann.studies.numbers import duration, setting_text
 from neumann.studies.plan import Study, load_study
 from neumann.studies.results import StudyResults, TuningTrial, chosen
 
@@ -274,10 +274,21 @@ def _print_plan(runs: StudyRuns, console: Console) -> None:
         soft_wrap=True,
     )
     _print_lost(tuning[0].spec.folder.parent / one.report, tuning, console)
-    seconds = [run.result["train_seconds"] for run in (*tuning, *evaluation) if run.result is not None]
-    if seconds and left:
-        mean = sum(seconds) / len(seconds)
-        console.print(f"a run took {mean:.1f} s of training so far (n = {len(seconds)})", highlight=False)
+    if left or unchosen:
+        most = len(left) + unchosen * len(one.evaluation_seeds)
+        console.print(_time_left(runs, most), highlight=False, soft_wrap=True)
+
+
+def _time_left(runs: StudyRuns, most: int) -> str:
+    """Return how long the at most ``most`` runs that are left take, by those that are over; start-up is not in it."""
+    over = {run.spec.signature: run.result["train_seconds"] for run in (*runs.tuning, *runs.evaluation) if run.result}
+    if not over:
+        return "how long that takes is not known: no run of this study is over yet"
+    mean = sum(over.values()) / len(over)
+    return (
+        f"that is up to {duration(mean * most)} of training, shared by the runs at once "
+        f"({mean:.1f} s a run so far, n = {len(over)})"
+    )
 
 
 def _publish(one: Study, folder: Path, incomplete: str | None, console: Console) -> None:

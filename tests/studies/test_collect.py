@@ -357,3 +357,17 @@ def test_evaluation_runs_are_found_whatever_they_are_called(complete: Study) -> 
     run.folder.path.rename(run.folder.path.with_name(f"renamed-{run.spec.signature}"))
     assert find(run.spec).path.name.startswith("renamed")
     assert results_of(complete).row("sgd").errors[0] == 0.04
+
+
+def test_no_interval_holds_an_error_that_cannot_be(study: Study) -> None:
+    tuned(study, {0.1: 0.03, 0.3: 0.01, 1.0: 0.02})
+    evaluated(study, "sgd", 0.3, [0.0, 0.0, 0.03])
+    evaluated(study, "neumann", 0.3, [1.0, 0.97, 1.0])
+    results = results_of(study)
+    for key, ends in (("sgd", (0.0, None)), ("neumann", (None, 1.0))):
+        row = results.row(key)
+        assert row.error is not None
+        for got, end in zip((row.error.low, row.error.high), ends, strict=True):
+            assert got is not None
+            assert 0 <= got <= 1
+            assert end is None or got == end

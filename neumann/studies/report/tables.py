@@ -77,7 +77,7 @@ def _line(row: RowResult, is_reference: bool) -> TableLine:
     pair = comparison.paired if comparison else None
     half = None
     if error and error.low is not None and error.high is not None:
-        half = (error.high - error.low) / 2
+        half = max(error.high - error.mean, error.mean - error.low)  # an end may be cut off at 0
     p, kind = shown_p(comparison)
     return TableLine(
         label=printable(row.label),
@@ -182,10 +182,10 @@ def caption(results: StudyResults) -> str:
     seeds = len(results.evaluation_seeds)
     return (
         f"Error on {results.test_images:,} test images after {epochs_text(results)}, mean over "
-        f"{seeds} {'seed' if seeds == 1 else 'seeds'} with its 95 % t interval; n: runs that finished. Differences are "
-        "paired by seed, negative where the row errs less, in percentage points. p is of the paired t test, or, where "
-        "a run diverged, of the sign test, in which that run is worse than any that finished: as it is for the primary "
-        "comparison, Holm-adjusted for the others. Losses are in nats."
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'} with its 95 % t interval, cut off at 0 and 100 %; n: runs that "
+        "finished. Differences are paired by seed, negative where the row errs less, in percentage points. p is of the "
+        "paired t test, or, where a run diverged, of the sign test, in which that run is worse than any that finished: "
+        "as it is for the primary comparison, Holm-adjusted for the others. Losses are in nats."
     )
 
 
