@@ -17,6 +17,7 @@ from rich.text import Text
 from neumann.config import RunSpec
 from neumann.errors import printable
 from neumann.launch.protocol import RunOutcome
+from neumann.store.code_digests import CodeCheck
 from neumann.store.folder import OVER, STYLES, RunFolder
 from neumann.store.lookup import find
 from neumann.store.scores import headline
@@ -160,8 +161,17 @@ class SweepView(LiveView):
         return f"{len(self._over)}/{self.total()}"
 
 
+def print_note(note: str | None) -> None:
+    """Print one line that a user should know of to standard error, where there is one."""
+    if note is not None:
+        line = Text.assemble(("note: ", "bold yellow"), printable(note))
+        Console(stderr=True).print(line, soft_wrap=True, highlight=False)
+
+
 def status_table(console: Console, outcomes: Sequence[RunOutcome], labels: Sequence[str], *, test: bool = True) -> None:
     """Print a line for each run, under its label, and below them why some have no result.
+
+    A note follows where results were trained by other code than today's.
 
     console    where it is printed; a file gets lines of any length
     outcomes   the runs
@@ -188,6 +198,11 @@ def status_table(console: Console, outcomes: Sequence[RunOutcome], labels: Seque
         )
     wide = console if console.is_terminal else Console(file=console.file, width=500)  # a file has no width to fold at
     wide.print(table)
+    check = CodeCheck()
+    for outcome in outcomes:
+        if outcome.result is not None:
+            check.add(outcome.spec, outcome.folder, outcome.result)
+    print_note(check.note("study=NEW"))
     unfinished = [(o, label) for o, label in zip(outcomes, labels, strict=True) if o.status not in OVER]
     for outcome, label in unfinished:
         text = Text(f"{outcome.status}: ", style=STYLES[outcome.status])

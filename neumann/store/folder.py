@@ -139,7 +139,7 @@ class RunFolder:
         """Return the provenance record of every attempt, first to last; none where the file is missing or damaged."""
         recorded = read_json(self.provenance)
         attempts = recorded.get("attempts") if isinstance(recorded, dict) else None
-        return attempts if isinstance(attempts, list) else []
+        return [one for one in attempts if isinstance(one, dict)] if isinstance(attempts, list) else []
 
     def read_measurements(self) -> list[dict[str, Any]]:
         """Return the measurements in the order written, without lines that are damaged or that a kill cut short."""

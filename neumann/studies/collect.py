@@ -14,7 +14,7 @@ from typing import Any
 from neumann.config import MakeSpecs, RunSpec, making_specs
 from neumann.errors import UserError
 from neumann.store import OVER, RunFolder, find
-from neumann.store.files import read_json
+from neumann.store.code_digests import contributing
 from neumann.studies.plan import EVALUATION, TUNING, PlannedRun, Study, check_points
 from neumann.studies.results import RunEntry, TuningTrial, chosen
 
@@ -230,8 +230,6 @@ def _entry(shared: Sequence[StudyRun]) -> RunEntry:
     status = run.folder.status()
     if result is None and status["status"] in OVER:  # it ended after its result was looked for
         status = {"status": "pending"}
-    provenance = read_json(run.folder.provenance)
-    attempts = provenance.get("attempts", []) if isinstance(provenance, dict) else []
     return RunEntry(
         rows=tuple(dict.fromkeys(one.planned.row for one in shared)),
         role=run.planned.role,
@@ -245,5 +243,5 @@ def _entry(shared: Sequence[StudyRun]) -> RunEntry:
         train_seconds=None if result is None else result["train_seconds"],
         validation=None if result is None else result["validation"],
         test=result["test"] if result is not None and run.planned.role == EVALUATION else None,
-        provenance=attempts[-1] if attempts else None,
+        attempts=tuple(contributing(run.folder.attempts())),
     )
