@@ -102,9 +102,9 @@ class LiveView(ABC):
         for name in ("running", "step", "validation error"):
             table.add_column(name, justify="left" if name == "running" else "right", no_wrap=True)
         for spec in running:
-            measured = self._folders[spec.signature].read_measurements()
-            error = f"{100 * headline(measured[-1]['validation'])['error']:.2f} %" if measured else ""
-            step = measured[-1]["step"] if measured else 0
+            measured = self._folders[spec.signature].last_measurement()
+            error = f"{100 * headline(measured['validation'])['error']:.2f} %" if measured else ""
+            step = measured["step"] if measured else 0
             table.add_row(Text(self.label(spec)), f"{step}/{spec.config.derived.total_steps}", error)
         return table
 

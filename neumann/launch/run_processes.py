@@ -156,7 +156,7 @@ class RunProcesses:
             said = before.get("message")
             if not silent and before["status"] == "failed" and said == message:
                 return
-            step = max([int(before.get("step", 0)), *(m["step"] for m in folder.read_measurements()[-1:])])
+            step = max([int(before.get("step", 0)), (folder.last_measurement() or {"step": 0})["step"]])
             folder.set_status("failed", message=message, step=step, attempt=before.get("attempt", 1))
             if len(self._processes) > 1 and folder.error.exists() and silent:
                 others = folder.error.read_text()

@@ -43,7 +43,7 @@ def tail(path: Path) -> list[str]:
 def metrics(folder: RunFolder) -> list[tuple[str, str]]:
     """Return (name, value as text) for each metric of the result, else of the latest evaluation."""
     result = folder.result()
-    last = result or next(iter(reversed(folder.read_measurements())), None)
+    last = result or folder.last_measurement()
     if last is None:
         return []
     rows = [("step", str(last.get("step")))]

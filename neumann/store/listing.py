@@ -184,7 +184,7 @@ def _read(folder: Path, stamp: Sequence[int]) -> tuple[Row, bool]:
     recorded = read_json(folder / "status.json")
     status, result = run.status(), run.result()
     config = _signed_config(folder)
-    last = result if result is not None else next(iter(reversed(run.read_measurements())), {})
+    last = result if result is not None else run.last_measurement() or {}
     match = RUN.fullmatch(folder.name)
     assert match is not None
     running = isinstance(recorded, dict) and recorded.get("status") == "running"

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from neumann.errors import UserError, first_line
 from neumann.seeds import AXES, derive
@@ -34,7 +34,7 @@ State = dict[str, Any]  # of a checkpoint; ``format`` and ``signature`` say what
 
 
 @contextmanager
-def session(spec: RunSpec, decode: Callable[[bytes], Any], state_format: int) -> Iterator[Session]:
+def session(spec: RunSpec, decode: Callable[[BinaryIO], Any], state_format: int) -> Iterator[Session]:
     """Hold the run of ``spec`` within the block: claimed, with its result or the state that it goes on from.
 
     How the block ends before the run trains decides what is left. After UserError or KeyboardInterrupt, a folder that
@@ -43,7 +43,7 @@ def session(spec: RunSpec, decode: Callable[[bytes], Any], state_format: int) ->
 
     Args:
         spec: the run; its folder is the one in its study that carries its signature, whatever its name.
-        decode: makes a checkpoint's state from its bytes; raises ValueError where they are damaged.
+        decode: makes a checkpoint's state from its file; raises ValueError where it is damaged.
         state_format: the ``format`` that a state must have.
 
     Raises:
@@ -92,7 +92,7 @@ class Session:
         self.trains = False
         self._codes: list[dict[str, str]] = []
 
-    def _look(self, decode: Callable[[bytes], Any], state_format: int) -> None:
+    def _look(self, decode: Callable[[BinaryIO], Any], state_format: int) -> None:
         self.result = result_in(self._folder, self._spec)
         if self.result is not None or self._keep == "none":
             return

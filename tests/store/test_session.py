@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -22,8 +22,8 @@ HARDWARE = {"device": "cpu", "ranks": [{"host": "here", "device": "cpu"}], "torc
 RESULT = {"status": "finished", "step": 36, "validation": {}}
 
 
-def decode(content: bytes) -> Any:
-    return json.loads(content)  # raises ValueError where it is damaged, as the real one does
+def decode(file: BinaryIO) -> Any:
+    return json.loads(file.read())  # raises ValueError where it is damaged, as the real one does
 
 
 def opened(spec: RunSpec) -> Any:
