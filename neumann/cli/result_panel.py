@@ -35,9 +35,10 @@ def result_panel(console: Console, folder: Path, result: Mapping[str, Any], *, r
             "diverged",
             f"{diverged_at(result)}: a lower optimizer.lr may help",
         )
-    table.add_row(
-        "trained", f"{result['step']} steps, {result['examples']:,} examples, {result['train_seconds']:.1f} s training"
-    )
+    trained = [f"{result['step']} steps"]
+    trained += [f"{result['examples']:,} examples"] if result.get("examples") is not None else []
+    trained += [f"{result['train_seconds']:.1f} s training"] if result.get("train_seconds") is not None else []
+    table.add_row("trained", ", ".join(trained))
     table.add_row("folder", Text(printable(folder)))
     kept = ["result.json", "measurements.jsonl", "config.yaml", "provenance.json", result.get("eval_weights")]
     table.add_row("in it", Text(printable("  ".join(str(name) for name in kept if name))))

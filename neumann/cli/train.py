@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -80,6 +79,7 @@ def train_one(spec: RunSpec) -> int:
     """
     from neumann.cli.result_panel import result_panel
     from neumann.config import LocalLaunchConfig
+    from neumann.launch.progress import print_notes
     from neumann.processes.ranks import RankPlace, world_size
     from neumann.store import find, finished_result
 
@@ -93,7 +93,7 @@ def train_one(spec: RunSpec) -> int:
             from neumann.training.mirror import replay
 
             replay(spec, find(spec), result)
-        _note_changed_code(spec, find(spec).path, result)
+        print_notes([(spec, find(spec).path, result)])
         result_panel(console, find(spec).path, result, returned=True)
         return 0
     if ranks is None and not isinstance(spec.config.launch, LocalLaunchConfig):
@@ -104,7 +104,7 @@ def train_one(spec: RunSpec) -> int:
 
     there = finished_result(spec) if ranks is not None and ranks.rank == 0 else None
     if there is not None:
-        _note_changed_code(spec, find(spec).path, there)
+        print_notes([(spec, find(spec).path, there)])
     result = run(spec, console, ranks=ranks)
     if ranks is None or ranks.rank == 0:
         result_panel(console, find(spec).path, result)
@@ -174,16 +174,6 @@ def _launch(specs: Sequence[RunSpec], labels: Sequence[str]) -> int:
         outcomes = launcher.run(specs, view)
     status_table(console, outcomes, labels)
     return 0 if all(outcome.status in OVER for outcome in outcomes) else EXIT_FAILED
-
-
-def _note_changed_code(spec: RunSpec, folder: Path, result: Mapping[str, Any]) -> None:
-    """Print a line where the result that was there already was trained by other code than today's."""
-    from neumann.launch.progress import print_note
-    from neumann.store.code_digests import CodeCheck
-
-    check = CodeCheck()
-    check.add(spec, folder, result)
-    print_note(check.note("study=NEW"))
 
 
 def print_failure(what: str) -> None:

@@ -40,7 +40,8 @@ class RunProcesses:
         self.spec, self.gpus = spec, list(gpus)
         self._began = time.monotonic()
         self._log = (spec.folder.parent / f".{spec.folder.name}.{os.getpid()}.log").resolve()
-        self._log.write_bytes(b"")
+        self._log.unlink(missing_ok=True)  # of a process that had this id before, or a link that leads elsewhere
+        self._log.touch(exist_ok=False)
         self._stopped = False
         self._first_bad: tuple[_RankProcess, float] | None = None  # the rank that ended badly first, and when
         path = [os.path.abspath(folder) for folder in sys.path]

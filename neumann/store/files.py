@@ -25,12 +25,13 @@ class NotWritten(OSError):  # noqa: N818 - named for what the user reads
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise NotWritten, with one sentence on ``path``, for any OSError within the block."""
+    """Raise NotWritten, with one sentence on ``path``, for any OSError within the block, or Lost as `claim.require`."""
     try:
         yield
     except NotWritten:
         raise
     except OSError as error:
+        claim.require(path.parent)  # where the folder itself is gone, that is the reason
         reason = (error.strerror or str(error)).lower()
         sentence = NotWritten(f"{path} cannot be written ({reason}): what was written before it stands")
         sentence.errno = error.errno

@@ -31,6 +31,7 @@ from neumann.errors import UserError
 from neumann.store import claim
 from neumann.store.claim import Claim, Claimed, Lost
 from neumann.store.files import append_line, opened, plain, read_file, read_json, replace_file, write_json
+from neumann.store.scores import is_number
 
 __all__ = ["OVER", "STATUSES", "STYLES", "Claimed", "Lost", "RunFolder", "make_folder", "remove_refused"]
 
@@ -114,9 +115,13 @@ class RunFolder:
         return {key: found[key] for key, kind in kinds.items() if isinstance(found.get(key), kind)}
 
     def result(self) -> dict[str, Any] | None:
-        """Return the content of result.json where the run is over, else None; a damaged file counts as none."""
+        """Return the content of result.json where the run is over, else None.
+
+        A file that is damaged, or has a value that no run writes, counts as none.
+        """
         result = read_json(self.path / "result.json")
-        return result if isinstance(result, dict) and result.get("status") in OVER else None
+        sound = isinstance(result, dict) and result.get("status") in OVER and _has_sound_values(result)
+        return result if sound else None
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write result.json atomically; only status.json and the removal of checkpoints follow.
@@ -125,7 +130,7 @@ class RunFolder:
         Raises NotWritten, or Lost where another process has taken the run over.
         """
         path = self.path / "result.json"
-        if path.exists() and read_json(path) is None:
+        if path.exists() and self.result() is None:
             claim.require(self.path)
             os.replace(path, path.with_name("result.json.damaged"))
         write_json(path, result)
@@ -236,6 +241,28 @@ class RunFolder:
     def require_claim(self) -> None:
         """Raise Lost where this process held the folder and another has taken it over: it may write nothing then."""
         claim.require(self.path)
+
+
+def _has_sound_values(result: Mapping[str, Any]) -> bool:
+    """Return whether what commands compute with and write as numbers is such: the file may have been edited."""
+    kinds: dict[str, Any] = dict.fromkeys(("step", "examples", "attempts"), int)
+    kinds |= dict.fromkeys(("signature", "name", "study", "eval_point"), str)
+    if not all(type(result[key]) is kind for key, kind in kinds.items() if key in result):
+        return False
+    numbers = ("train_seconds", "eval_seconds", "epoch", "train_loss", "best_validation_error", *kinds)
+    if not all(result.get(k) is None or kinds.get(k) is str or is_number(result[k]) for k in numbers):
+        return False
+    for split in ("validation", "test", "validation_recalibrated", "test_recalibrated"):
+        scores = result.get(split)
+        if scores is not None and not (isinstance(scores, Mapping) and all(map(_is_score, scores.values()))):
+            return False
+    return result.get("eval_weights") is None or isinstance(result["eval_weights"], str)
+
+
+def _is_score(score: object) -> bool:
+    if not isinstance(score, Mapping) or not is_number(score.get("error")):
+        return False
+    return all(score.get(key) is None or is_number(score[key]) for key in ("loss", "n", "wrong"))
 
 
 def _measurement(line: bytes) -> dict[str, Any] | None:

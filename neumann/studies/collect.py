@@ -15,6 +15,7 @@ from neumann.config import MakeSpecs, RunSpec, making_specs
 from neumann.errors import UserError
 from neumann.store import OVER, RunFolder, find
 from neumann.store.code_digests import contributing
+from neumann.store.scores import is_number
 from neumann.studies.plan import EVALUATION, TUNING, PlannedRun, Study, check_points
 from neumann.studies.results import RunEntry, TuningTrial, chosen
 
@@ -76,6 +77,7 @@ class StudyRuns:
     entries: tuple[RunEntry, ...]
 
 
+NEEDED = {"signature", "validation", "test", "eval_point", "train_seconds"}  # of a result
 Train = Callable[[Sequence[StudyRun], Mapping[str, tuple[TuningTrial, ...]]], None]
 
 
@@ -125,7 +127,12 @@ def _tagged(spec: RunSpec, role: str) -> RunSpec:
 
 def _read(planned: PlannedRun, spec: RunSpec) -> StudyRun:
     folder = find(spec)
-    return StudyRun(planned, spec, folder, folder.result())
+    result = folder.result()
+    if result is not None and (lacking := NEEDED - result.keys()):
+        raise UserError(
+            f"{folder.path}/result.json lacks {', '.join(sorted(lacking))}: move it away to train the run again"
+        )
+    return StudyRun(planned, spec, folder, result)
 
 
 def _read_again(runs: Sequence[StudyRun]) -> list[StudyRun]:
@@ -201,8 +208,12 @@ def _measured(study: Study, row: str, evaluation: Iterable[StudyRun]) -> RowMeas
     by_epoch: dict[float, list[tuple[float, float]]] = {}
     for run in sound:
         for line in run.folder.read_measurements():
-            pair = (line["validation"][_point(run, point)]["error"], line["train_loss"])
-            by_epoch.setdefault(round(line["epoch"], 6), []).append(pair)
+            try:
+                values = line["validation"][_point(run, point)]["error"], line["train_loss"], line["epoch"]
+            except (KeyError, TypeError):
+                continue  # edited
+            if all(map(is_number, values)):
+                by_epoch.setdefault(round(values[2], 6), []).append(values[:2])
     return RowMeasurements(
         at=_point(over[0], point) if over else None,
         errors=_test(over, point, "error"),
