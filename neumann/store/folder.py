@@ -132,7 +132,12 @@ class RunFolder:
         path = self.path / "result.json"
         if path.exists() and self.result() is None:
             claim.require(self.path)
-            os.replace(path, path.with_name("result.json.damaged"))
+            aside = path.with_name("result.json.damaged")
+            aside.unlink(missing_ok=True)
+            try:
+                os.link(path, aside)  # a second name: the file keeps its own until the new one is whole
+            except OSError:  # a file system without links
+                os.replace(path, aside)
         write_json(path, result)
 
     def set_status(self, status: str, **details: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -44,7 +44,7 @@ def write(name: str, text: str) -> None:
 
 
 @pytest.fixture
-def own(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """An optimizer of the user's in the working directory, with a module that it imports; the words that choose it."""
     monkeypatch.setattr(sys, "path", [*sys.path, str(Path.cwd())])
     for name in [name for name in sys.modules if name.partition(".")[0] in ("mine_opt", "mine_sign", "lab")]:
@@ -52,7 +52,8 @@ def own(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     write("mine_opt.py", OPTIMIZER.format(helper="mine_sign"))
     write("mine_sign.py", "sign = -1\n")
     write("conf/optimizer/mine.yaml", GROUP.format(target="mine_opt.Mine"))
-    return ["--config-dir", "conf", "optimizer=mine", *QUICK]
+    yield ["--config-dir", "conf", "optimizer=mine", *QUICK]
+    forget()
 
 
 def forget() -> None:

@@ -79,9 +79,9 @@ def test_mixed_and_changed_code_are_told(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_report_is_made_again_where_a_targets_file_has_changed() -> None:
-    Path("mine_opt.py").write_text("class Mine: pass\n")
+    Path("stamped_opt.py").write_text("class Mine: pass\n")
     Path("page").write_text("page")
-    stamp.write(Path(), "digest", [], ["mine_opt.Mine"], [Path("page")], headline="found")
+    stamp.write(Path(), "digest", [], ["stamped_opt.Mine"], [Path("page")], headline="found")
     assert stamp.unchanged(Path(), "digest") is not None
-    Path("mine_opt.py").write_text("class Mine: ...\n")
+    Path("stamped_opt.py").write_text("class Mine: ...\n")
     assert stamp.unchanged(Path(), "digest") is None
