@@ -31,8 +31,10 @@ def result_panel(console: Console, folder: Path, result: Mapping[str, Any], *, r
         rows.append(("test error", scores_line(result["test"])))
     if result["status"] == "diverged":
         rows.append(("diverged", f"{diverged_at(result)}: a lower optimizer.lr may help"))
-    counted = f"{result['step']} steps, {result['examples']:,} examples"
-    rows.append(("trained", f"{counted}, {result['train_seconds']:.1f} s training"))
+    trained = [f"{result['step']} steps"]
+    trained += [f"{result['examples']:,} examples"] if result.get("examples") is not None else []
+    trained += [f"{result['train_seconds']:.1f} s training"] if result.get("train_seconds") is not None else []
+    rows.append(("trained", ", ".join(trained)))
     rows.append(("folder", str(folder)))
     kept = ["result.json", "measurements.jsonl", "config.yaml", "provenance.json", result.get("eval_weights")]
     rows.append(("in it", "  ".join(str(name) for name in kept if name)))

@@ -20,6 +20,7 @@ from neumann.cli.arguments import Parser, parsed
 from neumann.errors import UserError, did_you_mean, printable
 from neumann.folders import folder_of
 from neumann.store import details, records, removal
+from neumann.store.code_digests import codes, contributing, differing, in_words
 from neumann.store.folder import STATUSES, STYLES, RunFolder
 from neumann.store.listing import Filters, Row, list_runs, pick, read_row
 
@@ -258,6 +259,8 @@ def _show(folder: Path, given: argparse.Namespace, console: Console) -> int:
     about = [("status", row.status + (f": {row.message}" if row.message else "")), ("folder", str(folder))]
     about += [("study", row.study), ("seed", str(row.seed)), ("attempts", str(row.attempt))]
     about += [("steps", _steps(row)), ("last change", f"{_age(row.time)} ago")]
+    if mixed := differing(codes(contributing(run.attempts()))):
+        about.append(("code", f"{in_words(mixed)} changed between its attempts"))
     parts: list[Text | str] = [Text(printable(folder.name), style="bold"), _pairs(about)]
     if changes:
         parts += ["", Text("changed against the default:", style="bold")]

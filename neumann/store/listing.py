@@ -6,7 +6,6 @@ Everything that is read may be damaged or another user's: a value of the wrong k
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +19,7 @@ from neumann.store.files import read_json
 from neumann.store.folder import STATUSES, RunFolder
 from neumann.store.index import Index
 from neumann.store.records import RUN, flat, read_config
-from neumann.store.scores import headline
+from neumann.store.scores import headline, is_number
 
 FOLLOWS = re.compile(r"^seed$|^(derived|timing)\.|_steps$|\.reset_period$")  # the seed, and what follows from others
 SEED = re.compile(r"-s\d+$")  # the end of a run's name
@@ -163,8 +162,7 @@ def error_of(scores: object) -> float | None:
         error = headline(scores)["error"]  # type: ignore[arg-type]
     except (AttributeError, KeyError, TypeError):
         return None
-    known = isinstance(error, int | float) and not isinstance(error, bool)
-    return error if known and math.isfinite(error) else None
+    return error if is_number(error) else None
 
 
 def read_row(folder: Path) -> Row:
@@ -206,7 +204,7 @@ def _read(folder: Path, stamp: Sequence[int]) -> tuple[Row, bool]:
     recorded = read_json(folder / "status.json")
     status, result = run.status(), run.result()
     config = _signed_config(folder)
-    last = result if result is not None else next(iter(reversed(run.read_measurements())), {})
+    last = result if result is not None else run.last_measurement() or {}
     match = RUN.fullmatch(folder.name)
     assert match is not None
     running = isinstance(recorded, dict) and recorded.get("status") == "running"
