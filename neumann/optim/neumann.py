@@ -8,7 +8,7 @@ tensors); `phased.py` takes the step, and `reference.py` is the same algorithm a
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -121,6 +121,8 @@ class Neumann(PhasedOptimizer):
         ValueError: an argument is not valid, or a parameter is not a real floating-point tensor.
     """
 
+    saved_keys: ClassVar[tuple[str, ...]] = ("alpha", "beta", "step")
+
     def __init__(
         self,
         params: ParamsT,
@@ -165,7 +167,7 @@ class Neumann(PhasedOptimizer):
         }
         self.process_group = process_group
         self._plan = None
-        super().__init__(params, self._validated(defaults))
+        super().__init__(params, defaults)
 
     @classmethod
     def paper(cls, params: ParamsT, lr: float | Tensor, *, steps_per_epoch: float, **overrides: Any) -> Neumann:
@@ -213,8 +215,8 @@ class Neumann(PhasedOptimizer):
     def _phases(self, step: int | Tensor) -> list[Phase]:
         return [Phase.of_step(step, group, self.beta_total(group)) for group in self.param_groups]
 
-    def _validated(self, hyperparameters: dict[str, Any]) -> dict[str, Any]:
-        valid = argument_checks.neumann_hyperparameters(hyperparameters)
+    def _validated(self, hyperparameters: dict[str, Any], *, set_later: bool = False) -> dict[str, Any]:
+        valid = argument_checks.neumann_hyperparameters(hyperparameters, set_later=set_later)
         self._require_countable(valid)
         return valid
 
