@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
     from pytorch_lightning import Trainer
-    from torch.optim import Optimizer
 
 # Hydra -------------------------------------------------------------------------------------------------------------
 
@@ -107,18 +106,6 @@ def leave_signals_to_us(trainer: Trainer) -> None:
         if not callable(getattr(owner, name)):
             raise AttributeError(f"{type(owner).__name__}.{name} is not a method any more")
         setattr(owner, name, lambda: None)
-
-
-# timm --------------------------------------------------------------------------------------------------------------
-
-
-def inner_optimizer(optimizer: Optimizer) -> Optimizer:
-    """Return the optimizer inside a wrapper of timm, such as Lookahead, or ``optimizer`` where it is not a wrapper.
-
-    timm 1.0.31: Lookahead._base_optimizer. The wrapper is not a full torch optimizer and runs no hooks.
-    """
-    inner: Optimizer = getattr(optimizer, "_base_optimizer", optimizer)
-    return inner
 
 
 # Python ------------------------------------------------------------------------------------------------------------
