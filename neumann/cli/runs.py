@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ from rich.text import Text
 
 from neumann.cli.arguments import Parser, parsed
 from neumann.errors import UserError, did_you_mean, printable
+from neumann.folders import folder_of
 from neumann.store import details, records, removal
 from neumann.store.folder import STATUSES, STYLES, RunFolder
 from neumann.store.listing import Filters, Row, list_runs, pick, read_row
@@ -114,7 +116,7 @@ def _output(words: Sequence[str]) -> tuple[Path, list[str]]:
         elif output is not None:
             raise UserError(f"neumann runs lists one results folder at a time, not {output} and {given}")
         else:
-            output = Path(given)
+            output = Path(folder_of("output", given))
     return output or Path("runs"), names
 
 
@@ -139,7 +141,9 @@ def _list(output: Path, filters: Filters, given: argparse.Namespace, console: Co
     elif rows:
         _print_table(rows, console)
     else:
-        console.print(Text(f"no run in {printable(output)} fits"), soft_wrap=True)
+        near = [verb for name in filters.names for verb in difflib.get_close_matches(name, VERBS, n=1, cutoff=0.7)]
+        meant = f"; did you mean neumann runs {near[0]}?" if near else ""
+        console.print(Text(f"no run in {printable(output)} fits{meant}"), soft_wrap=True)
     return 0 if rows else 1
 
 
@@ -248,9 +252,11 @@ def _spec(folder: Path, own: Sequence[str], *, trust: bool) -> RunSpec:
     ``own`` and the files of conf/ give them. A folder that says `logger=none` keeps that unless ``own`` names a logger.
     """
     from neumann.config import load_spec, make_spec
+    from neumann.config.override_text import refuse_twice
 
     spec = load_spec(records.read_record(folder), trust=trust)
     silent = spec.config.logger.kind == "none" and not any(word.startswith("logger") for word in own)
+    refuse_twice(own)
     mine = make_spec([*own, *(["logger=none"] if silent else [])]).config
     here = folder.resolve().parent
     output = folder.parent.parent if folder.parent.name else here.parent

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from neumann.cli.arguments import Parser, asks_for_help, parsed
 from neumann.errors import EXIT_FAILED, UserError, printable
@@ -87,7 +88,9 @@ def train_one(spec: RunSpec) -> int:
     if ranks is not None:
         ranks.check(spec)
     result = finished_result(spec) if ranks is None else None  # answered without importing torch; ranks decide together
-    if result is not None:
+    if result is None:
+        _say_ignored_mode(spec)
+    else:
         if spec.config.logger.kind == "wandb" and os.environ.get("WANDB_SWEEP_ID"):
             from neumann.training.mirror import replay
 
@@ -98,12 +101,30 @@ def train_one(spec: RunSpec) -> int:
         return _launch([spec], [""])
     if ranks is None and world_size(spec) > 1:
         return _train_in_processes(spec, console)
+    threads = _use_launch(spec, alone=ranks is None)
     from neumann.training.run import run
 
-    result = run(spec, console, ranks=ranks)
+    result = run(spec, console, threads=threads, ranks=ranks)
     if ranks is None or ranks.rank == 0:
         result_panel(console, find(spec).path, result)
     return 0
+
+
+def _use_launch(spec: RunSpec, *, alone: bool) -> int | None:
+    """Obey the launch section for a run in this process, before torch is imported; return its number of threads.
+
+    None leaves torch's own number. Where the run is ``alone``, its GPU is the first of launch.devices; ranks get theirs
+    from whoever has started them. Raises UserError for GPUs that are not there.
+    """
+    from neumann.config import LocalLaunchConfig
+    from neumann.launch.gpus import chosen_gpus
+
+    launch = spec.config.launch
+    if not isinstance(launch, LocalLaunchConfig):
+        return None
+    if launch.devices is not None and alone:
+        os.environ["CUDA_VISIBLE_DEVICES"] = chosen_gpus(launch.devices)[0]
+    return launch.threads
 
 
 def _train_in_processes(spec: RunSpec, console: Console) -> int:
@@ -161,6 +182,7 @@ def _launch(specs: Sequence[RunSpec], labels: Sequence[str]) -> int:
     from neumann.launch.progress import SweepView, status_table
     from neumann.store.folder import OVER
 
+    _say_ignored_mode(specs[0])
     console = Console()
     with (
         make_launcher(specs[0].config.launch, console) as launcher,
@@ -169,6 +191,13 @@ def _launch(specs: Sequence[RunSpec], labels: Sequence[str]) -> int:
         outcomes = launcher.run(specs, view)
     status_table(console, outcomes, labels)
     return 0 if all(outcome.status in OVER for outcome in outcomes) else EXIT_FAILED
+
+
+def _say_ignored_mode(spec: RunSpec) -> None:
+    from neumann.config import ignored_mode
+
+    if (sentence := ignored_mode(spec.config.logger)) is not None:
+        Console(stderr=True).print(Text(sentence), soft_wrap=True)
 
 
 def print_failure(what: str) -> None:

@@ -7,7 +7,6 @@ line, so none can execute the overrides of another run. This module never import
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections import deque
@@ -17,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from neumann.config import LocalLaunchConfig, RunSpec
+from neumann.cores import cores
 from neumann.errors import Interrupted, UserError
 from neumann.launch.fork_server import ForkServer
 from neumann.launch.gpus import GpuPool, chosen_gpus
@@ -41,12 +41,11 @@ class LocalLauncher:
     preparation = "importing PyTorch"
 
     def __init__(self, settings: LocalLaunchConfig) -> None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.gpus = GpuPool(chosen_gpus(settings.devices), settings.runs_per_device)
         if settings.runs_per_device > 1 and not len(self.gpus):
             raise UserError(f"launch.runs_per_device={settings.runs_per_device}: there is no NVIDIA GPU here to share")
-        self.parallel: int = settings.parallel or len(self.gpus) or cores
-        self._threads, self._cores = settings.threads, cores
+        self.parallel: int = settings.parallel or len(self.gpus) or cores()
+        self._threads, self._cores = settings.threads, cores()
         self._server = ForkServer()
 
     def threads(self, spec: RunSpec) -> int:

@@ -119,7 +119,8 @@ def _redirect(log: str) -> None:
     """Send what this process and its children print to ``log``, and give them no standard input."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(line_buffering=True)  # what was said before a kill is in the log
+            # what was said before a kill is in the log, and no locale lacks a letter of it
+            stream.reconfigure(line_buffering=True, encoding="utf-8", errors="backslashreplace")
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (file, 1), (file, 2)):

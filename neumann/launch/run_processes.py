@@ -159,7 +159,7 @@ class RunProcesses:
             step = max([int(before.get("step", 0)), *(m["step"] for m in folder.read_measurements()[-1:])])
             folder.set_status("failed", message=message, step=step, attempt=before.get("attempt", 1))
             if len(self._processes) > 1 and folder.error.exists() and silent:
-                others = folder.error.read_text()
+                others = folder.error.read_text(encoding="utf-8", errors="replace")
                 replace_file(folder.error, f"{message}\n\nAnother rank's traceback:\n\n{others}".encode())
 
 

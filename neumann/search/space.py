@@ -18,7 +18,8 @@ from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 
-from neumann.config import NOT_SIGNED
+from neumann.config import why_not_tuned
+from neumann.config.schema import TEXTS
 from neumann.errors import UserError, did_you_mean
 
 Value = str | int | float | bool
@@ -239,16 +240,15 @@ def _checked(override: Override, name: str, like: Value) -> Any:
 
 def _dimension(override: Override) -> Interval | Choices:
     key, line = override.key_or_group, str(override.input_line)
-    for setting in NOT_SIGNED:
-        if key == setting or key.startswith(f"{setting}."):
-            raise UserError(f"'{line}': {key} cannot change a result, so there is nothing to search in it")
+    if key != "seed" and (why := why_not_tuned(key)) is not None:
+        raise UserError(f"'{line}': {why}")
     sweep: Any = override.value()
     tags: set[str] = getattr(sweep, "tags", set())
     if unknown := sorted(tags - ({"log"} if isinstance(sweep, IntervalSweep) else set())):
         raise UserError(f"'{line}': the tag '{unknown[0]}' has no meaning here, only tag(log,interval(A,B)) has one")
     if isinstance(sweep, IntervalSweep):
         return _interval(key, line, sweep)
-    values = tuple(dict.fromkeys(override.sweep_string_iterator())) if not _endless(sweep) else ()
+    values = tuple(listed_values(override))
     if not values:
         raise UserError(f"the search holds no run: '{line}' has no value")
     if isinstance(sweep, ChoiceSweep | RangeSweep) and sweep.shuffle:
@@ -258,8 +258,29 @@ def _dimension(override: Override) -> Interval | Choices:
     return Choices(values, isinstance(sweep, RangeSweep) and not sweep.shuffle, line)
 
 
-def _endless(sweep: Any) -> bool:
-    return isinstance(sweep, RangeSweep) and sweep.step == 0
+def listed_values(override: Override) -> list[str]:
+    """Return the values of one setting in a sweep, each as on the command line, each once, in Hydra's order.
+
+    Raises UserError where a range has no end.
+    """
+    line = str(override.input_line)
+    sweep: Any = override.value()
+    if not override.is_sweep_override():
+        return [line.partition("=")[2].strip()]
+    if isinstance(sweep, RangeSweep) and sweep.step == 0:
+        raise UserError(f"'{line}': a range with the step 0 has no end: give another step")
+    texts = [str(text) for text in override.sweep_string_iterator()]
+    meanings: list[Any] = list(texts)
+    if isinstance(sweep, ChoiceSweep) and sweep.simple_form:
+        written = [word.strip() for word in line.partition("=")[2].split(",")]
+        if len(written) == len(texts) and not any(mark in line for mark in "'\"([{\\$"):
+            texts = written  # of a text that looks like a number, no digit is lost
+        numbers = [x if isinstance(x, int | float) and not isinstance(x, bool) else str(x) for x in sweep.list]
+        meanings = list(texts) if override.key_or_group in TEXTS else numbers  # elsewhere 0.1 and 1e-1 are one run
+    once: dict[Any, str] = {}
+    for meaning, text in zip(meanings, texts, strict=True):
+        once.setdefault(meaning, text)
+    return list(once.values())
 
 
 def _interval(key: str, line: str, sweep: IntervalSweep) -> Interval:

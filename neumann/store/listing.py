@@ -129,9 +129,12 @@ def pick(output: Path, wanted: str) -> Path:
         names = by_name if re.search("[g-z]", wanted) else {path.name.rpartition("-")[2] for path in folders}
         raise UserError(f"there is no run {wanted} in {output}: {did_you_mean(wanted, names)}")
     if len(found) > 1:
-        signatures = ", ".join(sorted(path.name.rpartition("-")[2] for path in found)[:5])
-        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-        raise UserError(f"{wanted} is {len(found)} runs in {output}: name one by its signature, {signatures}{more}")
+        signatures = sorted({path.name.rpartition("-")[2] for path in found})
+        by_path = len(signatures) < len(found)  # two studies share a signature
+        named = sorted(str(path) for path in found) if by_path else signatures
+        listed = ", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else "")
+        by = "path" if by_path else "signature"
+        raise UserError(f"{wanted} is {len(found)} runs in {output}: name one by its {by}, {listed}")
     return found[0]
 
 

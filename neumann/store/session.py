@@ -234,5 +234,5 @@ def _first_error(folder: RunFolder, message: str, trace: str, rank: int | None) 
     message = f"rank {rank}: {message}"
     if not create_file(folder.error, f"{message}\n\n{trace}".encode()):
         with contextlib.suppress(OSError, IndexError):
-            return folder.error.read_text().splitlines()[0]
+            return folder.error.read_text(encoding="utf-8", errors="replace").splitlines()[0]
     return message

@@ -15,7 +15,7 @@ from neumann.config import MakeSpecs, RunSpec, making_specs
 from neumann.errors import UserError
 from neumann.store import OVER, RunFolder, find
 from neumann.store.files import read_json
-from neumann.studies.plan import EVALUATION, TUNING, PlannedRun, Study, check_points
+from neumann.studies.plan import EVALUATION, TUNING, PlannedRun, Study, check_comparable, check_points
 from neumann.studies.results import RunEntry, TuningTrial, chosen
 
 
@@ -89,6 +89,7 @@ def collect(study: Study, train: Train | None = None) -> StudyRuns:
     with making_specs(study.config_dirs) as make:
         tuning = runs_of(study.tuning(), make)
         check_points(study, {run.planned.row: run.spec.config for run in reversed(tuning)})
+        check_comparable(study, {row: [r.spec for r in tuning if r.planned.row == row] for row in study.config.rows})
         if train is not None:
             train(tuning, {})
             tuning = _read_again(tuning)

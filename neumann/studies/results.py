@@ -64,7 +64,8 @@ class RowResult:
     ``key``, ``label`` and ``overrides`` are those of study.yaml, ``trials`` the settings that were tried. ``point`` is
     what the study asked for ("eval", "held", "base" or "average") and ``at`` the evaluation point that this means for
     the row's optimizer. ``setting`` is the chosen trial's, None until tuning is complete; ``edge`` says
-    in a few words that it lies on the border of the space ("optimizer.lr=3 is the largest of 5 tried"), else None.
+    in a few words that it lies on the border of the space ("optimizer.lr=3 is the largest of 5 tried") or is all of it,
+    else None.
     ``errors`` and ``losses`` are test values by evaluation seed, of the runs that finished; ``planned`` is how many
     there should be, ``diverged`` are the seeds that have none. ``error`` and ``loss`` summarize them; ``points``
     summarizes the test error at each evaluation point that the optimizer has. ``paper`` is the published number in
@@ -150,11 +151,13 @@ class StudyResults:
 
     ``name``, ``title``, ``question`` and ``budget`` are the study's. ``answer`` is the finding in one or two sentences
     and ``headline`` the short form for a terminal; ``incomplete`` is a sentence on what is still to be trained, or
-    None. ``data`` describes the data set in a sentence; ``test_images`` and ``validation_images`` count its images,
-    ``epochs`` is the length of training. ``recipe`` are the overrides of every run, ``tuned`` the keys that the spaces
-    vary. ``smallest_effect`` is the smallest effect of interest (fraction of images), ``reference`` the
-    key of the row that all others are compared with, ``limits`` are sentences on what the study cannot show, and
-    ``figures`` names the rows of each figure.
+    None. ``data`` describes the data set in a sentence; ``test_images`` and ``validation_images`` count its images.
+    ``epochs`` are the lengths of training, several where rows differ in their batch or the study compares horizons.
+    ``recipe`` are the overrides of every run, ``settings`` what decides a result beside the optimizer ("schedule",
+    "batch size", "weight decay"), each as {value: labels of its rows}, ``tuned`` the keys that the spaces vary.
+    ``smallest_effect`` is the smallest effect of interest (fraction of images), ``reference`` the key of the row that
+    all others are compared with, ``limits`` are sentences on what the study cannot show, and ``figures`` names the rows
+    of each figure.
     ``provenance`` maps a label ("commit", "torch", ...) to its distinct values over all runs, so that mixed provenance
     shows. ``commands`` maps a label to the shell command that reproduces it.
     """
@@ -168,10 +171,11 @@ class StudyResults:
     incomplete: str | None
     data: str
     recipe: tuple[str, ...]
+    settings: Mapping[str, Mapping[str, tuple[str, ...]]]
     tuned: tuple[str, ...]
     tuning_seeds: tuple[int, ...]
     evaluation_seeds: tuple[int, ...]
-    epochs: float
+    epochs: tuple[float, ...]
     test_images: int
     validation_images: int
     smallest_effect: float

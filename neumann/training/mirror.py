@@ -26,6 +26,15 @@ from neumann.store import RunFolder
 from neumann.store.scores import OBJECTIVE, objective
 from neumann.store.session import Measurement
 
+# A program is started through a pipe that closes when it runs. A process forked meanwhile by another thread (a decoding
+# worker) would hold that pipe open, and the start, which waits for it to close, would last as long as the worker lives.
+_starting_program = threading.RLock()
+os.register_at_fork(
+    before=_starting_program.acquire,
+    after_in_parent=_starting_program.release,
+    after_in_child=_starting_program.release,
+)
+
 
 class Mirror:
     """One W&B run for each attempt at a run, its id signature-attempt.
@@ -105,6 +114,8 @@ class Mirror:
     def _start(self) -> Any:
         import wandb
 
+        with _starting_program:
+            wandb.setup()  # the service, a program of its own
         spec, logger = self._spec, self._spec.config.logger
         groups = ("data", "model", "optimizer")
         agent = under_agent()

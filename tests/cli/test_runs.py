@@ -122,6 +122,7 @@ def test_filters_name_studies_statuses_names_and_settings(four: list[RunFolder])
     assert names("elsewhere") == names("output=elsewhere") == everything
     assert names("elsewhere/default") == [everything[0], everything[1], everything[3]]
     assert said("--study", "nothing", code=1) == "no run in runs fits\n"
+    assert said("shwo", code=1) == "no run in runs fits; did you mean neumann runs show?\n"
 
 
 @pytest.mark.parametrize(
@@ -160,6 +161,16 @@ def test_one_run_is_picked_by_signature_name_or_path(four: list[RunFolder]) -> N
     put("optimizer=sgd", "seed=0", "optimizer.lr=0.2")
     with pytest.raises(UserError, match="digits-small_cnn-sgd-s0 is 2 runs in runs: name one by its signature, "):
         pick(output, "digits-small_cnn-sgd-s0")
+
+
+def test_runs_of_two_studies_with_one_signature_are_told_apart_by_their_paths(four: list[RunFolder]) -> None:
+    folder = four[0].path
+    other = Path("runs") / "elsewhere" / folder.name
+    shutil.copytree(folder, other)
+    with pytest.raises(UserError, match="is 2 runs in runs: name one by its path, ") as caught:
+        pick(Path("runs"), folder.name[-12:])
+    for path in str(caught.value).partition("its path, ")[2].split(", "):
+        assert pick(Path("runs"), path) == Path(path)
 
 
 @pytest.mark.medium
@@ -412,7 +423,7 @@ YAML_BOMB = "!!python/object/apply:os.system ['touch executed']"
         (lambda text: text + f"more: {YAML_BOMB}\n", "damaged or not plain data"),
         (lambda text: text.replace("name: null", "name: ${oc.env:HOME}"), "name=${oc.env:HOME}: the record of a run has no"),
         (lambda text: text.replace("_target_: neumann.optim.Neumann", "_target_: os.system"), "would run code that is neither ours nor"),
-        (lambda text: text.replace("_target_: neumann.schedules.synchronous", "_target_: neumann.training.run.traceback.print_exc"), "is not a public name of neumann"),
+        (lambda text: text.replace("_target_: neumann.schedules.cosine", "_target_: neumann.training.run.traceback.print_exc"), "is not a public name of neumann"),
         (lambda text: text.replace("_target_: neumann.optim.Neumann", "_target_: torch.optim.optimizer.functools.partial"), "--trust"),
         (lambda text: text.replace("lr: 0.1", "lr: 0.2"), "now gives run"),
         (lambda text: text[:300], ""),

@@ -21,7 +21,6 @@ from neumann.config import (
     schema,
     signature,
 )
-from neumann.config.keys import OPEN_NODES
 from neumann.config.signature import sign, signed_part
 
 
@@ -115,7 +114,7 @@ def test_no_name_in_the_lists_of_settings_is_stale() -> None:
         keys |= {f"{f.name}.{key}" for key in (asdict(value) if is_dataclass(value) else ())}
     keys |= {f"launch.{key}" for kind in launch_settings.LAUNCHES.values() for key in asdict(kind())}
     keys |= {"optimizer.kwargs"} & {f"optimizer.{key}" for key in OmegaConf.load(compose.CONF / "optimizer/torch.yaml")}
-    stale = {*NOT_SIGNED, *OPEN_NODES, *schema.FILLED_IN, *filter(None, launch_settings.TAKEN.values())} - keys
+    stale = {*NOT_SIGNED, *schema.OPEN_NODES, *schema.FILLED_IN, *filter(None, launch_settings.TAKEN.values())} - keys
     assert not stale
 
 

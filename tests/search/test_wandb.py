@@ -88,6 +88,13 @@ def test_the_file_says_what_it_is_and_what_it_needs() -> None:
 
 
 @pytest.mark.medium
+def test_a_text_stays_one_and_the_mode_is_given_once() -> None:
+    content = sweep("name=1.10,1.20", "logger.mode=offline", "study=2024_01")
+    assert content["parameters"] == {"name": {"values": ["1.10", "1.20"]}}
+    assert [word for word in content["command"] if word.startswith("logger.mode")] == ["logger.mode=online"]
+    assert "study=2024_01" in content["command"]
+
+
 def test_the_command_prints_the_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["wandb-sweep", "seed=0,1"]) == 0
     assert capsys.readouterr().out == sweep_file(["seed=0,1"])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 
 from neumann.errors import Interrupted
 from neumann.store import find
@@ -41,6 +45,38 @@ def test_a_finished_run_is_whole_on_the_mirror(train: Train, monkeypatch: pytest
     assert run["summary"]["status"] == "finished"
     for path in folder.path.rglob("*"):  # no secret in any file
         assert path.is_dir() or b"0123456789012345678901234567890123456789" not in path.read_bytes()
+
+
+@pytest.mark.medium
+def test_no_process_is_forked_while_the_service_starts(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker forked between a program's pipe and its start held the pipe, and the run waited for its own worker."""
+    order: list[str] = []
+    started, forked = threading.Event(), threading.Event()
+    original = subprocess.Popen.__init__
+
+    def slow_start(self: Any, args: Any, **options: Any) -> None:
+        service = "--port-filename" in args
+        if service:
+            started.set()
+            forked.wait(1)  # a fork that is let through comes within this second
+        original(self, args, **options)
+        order.extend(["service"] * service)
+
+    def fork() -> None:
+        started.wait(60)
+        if (child := os.fork()) == 0:
+            os._exit(0)
+        order.append("fork")
+        forked.set()
+        os.waitpid(child, 0)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", slow_start)
+    wandb.teardown()  # the service of tests before this one
+    thread = threading.Thread(target=fork)
+    thread.start()
+    train("logger=wandb")
+    thread.join()
+    assert order == ["service", "fork"]
 
 
 @pytest.mark.medium

@@ -88,7 +88,7 @@ def _line(row: RowResult, is_reference: bool) -> TableLine:
         interval=interval(error.low, error.high) if error else DASH,
         half=percent(half),
         sd=percent(error.sd if error else None),
-        n=count(error.n if error else 0, row.planned),
+        n=count(error.n if error else 0, row.planned) + (f", {len(row.diverged)} diverged" if row.diverged else ""),
         difference=percentage_points(pair.mean if pair else None),
         difference_interval=interval(pair.low, pair.high, percentage_points) if pair else DASH,
         p=p,
@@ -160,6 +160,8 @@ def markdown_table(results: StudyResults) -> str:
     parts += [f"*Answer.* {markdown(results.answer)}", "\n".join(f"| {' | '.join(cells)} |" for cells in table)]
     parts += [f"† {markdown(line.label)}: {markdown(line.edge)}." for line in lines if line.edge]
     parts.append(markdown(caption(results)))
+    if results.settings:
+        parts.append(markdown(settings_text(results)))
     if results.paper:
         parts.append(f"Paper: {markdown(results.paper.measure)} ({markdown(results.paper.source)}).")
     return "\n\n".join(parts) + "\n"
@@ -179,11 +181,30 @@ def caption(results: StudyResults) -> str:
     """Return what the main table measures: n, units, and what interval and p are."""
     seeds = len(results.evaluation_seeds)
     return (
-        f"Error on {results.test_images:,} test images after {results.epochs:g} epochs, mean over "
+        f"Error on {results.test_images:,} test images after {epochs_text(results)}, mean over "
         f"{seeds} {'seed' if seeds == 1 else 'seeds'} with its 95 % t interval; n: runs that finished. Differences are "
-        "paired by seed, negative where the row errs less, in percentage points. p is of the paired t test: as it is "
-        "for the primary comparison, Holm-adjusted for the others. Losses are in nats."
+        "paired by seed, negative where the row errs less, in percentage points. p is of the paired t test, or, where "
+        "a run diverged, of the sign test, in which that run is worse than any that finished: as it is for the primary "
+        "comparison, Holm-adjusted for the others. Losses are in nats."
     )
+
+
+def settings_text(results: StudyResults) -> str:
+    """Return schedule, batch size and weight decay of the runs as sentences, by row where rows differ."""
+    said = []
+    for what, values in results.settings.items():
+        shown = [
+            printable(v) + (f" for {', '.join(printable(label) for label in rows)}" if len(values) > 1 else "")
+            for v, rows in values.items()
+        ]
+        said.append(f"{what[:1].upper()}{what[1:]}: {'; '.join(shown)}.")
+    return " ".join(said)
+
+
+def epochs_text(results: StudyResults) -> str:
+    """Return how long the rows trained: "20 epochs", or "2 or 40 epochs, as the row says"."""
+    shown = " or ".join(f"{epochs:g}" for epochs in results.epochs)
+    return f"{shown} epoch{'s' if shown != '1' else ''}" + (", as the row says" if len(results.epochs) > 1 else "")
 
 
 def terminal_table(results: StudyResults) -> Table:
