@@ -138,6 +138,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     asked = (
         ["recipe.recalibrate_batch_norm=2", "checkpoint=last"],
         ["optimizer=sgd", "recipe.weight_average=0.9", "checkpoint=last"],
+        ["optimizer=timm", "optimizer.name=lookahead_sgd", "checkpoint=last"],
         ["optimizer=sgd", "optimizer.lr=1e38", "schedule=constant"],
     )
     for i, words in enumerate(asked):
