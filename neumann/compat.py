@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from hydra.plugins.config_source import ConfigSource
     from omegaconf import DictConfig, ListConfig
     from pytorch_lightning import Trainer
-    from torch.optim import Optimizer
 
 # Hydra -------------------------------------------------------------------------------------------------------------
 
@@ -126,18 +125,6 @@ def leave_signals_to_us(trainer: Trainer) -> None:
         if not callable(getattr(owner, name)):
             raise AttributeError(f"{type(owner).__name__}.{name} is not a method any more")
         setattr(owner, name, lambda: None)
-
-
-# timm --------------------------------------------------------------------------------------------------------------
-
-
-def inner_optimizer(optimizer: Optimizer) -> Optimizer:
-    """Return the optimizer inside a wrapper of timm, such as Lookahead, or ``optimizer`` where it is not a wrapper.
-
-    timm 1.0.31: Lookahead._base_optimizer. The wrapper is not a full torch optimizer and runs no hooks.
-    """
-    inner: Optimizer = getattr(optimizer, "_base_optimizer", optimizer)
-    return inner
 
 
 # Python ------------------------------------------------------------------------------------------------------------

@@ -117,16 +117,6 @@ def test_wandbs_experimental_settings_are_there() -> None:
     assert not gone, f"wandb {version('wandb')} has no {gone} any more: mend neumann/compat.py"
 
 
-def test_the_optimizer_in_a_wrapper_is_found() -> None:
-    import torch
-    from timm.optim import Lookahead
-
-    sgd = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.1)
-    assert compat.inner_optimizer(sgd) is sgd
-    moved = f"timm {version('timm')} keeps Lookahead's inner optimizer under another name: mend neumann/compat.py"
-    assert compat.inner_optimizer(Lookahead(sgd)) is sgd, moved
-
-
 def test_a_parsers_long_options_are_listed() -> None:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("-q", "--quiet", action="store_true")

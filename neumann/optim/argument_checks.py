@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch import Tensor
 from neumann.optim.momentum_and_resets import RESET_RULES
 
 BETA_COUNTS = ("tensors", "scalars", "absolute")
+KEYS_OF_A_GROUP = ("params", "param_names", "point", "step")  # beside the hyperparameters
 
 
 def number(name: str, value: Any, *, above: float | None = None, below: float | None = None) -> float:
@@ -81,19 +84,23 @@ def learning_rate(value: Any) -> float | Tensor:
     if not isinstance(value, Tensor):
         return number("lr", value)
     if value.numel() != 1:
-        raise ValueError(f"lr must be a number or a tensor of one, got a tensor of shape {tuple(value.shape)}")
+        raise ValueError(f"Tensor lr must be 1-element, got one of shape {tuple(value.shape)}")
     number("lr", value.item())
     return value
 
 
-def momentum(value: Any) -> float | tuple[float, float]:
+def momentum(value: Any, *, set_later: bool = False) -> float | tuple[float, float]:
     """Return a constant μ as a float in [0, 1), or a pair (start, peak) as a tuple of two such floats, start <= peak.
+
+    Args:
+        value: what was given.
+        set_later: it may come from a scheduler of torch's, some of which raise the momentum to 1.
 
     Raises:
         ValueError: it is neither; the message says which rule is broken.
     """
     if not isinstance(value, (list, tuple)):
-        return number("momentum", value, below=1)
+        return 1.0 if set_later and not isinstance(value, bool) and value == 1 else number("momentum", value, below=1)
     if len(value) != 2:
         raise ValueError(f"momentum must be a number in [0, 1) or a pair (start, peak) of them, got {value!r}")
     start, peak = (number(f"momentum's {end}", x, below=1) for end, x in zip(("start", "peak"), value, strict=True))
@@ -102,8 +109,102 @@ def momentum(value: Any) -> float | tuple[float, float]:
     return start, peak
 
 
-def neumann_hyperparameters(group: dict[str, Any]) -> dict[str, Any]:
+def known_keys(group: Iterable[str], hyperparameters: Iterable[str], optimizer: str) -> None:
+    """Refuse keys of a group that are misspelt hyperparameters; other keys are taken for somebody's notes.
+
+    torch leaves every key that it does not know in the group, where schedulers and users keep some of their own
+    (``initial_lr``, ``lr_scale``, ``name``), so a misspelt one would be a setting without effect. A key that holds a
+    hyperparameter's name as a word, as ``max_momentum`` does, is about it.
+
+    Args:
+        group: the group's keys.
+        hyperparameters: the names that ``optimizer`` knows.
+        optimizer: its name, for the message.
+
+    Raises:
+        ValueError: a key is close to a hyperparameter's name.
+    """
+    names = {*hyperparameters}
+    for key in group:
+        if key in names or key in KEYS_OF_A_GROUP or any(f"_{name}_" in f"_{key}_" for name in names):
+            continue
+        near = difflib.get_close_matches(str(key).lower(), sorted(names), n=1, cutoff=0.7)
+        if near:
+            raise ValueError(f"{optimizer} has no hyperparameter '{key}' for a group: did you mean '{near[0]}'?")
+
+
+def state_dict(loaded: Any, optimizer: str, keys: Iterable[str]) -> None:
+    """Refuse what no ``state_dict()`` of ``optimizer`` can be.
+
+    Args:
+        loaded: what is to be loaded.
+        optimizer: the optimizer's name.
+        keys: those that every group of it has.
+
+    Raises:
+        ValueError: a part is missing, or a group lacks one of ``keys``.
+    """
+    groups = loaded.get("param_groups") if isinstance(loaded, dict) and isinstance(loaded.get("state"), dict) else None
+    if not isinstance(groups, list) or not all(isinstance(group, dict) and "params" in group for group in groups):
+        raise ValueError(
+            f"{optimizer} loads what its state_dict() returns: a dict with a dict 'state' and a list 'param_groups'"
+        )
+    for index, group in enumerate(groups):
+        missing = ", ".join(repr(key) for key in keys if key not in group)
+        if missing:
+            raise ValueError(f"the state was not saved by {optimizer}: its parameter group {index} has no {missing}")
+
+
+@contextmanager
+def of_saved_group(optimizer: str, index: int) -> Iterator[None]:
+    """Name a saved state's parameter group in what is said of it within the block."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"the state of {optimizer} is not valid in its parameter group {index}: {error}") from error
+
+
+def saved_steps(groups: Iterable[dict[str, Any]], optimizer: str) -> int:
+    """Return the count of steps in saved groups, which count together.
+
+    Raises:
+        ValueError: a count is not a whole number >= 0, or they differ.
+    """
+    steps = set()
+    for index, group in enumerate(groups):
+        with of_saved_group(optimizer, index):
+            steps.add(saved_step(group["step"]))
+    if len(steps) > 1:
+        told = ", ".join(map(str, sorted(steps)))
+        raise ValueError(f"the groups of {optimizer} are all at one step, those of the state at the steps {told}")
+    return steps.pop() if steps else 0
+
+
+def saved_step(value: Any) -> int:
+    """Return the count of steps in a saved group, an int >= 0 or a tensor of one, as an int.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    return whole("step", value.item() if isinstance(value, Tensor) and value.numel() == 1 else value, least=0)
+
+
+def saved_tensor(value: Any, p: Tensor) -> str | None:
+    """Return why ``value`` cannot be a tensor of the state of ``p``, in half a sentence; None where it can."""
+    if not isinstance(value, Tensor):
+        return f"is a {type(value).__name__}, not a tensor"
+    if value.shape != p.shape:
+        shapes = f"has the shape {tuple(value.shape)}, but the parameter has {tuple(p.shape)}"
+        return f"{shapes}: it was saved for another model"
+    return None if value.is_floating_point() else f"has the type {value.dtype}, which is not a real floating-point one"
+
+
+def neumann_hyperparameters(group: dict[str, Any], *, set_later: bool = False) -> dict[str, Any]:
     """Return the hyperparameters of :class:`neumann.optim.Neumann` in ``group`` as plain, valid values.
+
+    Args:
+        group: the hyperparameters by name.
+        set_later: see :func:`momentum`.
 
     Raises:
         ValueError: one of them is not valid; the message names it, the value and what is.
@@ -115,7 +216,7 @@ def neumann_hyperparameters(group: dict[str, Any]) -> dict[str, Any]:
         "beta": number("beta", group["beta"]),
         "beta_count": choice("beta_count", group["beta_count"], BETA_COUNTS),
         "gamma": number("gamma", group["gamma"], below=1),
-        "momentum": momentum(group["momentum"]),
+        "momentum": momentum(group["momentum"], set_later=set_later),
         "momentum_unit": number("momentum_unit", group["momentum_unit"], above=0),
         "burn_in_steps": whole("burn_in_steps", group["burn_in_steps"], least=0),
         "reset_period": None if period is None else whole("reset_period", period, least=1),
@@ -140,15 +241,21 @@ def neumann_hyperparameters(group: dict[str, Any]) -> dict[str, Any]:
     return valid
 
 
-def nesterov_hyperparameters(group: dict[str, Any]) -> dict[str, Any]:
+def nesterov_hyperparameters(group: dict[str, Any], *, set_later: bool = False) -> dict[str, Any]:
     """Return the hyperparameters of :class:`neumann.optim.NesterovInner` in ``group`` as plain, valid values.
+
+    Args:
+        group: the hyperparameters by name.
+        set_later: see :func:`momentum`.
 
     Raises:
         ValueError: one of them is not valid; the message names it, the value and what is.
     """
+    if isinstance(group["momentum"], (list, tuple)):
+        number("momentum", group["momentum"], below=1)  # there is no ramp
     return {
         "lr": learning_rate(group["lr"]),
-        "momentum": number("momentum", group["momentum"], below=1),
+        "momentum": momentum(group["momentum"], set_later=set_later),
         "weight_decay": number("weight_decay", group["weight_decay"]),
         "maximize": flag("maximize", group["maximize"]),
         "foreach": flag("foreach", group["foreach"], optional=True),

@@ -16,7 +16,7 @@ from torch.optim.optimizer import Optimizer
 
 from neumann.optim.argument_checks import number
 from neumann.optim.displaced import DisplacedOptimizer
-from neumann.optim.private_names import base_optimizer, found_inf, runs_step_hooks
+from neumann.optim.private_names import found_inf, runs_step_hooks
 from neumann.optim.tensors import by_device_and_dtype
 
 _ATTRIBUTE = "_weight_average"  # of an optimizer: the average that is attached to it
@@ -56,8 +56,8 @@ class WeightAverage:
             raise ValueError(f"{name} keeps an average of its own, so it cannot be given another")
         if WeightAverage.of(optimizer) is not None:
             raise ValueError(f"this {name} has an average already, so it cannot be given another")
-        # timm's Lookahead moves the weights after the optimizer inside has run its hooks; torch marks a step with hooks
-        if base_optimizer(optimizer) is not None or not runs_step_hooks(optimizer):
+        # such is timm's Lookahead, which moves the weights after the optimizer inside has run its hooks
+        if not runs_step_hooks(optimizer):
             raise ValueError(f"{name} runs no step hooks of its own, so no average can follow its weights")
         self._optimizer = optimizer
         self._averages: dict[Tensor, Tensor] = {}
@@ -90,6 +90,8 @@ class WeightAverage:
         Raises:
             ValueError: the state does not fit the optimizer's groups and shapes; nothing has been loaded then.
         """
+        if not isinstance(state, dict) or not {"gamma", "averages"} <= state.keys():
+            raise ValueError("the state of an average has the keys 'gamma' and 'averages', as state_dict() returns it")
         gamma = number("gamma", state["gamma"], below=1)
         shapes = [[p.shape for p in group["params"]] for group in self._optimizer.param_groups]
         if [[v.shape for v in group] for group in state["averages"]] != shapes:

@@ -14,6 +14,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from neumann.optim import argument_checks
 from neumann.optim.private_names import step_post_hooks
+from neumann.optim.tensors import name_of
 
 _VALID: dict[str, Callable[[Any], Any]] = {
     "lr": argument_checks.learning_rate,
@@ -21,6 +22,19 @@ _VALID: dict[str, Callable[[Any], Any]] = {
     "weight_decay": lambda value: argument_checks.number("weight_decay", value),
     "burn_in_steps": lambda value: argument_checks.whole("burn_in_steps", value, least=0),
 }
+
+
+_OF_SGD = ("dampening", "nesterov", "maximize", "foreach", "differentiable", "fused")  # further keys of torch's groups
+
+
+def _require_valid(group: dict[str, Any]) -> None:
+    """Refuse hyperparameters that are not valid; a scheduler may have raised the momentum to 1."""
+    for name, check in _VALID.items():
+        if name == "momentum":
+            if group[name] is True or group[name] != 1:
+                check(group[name])
+        elif name != "lr" or not isinstance(group[name], Tensor):  # which may be on a device
+            check(group[name])
 
 
 class BurnInSGD(torch.optim.SGD):
@@ -70,8 +84,10 @@ class BurnInSGD(torch.optim.SGD):
         """Add a group, as in :class:`torch.optim.Optimizer`, at the optimizer's current step.
 
         Raises:
-            ValueError: a hyperparameter is not valid.
+            ValueError: a hyperparameter is not valid or its name is misspelt.
         """
+        if isinstance(param_group, dict):  # torch says so otherwise
+            argument_checks.known_keys(param_group, (*_VALID, *_OF_SGD), type(self).__name__)
         if param_group.get("nesterov"):
             raise ValueError("BurnInSGD has no Nesterov momentum: its first step would not be plain SGD")
         param_group.update({name: check(param_group[name]) for name, check in _VALID.items() if name in param_group})
@@ -85,11 +101,55 @@ class BurnInSGD(torch.optim.SGD):
             group.setdefault("burn_in_steps", self.defaults.get("burn_in_steps", 0))
         self._watch_steps()  # a copy has no hooks
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state as :class:`torch.optim.Optimizer` does.
+
+        Raises:
+            ValueError: the state was saved by another optimizer or for other parameters, or something in it is missing
+                or not valid; nothing has been changed then.
+        """
+        hook = self.register_load_state_dict_pre_hook(lambda _, loaded: self._require_fitting(loaded))
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            hook.remove()
+
+    def _require_fitting(self, loaded: dict[str, Any]) -> None:
+        name = type(self).__name__
+        argument_checks.state_dict(loaded, name, ("burn_in_steps", "step", *_OF_SGD[:2]))
+        groups = loaded["param_groups"]
+        for index, group in enumerate(groups):
+            with argument_checks.of_saved_group(name, index):
+                _require_valid(group)
+                argument_checks.known_keys(group, (*_VALID, *_OF_SGD), name)
+        step = argument_checks.saved_steps(groups, name)
+        buffers: list[Any] = []
+        for own, group in zip(self.param_groups, groups, strict=False):  # torch refuses other numbers
+            for place, (p, index) in enumerate(zip(own["params"], group["params"], strict=False)):
+                buffer = loaded["state"].get(index, {}).get("momentum_buffer")
+                wrong = None if buffer is None else argument_checks.saved_tensor(buffer, p)
+                if wrong is not None:
+                    raise ValueError(f"the state 'momentum_buffer' of {name_of(own, place, index)} {wrong}")
+                if group["momentum"] and step > group["burn_in_steps"]:
+                    buffers.append(buffer)
+        if buffers and all(buffer is None for buffer in buffers):
+            raise ValueError(f"the state was saved after {step} steps, and no parameter's momentum_buffer is in it")
+
     def _watch_steps(self) -> None:
         # A hook, because a step() that calls super().step() would run users' hooks a second time in a process that has
         # made a plain SGD before: torch gives hooks to the step() of each class that it makes.
         if _after_step not in step_post_hooks(self):
+            self.register_step_pre_hook(_before_step)
             self.register_step_post_hook(_after_step)
+
+
+def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    """Refuse hyperparameters that were set in the groups after construction and are not valid."""
+    for index, group in enumerate(optimizer.param_groups):
+        try:
+            _require_valid(group)
+        except ValueError as error:
+            raise ValueError(f"param_groups[{index}]: {error}") from error
 
 
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:

@@ -14,12 +14,13 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import Optimizer
+from torch.optim.optimizer import Optimizer, ParamsT
 from torch.utils.hooks import RemovableHandle
 
+from neumann.optim import argument_checks
 from neumann.optim.private_names import CALLER_OF_MODULE, DEFAULT_OF_LOADING
-from neumann.optim.sharding import sharded_as
-from neumann.optim.tensors import name_of
+from neumann.optim.sharding import all_zero, sharded_as
+from neumann.optim.tensors import local_gradient, name_of
 
 
 class DisplacedOptimizer(Optimizer):
@@ -35,8 +36,17 @@ class DisplacedOptimizer(Optimizer):
     """
 
     points: ClassVar[tuple[str, ...]] = ("held", "base")
-    wide_state: ClassVar[tuple[str, ...]] = ()  # tensors of the state, float32 for float16 and bfloat16 parameters
+    tensors: ClassVar[tuple[str, ...]] = ("m",)  # of a parameter's state, shaped as the parameter
+    wide_state: ClassVar[tuple[str, ...]] = ()  # those that are float32 for float16 and bfloat16 parameters
+    saved_keys: ClassVar[tuple[str, ...]] = ()  # of every group that an optimizer of this class has ever saved
+    never_saved: ClassVar[tuple[str, ...]] = ()  # keys by which another class's groups are told that have all of those
+    # what was found valid last: names of hyperparameters, their values in each group, each group's rate and momentum
+    _checked: tuple[tuple[str, ...], list[tuple[Any, ...]], list[tuple[Any, Any]]] | None
     _asked_by_name = False  # within a block that has asked for a point by name, so that the watcher need not warn
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        self._checked = None
+        super().__init__(params, self._validated(defaults))
 
     @property
     def point(self) -> str:
@@ -105,12 +115,15 @@ class DisplacedOptimizer(Optimizer):
         """Add a group, as in :class:`torch.optim.Optimizer`; hyperparameters that it does not name are the defaults.
 
         Raises:
-            ValueError: a hyperparameter is not valid, or a parameter is not a real floating-point tensor.
+            ValueError: a hyperparameter is not valid or its name is misspelt, or a parameter is not a real
+                floating-point tensor.
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")  # as torch does
         given = {name: param_group.get(name, default) for name, default in self.defaults.items()}
-        param_group.update(self._validated(given), point=self.point if self.param_groups else "held")
+        valid = self._validated(given)
+        argument_checks.known_keys(param_group, valid, type(self).__name__)
+        param_group.update(valid, point=self.point if self.param_groups else "held")
         super().add_param_group(param_group)
         unfit = next((each for each in enumerate(param_group["params"]) if not each[1].is_floating_point()), None)
         if unfit is not None:
@@ -121,6 +134,7 @@ class DisplacedOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._checked = None
         for group in self.param_groups:
             group.setdefault("point", "held")
             for name, default in self.defaults.items():
@@ -133,8 +147,9 @@ class DisplacedOptimizer(Optimizer):
         Hyperparameters are loaded too, ``foreach`` and the like among them; keys that are missing get the defaults.
 
         Raises:
-            ValueError: the state is not one of parameters of these shapes, or it was saved at another point than the
-                held one and the held weights are not in it; nothing has been changed then.
+            ValueError: the state was saved by another optimizer or for other parameters, something in it is missing or
+                not valid, or it was saved at another point than the held one without the held weights; nothing has
+                been changed then.
         """
         seen: list[dict[str, Any]] = []
 
@@ -153,19 +168,59 @@ class DisplacedOptimizer(Optimizer):
                 hook.remove()
 
     def _require_fitting(self, loaded: dict[str, Any]) -> None:
-        for name, p, state in self._loaded(loaded):
-            for key, value in state.items():
-                if isinstance(value, Tensor) and value.dim() and value.shape != p.shape:
-                    raise ValueError(
-                        f"the state {key!r} of {name} has the shape {tuple(value.shape)}, but the parameter has "
-                        f"{tuple(p.shape)}: it was saved for another model"
-                    )
-            point = loaded["param_groups"][0].get("point", "held")
-            if point != "held" and "m" in state and "held" not in state:
+        """Refuse a state that is not one of this class, for these parameters, as a whole.
+
+        Raises:
+            ValueError: see :meth:`load_state_dict`.
+        """
+        name = type(self).__name__
+        argument_checks.state_dict(loaded, name, self.saved_keys)
+        self._require_saved_groups(loaded["param_groups"])
+        points = {group.get("point", "held") for group in loaded["param_groups"]}
+        if len(points) > 1 or not points <= {*self.points}:
+            told = ", ".join(map(repr, sorted(map(str, points))))
+            raise ValueError(f"{name} saves one of the points {', '.join(self.points)}, the state has {told}")
+        (point,) = points or {"held"}
+        for parameter, p, state in self._loaded(loaded):
+            self._require_saved_state(parameter, p, state)
+            if point != "held" and state and "held" not in state:
                 raise ValueError(
-                    f"the state was saved at the point {point!r}, and the held weights of {name} are not in it: save "
-                    "after optimizer.train(), or call optimizer.eval() before torch.distributed.checkpoint loads it"
+                    f"the state was saved at the point {point!r}, and the held weights of {parameter} are not in it: "
+                    "save after optimizer.train(), or call optimizer.eval() on the new optimizer before "
+                    "torch.distributed.checkpoint asks it for its state to load into"
                 )
+
+    def _require_saved_groups(self, groups: list[dict[str, Any]]) -> None:
+        name = type(self).__name__
+        for number, group in enumerate(groups):
+            for key in self.never_saved:
+                if key in group:
+                    raise ValueError(f"the state was not saved by {name}: its parameter group {number} has a {key!r}")
+            with argument_checks.of_saved_group(name, number):
+                valid = self._validated({**self.defaults, **group}, set_later=True)
+                argument_checks.known_keys(group, valid, name)
+
+    def _require_saved_state(self, parameter: str, p: Tensor, state: dict[str, Any]) -> None:
+        """Refuse a parameter's saved state that lacks a part or has one that cannot be; without any it is fine."""
+        if not state:
+            return
+        for key in (*self.tensors, "coefficient"):
+            if key not in state:
+                raise ValueError(f"the state of {parameter} has no {key!r}, so it is not all that was saved")
+        for key, value in state.items():
+            if key not in (*self.tensors, "held") and not (isinstance(value, Tensor) and value.dim()):
+                continue  # a number, or somebody's note
+            wrong = argument_checks.saved_tensor(value, p)
+            if wrong is not None:
+                raise ValueError(f"the state {key!r} of {parameter} {wrong}")
+        coefficient = state["coefficient"]
+        if isinstance(coefficient, Tensor) and coefficient.numel() == 1:
+            coefficient = coefficient.item()
+        try:
+            argument_checks.momentum(coefficient, set_later=True)
+        except ValueError as error:
+            told = str(error).removeprefix("momentum ")
+            raise ValueError(f"the state 'coefficient' of {parameter} {told}") from error
 
     def _take_wide(self, loaded: dict[str, Any]) -> None:
         for _, p, state in self._loaded(loaded):
@@ -183,8 +238,12 @@ class DisplacedOptimizer(Optimizer):
             for place, (p, index) in enumerate(zip(group["params"], saved["params"], strict=False)):
                 yield name_of(group, place, index), p, loaded["state"].get(index, {})
 
-    def _validated(self, hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    def _validated(self, hyperparameters: dict[str, Any], *, set_later: bool = False) -> dict[str, Any]:
         """Return a group's hyperparameters as plain, valid values.
+
+        Args:
+            hyperparameters: by name; other keys are left out.
+            set_later: they were set after construction, perhaps by a scheduler, some of which raise the momentum to 1.
 
         Raises:
             ValueError: one of them is not valid.
@@ -229,12 +288,86 @@ class DisplacedOptimizer(Optimizer):
         for group in self.param_groups:
             group["point"] = point
 
+    def _require_valid_groups(self) -> None:
+        """Refuse hyperparameters that were set in the groups after construction and are not valid.
+
+        Values that have been checked are compared only; a rate that is a tensor is not read, since it may be on a
+        device. Schedules change the rate and the momentum at every step, so those two are checked by themselves.
+
+        Raises:
+            ValueError: one of them is not valid or its key is misspelt; the message names the group.
+        """
+        if torch.compiler.is_compiling():
+            return
+        changing = [
+            (None if isinstance(group["lr"], Tensor) else group["lr"], group["momentum"]) for group in self.param_groups
+        ]
+        if self._checked is not None:
+            names, kept, last = self._checked
+            if kept == _values(self.param_groups, names):
+                if last == changing:
+                    return
+                for number, (lr, momentum) in enumerate(changing):
+                    with _of_group(number):
+                        if lr is not None:
+                            argument_checks.number("lr", lr)
+                        argument_checks.momentum(momentum, set_later=True)
+                self._checked = names, kept, changing
+                return
+        names = ()
+        for number, (group, (lr, _)) in enumerate(zip(self.param_groups, changing, strict=True)):
+            with _of_group(number):
+                valid = self._validated({**group, "lr": 0.0 if lr is None else lr}, set_later=True)
+                argument_checks.known_keys(group, valid, type(self).__name__)
+                names = tuple(valid.keys() - {"lr", "momentum"})
+        self._checked = names, _values(self.param_groups, names), changing
+
+    def _may_be_asked_for_state_only(self, hidden: Any = None) -> bool:
+        """Return whether every rate is 0 before the first step, and no parameter has a state (or ranks must agree)."""
+        if self.state and hidden is None:
+            return False
+        return all(group.get("step", 0) == 0 and group["lr"] == 0 for group in self.param_groups)
+
+    def _is_asked_for_state_only(self, moved: list[tuple[list[Tensor], list[Tensor]]], hidden: Any = None) -> bool:
+        """Return whether this step only makes the state, which ``torch.distributed.checkpoint`` then saves or loads.
+
+        It takes a step before the first one, of rate 0 with gradients that are all 0; counted, it would be saved.
+
+        Args:
+            moved: the parameters of each group that have a gradient, and the gradients.
+            hidden: the ranks that hold shards as plain tensors, or None.
+        """
+        if not self._may_be_asked_for_state_only(hidden):
+            return False
+        pieces = [(p, local_gradient(g, p)) for params, grads in moved for p, g in zip(params, grads, strict=True)]
+        return all_zero(pieces, hidden)
+
+    def _stash_held(self) -> None:
+        """Stash the held weights of parameters that got their first state, all zeros, at another point: all are one."""
+        if self.point != "held":
+            for p, state in self._with_state():
+                state.setdefault("held", p.clone())
+
     def _require_held(self) -> None:
         if self.point != "held":
             raise RuntimeError(
                 f"{type(self).__name__}.step() was called while the parameters are at the point {self.point!r}, where "
                 "they are evaluated, not trained: call optimizer.train() before training goes on"
             )
+
+
+@contextmanager
+def _of_group(number: int) -> Iterator[None]:
+    """Name the parameter group in what is said of its hyperparameters within the block."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"param_groups[{number}]: {error}") from error
+
+
+def _values(groups: list[dict[str, Any]], names: tuple[str, ...]) -> list[tuple[Any, ...]]:
+    """Return the values of ``names`` in each group, after the number of its keys."""
+    return [(len(group), *map(group.get, names)) for group in groups]
 
 
 class Watcher:

@@ -8,7 +8,7 @@ steps the weights were 0.39 apart in relative distance).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -50,6 +50,9 @@ class NesterovInner(DisplacedOptimizer):
         ValueError: an argument is not valid.
     """
 
+    saved_keys: ClassVar[tuple[str, ...]] = ("momentum", "point")
+    never_saved: ClassVar[tuple[str, ...]] = ("alpha",)  # of Neumann, whose m has another meaning after a reset
+
     def __init__(
         self,
         params: ParamsT,
@@ -66,7 +69,7 @@ class NesterovInner(DisplacedOptimizer):
             "maximize": maximize,
             "foreach": foreach,
         }
-        super().__init__(params, self._validated(defaults))
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -80,18 +83,27 @@ class NesterovInner(DisplacedOptimizer):
 
         Raises:
             RuntimeError: the parameters are not at the held point (after ``eval()``), or a gradient is sparse.
+            ValueError: a hyperparameter that was set in a group is not valid.
         """
-        self._require_held()
+        away = self.point != "held"
+        if away and (closure is not None or not self._may_be_asked_for_state_only()):
+            self._require_held()
+        self._require_valid_groups()
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         moved = [with_gradient(group) for group in self.param_groups]
+        state_only = away and self._is_asked_for_state_only(moved)
+        if away and not state_only:
+            self._require_held()
         for group, (params, grads) in zip(self.param_groups, moved, strict=True):
             for p in params:
                 if "m" not in self.state[p]:
                     self.state[p]["m"] = torch.zeros_like(p, memory_format=torch.preserve_format)
                 self.state[p]["coefficient"] = group["momentum"]
+            if state_only:
+                continue
             nesterov_inner(
                 params,
                 grads,
@@ -102,10 +114,12 @@ class NesterovInner(DisplacedOptimizer):
                 maximize=group["maximize"],
                 foreach=use_foreach(group["foreach"], params),
             )
+        if state_only:
+            self._stash_held()
         return loss
 
-    def _validated(self, hyperparameters: dict[str, Any]) -> dict[str, Any]:
-        return argument_checks.nesterov_hyperparameters(hyperparameters)
+    def _validated(self, hyperparameters: dict[str, Any], *, set_later: bool = False) -> dict[str, Any]:
+        return argument_checks.nesterov_hyperparameters(hyperparameters, set_later=set_later)
 
 
 def nesterov_inner(

@@ -9,7 +9,7 @@ tensors); `phased.py` takes the step, and `reference.py` is the same algorithm a
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -122,6 +122,7 @@ class Neumann(PhasedOptimizer):
         ValueError: an argument is not valid, or a parameter is not a real floating-point tensor.
     """
 
+    saved_keys: ClassVar[tuple[str, ...]] = ("alpha", "beta", "step")
     _said_cycled = False  # that a scheduler has replaced the ramp of the momentum
     _warns_of_burn_in = False  # True where `paper` chose the burn-in; a copy no longer warns
 
@@ -169,7 +170,7 @@ class Neumann(PhasedOptimizer):
         }
         self.process_group = process_group
         self._plan = None
-        super().__init__(params, self._validated(defaults))
+        super().__init__(params, defaults)
 
     @classmethod
     def paper(cls, params: ParamsT, lr: float | Tensor, *, steps_per_epoch: float, **overrides: Any) -> Neumann:
@@ -250,8 +251,8 @@ class Neumann(PhasedOptimizer):
                 stacklevel=2,
             )
 
-    def _validated(self, hyperparameters: dict[str, Any]) -> dict[str, Any]:
-        valid = argument_checks.neumann_hyperparameters(hyperparameters)
+    def _validated(self, hyperparameters: dict[str, Any], *, set_later: bool = False) -> dict[str, Any]:
+        valid = argument_checks.neumann_hyperparameters(hyperparameters, set_later=set_later)
         self._require_countable(valid)
         return valid
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from neumann.optim import argument_checks
 from neumann.optim.displaced import DisplacedOptimizer
 from neumann.optim.foreach import move
 from neumann.optim.fused import FusedPass, require_fusable
@@ -30,7 +31,6 @@ from neumann.optim.phased_state import (
 )
 from neumann.optim.phases import Phase
 from neumann.optim.private_names import found_inf, gradient_scale, outside_compiled_graphs
-from neumann.optim.sharding import all_zero
 from neumann.optim.tensors import Scalar, local, local_gradient, use_foreach, with_gradient
 
 
@@ -41,6 +41,7 @@ class PhasedOptimizer(DisplacedOptimizer):
     """
 
     points: ClassVar[tuple[str, ...]] = ("held", "base", "average")
+    tensors: ClassVar[tuple[str, ...]] = ("m", "r")
     wide_state: ClassVar[tuple[str, ...]] = ("m", "r")
     process_group: Any = None
     _plan: PathPlan | None  # of the last step; a copy starts with None
@@ -74,6 +75,13 @@ class PhasedOptimizer(DisplacedOptimizer):
             group.setdefault("step", 0)
         place_counters(self.param_groups, self._with_state())
 
+    def _require_fitting(self, loaded: dict[str, Any]) -> None:
+        super()._require_fitting(loaded)
+        step = argument_checks.saved_steps(loaded["param_groups"], type(self).__name__)
+        # a step is counted where a parameter has moved; with a process_group, that may be on another rank
+        if step and self.process_group is None and not any(state for _, _, state in self._loaded(loaded)):
+            raise ValueError(f"the state was saved after {step} steps, and no parameter's m and r are in it")
+
     def __getstate__(self) -> dict[str, Any]:
         if self.process_group is not None:
             raise TypeError("an optimizer with a process_group cannot be copied or pickled; save its state_dict()")
@@ -101,10 +109,16 @@ class PhasedOptimizer(DisplacedOptimizer):
 
         Raises:
             RuntimeError: the parameters are not at the held point (after ``eval()``), or a gradient is sparse.
+            ValueError: a hyperparameter that was set in a group is not valid.
         """
         if torch.compiler.is_compiling() and not isinstance(self.param_groups[0]["step"], Tensor):
             return self._step_outside_graph(closure)
-        self._require_held()
+        return self._take_step(closure)
+
+    def _take_step(self, closure: Callable[[], Any] | None) -> Any:
+        if closure is not None or not self._may_be_asked_for_state_only(self.process_group):
+            self._require_held()
+        self._require_valid_groups()
         self._require_capturable()
         loss = None
         if closure is not None:
@@ -114,9 +128,11 @@ class PhasedOptimizer(DisplacedOptimizer):
         params = [with_grad for with_grad, _ in moved]
         if not any(params) and self.process_group is None:
             return loss
-        if self._is_asked_for_state_only(moved):
+        if self._is_asked_for_state_only(moved, self.process_group):
             self._make_missing_states(params)
+            self._stash_held()
             return loss
+        self._require_held()
 
         active = self._active()
         phases = self._phases(self._count_step(active))
@@ -218,12 +234,14 @@ class PhasedOptimizer(DisplacedOptimizer):
     # What torch.compile, CUDA graphs, GradScaler and torch.distributed.checkpoint ask of a step
 
     @outside_compiled_graphs
+    @torch.no_grad()
     def _step_outside_graph(self, closure: Callable[[], Any] | None) -> Any:
         """Take a step outside the graph that is being compiled, where every phase would compile another one.
 
-        The fused kernels take it in one pass over memory, which no compiler does better.
+        The fused kernels take it in one pass over memory, which no compiler does better. It is not ``self.step``, which
+        may be the compiled one and would run hooks a second time.
         """
-        return self.step(closure)
+        return self._take_step(closure)
 
     def _require_capturable(self) -> None:
         if self.param_groups[0]["capturable"] or not torch.cuda.is_initialized():
@@ -246,17 +264,3 @@ class PhasedOptimizer(DisplacedOptimizer):
         """Return 0 where ``GradScaler`` leaves it to the step to skip gradients that are not finite, else 1."""
         found = found_inf(self)
         return (found == 0).double().reshape(()) if isinstance(found, Tensor) else 1.0
-
-    def _is_asked_for_state_only(self, moved: list[tuple[list[Tensor], list[Tensor]]]) -> bool:
-        """Return whether this step only makes the state, which ``torch.distributed.checkpoint`` then saves or loads.
-
-        It takes a step before the first one, of rate 0 with gradients that are all 0; counted, it would be saved.
-        """
-        if self.state and self.process_group is None:
-            return False
-        if any(group["step"] != 0 or group["lr"] != 0 for group in self.param_groups):
-            return False
-        return all_zero(
-            [(p, local_gradient(g, p)) for params, grads in moved for p, g in zip(params, grads, strict=True)],
-            self.process_group,
-        )

@@ -20,11 +20,19 @@ from torch.optim.optimizer import Optimizer
 
 from neumann.optim.average import WeightAverage
 from neumann.optim.displaced import DisplacedOptimizer
-from neumann.optim.private_names import base_optimizer
+from neumann.optim.private_names import base_optimizer, is_sharding_wrapper, passes_modes_on
 
 POINTS = ("held", "base", "average")
 # attribute of an optimizer at its base point: the held weights, which nested blocks and move_back restore
 HELD = "_neumann_held"
+
+
+def wrapped(optimizer: Optimizer) -> list[Optimizer]:
+    """Return ``optimizer``, the one that it wraps, the one that this one wraps, and so on, to the innermost."""
+    chain = [optimizer]
+    while (inside := base_optimizer(chain[-1])) is not None and all(inside is not each for each in chain):
+        chain.append(inside)
+    return chain
 
 
 def points(optimizer: Optimizer) -> tuple[str, ...]:
@@ -39,12 +47,17 @@ def points(optimizer: Optimizer) -> tuple[str, ...]:
     with ``eval()`` and ``train()``           train()  eval()
     any other                                 w
     others with a :class:`WeightAverage`      same     same            v
-    timm's Lookahead                          those of the optimizer that it wraps
+    wrappers (Lookahead, accelerate's, SAM)   those of the optimizer that they wrap
     ========================================  ======================================
+
+    A wrapper is followed by its attribute ``optimizer``, ``optim``, ``base_optimizer`` or either with an underscore.
+
+    Raises:
+        ValueError: the points are those of an optimizer inside that has other tensors than its wrapper, such as one
+            rank's shards in torch's ZeroRedundancyOptimizer: to move those would leave the model's weights behind.
     """
-    optimizer = _unwrapped(optimizer)
-    own = _own_points(optimizer)
-    return own if WeightAverage.of(optimizer) is None else (*own, "average")
+    own = _own_points(_unwrapped(optimizer))
+    return own if _average(optimizer) is None else (*own, "average")
 
 
 def eval_point(optimizer: Optimizer) -> str:
@@ -61,17 +74,17 @@ def at(optimizer: Optimizer, point: str) -> Iterator[None]:
     does), not after it; before the first step, the base point is the held one.
 
     Args:
-        optimizer: any torch optimizer, or timm's Lookahead around one.
+        optimizer: any torch optimizer, or a wrapper around one.
         point: one of :func:`points` of it.
 
     Raises:
-        ValueError: ``optimizer`` does not have ``point``; the message names those it has.
+        ValueError: ``optimizer`` does not have ``point``; the message names those it has. Or as in :func:`points`.
     """
-    optimizer = _unwrapped(optimizer)
     valid = points(optimizer)
+    average = _average(optimizer)
+    optimizer = _unwrapped(optimizer)
     if point not in valid:
         raise ValueError(f"{type(optimizer).__name__} has the points {', '.join(valid)}; got {point!r}")
-    average = WeightAverage.of(optimizer)
     if average is None:
         with _at_own(optimizer, point):
             yield
@@ -133,12 +146,35 @@ def is_moved(optimizer: Optimizer) -> bool:
 
 
 def _unwrapped(optimizer: Optimizer) -> Optimizer:
-    """Return the optimizer that moves the weights: what timm's Lookahead wraps, else ``optimizer`` itself.
+    """Return the optimizer that moves the weights: the one inside a wrapper, else ``optimizer`` itself.
 
     Lookahead interpolates the held weights between two steps and leaves the momentum alone, so the base point of the
-    interpolated w is still w − μm.
+    interpolated w is still w − μm. A wrapper with modes of its own around an optimizer that has the held point alone
+    is not looked into.
+
+    Raises:
+        ValueError: as in :func:`points`.
     """
-    return base_optimizer(optimizer) or optimizer
+    chain = [each for each in wrapped(optimizer) if isinstance(each, Optimizer)]
+    inside = chain[-1]
+    if inside is optimizer:
+        return optimizer
+    if _own_points(inside) == ("held",):
+        return next(filter(_has_modes, chain), inside)
+    outer, inner = ({id(p) for group in each.param_groups for p in group["params"]} for each in (optimizer, inside))
+    if outer != inner or any(map(is_sharding_wrapper, wrapped(optimizer))):
+        raise ValueError(
+            f"the evaluation points of {type(inside).__name__} inside {type(optimizer).__name__} cannot be reached: it "
+            "has other tensors than the model, such as this rank's shards of it; use FSDP2, whose DTensors keep the "
+            "points, or an optimizer that is evaluated where it trains"
+        )
+    return inside
+
+
+def _average(optimizer: Optimizer) -> WeightAverage | None:
+    """Return the average that is attached to ``optimizer`` or to one that it wraps."""
+    found = map(WeightAverage.of, wrapped(optimizer))
+    return next((average for average in found if average is not None), None)
 
 
 @contextmanager
@@ -201,7 +237,8 @@ def _has_nesterov(optimizer: Optimizer) -> bool:
 
 
 def _has_modes(optimizer: Optimizer) -> bool:
-    return all(callable(getattr(optimizer, mode, None)) for mode in ("eval", "train"))
+    has_both = all(callable(getattr(optimizer, mode, None)) for mode in ("eval", "train"))
+    return has_both and not passes_modes_on(optimizer)
 
 
 def _switch_mode(optimizer: Optimizer, *, training: bool) -> Callable[[], None]:

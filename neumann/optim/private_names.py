@@ -44,8 +44,11 @@ def step_post_hooks(optimizer: Optimizer) -> list[Callable[..., Any]]:
 
 
 def runs_step_hooks(optimizer: Optimizer) -> bool:
-    """Return whether torch has wrapped ``step()`` of the optimizer's class, so that step hooks run (torch 2.15)."""
-    return getattr(type(optimizer).step, "hooked", False)
+    """Return whether torch has wrapped ``step()`` of the optimizer's class, so that step hooks run (torch 2.15).
+
+    A wrapper that leaves out ``Optimizer.__init__`` has none, even where another object has had its class wrapped.
+    """
+    return getattr(type(optimizer).step, "hooked", False) and hasattr(optimizer, "_optimizer_load_state_dict_pre_hooks")
 
 
 # torch 2.15: an optimizer with a true `_step_supports_amp_scaling` (phased.py) is given these two during a step
@@ -61,10 +64,39 @@ def found_inf(optimizer: Optimizer) -> Tensor | None:
     return getattr(optimizer, "found_inf", None)
 
 
-def base_optimizer(optimizer: Optimizer) -> Optimizer | None:
-    """Return the optimizer inside timm's Lookahead (timm 1.0.31), None for any other optimizer."""
-    inside = getattr(optimizer, "_base_optimizer", None)
-    return inside if isinstance(inside, Optimizer) else None
+# Attributes in which wrappers keep the optimizer that they wrap: timm 1.0.31's Lookahead; SAM; accelerate 1.15's
+# AcceleratedOptimizer and DeepSpeed's; apex's LARC and torch 2.15's PostLocalSGDOptimizer and ZeroRedundancyOptimizer
+_INSIDE = ("_base_optimizer", "base_optimizer", "optimizer", "optim", "_optimizer")
+
+
+def base_optimizer(optimizer: Any) -> Any:
+    """Return the optimizer that a wrapper keeps inside, None for one that is no wrapper.
+
+    What steps and has parameter groups counts: DeepSpeed's and apex's are no ``torch.optim.Optimizer``.
+    """
+    for name in _INSIDE:
+        inside = getattr(optimizer, name, None)
+        if inside is None or inside is optimizer or not callable(getattr(inside, "step", None)):
+            continue
+        if isinstance(getattr(inside, "param_groups", None), list):
+            return inside
+    return None
+
+
+def is_sharding_wrapper(optimizer: Any) -> bool:
+    """Return whether a wrapper gives each rank's inner optimizer a part of the weights or a copy of them.
+
+    Such are torch's ZeroRedundancyOptimizer (torch 2.15) and DeepSpeed's (0.18).
+    """
+    kinds = type(optimizer).__mro__
+    return any(
+        kind.__name__ == "ZeroRedundancyOptimizer" or kind.__module__.split(".")[0] == "deepspeed" for kind in kinds
+    )
+
+
+def passes_modes_on(optimizer: Any) -> bool:
+    """Return whether ``eval()`` and ``train()`` of a wrapper are no modes of its own: accelerate's (1.15)."""
+    return any(kind.__module__.split(".")[0] == "accelerate" for kind in type(optimizer).__mro__)
 
 
 def timm_registry() -> Any:

@@ -29,8 +29,8 @@ def with_gradient(group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
             continue
         if grad.layout is not torch.strided:
             raise RuntimeError(
-                f"sparse gradients are not supported, and {name_of(group, place)} has one: build the embedding with "
-                "sparse=False"
+                f"this optimizer does not support sparse gradients, and {name_of(group, place)} has one: build the "
+                "embedding with sparse=False"
             )
         params.append(p)
         grads.append(grad)

@@ -43,27 +43,31 @@ from neumann.optim.private_names import timm_registry
 START = 0.5  # of the paper's ramp
 
 
-def neumann(params: ParamsT, *, momentum: Any = 0.9, **settings: Any) -> Neumann:
-    """Return a Neumann for timm, which passes the ramp's peak as ``momentum``; a pair is (start, peak).
+class TimmNeumann(Neumann):
+    """Constructor of a Neumann for timm, whose registry takes classes; what it makes is a plain :class:`Neumann`."""
 
-    Args:
-        params: as in the constructor of :class:`Neumann`.
-        momentum: the peak, in [0, 1), or a pair.
-        settings: further keywords of the constructor.
+    def __new__(cls, params: ParamsT, *args: Any, momentum: Any = 0.9, **settings: Any) -> Neumann:  # type: ignore[misc]
+        """Return a Neumann for timm, which passes the ramp's peak as ``momentum``; a pair is (start, peak).
 
-    Raises:
-        ValueError: an argument is not valid.
-    """
-    if isinstance(momentum, int | float) and not isinstance(momentum, bool):
-        momentum = (min(START, momentum), momentum)
-    return Neumann(params, momentum=momentum, **settings)
+        Args:
+            params: as in the constructor of :class:`Neumann`.
+            args: its rate, where that is not given by name.
+            momentum: the peak, in [0, 1), or a pair.
+            settings: further keywords of the constructor.
+
+        Raises:
+            ValueError: an argument is not valid.
+        """
+        if isinstance(momentum, int | float) and not isinstance(momentum, bool):
+            momentum = (min(START, momentum), momentum)
+        return Neumann(params, *args, momentum=momentum, **settings)
 
 
 # No underscores in the names: timm takes what stands before the last one for a prefix, as in lookahead_sgd.
 for info in (
     OptimInfo(
         name="neumann",
-        opt_class=neumann,
+        opt_class=TimmNeumann,
         description="Neumann optimizer (ICLR 2018), evaluate at optimizer.eval(); momentum is the peak of its ramp",
         has_eps=False,
         has_momentum=True,

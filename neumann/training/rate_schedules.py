@@ -12,7 +12,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from neumann import compat
+from neumann.optim.points import wrapped
+from neumann.optim.private_names import runs_step_hooks
 
 Factor = Callable[[int], float]
 
@@ -64,7 +65,7 @@ class RateSchedule:
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         # a wrapper like timm's Lookahead is not a full Optimizer and runs no hooks, but the one inside does
-        stepped = compat.inner_optimizer(optimizer)
+        stepped = next(filter(runs_step_hooks, wrapped(optimizer)), optimizer)
         stepped.register_step_pre_hook(self._before)
         stepped.register_step_post_hook(self._after)
 

@@ -138,6 +138,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     asked = (
         ["recipe.recalibrate_batch_norm=2", "checkpoint=last"],
         ["optimizer=sgd", "recipe.weight_average=0.9", "checkpoint=last"],
+        ["optimizer=timm", "optimizer.name=lookahead_sgd", "checkpoint=last"],
         ["optimizer=sgd", "optimizer.lr=1e38", "schedule=constant"],
     )
     for i, words in enumerate(asked):
@@ -173,7 +174,7 @@ def test_the_page_on_run_files_has_every_attempt_and_derived_key(folders: list[P
 def test_the_page_on_run_files_has_every_key_of_checkpoints_and_leases(folders: list[Path]) -> None:
     page = tables((REFERENCE / "run-files.md").read_text())
     sound = [folder for folder in folders if (folder / "eval-weights.pt").exists()]
-    assert len(sound) == 2
+    assert len(sound) == 3
     load = {"weights_only": True}
     check(page["eval-weights.pt"], [dict(torch.load(folder / "eval-weights.pt", **load)) for folder in sound])
     check(page["last.ckpt"], [dict(torch.load(folder / "last.ckpt", **load)) for folder in sound])

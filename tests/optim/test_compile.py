@@ -112,3 +112,24 @@ def test_inductor_computes_the_same(capturable, foreach):
     assert run_compiled(compiled, params, "inductor", 30) == (2 if capturable else 0)
     train(Neumann(others, foreach=foreach, **STRONG), others, range(30))
     assert relative(params, others) < 1e-12
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("name", ["for-loop", "fused"])
+def test_a_compiled_step_may_take_the_place_of_the_optimizers_own(name):
+    """``optimizer.step = torch.compile(optimizer.step)``, as PyTorch's tutorials have it; hooks run once a step."""
+    torch._dynamo.reset()
+    params, others, counts = new_params(), new_params(), [0, 0]
+    with path(name if name in PATHS else "C++") as how:
+        compiled, plain = Neumann(params, **how, **STRONG), Neumann(others, **how, **STRONG)
+
+        def count(*_):
+            counts[0] += 1
+
+        compiled.register_step_post_hook(count)
+        compiled.step = torch.compile(compiled.step, backend="eager")
+        train(compiled, params, range(STEPS))
+        train(plain, others, range(STEPS))
+    assert same_bits(params, others)
+    assert compiled.param_groups[0]["step"] == STEPS
+    assert counts[0] == STEPS

@@ -52,8 +52,10 @@ def test_the_registry_knows_each(name: str) -> None:
     )
     assert info.description
     assert dict(timm.optim.list_optimizers("*n*", with_description=True))[name] == info.description
-    made = timm.optim.get_optimizer_class(name)(network().parameters(), lr=0.1)
-    assert type(made) is OURS[name]
+    for kind in (timm.optim.get_optimizer_class(name), timm.optim.get_optimizer_class(name, bind_defaults=False)):
+        assert isinstance(kind, type)
+        assert issubclass(kind, OURS[name])
+        assert type(kind(network().parameters(), lr=0.1)) is OURS[name]
 
 
 @pytest.mark.parametrize("name", OURS)
