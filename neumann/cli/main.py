@@ -73,6 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             sentence = escape(printable(message, lines=True))
             errors.print(f"[bold red]error:[/] {sentence}", soft_wrap=True, highlight=False)
             return EXIT_USAGE
+        if isinstance(error, PermissionError) and error.filename is not None and not hasattr(error, "__notes__"):
+            sentence = escape(printable(f"{error.filename} cannot be read: permission denied"))
+            errors.print(f"[bold red]error:[/] {sentence}", soft_wrap=True, highlight=False)
+            return EXIT_USAGE
         if status == "interrupted":
             if argv is None:  # the process ends here, and a further Ctrl-C would only tear its clean-up
                 signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -80,6 +80,7 @@ def train_one(spec: RunSpec) -> int:
     """
     from neumann.cli.result_panel import result_panel
     from neumann.config import LocalLaunchConfig
+    from neumann.launch.progress import print_notes
     from neumann.processes.ranks import RankPlace, world_size
     from neumann.store import find, finished_result
 
@@ -95,6 +96,7 @@ def train_one(spec: RunSpec) -> int:
             from neumann.training.mirror import replay
 
             replay(spec, find(spec), result)
+        print_notes([(spec, find(spec).path, result)])
         result_panel(console, find(spec).path, result, returned=True)
         return 0
     if ranks is None and not isinstance(spec.config.launch, LocalLaunchConfig):
@@ -104,6 +106,9 @@ def train_one(spec: RunSpec) -> int:
     threads = _use_launch(spec, alone=ranks is None)
     from neumann.training.run import run
 
+    there = finished_result(spec) if ranks is not None and ranks.rank == 0 else None
+    if there is not None:
+        print_notes([(spec, find(spec).path, there)])
     result = run(spec, console, threads=threads, ranks=ranks)
     if ranks is None or ranks.rank == 0:
         result_panel(console, find(spec).path, result)

@@ -83,7 +83,7 @@ class Composer:
         values = [o for o in parsed if o.key_or_group not in groups]
         for override in values:
             check_key(override, baseline, choices, groups)
-        config = self._with_values(baseline, [self._parse(as_meant(o, baseline)) for o in values])
+        config = self._with_values(baseline, [self._parse(as_meant(o)) for o in values])
         if config.launch.get("kind") != baseline.launch.get("kind"):
             raise UserError(f"launch.kind is set by launch={choices['launch']}: choose another file of that group")
         extra = [f"{group}={option}" for group, option in choices.items() if group not in SECTIONS]

@@ -71,6 +71,8 @@ def check_key(override: Override, baseline: DictConfig, choices: dict[str, str],
         if not isinstance(node, DictConfig) or not _has(node, part):
             _refuse_key(parts, depth, node, choices, groups)
         node = compat.child(node, part)
+    if isinstance(node, ListConfig) and isinstance(override.value(), dict):
+        raise UserError(f"'{key}' is a list, such as [a, b], and not a section")
     if override.is_delete():
         raise UserError(f"'{override.input_line}': a setting cannot be deleted, only set (null is a value)")
 

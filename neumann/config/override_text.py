@@ -14,10 +14,8 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
-from omegaconf import DictConfig
 
-from neumann import compat
-from neumann.config.schema import CHOSEN_SECTIONS, OPEN_NODES, TEXTS
+from neumann.config.schema import OPEN_NODES, TEXTS
 from neumann.errors import UserError
 
 UNDERSCORED = re.compile(r"(?<![\w.'\"-])[-+]?\d[\d.]*(?:_\d+)+(?:[.eE][-+\d]*)?(?![\w'\"-])")  # 1_000
@@ -84,40 +82,30 @@ def key_of(text: str) -> str:
     return text.partition("=")[0].lstrip("+~")
 
 
-def as_meant(override: Override, files: DictConfig) -> str:
-    """Return an override as Hydra is to take it, for a configuration that the chosen ``files`` make.
+def as_meant(override: Override) -> str:
+    """Return an override as Hydra is to take it.
 
-    A setting that is a text gets the text as it was written. A new setting in a free-form section needs no plus before
-    it. Raises UserError for a number with underscores, which reads as one number here and as another elsewhere.
+    A setting that is a text by the schema gets the text as it was written. A new setting in a free-form section needs
+    no plus before it. Raises UserError for a number with underscores, which is another number elsewhere or none.
     """
     line, key, value = str(override.input_line), override.key_or_group, override.value()
     written = line.partition("=")[2].strip()
-    if isinstance(value, bool | int | float) and is_text(key, files):
+    if isinstance(value, bool | int | float) and key in TEXTS:
         line = f"{line.partition('=')[0]}={quoted_text(written)}"
     else:
-        texts = set(_texts(value))
-        for number in UNDERSCORED.findall(written):
-            if number not in texts:
-                raise UserError(
-                    f"'{line}': write {number.replace('_', '')} for the number, or '{number}' in quotes for the text"
-                )
+        refuse_underscored(line, value)
     free = any(key.startswith(f"{node}.") for node in OPEN_NODES)
     return f"++{line.lstrip('+')}" if free and not override.is_delete() else line
 
 
-def is_text(key: str, files: DictConfig) -> bool:
-    """Return whether a setting is a text, by the schema or by its value in the chosen ``files``."""
-    if key in TEXTS:
-        return True
-    node: Any = files
-    parts = key.split(".")
-    if parts[0] not in CHOSEN_SECTIONS:
-        return False
-    for part in parts:
-        if not isinstance(node, DictConfig) or part not in [str(name) for name in node]:
-            return False
-        node = compat.child(node, part)
-    return not isinstance(node, DictConfig) and compat.is_plain(node) and isinstance(compat.value_of(node), str)
+def refuse_underscored(line: str, value: Any) -> None:
+    """Refuse an override ``line`` with a number like 1_0 in its ``value``, outside its texts. Raises UserError."""
+    texts = set(_texts(value))
+    for number in UNDERSCORED.findall(line.partition("=")[2]):
+        if not any(number in text for text in texts):
+            raise UserError(
+                f"'{line}': write {number.replace('_', '')} for the number, or '{number}' in quotes for the text"
+            )
 
 
 def _texts(value: Any) -> Iterator[str]:

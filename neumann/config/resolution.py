@@ -30,6 +30,7 @@ from neumann.config.signature import sign, signed_part
 from neumann.config.spec import RunSpec
 from neumann.config.targets import check_target
 from neumann.config.time_scales import derived
+from neumann.config.weights import weights_of
 from neumann.data import DataFacts, facts
 from neumann.errors import UserError
 from neumann.folders import folder_of
@@ -57,8 +58,10 @@ class Resolver:
             self._facts[key] = facts(data)
         data_facts = self._facts[key]
         config = self._config(composed, data_facts)
-        signature = sign(signed_part(asdict(config), data_facts))
-        return RunSpec(config=config, facts=data_facts, signature=signature, choices=choices)
+        values = asdict(config)
+        weights = weights_of(values["model"])
+        signature = sign(signed_part(values, data_facts, weights))
+        return RunSpec(config=config, facts=data_facts, signature=signature, choices=choices, weights=weights)
 
     def _config(self, composed: DictConfig, data_facts: DataFacts) -> RunConfig:
         """Fill in what follows from the data, then replace every interpolation and check every value."""

@@ -1,7 +1,7 @@
 """The signature of a run, which names its results.
 
-It is 12 hex digits over the resolved configuration, the data's fingerprint and splits, and `RESULTS_VERSION`. It
-excludes the settings in `NOT_SIGNED`.
+It is 12 hex digits over the resolved configuration, the data's fingerprint and splits, the content of local files of
+weights, and `RESULTS_VERSION`. It excludes the settings in `NOT_SIGNED`.
 """
 
 from __future__ import annotations
@@ -49,8 +49,11 @@ def why_not_tuned(key: str) -> str | None:
     return None
 
 
-def signed_part(config: Mapping[str, Any], data: DataFacts) -> dict[str, Any]:
-    """Return all that is signed: ``config`` without `NOT_SIGNED`, the data's identity and `RESULTS_VERSION`."""
+def signed_part(config: Mapping[str, Any], data: DataFacts, weights: Mapping[str, str]) -> dict[str, Any]:
+    """Return all that is signed: ``config`` without `NOT_SIGNED`, the data's identity and `RESULTS_VERSION`.
+
+    ``weights`` are those of `neumann.config.weights.weights_of`; a run that has none has no such entry.
+    """
     part = copy.deepcopy(dict(config))
     for dotted in NOT_SIGNED:
         *path, last = dotted.split(".")
@@ -61,7 +64,8 @@ def signed_part(config: Mapping[str, Any], data: DataFacts) -> dict[str, Any]:
     identity = {"fingerprint": data.fingerprint, "splits": data.split_digest}
     if normalised_as_pretrained(part):
         identity["normalisation"] = "of the pretrained weights"  # it was the data's once, which is another result
-    return {"config": part, "data": identity, "results_version": RESULTS_VERSION}
+    initial = {"weights": dict(weights)} if weights else {}
+    return {"config": part, "data": identity, **initial, "results_version": RESULTS_VERSION}
 
 
 def normalised_as_pretrained(config: Mapping[str, Any]) -> bool:

@@ -22,6 +22,7 @@ from neumann.launch.fork_server import ForkServer
 from neumann.launch.gpus import GpuPool, chosen_gpus
 from neumann.launch.process_pool import TICK_S, ProcessPool
 from neumann.launch.protocol import LaunchView, RunOutcome, run_key
+from neumann.launch.run_main import file_stale_logs
 from neumann.launch.run_processes import RunProcesses
 from neumann.processes.ranks import world_size
 from neumann.processes.signals import listening
@@ -116,6 +117,7 @@ class _Scheduler:
             return self._outcomes
         for folder in {spec.folder.parent for spec in self._waiting}:
             make_folder(folder)
+            file_stale_logs(folder)
         self._server.warm_up()
         try:
             while len(self._pool) or ((self._waiting or self._elsewhere) and not self._signals):

@@ -122,6 +122,7 @@ class Neumann(PhasedOptimizer):
         ValueError: an argument is not valid, or a parameter is not a real floating-point tensor.
     """
 
+    _said_cycled = False  # that a scheduler has replaced the ramp of the momentum
     _warns_of_burn_in = False  # True where `paper` chose the burn-in; a copy no longer warns
 
     def __init__(
@@ -234,7 +235,20 @@ class Neumann(PhasedOptimizer):
         return group["beta"] * sum(p.numel() for params in every for p in params)
 
     def _phases(self, step: int | Tensor) -> list[Phase]:
+        if not self._said_cycled and any("max_momentum" in group for group in self.param_groups):
+            self._say_cycled()
         return [Phase.of_step(step, group, self.beta_total(group)) for group in self.param_groups]
+
+    def _say_cycled(self) -> None:
+        """Warn, once, where a scheduler that cycles the momentum has replaced the ramp."""
+        self._said_cycled = True
+        if isinstance(self.defaults["momentum"], tuple):
+            warnings.warn(
+                f"a scheduler has replaced Neumann's momentum ramp {self.defaults['momentum']} by numbers of its own, "
+                "as OneCycleLR and CyclicLR do by default: pass cycle_momentum=False to them to keep the ramp, or a "
+                "number as Neumann's momentum to have that cycled (this is said once)",
+                stacklevel=2,
+            )
 
     def _validated(self, hyperparameters: dict[str, Any]) -> dict[str, Any]:
         valid = argument_checks.neumann_hyperparameters(hyperparameters)

@@ -1,10 +1,10 @@
 """The grid of `neumann train -m`: from overrides in Hydra's multirun syntax to a list of overrides for each run.
 
-`a,b`, `range(0,3)`, `glob(*)`, `shuffle(...)` and quoted values are Hydra's: its parser reads them, and its basic
-sweeper multiplies them out into what Hydra calls jobs. `+sweeps=NAME` names a file in sweeps/ (ours or one under
---config-dir) with a grid under `hydra.sweeper.params` and, beside it, settings that are the same for every run. With
-`hydra/sweeper=optuna`, on the command line or in the file's defaults list, the same overrides span a space to search
-instead (`neumann.search.space`).
+`a,b`, `range(0,3)`, `glob(*)`, `shuffle(...)` and quoted values are Hydra's: its parser reads them, and they are
+multiplied out in the order of its basic sweeper, each value once. `+sweeps=NAME` names a file in sweeps/ (ours or one
+under --config-dir) with a grid under `hydra.sweeper.params` and, beside it, settings that are the same for every run.
+With `hydra/sweeper=optuna`, on the command line or in the file's defaults list, the same overrides span a space to
+search instead (`neumann.search.space`).
 """
 
 from __future__ import annotations

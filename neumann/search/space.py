@@ -19,6 +19,7 @@ from typing import Any
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 
 from neumann.config import why_not_tuned
+from neumann.config.override_text import refuse_underscored
 from neumann.config.schema import TEXTS
 from neumann.errors import UserError, did_you_mean
 
@@ -270,13 +271,16 @@ def listed_values(override: Override) -> list[str]:
     if isinstance(sweep, RangeSweep) and sweep.step == 0:
         raise UserError(f"'{line}': a range with the step 0 has no end: give another step")
     texts = [str(text) for text in override.sweep_string_iterator()]
+    elements = list(sweep.list) if isinstance(sweep, ChoiceSweep) else []
     meanings: list[Any] = list(texts)
-    if isinstance(sweep, ChoiceSweep) and sweep.simple_form:
+    if override.key_or_group in TEXTS:  # of a text that looks like a number, no digit is lost
         written = [word.strip() for word in line.partition("=")[2].split(",")]
         if len(written) == len(texts) and not any(mark in line for mark in "'\"([{\\$"):
-            texts = written  # of a text that looks like a number, no digit is lost
-        numbers = [x if isinstance(x, int | float) and not isinstance(x, bool) else str(x) for x in sweep.list]
-        meanings = list(texts) if override.key_or_group in TEXTS else numbers  # elsewhere 0.1 and 1e-1 are one run
+            meanings = texts = written
+    else:
+        refuse_underscored(line, elements)
+        if len(elements) == len(texts):  # 0.1 and 1e-1 are one run
+            meanings = [x if isinstance(x, int | float) and not isinstance(x, bool) else str(x) for x in elements]
     once: dict[Any, str] = {}
     for meaning, text in zip(meanings, texts, strict=True):
         once.setdefault(meaning, text)

@@ -6,19 +6,24 @@ sentences.
 
 from __future__ import annotations
 
+import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from neumann.store import OVER
+from neumann.store.code_digests import as_code, codes, differing
 from neumann.studies.answer import answer, incomplete
 from neumann.studies.collect import RowMeasurements, StudyRun, StudyRuns
 from neumann.studies.definition import FULL, RowConfig
 from neumann.studies.numbers import setting_text, value
 from neumann.studies.plan import PlannedRun, Study
 from neumann.studies.results import Comparison, Curve, Paper, RowResult, RunEntry, StudyResults, TuningTrial, chosen
-from neumann.studies.statistics import Paired, decide, holm, paired, summarize
+from neumann.studies.statistics import Paired, Summary, decide, holm, paired, summarize
 
 ALPHA, POWER = 0.05, 0.8
+CODE_OF = "code of "  # opens the provenance label of a file's digest
 
 
 def analyse(runs: StudyRuns) -> StudyResults:
@@ -27,7 +32,7 @@ def analyse(runs: StudyRuns) -> StudyResults:
     comparisons = _compare(study, runs.measured)
     against = {c.row: c for c in comparisons if c.against == config.comparisons.reference}
     rows = tuple(
-        _row(study, key, row, runs.trials[key], runs.measured[key], against.get(key))
+        _row(study, key, row, runs.trials[key], runs.measured[key], against.get(key), _mixed_code(runs.entries, key))
         for key, row in config.rows.items()
     )
     primary = next(c for c in comparisons if c.primary)
@@ -71,6 +76,7 @@ def _row(
     trials: tuple[TuningTrial, ...],
     measured: RowMeasurements,
     reference: Comparison | None,
+    mixed_code: tuple[str, ...],
 ) -> RowResult:
     errors, losses = measured.errors, measured.losses
     return RowResult(
@@ -86,13 +92,31 @@ def _row(
         errors=errors,
         losses=losses,
         diverged=measured.diverged,
-        error=summarize(errors.values()) if errors else None,
-        loss=summarize(losses.values()) if losses else None,
-        points={name: summarize(found.values()) for name, found in measured.errors_at.items()},
+        error=_possible(errors.values(), 1.0) if errors else None,
+        loss=_possible(losses.values(), math.inf) if losses else None,
+        points={name: _possible(found.values(), 1.0) for name, found in measured.errors_at.items()},
         curve=_curve(measured.curve),
         reference=reference,
         paper=study.config.paper.rows.get(key) if study.config.paper else None,
+        mixed_code=mixed_code,
     )
+
+
+def _possible(values: Iterable[float], most: float) -> Summary:
+    """Return the summary of values from 0 to ``most``, its interval without what no mean can be.
+
+    Cutting off impossible values leaves the interval's coverage as it is.
+    """
+    found = summarize(values)
+    if found.low is None or found.high is None:
+        return found
+    return replace(found, low=max(0.0, found.low), high=min(most, found.high))
+
+
+def _mixed_code(runs: Sequence[RunEntry], row: str) -> tuple[str, ...]:
+    """Return the names of the code of which the runs of ``row`` that are over had several versions."""
+    own = [run for run in runs if row in run.rows and run.status in OVER]
+    return tuple(differing(code for run in own for code in codes(run.attempts)))
 
 
 def edge(trials: Sequence[TuningTrial]) -> str | None:
@@ -142,8 +166,8 @@ def _curve(by_epoch: Mapping[float, Sequence[tuple[float, float]]]) -> Curve | N
     if not by_epoch:
         return None
     epochs = sorted(by_epoch)
-    errors = [summarize(error for error, _ in by_epoch[epoch]) for epoch in epochs]
-    losses = [summarize(loss for _, loss in by_epoch[epoch]) for epoch in epochs]
+    errors = [_possible((error for error, _ in by_epoch[epoch]), 1.0) for epoch in epochs]
+    losses = [_possible((loss for _, loss in by_epoch[epoch]), math.inf) for epoch in epochs]
     return Curve(
         epochs=tuple(epochs),
         n=tuple(s.n for s in errors),
@@ -203,23 +227,29 @@ def _provenance(runs: Sequence[RunEntry]) -> dict[str, tuple[str, ...]]:
         if said is not None:
             found.setdefault(label, {})[str(said)] = None
 
-    for run in runs:
-        record = run.provenance
-        if record is None:
-            continue
-        git = record.get("git") or {}
-        changed = f" with uncommitted changes {git['diff_sha256']}" if git.get("diff_sha256") else ""
-        note("commit", f"{git['commit'][:12]}{changed}" if git.get("commit") else None)
+    for record in (attempt for run in runs for attempt in run.attempts):
+        commit, diff = _recorded(record, "git", "commit"), _recorded(record, "git", "diff_sha256")
+        changed = f" with uncommitted changes {diff}" if diff else ""
+        note("commit", f"{commit[:12]}{changed}" if isinstance(commit, str) else None)
+        for name, digest in as_code(record.get("code")).items():
+            note(f"{CODE_OF}{name}", digest)
         for package in ("neumann", "torch", "pytorch-lightning", "timm", "numpy"):
-            note(package, record.get("packages", {}).get(package))
-        note("python", record.get("python"))
-        note("device", record.get("device"))
-        host = record.get("host", {})
-        note("processor", host.get("processor"))
-        note("cores", host.get("cores"))
-        note("torch threads", record.get("torch_threads"))
-        note("data fingerprint", record.get("data", {}).get("fingerprint"))
+            note(package, _recorded(record, "packages", package))
+        note("python", _recorded(record, "python"))
+        note("device", _recorded(record, "device"))
+        note("processor", _recorded(record, "host", "processor"))
+        note("cores", _recorded(record, "host", "cores"))
+        note("torch threads", _recorded(record, "torch_threads"))
+        note("data fingerprint", _recorded(record, "data", "fingerprint"))
     return {label: tuple(values) for label, values in found.items()}
+
+
+def _recorded(record: Mapping[str, Any], *keys: str) -> str | int | None:
+    """Return a text or a whole number from a run's record, None for anything else: the file may hold anything."""
+    value: Any = record
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value if isinstance(value, str | int) else None
 
 
 def _commands(study: Study, example: PlannedRun) -> dict[str, str]:

@@ -70,7 +70,7 @@ class RowResult:
     there should be, ``diverged`` are the seeds that have none. ``error`` and ``loss`` summarize them; ``points``
     summarizes the test error at each evaluation point that the optimizer has. ``paper`` is the published number in
     percent, where there is one; ``reference`` is the comparison of this row with the study's reference row; ``curve``
-    is None without a finished run.
+    is None without a finished run. ``mixed_code`` names the code that was not the same for all its runs.
     """
 
     key: str
@@ -91,6 +91,7 @@ class RowResult:
     curve: Curve | None
     reference: Comparison | None
     paper: float | None
+    mixed_code: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ class RunEntry:
 
     ``rows`` are the keys of all rows that read it: rows that differ only in the evaluation point share their runs.
     ``validation`` and ``test`` map an evaluation point to its scores ({"error", "loss", "wrong", "n"}), None while
-    there is no result; ``test`` is always None for tuning runs. ``provenance`` is the record of its last attempt.
+    there is no result; ``test`` is always None for tuning runs. ``attempts`` are the records of the attempts whose
+    steps are in its result, first to last.
     ``setting`` is what was tuned, ``overrides`` all that `neumann train` needs to make the run, ``message`` why it has
     its status, ``folder`` the path of its folder, and ``train_seconds`` the time in training alone.
     """
@@ -134,7 +136,7 @@ class RunEntry:
     train_seconds: float | None
     validation: Mapping[str, Mapping[str, float]] | None
     test: Mapping[str, Mapping[str, float]] | None
-    provenance: Mapping[str, Any] | None
+    attempts: tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from neumann.config import NOT_SIGNED, ignored_mode
 from neumann.config.override_text import key_of, value_of
 from neumann.errors import UserError, did_you_mean
 from neumann.folders import folder_of
+from neumann.store.code_digests import CodeCheck, targets_of
 from neumann.store.files import replace_file
 from neumann.store.folder import OVER, make_folder
 from neumann.studies import stamp
@@ -28,7 +29,7 @@ from neumann.studies.analysis import analyse
 from neumann.studies.collect import StudyRun, StudyRuns, collect
 from neumann.studies.definition import FULL, PACKAGED, list_studies, read_study
 from neumann.studies.earlier import lost_runs, stands_on
-from neumann.studies.numbers import setting_text
+from neumann.studies.numbers import duration, setting_text
 from neumann.studies.plan import Study, load_study
 from neumann.studies.results import StudyResults, TuningTrial, chosen
 
@@ -62,20 +63,21 @@ def study(
     folder = _report_folder(one)
     known = stamp.unchanged(folder, stamp.digest(one, folder.parent))
     if known is not None and not known["incomplete"]:  # nothing is missing, and nothing has changed since
-        _print_end(console, folder, known["headline"])
+        _print_end(console, folder, known["headline"], known["note"])
         return 0
     with Training(one, console) as training:
         runs = collect(one, train=training)
     results = analyse(runs)
+    note = _changed_code(runs)
     kept = _kept(results, runs)
     if kept is None:
-        folder = _render(results, runs)
+        folder = _render(results, runs, note)
     from neumann.studies.report.tables import terminal_table
 
     console.print(terminal_table(results))
     console.print(escape(results.answer), highlight=False)
     if kept is None:
-        _print_end(console, folder, results.headline)
+        _print_end(console, folder, results.headline, note)
     else:
         console.print(escape(kept), highlight=False, soft_wrap=True)
     for run in results.runs:
@@ -108,11 +110,12 @@ def report(
         if kept is not None:
             again = "" if budget == FULL else f" --budget {budget}"
             raise UserError(f"{kept}. neumann study {name}{again} trains what is missing and writes it anew")
-        folder = _render(results, runs)
+        note = _changed_code(runs)
+        folder = _render(results, runs, note)
         headline, incomplete = results.headline, results.incomplete
     else:
-        headline, incomplete = known["headline"], known["incomplete"]
-    _print_end(console, folder, headline)
+        headline, incomplete, note = known["headline"], known["incomplete"], known["note"]
+    _print_end(console, folder, headline, note)
     if incomplete:
         again = "" if budget == FULL else f" --budget {budget}"
         console.print(escape(f"{incomplete} neumann study {name}{again} trains them."), highlight=False, soft_wrap=True)
@@ -204,8 +207,17 @@ def _kept(results: StudyResults, runs: StudyRuns) -> str | None:
     return f"The report is left as it is: {lost}" if lost else None
 
 
-def _render(results: StudyResults, runs: StudyRuns) -> Path:
-    """Write the report beside the run folders, with its stamp, and return its folder."""
+def _changed_code(runs: StudyRuns) -> str | None:
+    """Return a sentence where runs were trained by other code than today's, else None."""
+    check = CodeCheck()
+    for run in {run.spec.signature: run for run in (*runs.tuning, *runs.evaluation)}.values():
+        if run.result is not None:
+            check.add(run.spec, run.folder.path, run.result)
+    return check.note("output=NEW")
+
+
+def _render(results: StudyResults, runs: StudyRuns, note: str | None) -> Path:
+    """Write the report beside the run folders, with its stamp, which keeps ``note``, and return its folder."""
     from neumann.studies.report.page import render
 
     folder = runs.tuning[0].spec.folder.parent / runs.study.report
@@ -216,14 +228,19 @@ def _render(results: StudyResults, runs: StudyRuns) -> Path:
         folder,
         stamp.digest(runs.study, folder.parent),
         [(section, fingerprint) for fingerprint, section in data.items()],
+        [target for run in (*runs.tuning, *runs.evaluation) for target in targets_of(run.spec.as_dict())],
         written,
         headline=results.headline,
         incomplete=results.incomplete,
+        note=note,
     )
     return folder
 
 
-def _print_end(console: Console, folder: Path, headline: str) -> None:
+def _print_end(console: Console, folder: Path, headline: str, note: str | None) -> None:
+    from neumann.launch.progress import print_note
+
+    print_note(note)
     console.print(f"[bold]{escape(headline)}[/]", highlight=False, soft_wrap=True)
     console.print(escape(f"report: {folder / REPORT}"), highlight=False, soft_wrap=True)
 
@@ -274,10 +291,21 @@ def _print_plan(runs: StudyRuns, console: Console) -> None:
         soft_wrap=True,
     )
     _print_lost(tuning[0].spec.folder.parent / one.report, tuning, console)
-    seconds = [run.result["train_seconds"] for run in (*tuning, *evaluation) if run.result is not None]
-    if seconds and left:
-        mean = sum(seconds) / len(seconds)
-        console.print(f"a run took {mean:.1f} s of training so far (n = {len(seconds)})", highlight=False)
+    if left or unchosen:
+        most = len(left) + unchosen * len(one.evaluation_seeds)
+        console.print(_time_left(runs, most), highlight=False, soft_wrap=True)
+
+
+def _time_left(runs: StudyRuns, most: int) -> str:
+    """Return how long the at most ``most`` runs that are left take, by those that are over; start-up is not in it."""
+    over = {run.spec.signature: run.result["train_seconds"] for run in (*runs.tuning, *runs.evaluation) if run.result}
+    if not over:
+        return "how long that takes is not known: no run of this study is over yet"
+    mean = sum(over.values()) / len(over)
+    return (
+        f"that is up to {duration(mean * most)} of training, shared by the runs at once "
+        f"({mean:.1f} s a run so far, n = {len(over)})"
+    )
 
 
 def _publish(one: Study, folder: Path, incomplete: str | None, console: Console) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from neumann.config import RunSpec
 from neumann.config.signature import normalised_as_pretrained
+from neumann.config.weights import weights_of
 from neumann.data.module import ImageData
 from neumann.data.module import build as build_data
 from neumann.errors import UserError, first_line
@@ -48,6 +49,8 @@ def accelerator_of(spec: RunSpec) -> str:
 def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
     """Build everything that ``spec`` names, on this rank of ``group``. Raises UserError for a wrong configuration."""
     config = spec.config
+    if weights_of(spec.section("model")) != spec.weights:
+        raise UserError("the file of weights that the model starts from has changed since the command began: repeat it")
     trainer = config.trainer
     device = _device(spec)
     factor = build_schedule(config.schedule)

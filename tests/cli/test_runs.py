@@ -86,10 +86,31 @@ def four() -> list[RunFolder]:
 def test_a_list_says_what_matters_newest_last(four: list[RunFolder], capsys: pytest.CaptureFixture[str]) -> None:
     lines = [line.split("  ") for line in said().splitlines()]
     lines = [[cell.strip() for cell in line if cell.strip()] for line in lines]
-    assert lines[0] == ["study", "name", "status", "step", "validation", "test", "seed", "age", "signature"]
+    assert lines[0] == [
+        "study",
+        "name",
+        "status",
+        "step",
+        "validation",
+        "test",
+        "seed",
+        "age",
+        "differs in",
+        "signature",
+    ]
     signatures = [folder.path.name[-12:] for folder in four]
-    assert lines[1] == ["default", "digits-small_cnn-sgd-s0", "finished", "74/74", "12.50 %", "12.50 %", "0", "7 min", signatures[0]]  # fmt: skip
-    assert lines[2] == ["default", "digits-small_cnn-sgd-s1", "failed", "37/74", "12.50 %", "1", "5 min", signatures[1]]
+    assert lines[1] == ["default", "digits-small_cnn-sgd-s0", "finished", "74/74", "12.50 %", "12.50 %", "0", "7 min", "lr=0.1", signatures[0]]  # fmt: skip
+    assert lines[2] == [
+        "default",
+        "digits-small_cnn-sgd-s1",
+        "failed",
+        "37/74",
+        "12.50 %",
+        "1",
+        "5 min",
+        "lr=0.3",
+        signatures[1],
+    ]
     assert lines[3][:3] == ["other", "mine", "finished"]
     assert lines[4][1:4] == ["digits-small_cnn-neumann-s4", "interrupted", "37/74"]
     assert cli(["runs", "--json"]) == 0
@@ -99,7 +120,28 @@ def test_a_list_says_what_matters_newest_last(four: list[RunFolder], capsys: pyt
         "folder": str(four[1].path), "study": "default", "name": "digits-small_cnn-sgd-s1", "signature": signatures[1],
         "status": "failed", "message": "it broke", "step": 37, "total": 74, "validation": 0.125, "test": None, "seed": 1,
         "attempt": 1, "time": pytest.approx(time.time() - 300, abs=30),
+        "differs": {"optimizer.lr": 0.3},
     }  # fmt: skip
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("width", [80, 60, 100])
+def test_a_narrow_terminal_keeps_errors_and_signatures_whole(width: int) -> None:
+    rates = (0.1, 0.3, 1.0)
+    long = "image_folder-a_rather_long_model_name-sgd-s0"
+    folders = [put("optimizer=sgd", f"optimizer.lr={rate}", "batch.size=64", "study=rates") for rate in rates]
+    folders += [put("optimizer=sgd", f"optimizer.lr={rate}", f"name={long}", "study=rates") for rate in rates]
+    out = io.StringIO()
+    terminal = Console(file=out, width=width, force_terminal=True, color_system=None)
+    assert command.main([], terminal, train=never) == 0
+    lines = [line for line in out.getvalue().splitlines() if "finished" in line]
+    assert len(lines) == len(folders)
+    assert max(map(len, out.getvalue().splitlines())) <= width
+    assert {line[-12:] for line in lines} == {folder.path.name[-12:] for folder in folders}
+    for line in lines:
+        assert line.count("12.50 %") == 2
+    for rate in ("lr=0.1", "lr=0.3", "lr=1.0"):
+        assert out.getvalue().count(rate) == 2
 
 
 @pytest.mark.medium

@@ -24,6 +24,8 @@ from neumann.errors import UserError
         ("study=007", "study", "007"),
         ("study='1.10'", "study", "1.10"),
         ("output=2024.10", "output", "2024.10"),
+        ("output=/data/2024_01/x", "output", "/data/2024_01/x"),
+        ("output=/data/1_0", "output", "/data/1_0"),
         ("output='größe (1)'", "output", "größe (1)"),
     ],
 )
@@ -33,6 +35,16 @@ def test_a_text_is_what_was_written(word: str, key: str, value: str | None) -> N
             make_spec([word])
         return
     assert getattr(make_spec([word]).config, key) == value
+
+
+@pytest.mark.medium
+def test_a_number_with_underscores_within_a_text_is_none() -> None:
+    kwargs = "+model.kwargs.a=/w/2024_01/x"
+    assert make_spec([kwargs, "+model.kwargs.b=[x 1_0,'2_0']", "+model.kwargs.c={k: v/3_0}"]).config.model.kwargs == {
+        "a": "/w/2024_01/x",
+        "b": ["x 1_0", "2_0"],
+        "c": {"k": "v/3_0"},
+    }
 
 
 @pytest.mark.medium
@@ -59,6 +71,7 @@ def test_texts_of_a_section_are_what_was_written() -> None:
         (["batch.size=32.0"], "batch.size=32.0 is not a whole number"),
         (["+model.kwargs.width=1_6"], "write 16 for the number"),
         (["logger.tags=[1.10,a]"], "an element of logger.tags: 1.1 is a number and not a text"),
+        (["logger.tags={a: 1}"], "'logger.tags' is a list, such as [a, b], and not a section"),
         (["logger.tags=x"], "logger.tags=x is not a list"),
         (["launch.devices=a"], "launch.devices=a is not a list"),
         (["name=größe"], "\"name='größe'\""),

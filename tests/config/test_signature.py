@@ -47,10 +47,10 @@ def test_every_leaf_is_signed_but_for_the_list() -> None:
     run = make_spec(["data=digits"])
     config = run.as_dict()
     config["data"] |= {"root": "/a", "workers": 2}
-    before = sign(signed_part(config, run.facts))
+    before = sign(signed_part(config, run.facts, {}))
     unsigned = set()
     for key, _ in flat(config):
-        if sign(signed_part(changed(config, key), run.facts)) == before:
+        if sign(signed_part(changed(config, key), run.facts, {})) == before:
             unsigned.add(key)
     expected = {key for key, _ in flat(config) if any(key == n or key.startswith(f"{n}.") for n in NOT_SIGNED)}
     assert unsigned == expected
@@ -71,7 +71,7 @@ def test_data_and_version_are_signed(monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_spec([])
     config = run.as_dict()
     for facts in (replace(run.facts, fingerprint="content:0"), replace(run.facts, split_digest="0")):
-        assert sign(signed_part(config, facts)) != run.signature
+        assert sign(signed_part(config, facts, {})) != run.signature
     monkeypatch.setattr(signature, "RESULTS_VERSION", RESULTS_VERSION + 1)
     assert make_spec([]).signature != run.signature
 

@@ -202,7 +202,8 @@ def test_a_run_that_is_over_answers_an_agent_without_torch(agent: object, python
     scores = {"held": {"error": 0.25, "loss": 1.0, "n": 300}}
     folder = RunFolder(spec.folder)
     folder.path.mkdir(parents=True)
-    numbers = dict.fromkeys(("step", "examples", "epoch", "train_loss", "train_seconds", "best_validation_error"), 1.0)
+    numbers = {"step": 1, "examples": 1, **dict.fromkeys(("epoch", "train_loss", "train_seconds"), 1.0)}
+    numbers["best_validation_error"] = 1.0
     result = {"status": "diverged", "signature": spec.signature, "validation": scores, "test": None, "attempts": 1}
     folder.write_result({**result, **numbers})
     os.environ["WANDB_RUN_ID"] = "run3"

@@ -375,3 +375,17 @@ def test_the_report_says_that_test_images_are_trained_on(tmp_path: Path) -> None
     for file in (root / "train" / "cat").iterdir():  # three are trained on, one is cut for validation
         shutil.copy(file, root / "test" / "cat" / f"copy-{file.name}")
     assert _data(facts(section), section).endswith("test is the folder test/, 3 of its images are training images too")
+
+
+def test_no_interval_holds_an_error_that_cannot_be(study: Study) -> None:
+    tuned(study, {0.1: 0.03, 0.3: 0.01, 1.0: 0.02})
+    evaluated(study, "sgd", 0.3, [0.0, 0.0, 0.03])
+    evaluated(study, "neumann", 0.3, [1.0, 0.97, 1.0])
+    results = results_of(study)
+    for key, ends in (("sgd", (0.0, None)), ("neumann", (None, 1.0))):
+        row = results.row(key)
+        assert row.error is not None
+        for got, end in zip((row.error.low, row.error.high), ends, strict=True):
+            assert got is not None
+            assert 0 <= got <= 1
+            assert end is None or got == end

@@ -80,7 +80,7 @@ def small_folder(folder: Any, shade: int) -> None:
     for name in ("x", "y"):
         (folder / name).mkdir(parents=True)
         for i in range(10):
-            Image.new("L", (8, 8), shade + i).save(folder / name / f"{i}.png")
+            Image.new("L", (8, 8), shade + i + (20 if name == "y" else 0)).save(folder / name / f"{i}.png")
 
 
 def test_the_horizon_may_differ_where_that_is_compared_and_batches_share_epochs_or_steps() -> None:

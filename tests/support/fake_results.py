@@ -161,6 +161,7 @@ def _row(fake: Fake, i: int, seeds: tuple[int, ...], done: tuple[int, ...], tune
         curve=_curve(fake, i, len(errors)) if errors else None,
         reference=None,
         paper=fake.paper,
+        mixed_code=(),
     )  # fmt: skip
 
 
@@ -243,5 +244,5 @@ def _run(
         train_seconds=123.4 if over else None,
         validation=scores,
         test=scores if role == "evaluation" else None,
-        provenance={"commit": "9f31c0de52a4"} if over else None,
+        attempts=({"commit": "9f31c0de52a4"},) if over else (),
     )

@@ -452,8 +452,8 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(
     with pytest.raises(Interrupted):
         train(*choice)
     folder = find(quick(*choice))
-    assert decode(folder.last.read_bytes())["global_step"] == 41
-    assert decode((folder.path / "previous.ckpt").read_bytes())["global_step"] == 36
+    assert decode(io.BytesIO(folder.last.read_bytes()))["global_step"] == 41
+    assert decode(io.BytesIO((folder.path / "previous.ckpt").read_bytes()))["global_step"] == 36
     for name in files:
         (folder.path / name).write_bytes(damage((folder.path / name).read_bytes()))
     began_at: list[int] = []

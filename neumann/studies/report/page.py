@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from neumann.store.files import replace_file
 from neumann.store.folder import OVER
+from neumann.studies.analysis import CODE_OF
 from neumann.studies.numbers import (
     DASH,
     count,
@@ -114,12 +115,16 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
         unfinished=[run for run in results.runs if run.status != "finished"],
         pending=[run for run in results.runs if run.status not in (*OVER, "failed")],
         labels=lambda run: ", ".join(label_of(results, key) for key in run.rows),
-        provenance=[(k, values, k in ONE_VALUE and len(values) > 1) for k, values in results.provenance.items()],
+        provenance=[(k, values, _is_mixed(k, values)) for k, values in results.provenance.items()],
         seconds=duration(sum(run.train_seconds or 0.0 for run in results.runs)),
         trained=sum(run.train_seconds is not None for run in results.runs),
         spaces=[(printable(row.label), row.overrides, _space(row)) for row in results.rows],
         DASH=DASH,
     )  # fmt: skip
+
+
+def _is_mixed(label: str, values: Sequence[str]) -> bool:
+    return len(values) > 1 and (label in ONE_VALUE or label.startswith(CODE_OF))
 
 
 def _compared(results: StudyResults, c: Comparison) -> dict[str, Any]:
