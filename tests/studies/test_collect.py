@@ -5,14 +5,18 @@ from __future__ import annotations
 import copy
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from neumann.data import facts
 from neumann.errors import UserError
 from neumann.store import find
 from neumann.store.provenance import provenance
-from neumann.studies.analysis import analyse, edge
+from neumann.studies.analysis import _data, analyse, edge
 from neumann.studies.collect import StudyRun, collect, scores
 from neumann.studies.plan import EVALUATION, TUNING, Study, load_study
 from neumann.studies.report.page import ONE_VALUE
@@ -357,6 +361,20 @@ def test_evaluation_runs_are_found_whatever_they_are_called(complete: Study) -> 
     run.folder.path.rename(run.folder.path.with_name(f"renamed-{run.spec.signature}"))
     assert find(run.spec).path.name.startswith("renamed")
     assert results_of(complete).row("sgd").errors[0] == 0.04
+
+
+def test_the_report_says_that_test_images_are_trained_on(tmp_path: Path) -> None:
+    """`_data` is what the report prints of the data; the images are real ones."""
+    root = tmp_path / "set"
+    for number in range(16):
+        folder = root / ("train", "test")[number // 8] / ("cat", "dog")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (9 * number, 0, 0)).save(folder / f"{number}.png")
+    section = {"kind": "image_folder", "root": str(root)}
+    assert _data(facts(section), section).endswith("test is the folder test/")
+    for file in (root / "train" / "cat").iterdir():  # three are trained on, one is cut for validation
+        shutil.copy(file, root / "test" / "cat" / f"copy-{file.name}")
+    assert _data(facts(section), section).endswith("test is the folder test/, 3 of its images are training images too")
 
 
 def test_no_interval_holds_an_error_that_cannot_be(study: Study) -> None:
