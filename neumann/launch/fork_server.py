@@ -20,7 +20,13 @@ from neumann import compat
 from neumann.errors import UserError
 
 # modules that every run imports, by name, so that this module imports no torch
-PRELOADED = ["neumann.launch.run_main", "neumann.training.run", "wandb", compat.TORCH_WORKER]
+PRELOADED = [
+    "neumann.launch.run_main",
+    "neumann.training.run",
+    "neumann.training.build_check",
+    "wandb",
+    compat.TORCH_WORKER,
+]
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 

@@ -18,6 +18,7 @@ from types import TracebackType
 
 from neumann.config import LocalLaunchConfig, RunSpec
 from neumann.errors import Interrupted, UserError
+from neumann.launch.build_check import BuildCheck
 from neumann.launch.fork_server import ForkServer
 from neumann.launch.gpus import GpuPool, chosen_gpus
 from neumann.launch.process_pool import TICK_S, ProcessPool
@@ -48,6 +49,7 @@ class LocalLauncher:
         self.parallel: int = settings.parallel or len(self.gpus) or cores
         self._threads, self._cores = settings.threads, cores
         self._server = ForkServer()
+        self.build_check = BuildCheck(self._server, here=True)
 
     def threads(self, spec: RunSpec) -> int:
         """Return torch's threads in each process of ``spec``: launch.threads, or an equal share of the cores."""
@@ -67,7 +69,8 @@ class LocalLauncher:
         It may be called again. A run that is named twice is trained once; one that fails does not stop the others. At a
         signal that asks to stop (`neumann.processes.signals`) every run writes a checkpoint and leaves; a second
         signal kills them. Raises Interrupted after such a signal, once every run has left, and UserError where results
-        cannot be written or a run needs more nodes or GPUs than the launch has.
+        cannot be written, a run needs more nodes or GPUs than the launch has, or its model, optimizer or schedule
+        cannot be built; no run is started then.
         """
         for spec in specs:
             if (nodes := spec.config.trainer.num_nodes) > 1:
@@ -118,6 +121,7 @@ class _Scheduler:
         for folder in {spec.folder.parent for spec in self._waiting}:
             make_folder(folder)
         self._server.warm_up()
+        self._launcher.build_check(self._waiting, self._view.label, self._tells_no_stop)
         try:
             while len(self._pool) or ((self._waiting or self._elsewhere) and not self._signals):
                 self._look_elsewhere()
@@ -130,6 +134,11 @@ class _Scheduler:
                 self._wait()
             raise
         return self._outcomes
+
+    def _tells_no_stop(self) -> bool:
+        """Refresh the view before the first run; return whether no signal has come."""
+        self._view.tick([], len(self._waiting))
+        return not self._signals
 
     def _start(self) -> None:
         """Start waiting runs in their order until the next one finds no room."""

@@ -51,6 +51,17 @@ class ProcessEnvironment:
     threads: int
     log: str
 
+    def enter(self) -> None:
+        """Take it over in this process, a child of the fork server, which becomes a process group of its own."""
+        os.setpgid(0, 0)  # a terminal's Ctrl-C reaches the launcher alone, which then stops each process once
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        os.environ.clear()
+        os.environ.update(self.variables | dict.fromkeys(THREADS, str(self.threads)))
+        os.chdir(self.cwd)
+        sys.path[:], sys.argv[:] = self.path, ["neumann"]
+        importlib.invalidate_caches()
+        _redirect(self.log)
+
 
 def run_main(
     spec: RunSpec,
@@ -65,15 +76,8 @@ def run_main(
     listener   rank 0's listening socket, to which the other ranks connect
     answer     the writing end of a pipe to the parent
     """
-    os.setpgid(0, 0)  # a terminal's Ctrl-C reaches the launcher alone, which then stops each process once
     raise_at_signals()  # until the run listens itself
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    os.environ.clear()
-    os.environ.update(environment.variables | dict.fromkeys(THREADS, str(environment.threads)))
-    os.chdir(environment.cwd)
-    sys.path[:], sys.argv[:] = environment.path, ["neumann"]
-    importlib.invalidate_caches()
-    _redirect(environment.log)
+    environment.enter()
     threading.Thread(target=_leave_with_parent, name="neumann-parent", daemon=True).start()
     with contextlib.ExitStack() as closing:
         try:

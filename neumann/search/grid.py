@@ -9,6 +9,7 @@ instead (`neumann.search.space`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,16 @@ from neumann import compat
 from neumann.config.compose import CONF, SWEEPS, list_groups, sentences
 from neumann.config.keys import refuse_hydra, spelt
 from neumann.errors import UserError, did_you_mean
-from neumann.search.space import SAMPLER, SWEEPER, Search, chosen_sweeper, is_sweeper, read_search
+from neumann.search.space import (
+    MOST_RUNS,
+    SAMPLER,
+    SWEEPER,
+    Search,
+    chosen_sweeper,
+    count_values,
+    is_sweeper,
+    read_search,
+)
 
 
 def expand(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[list[str]]:
@@ -60,6 +70,8 @@ def read_sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> lis
         _check_sweep(override, searched)
     if searched:
         return read_search(sweeper, settings)
+    if (count := math.prod(count_values(override) for override in settings)) > MOST_RUNS:
+        raise UserError(f"the sweep has {count:,} runs, and one command trains at most {MOST_RUNS:,}: split it")
     try:
         jobs = compat.multiply_out(settings)
     except HydraException as error:

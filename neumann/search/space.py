@@ -40,6 +40,7 @@ MEANINGLESS = {
     "max_failure_rate": "a failed trial stops no other",
 }
 MOST_CHECKED = 200  # combinations that are composed before any run trains
+MOST_RUNS = 10_000  # of one sweep: each is composed before the first one trains
 EDGE = 0.05  # of an interval's width
 
 
@@ -248,7 +249,8 @@ def _dimension(override: Override) -> Interval | Choices:
         raise UserError(f"'{line}': the tag '{unknown[0]}' has no meaning here, only tag(log,interval(A,B)) has one")
     if isinstance(sweep, IntervalSweep):
         return _interval(key, line, sweep)
-    values = tuple(dict.fromkeys(override.sweep_string_iterator())) if not _endless(sweep) else ()
+    count_values(override)
+    values = tuple(dict.fromkeys(override.sweep_string_iterator()))
     if not values:
         raise UserError(f"the search holds no run: '{line}' has no value")
     if isinstance(sweep, ChoiceSweep | RangeSweep) and sweep.shuffle:
@@ -258,8 +260,25 @@ def _dimension(override: Override) -> Interval | Choices:
     return Choices(values, isinstance(sweep, RangeSweep) and not sweep.shuffle, line)
 
 
-def _endless(sweep: Any) -> bool:
-    return isinstance(sweep, RangeSweep) and sweep.step == 0
+def count_values(override: Override) -> int:
+    """Return how many values a list or a range has, without making them; 1 where ``override`` gives one value.
+
+    Raises UserError for a range that never ends and for more than `MOST_RUNS` values.
+    """
+    sweep: Any = override.value()
+    if not override.is_discrete_sweep():
+        return 1
+    count = len(sweep.list) if isinstance(sweep, ChoiceSweep) else 1
+    if isinstance(sweep, RangeSweep):
+        start, stop, step = (float(number or 0) for number in (sweep.start, sweep.stop, sweep.step))
+        if step == 0 or not all(map(math.isfinite, (start, stop, step))):
+            raise UserError(f"'{override.input_line}' never ends: write range(A,B,STEP) with a step other than 0")
+        count = max(0, math.ceil((stop - start) / step))
+    if count > MOST_RUNS:
+        raise UserError(
+            f"'{override.input_line}' has {count:,} values, and one command trains at most {MOST_RUNS:,} runs"
+        )
+    return count
 
 
 def _interval(key: str, line: str, sweep: IntervalSweep) -> Interval:
