@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
@@ -19,6 +20,7 @@ from neumann.launch.fork_server import ForkServer, without_main
 from neumann.launch.process_pool import TICK_S
 from neumann.launch.run_main import ProcessEnvironment
 from neumann.processes.ranks import world_size
+from neumann.processes.signals import STOP_SIGNALS
 
 BUILT_OF = ("model", "optimizer", "schedule", "recipe", "trainer")  # sections of the configuration
 
@@ -104,6 +106,7 @@ def _configuration(spec: RunSpec) -> str:
 def _build(specs: list[RunSpec], here: bool, environment: ProcessEnvironment, answer: Connection) -> None:
     """Send what is wrong with each of ``specs``; the main function of the child."""
     environment.enter()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     from neumann.training.build_check import wrong_settings
 
     answer.send(wrong_settings(specs, here=here))

@@ -29,6 +29,7 @@ from neumann.processes.signals import listening
 from neumann.store.folder import make_folder
 from neumann.store.lookup import find
 
+SAME_S = 2.0  # `timeout` and clusters send a signal to a process and to its group: that is one request
 ELSEWHERE_S = 1.0  # between looks at runs that another launcher is training
 
 
@@ -83,7 +84,16 @@ class LocalLauncher:
                     f"trainer.devices={wanted}: the launch has {len(self.gpus.names)} GPUs, see launch.devices"
                 )
         signals: list[int] = []
-        with listening(signals.append):
+        last = -SAME_S
+
+        def heard(number: int) -> None:
+            nonlocal last
+            again = number != signal.SIGINT and time.monotonic() - last < SAME_S
+            if not again:
+                signals.append(number)
+            last = time.monotonic()
+
+        with listening(heard):
             unique: dict[tuple[Path, str], RunSpec] = {}
             for spec in specs:
                 unique.setdefault(run_key(spec), spec)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import io
 import multiprocessing
 import os
 import signal
@@ -25,8 +24,9 @@ from neumann import compat
 from neumann.config import RunSpec
 from neumann.errors import UserError, ending_of
 from neumann.launch.fork_server import THREADS
+from neumann.processes.output import open_streams
 from neumann.processes.ranks import RankPlace
-from neumann.processes.signals import ignore_signals, raise_at_signals
+from neumann.processes.signals import STOP_SIGNALS, ignore_signals, raise_at_signals
 from neumann.store.files import replace_file
 from neumann.store.lookup import find
 
@@ -52,9 +52,8 @@ class ProcessEnvironment:
     log: str
 
     def enter(self) -> None:
-        """Take it over in this process, a child of the fork server, which becomes a process group of its own."""
+        """Take it over in this process, a child of the fork server, as a process group of its own."""
         os.setpgid(0, 0)  # a terminal's Ctrl-C reaches the launcher alone, which then stops each process once
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         os.environ.clear()
         os.environ.update(self.variables | dict.fromkeys(THREADS, str(self.threads)))
         os.chdir(self.cwd)
@@ -81,6 +80,7 @@ def run_main(
     threading.Thread(target=_leave_with_parent, name="neumann-parent", daemon=True).start()
     with contextlib.ExitStack() as closing:
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # the fork server blocks them
             status, message = _train(spec, environment.threads, ranks, listener, closing)
         except KeyboardInterrupt as stop:
             status, message = ending_of(stop)
@@ -121,15 +121,13 @@ def _train(
 
 def _redirect(log: str) -> None:
     """Send what this process and its children print to ``log``, and give them no standard input."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(line_buffering=True)  # what was said before a kill is in the log
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (file, 1), (file, 2)):
         os.dup2(source, target)
     os.close(file)
     os.close(nothing)
+    open_streams(line_buffering=True)  # what was said before a kill is in the log
 
 
 def _leave_with_parent() -> None:
