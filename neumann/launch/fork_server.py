@@ -45,12 +45,11 @@ class ForkServer:
             return
         # One thread per library, since a thread pool does not survive a fork; and the working directory not on the
         # path, where Python puts it first for a process that is started by a line of code
-        with _environment({**dict.fromkeys(THREADS, "1"), "PYTHONSAFEPATH": "1"}):
-            with _stop_signals_blocked():
-                resource_tracker.ensure_running()  # before the next line, as it unblocks SIGINT and SIGTERM
-                signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-                forkserver.set_forkserver_preload(PRELOADED)
-                forkserver.ensure_running()
+        with _environment({**dict.fromkeys(THREADS, "1"), "PYTHONSAFEPATH": "1"}), _stop_signals_blocked():
+            resource_tracker.ensure_running()  # before the next line, as it unblocks SIGINT and SIGTERM
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+            forkserver.set_forkserver_preload(PRELOADED)
+            forkserver.ensure_running()
         self._asking = threading.Thread(target=self._ask, name="neumann-server", daemon=True)
         self._asking.start()
 
