@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from numbers import Real
@@ -45,9 +45,9 @@ class Bounds:
             raise UserError(f"{key}={value} is out of range: it must be {words}{', or null' if or_null else ''}")
 
 
-def choice(default: str, *choices: str) -> Any:
-    """Return a dataclass field that is one of ``choices``."""
-    return field(default=default, metadata={"choices": choices})
+def choice(default: str, *choices: str, also: Mapping[str, str] | None = None) -> Any:
+    """Return a dataclass field that is one of ``choices``; ``also`` maps other words for them to the choice meant."""
+    return field(default=default, metadata={"choices": choices, "also": also or {}})
 
 
 def number(
@@ -69,7 +69,9 @@ def check_fields(config: Any, prefix: str = "") -> None:
         check_kind(key, value, kind, " or null" if optional else "")
         choices, bounds = metadata.get("choices"), metadata.get("bounds")
         if choices is not None and value not in choices:
-            raise UserError(f"{key}={value} is not a choice: {did_you_mean(value, choices)}")
+            meant = metadata["also"].get(value.lower())
+            near = f"did you mean '{meant}'?" if meant else did_you_mean(value, choices)
+            raise UserError(f"{key}={value} is not a choice: {near}")
         if bounds is not None:
             bounds.check(key, value, or_null=optional)
 
@@ -86,9 +88,46 @@ def check_kind(key: str, value: Any, kind: type, more: str = "") -> None:
         raise UserError(f"{key}={shown} is not {KINDS[kind]}{more}")
 
 
+def check_plain(given: Mapping[str, Any], of: type, prefix: str = "") -> None:
+    """Check plain data for a dataclass before it is converted: a conversion makes 10 of '010' and '1.1' of 1.10.
+
+    ``given`` are values by field, ``of`` is the dataclass, and ``prefix`` stands before the names in errors. A number
+    belongs where a number is asked for; a whole number passes for a text, which it is letter for letter. Raises
+    UserError for the first value of another kind. Unknown fields and sections within are the caller's.
+    """
+    for name, (kind, optional) in kinds_of(of).items():
+        if name not in given or (optional and given[name] is None):
+            continue
+        key, value = f"{prefix}{name}", given[name]
+        if kind is not None:
+            _check_convertible(key, value, kind, " or null" if optional else "")
+        elif (item := _item_kind(of, name)) is not None:
+            if not isinstance(value, list | tuple):
+                raise UserError(f"{key}={value} is not a list, such as [a, b]{' or null' if optional else ''}")
+            for element in value:
+                _check_convertible(f"an element of {key}", element, item, "")
+
+
+def _check_convertible(key: str, value: Any, kind: type, more: str) -> None:
+    if kind is str and isinstance(value, bool | float):
+        raise UserError(f"{key}: {value} is {KINDS[type(value)]} and not a text{more}: write the text in quotes")
+    if not (kind is str and isinstance(value, int)):
+        check_kind(key, value, kind, more)
+
+
+def _item_kind(of: type, name: str) -> type | None:
+    """Return the kind of the elements where the field is a list of one of `KINDS`, else None."""
+    hint = typing.get_type_hints(of)[name]
+    for option in typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,):
+        if typing.get_origin(option) is list and (item := typing.get_args(option)[0]) in KINDS:
+            found: type = item
+            return found
+    return None
+
+
 def _leaves(config: Any, prefix: str) -> Iterator[tuple[str, Any, type | None, bool, dict[str, Any]]]:
     """Yield (dotted key, value, kind, whether None is allowed, metadata) of every leaf of a tree of dataclasses."""
-    kinds = _kinds(config.__class__)
+    kinds = kinds_of(config.__class__)
     for f in fields(config):
         value = getattr(config, f.name)
         if is_dataclass(value):
@@ -98,7 +137,7 @@ def _leaves(config: Any, prefix: str) -> Iterator[tuple[str, Any, type | None, b
 
 
 @cache
-def _kinds(of: type) -> dict[str, tuple[type | None, bool]]:
+def kinds_of(of: type) -> dict[str, tuple[type | None, bool]]:
     """Return {field: (its kind, None where it is not in `KINDS`; whether it may be None)} of a dataclass."""
     found: dict[str, tuple[type | None, bool]] = {}
     for name, hint in typing.get_type_hints(of).items():

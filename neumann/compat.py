@@ -13,16 +13,46 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
-    from omegaconf import DictConfig
+    from hydra.plugins.config_source import ConfigSource
+    from omegaconf import DictConfig, ListConfig
     from pytorch_lightning import Trainer
     from torch.optim import Optimizer
 
 # Hydra -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def hydra_over(source: type[ConfigSource], folders: Sequence[Path]) -> Iterator[None]:
+    """Initialise Hydra with ``folders`` as its search path, the first of a name counts, each read by ``source``.
+
+    Hydra 1.3.8: create_config_search_path and Hydra.create_main_hydra2, as hydra.initialize_config_dir calls them. That
+    function reads files by Hydra's own source alone, and a further folder would have to be written as an override,
+    whose grammar takes few paths.
+    """
+    from hydra import version
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance().register(source)
+    version.setbase("1.3")
+    path = create_config_search_path(None)
+    for folder in folders:
+        path.prepend("main", f"{source.scheme()}://{folder}", anchor="schema")
+    GlobalHydra.instance().clear()
+    Hydra.create_main_hydra2("neumann", path)
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def set_values(overrides: Sequence[Override], config: DictConfig) -> None:
@@ -34,17 +64,6 @@ def set_values(overrides: Sequence[Override], config: DictConfig) -> None:
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
     ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
-
-
-def multiply_out(overrides: Sequence[Override]) -> list[list[str]]:
-    """Return the overrides of every run of a grid, in the order in which Hydra's basic sweeper starts them.
-
-    Hydra 1.3.8: BasicSweeper.split_arguments, in a private module. The public way runs `@hydra.main`.
-    """
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
-    (runs,) = BasicSweeper.split_arguments(list(overrides), max_batch_size=None)
-    return [list(run) for run in runs]
 
 
 def as_override(value: Any) -> str:
@@ -61,7 +80,7 @@ def as_override(value: Any) -> str:
 # OmegaConf 2.3.1 keeps nodes private: indexing a DictConfig resolves interpolations, and a missing value raises.
 
 
-def child(node: DictConfig, key: Any) -> Any:
+def child(node: DictConfig | ListConfig, key: Any) -> Any:
     """Return the node at ``key``, neither resolved nor raised where it is missing. OmegaConf 2.3.1: _get_node."""
     return node._get_node(key)
 

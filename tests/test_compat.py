@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose as hydra_compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 import neumann
 from neumann import compat
+from neumann.config.yaml_files import StrictFiles
 
 ROOT = Path(neumann.__file__).parent
 PARSER = OverridesParser.create()
@@ -25,7 +27,8 @@ PARSER = OverridesParser.create()
 # (its distribution, None for Python's own; the module; the name in it; its parameters, None where it is not called)
 PRIVATE: list[tuple[str | None, str, str, list[str] | None]] = [
     ("hydra-core", "hydra._internal.config_loader_impl", "ConfigLoaderImpl._apply_overrides_to_config", ["overrides", "cfg"]),
-    ("hydra-core", "hydra._internal.core_plugins.basic_sweeper", "BasicSweeper.split_arguments", ["overrides", "max_batch_size"]),
+    ("hydra-core", "hydra._internal.utils", "create_config_search_path", ["search_path_dir"]),
+    ("hydra-core", "hydra._internal.hydra", "Hydra.create_main_hydra2", ["task_name", "config_search_path"]),
     ("hydra-core", "hydra.core.override_parser.types", "Override._get_value_element_as_str", ["value", "space_after_sep"]),
     ("omegaconf", "omegaconf", "DictConfig._get_node", None),
     ("omegaconf", "omegaconf", "Node._is_missing", ["self"]),
@@ -65,9 +68,11 @@ def test_values_are_set_as_hydra_sets_them() -> None:
     assert config == {"a": {"b": 2}, "free": {"c": [1, "x"]}}
 
 
-def test_a_grid_is_multiplied_out_in_hydras_order() -> None:
-    grid = [PARSER.parse_override(text) for text in ("a=1,2", "b=x", "c=range(0,2)")]
-    assert compat.multiply_out(grid) == [[f"a={a}", "b=x", f"c={c}"] for a in (1, 2) for c in (0, 1)]
+def test_hydra_takes_its_files_from_our_source(tmp_path: Path) -> None:
+    (tmp_path / "odd = (path)").mkdir()
+    (tmp_path / "odd = (path)" / "main.yaml").write_text("word: no\n")
+    with compat.hydra_over(StrictFiles, [tmp_path / "odd = (path)"]):
+        assert hydra_compose("main") == {"word": "no"}
 
 
 @pytest.mark.parametrize("value", [1, 1.5, True, None, "word", [1, [2.5, "x"]], {"k": [1, None]}])

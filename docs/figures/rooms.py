@@ -20,7 +20,7 @@ CHARACTER = 7.0  # mean width of one at 13 px
 
 def layers() -> list[list[str]]:
     """Return the rooms from the command line down, those of one layer together, as import-linter holds them."""
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     (contract,) = (c for c in settings["tool"]["importlinter"]["contracts"] if c["type"] == "layers")
     rows = [[name.strip() for name in layer.replace(":", "|").split("|")] for layer in contract["layers"]]
     return [row for row in rows if row != ["__main__"]]
@@ -50,7 +50,7 @@ def imports(rooms: set[str]) -> set[tuple[str, str]]:
 def sentence(room: str) -> str:
     """Return the first sentence of the room's docstring."""
     path = ROOT / "neumann" / room
-    source = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+    source = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
     text = " ".join((ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0].split())
     end = min((text.find(mark) for mark in (". ", "? ") if mark in text), default=len(text))
     return text[:end].rstrip(".").replace("`", "")

@@ -18,6 +18,7 @@ COMMANDS = (
     "runs clean",
     "runs resume",
     "wandb-sweep",
+    "cache",
     "worker",
 )
 

@@ -49,7 +49,7 @@ class Option:
 
 def option(path: Path, prefix: str) -> Option:
     """Read a YAML. Raises ValueError where it does not open with a sentence and its command, or has an odd line."""
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     about = next((line for line in lines if line.startswith("# ") and not line.startswith("# @package")), "")
     opening = re.fullmatch(r"# (.+): `?(neumann .+?)`?", about)
     if opening is None:
@@ -114,7 +114,7 @@ def page() -> str:
         "| sweep | what it trains | command |\n|---|---|---|",
     ]
     for path in sorted((ROOT / "sweeps").glob("*.yaml")):
-        about = path.read_text().splitlines()[1].removeprefix("# ")
+        about = path.read_text(encoding="utf-8").splitlines()[1].removeprefix("# ")
         title, _, command = about.rpartition(": ")
         parts[-1] += f"\n| `{path.stem}` | {_cell(title)} | `{command}` |"
     return "\n\n".join(parts) + "\n"

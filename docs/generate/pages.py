@@ -21,7 +21,7 @@ RESULTS = "experiments/regularizers/results/full"  # copied as explanation/resul
 def included(page: str) -> str:
     """Return a page of `INCLUDED`: links to pages of the site lead there, those to other files become their names."""
     source = INCLUDED[page]
-    text = (ROOT / source).read_text()
+    text = (ROOT / source).read_text(encoding="utf-8")
 
     def fitted(match: re.Match[str]) -> str:
         picture, words, target = match[1], match[2], match[3]

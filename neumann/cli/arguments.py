@@ -48,6 +48,10 @@ def parsed(parser: Parser, words: Sequence[str]) -> argparse.Namespace | None:
         parser.print_help()
         return None
     given, unknown = parser.parse_known_intermixed_args(words)
+    if "overrides" in given:
+        from neumann.config.override_text import refuse_twice
+
+        refuse_twice(given.overrides)
     if unknown:
         raise UserError(f"{parser.prog} takes no {unknown[0]}: {did_you_mean(unknown[0], compat.long_options(parser))}")
     return given

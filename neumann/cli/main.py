@@ -6,11 +6,13 @@ neumann wandb-sweep OVERRIDE ... print the same sweep as a file for `wandb sweep
 neumann study NAME [--plan]      train what a study lacks, then write its report
 neumann report NAME              write a study's report from what is there
 neumann runs                     list the runs that there are; show, watch, clean, resume
+neumann cache [--clear]          what is kept to save time, and its removal
 neumann worker FOLDER            train runs of a launch here too: what the jobs of launch=slurm do
 """
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -19,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from neumann.cli import study, train, wandb_sweep, worker
+from neumann.cli import cache, study, train, wandb_sweep, worker
 from neumann.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -38,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     ``argv`` are its words; None takes them from the process's command line.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # an α that the locale lacks must not end a command
     if argv is None and (words[:1] in [["train"], ["study"], ["worker"]] or words[:2] == ["runs", "resume"]):
         # What trains may need a user's optimizer that lies there. Last, so that no file there stands for a module of
         # Python's, of ours or of a package's, and not for commands that only read: a folder may be another user's.
@@ -48,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "study": study.study,
         "report": study.report,
         "runs": _runs,
+        "cache": cache.main,
         "worker": worker.main,
     }
     if argv is None:
@@ -102,6 +107,10 @@ def _run(
         status, message = ending_of(error)
         if isinstance(error, UserError):
             sentence = escape(printable(message, lines=True))
+            errors.print(f"[bold red]error:[/] {sentence}", soft_wrap=True, highlight=False)
+            return EXIT_USAGE
+        if isinstance(error, PermissionError) and error.filename is not None and not hasattr(error, "__notes__"):
+            sentence = escape(printable(f"{error.filename} cannot be read: permission denied"))
             errors.print(f"[bold red]error:[/] {sentence}", soft_wrap=True, highlight=False)
             return EXIT_USAGE
         if status == "interrupted":

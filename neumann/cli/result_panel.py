@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,32 +24,37 @@ def result_panel(console: Console, folder: Path, result: Mapping[str, Any], *, r
     result     the content of its result.json
     returned   True where the run was over already and was not trained now
     """
+    rows: list[tuple[str, str]] = []
+    if result.get("validation"):
+        rows.append(("validation error", scores_line(result["validation"])))
+    if result.get("test"):
+        rows.append(("test error", scores_line(result["test"])))
+    if result["status"] == "diverged":
+        rows.append(("diverged", f"{diverged_at(result)}: a lower optimizer.lr may help"))
+    trained = [f"{result['step']} steps"]
+    trained += [f"{result['examples']:,} examples"] if result.get("examples") is not None else []
+    trained += [f"{result['train_seconds']:.1f} s training"] if result.get("train_seconds") is not None else []
+    rows.append(("trained", ", ".join(trained)))
+    rows.append(("folder", str(folder)))
+    kept = ["result.json", "measurements.jsonl", "config.yaml", "provenance.json", result.get("eval_weights")]
+    rows.append(("in it", "  ".join(str(name) for name in kept if name)))
+    if result.get("wandb"):
+        upload = f"offline: wandb sync {shlex.quote(f'{folder}/wandb')}/offline-run-* uploads it"
+        rows.append(("W&B", "online" if result["wandb"] == "online" else upload))
+    title = Text(printable(f"{folder.name}: {result['status']}{', already there' if returned else ''}"))
+    rows = [(label, printable(value)) for label, value in rows]
+    wide = max(len(label) for label, _ in rows)
+    style = "red" if result["status"] == "diverged" else "green"
+    whole = [wide + 2 + len(value) for label, value in rows if label in ("folder", "W&B")]
+    if max(len(title), *whole) + 4 > console.width:
+        # A frame would fold a path or a signature, which could not be copied then
+        title.stylize(style)
+        console.print(title, soft_wrap=True)
+        for label, value in rows:
+            console.print(Text.assemble((f"{label:<{wide}}  ", "bold"), value), soft_wrap=True)
+        return
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    if result.get("validation"):
-        table.add_row("validation error", scores_line(result["validation"]))
-    if result.get("test"):
-        table.add_row("test error", scores_line(result["test"]))
-    if result["status"] == "diverged":
-        table.add_row(
-            "diverged",
-            f"{diverged_at(result)}: a lower optimizer.lr may help",
-        )
-    table.add_row(
-        "trained", f"{result['step']} steps, {result['examples']:,} examples, {result['train_seconds']:.1f} s training"
-    )
-    table.add_row("folder", Text(printable(folder)))
-    kept = ["result.json", "measurements.jsonl", "config.yaml", "provenance.json", result.get("eval_weights")]
-    table.add_row("in it", Text(printable("  ".join(str(name) for name in kept if name))))
-    if result.get("wandb"):
-        where = "online" if result["wandb"] == "online" else "offline, in wandb/ (wandb sync uploads it)"
-        table.add_row("W&B", where)
-    status = f"{result['status']}, already there" if returned else result["status"]
-    console.print(
-        Panel(
-            table,
-            title=Text(printable(f"{folder.name}: {status}")),
-            border_style="red" if result["status"] == "diverged" else "green",
-        )
-    )
+    for label, value in rows:
+        table.add_row(label, Text(value))
+    console.print(Panel(table, title=title, border_style=style))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,9 @@ from rich.text import Text
 
 from neumann.cli.arguments import Parser, parsed
 from neumann.errors import UserError, did_you_mean, printable
+from neumann.folders import folder_of
 from neumann.store import details, records, removal
+from neumann.store.code_digests import codes, contributing, differing, in_words
 from neumann.store.folder import STATUSES, STYLES, RunFolder
 from neumann.store.listing import Filters, Row, list_runs, pick, read_row
 
@@ -114,7 +117,7 @@ def _output(words: Sequence[str]) -> tuple[Path, list[str]]:
         elif output is not None:
             raise UserError(f"neumann runs lists one results folder at a time, not {output} and {given}")
         else:
-            output = Path(given)
+            output = Path(folder_of("output", given))
     return output or Path("runs"), names
 
 
@@ -139,16 +142,24 @@ def _list(output: Path, filters: Filters, given: argparse.Namespace, console: Co
     elif rows:
         _print_table(rows, console)
     else:
-        console.print(Text(f"no run in {printable(output)} fits"), soft_wrap=True)
+        near = [verb for name in filters.names for verb in difflib.get_close_matches(name, VERBS, n=1, cutoff=0.7)]
+        meant = f"; did you mean neumann runs {near[0]}?" if near else ""
+        console.print(Text(f"no run in {printable(output)} fits{meant}"), soft_wrap=True)
     return 0 if rows else 1
 
 
-COLUMNS = ("study", "name", "status", "step", "validation", "test", "seed", "age", "signature")
+COLUMNS = ("study", "name", "status", "step", "validation", "test", "seed", "age", "differs in", "signature")
 RIGHT = ("step", "validation", "test", "seed", "age")
+DROPPED = ("age", "step", "seed", "study")  # from a terminal that is too narrow, in this order; a name has its seed
+SHORTEST = 12  # characters of a name there
 
 
-def _table(rows: Sequence[Row]) -> Text:
-    """Return the rows under each other, without rich's table, which takes long to measure the cells of 5,000 rows."""
+def _table(rows: Sequence[Row], width: int | None = None) -> Text:
+    """Return the rows under each other, without rich's table, which takes long to measure the cells of 5,000 rows.
+
+    Where ``width`` is too few characters, columns are left out and names are shortened in their middle; a status, an
+    error and a signature never are.
+    """
     cells = [
         (
             printable(row.study),
@@ -159,24 +170,57 @@ def _table(rows: Sequence[Row]) -> Text:
             _percent(row.test),
             "" if row.seed is None else str(row.seed),
             _age(row.time),
+            _differs(row),
             row.signature,
         )
         for row in rows
     ]
-    widths = [max(map(len, column)) for column in zip(COLUMNS, *cells, strict=True)]
-    text = Text(no_wrap=True, overflow="ellipsis")
-    for line, row in zip([COLUMNS, *cells], [None, *rows], strict=True):
-        for name, cell, width in zip(COLUMNS, line, widths, strict=True):
-            style = "bold" if row is None else STYLES.get(row.status, "") if name == "status" else ""
-            text.append(f"{cell:>{width}}" if name in RIGHT else f"{cell:<{width}}", style)
+    columns = {name: [name, *column] for name, *column in zip(COLUMNS, *cells, strict=True)}
+    below: list[str] = []  # what a row differs in, on a line of its own
+    if not any(columns["differs in"][1:]):
+        del columns["differs in"]
+    widths = {name: max(map(len, column)) for name, column in columns.items()}
+    if width is not None:
+        for name in DROPPED:
+            if _wide(widths) > width and not (name == "study" and len({row.study for row in rows}) > 1):
+                del columns[name], widths[name]
+        if _wide(widths) > width and "differs in" in columns:
+            below = columns.pop("differs in")
+            del widths["differs in"]
+        if _wide(widths) > width:
+            most = widths["name"] = max(SHORTEST, widths["name"] - (_wide(widths) - width))
+            columns["name"] = [_shortened(name, most) for name in columns["name"]]
+    text = Text(no_wrap=True, overflow="ignore")
+    for i, line in enumerate(zip(*columns.values(), strict=True)):
+        for name, cell in zip(columns, line, strict=True):
+            style = "bold" if i == 0 else STYLES.get(rows[i - 1].status, "") if name == "status" else ""
+            text.append(f"{cell:>{widths[name]}}" if name in RIGHT else f"{cell:<{widths[name]}}", style)
             text.append("\n" if name == COLUMNS[-1] else "  ")
+        if i and below and below[i]:
+            text.append(f"  {below[i]}\n", "dim")
     text.rstrip()
     return text
 
 
+def _wide(widths: Mapping[str, int]) -> int:
+    return sum(widths.values()) + 2 * (len(widths) - 1)
+
+
+def _shortened(name: str, most: int) -> str:
+    """Return ``name`` in ``most`` characters: its end has the optimizer and the seed."""
+    left = (most - 1) // 3
+    return name if len(name) <= most else f"{name[:left]}…{name[left + 1 - most :]}"
+
+
+def _differs(row: Row) -> str:
+    said = [f"{key.removeprefix('optimizer.')}={value}" for key, value in row.differs.items()]
+    more = f" +{len(said) - 3}" if len(said) > 3 else ""
+    return printable(" ".join(said[:3]) + more)
+
+
 def _print_table(rows: Sequence[Row], console: Console) -> None:
     if console.is_terminal:
-        console.print(_table(rows), overflow="ignore", crop=False)
+        console.print(_table(rows, console.width), overflow="ignore", crop=False)
     else:
         print(_table(rows).plain, file=console.file)
 
@@ -215,6 +259,8 @@ def _show(folder: Path, given: argparse.Namespace, console: Console) -> int:
     about = [("status", row.status + (f": {row.message}" if row.message else "")), ("folder", str(folder))]
     about += [("study", row.study), ("seed", str(row.seed)), ("attempts", str(row.attempt))]
     about += [("steps", _steps(row)), ("last change", f"{_age(row.time)} ago")]
+    if mixed := differing(codes(contributing(run.attempts()))):
+        about.append(("code", f"{in_words(mixed)} changed between its attempts"))
     parts: list[Text | str] = [Text(printable(folder.name), style="bold"), _pairs(about)]
     if changes:
         parts += ["", Text("changed against the default:", style="bold")]
@@ -248,9 +294,11 @@ def _spec(folder: Path, own: Sequence[str], *, trust: bool) -> RunSpec:
     ``own`` and the files of conf/ give them. A folder that says `logger=none` keeps that unless ``own`` names a logger.
     """
     from neumann.config import load_spec, make_spec
+    from neumann.config.override_text import refuse_twice
 
     spec = load_spec(records.read_record(folder), trust=trust)
     silent = spec.config.logger.kind == "none" and not any(word.startswith("logger") for word in own)
+    refuse_twice(own)
     mine = make_spec([*own, *(["logger=none"] if silent else [])]).config
     here = folder.resolve().parent
     output = folder.parent.parent if folder.parent.name else here.parent
@@ -269,7 +317,7 @@ def _watch(output: Path, filters: Filters, given: argparse.Namespace, console: C
         while True:
             rows = list_runs(output, filters)
             if live is not None:
-                live.update(_window(rows, console.height), refresh=True)
+                live.update(_window(rows, console.width, console.height), refresh=True)
             else:
                 _print_changes(rows, seen, console)
             if given.until_done and not any(row.status in UNFINISHED for row in rows):
@@ -282,12 +330,12 @@ def _watch(output: Path, filters: Filters, given: argparse.Namespace, console: C
             live.stop()
 
 
-def _window(rows: Sequence[Row], height: int) -> Group:
+def _window(rows: Sequence[Row], width: int, height: int) -> Group:
     """Return as many rows as fit a terminal, the running ones last, and a line with the count of each status."""
     ordered = sorted(rows, key=lambda row: row.status == "running")
     counts = {status: sum(row.status == status for row in rows) for status in dict.fromkeys(row.status for row in rows)}
     summary = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no run yet"
-    return Group(_table(ordered[-max(1, height - 4) :]), Text(f"{summary}; Ctrl-C ends this, not the runs"))
+    return Group(_table(ordered[-max(1, height - 4) :], width), Text(f"{summary}; Ctrl-C ends this, not the runs"))
 
 
 def _print_changes(rows: Sequence[Row], seen: dict[str, tuple[object, ...]], console: Console) -> None:

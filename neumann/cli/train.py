@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from neumann.cli.arguments import Parser, asks_for_help, parsed
 from neumann.errors import EXIT_FAILED, UserError, printable
@@ -79,6 +80,7 @@ def train_one(spec: RunSpec) -> int:
     """
     from neumann.cli.result_panel import result_panel
     from neumann.config import LocalLaunchConfig
+    from neumann.launch.progress import print_notes
     from neumann.processes.ranks import RankPlace, world_size
     from neumann.store import find, finished_result
 
@@ -87,23 +89,47 @@ def train_one(spec: RunSpec) -> int:
     if ranks is not None:
         ranks.check(spec)
     result = finished_result(spec) if ranks is None else None  # answered without importing torch; ranks decide together
-    if result is not None:
+    if result is None:
+        _say_ignored_mode(spec)
+    else:
         if spec.config.logger.kind == "wandb" and os.environ.get("WANDB_SWEEP_ID"):
             from neumann.training.mirror import replay
 
             replay(spec, find(spec), result)
+        print_notes([(spec, find(spec).path, result)])
         result_panel(console, find(spec).path, result, returned=True)
         return 0
     if ranks is None and not isinstance(spec.config.launch, LocalLaunchConfig):
         return _launch([spec], [""])
     if ranks is None and world_size(spec) > 1:
         return _train_in_processes(spec, console)
+    threads = _use_launch(spec, alone=ranks is None)
     from neumann.training.run import run
 
-    result = run(spec, console, ranks=ranks)
+    there = finished_result(spec) if ranks is not None and ranks.rank == 0 else None
+    if there is not None:
+        print_notes([(spec, find(spec).path, there)])
+    result = run(spec, console, threads=threads, ranks=ranks)
     if ranks is None or ranks.rank == 0:
         result_panel(console, find(spec).path, result)
     return 0
+
+
+def _use_launch(spec: RunSpec, *, alone: bool) -> int | None:
+    """Obey the launch section for a run in this process, before torch is imported; return its number of threads.
+
+    None leaves torch's own number. Where the run is ``alone``, its GPU is the first of launch.devices; ranks get theirs
+    from whoever has started them. Raises UserError for GPUs that are not there.
+    """
+    from neumann.config import LocalLaunchConfig
+    from neumann.launch.gpus import chosen_gpus
+
+    launch = spec.config.launch
+    if not isinstance(launch, LocalLaunchConfig):
+        return None
+    if launch.devices is not None and alone:
+        os.environ["CUDA_VISIBLE_DEVICES"] = chosen_gpus(launch.devices)[0]
+    return launch.threads
 
 
 def _train_in_processes(spec: RunSpec, console: Console) -> int:
@@ -161,6 +187,7 @@ def _launch(specs: Sequence[RunSpec], labels: Sequence[str]) -> int:
     from neumann.launch.progress import SweepView, status_table
     from neumann.store.folder import OVER
 
+    _say_ignored_mode(specs[0])
     console = Console()
     with (
         make_launcher(specs[0].config.launch, console) as launcher,
@@ -169,6 +196,13 @@ def _launch(specs: Sequence[RunSpec], labels: Sequence[str]) -> int:
         outcomes = launcher.run(specs, view)
     status_table(console, outcomes, labels)
     return 0 if all(outcome.status in OVER for outcome in outcomes) else EXIT_FAILED
+
+
+def _say_ignored_mode(spec: RunSpec) -> None:
+    from neumann.config import ignored_mode
+
+    if (sentence := ignored_mode(spec.config.logger)) is not None:
+        Console(stderr=True).print(Text(sentence), soft_wrap=True)
 
 
 def print_failure(what: str) -> None:

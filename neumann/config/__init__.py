@@ -3,8 +3,8 @@
 from neumann.config.from_overrides import MakeSpecs, make_spec, make_specs, making_specs
 from neumann.config.from_record import load_spec
 from neumann.config.launch_settings import LaunchConfig, LocalLaunchConfig, SlurmLaunchConfig
-from neumann.config.schema import RunConfig
-from neumann.config.signature import NOT_SIGNED, RESULTS_VERSION
+from neumann.config.schema import RunConfig, ignored_mode
+from neumann.config.signature import NOT_SIGNED, RESULTS_VERSION, why_not_tuned
 from neumann.config.spec import RunSpec
 
 __all__ = [
@@ -16,8 +16,10 @@ __all__ = [
     "RunConfig",
     "RunSpec",
     "SlurmLaunchConfig",
+    "ignored_mode",
     "load_spec",
     "make_spec",
     "make_specs",
     "making_specs",
+    "why_not_tuned",
 ]

@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
 
 from neumann import compat
-from neumann.config.keys import OPEN_NODES, check_key, check_keys, check_option, refuse_hydra, spelt
+from neumann.config.keys import check_key, check_keys, check_option, refuse_hydra
+from neumann.config.override_text import as_meant, parse_override
 from neumann.config.schema import CHOSEN_SECTIONS, SECTIONS, structured
 from neumann.config.time_scales import register_resolvers
+from neumann.config.yaml_files import StrictFiles
 from neumann.errors import UserError
+from neumann.folders import folder_of
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SWEEPS = "sweeps"  # the group whose files are grids of runs, see neumann.search.grid
@@ -39,8 +39,7 @@ class Composer:
     """Composes any number of runs and reads each configuration file once; made by `composing`."""
 
     def __init__(self, config_dirs: Sequence[str]) -> None:
-        self._dirs = [Path(folder).resolve() for folder in config_dirs]
-        self._paths = [f"hydra.searchpath=[{','.join(f'file://{d}' for d in self._dirs)}]"] if config_dirs else []
+        self.folders = search_path(config_dirs)
         self._parser = OverridesParser.create()
         self._parsed: dict[str, Override] = {}
         self._composed: dict[tuple[str, ...], tuple[DictConfig, dict[str, str]]] = {}  # by the groups' overrides
@@ -50,7 +49,7 @@ class Composer:
     def groups(self) -> dict[str, list[str]]:
         """{group: its options}, the user's folders included."""
         found: dict[str, set[str]] = {}
-        for path in (file for folder in (CONF, *self._dirs) for file in folder.glob("*/*.yaml")):
+        for path in (file for folder in self.folders for file in folder.glob("*/*.yaml")):
             found.setdefault(path.parent.name, set()).add(path.stem)
         found.pop("hydra", None)
         return {group: sorted(options) for group, options in sorted(found.items())}
@@ -84,7 +83,7 @@ class Composer:
         values = [o for o in parsed if o.key_or_group not in groups]
         for override in values:
             check_key(override, baseline, choices, groups)
-        config = self._with_values(baseline, [self._parse(_line(o)) for o in values])
+        config = self._with_values(baseline, [self._parse(as_meant(o)) for o in values])
         if config.launch.get("kind") != baseline.launch.get("kind"):
             raise UserError(f"launch.kind is set by launch={choices['launch']}: choose another file of that group")
         extra = [f"{group}={option}" for group, option in choices.items() if group not in SECTIONS]
@@ -98,17 +97,14 @@ class Composer:
 
     def _parse(self, text: str) -> Override:
         if text not in self._parsed:
-            try:
-                self._parsed[text] = self._parser.parse_override(spelt(text))
-            except HydraException as error:
-                raise UserError(f"cannot read '{text}': an override is written key=value or group=option") from error
+            self._parsed[text] = parse_override(self._parser, text)
         return self._parsed[text]
 
     def _files(self, overrides: tuple[str, ...]) -> tuple[DictConfig, dict[str, str]]:
         """Return the configuration that the chosen files make, shared between calls, and {group: chosen option}."""
         if overrides not in self._composed:
             with sentences("the configuration does not compose"):
-                config = hydra_compose("train", [*self._paths, *overrides], return_hydra_config=True)
+                config = hydra_compose("train", list(overrides), return_hydra_config=True)
             choices = {
                 str(k): str(v)
                 for k, v in config.hydra.runtime.choices.items()
@@ -140,24 +136,44 @@ class Composer:
 
 @contextmanager
 def sentences(what: str) -> Iterator[None]:
-    """Turn errors of Hydra, OmegaConf and YAML within the block into one UserError, which opens with ``what``."""
+    """Turn errors of Hydra and OmegaConf within the block into one UserError, which opens with ``what``."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException, YAMLError, OSError) as error:
+    except (HydraException, OmegaConfBaseException, OSError) as error:
         text = " ".join(line.strip() for line in str(error).splitlines()[:2] if line.strip())
         raise UserError(f"{what}: {text}") from error
 
 
 @contextmanager
 def composing(config_dirs: Sequence[str] = ()) -> Iterator[Composer]:
-    """Hold a composer over our files and the user's ``config_dirs``. Raises UserError where one of them is missing."""
-    for folder in config_dirs:
-        if not Path(folder).is_dir():
-            raise UserError(f"--config-dir {folder}: there is no such folder")
+    """Hold a composer over our files and the user's ``config_dirs``. Raises UserError as `search_path` does."""
     register_resolvers()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3", job_name="neumann"):
-        yield Composer(config_dirs)
+    composer = Composer(config_dirs)
+    with compat.hydra_over(StrictFiles, composer.folders):
+        yield composer
+
+
+def search_path(config_dirs: Sequence[str]) -> list[Path]:
+    """Return our folder of files and the user's ``config_dirs``, each once.
+
+    Raises UserError where one is missing, and where two have a file of one name: whichever was taken, the other would
+    be ignored, and an option of that name would mean two things.
+    """
+    own = (Path(folder_of("--config-dir", folder)).resolve() for folder in config_dirs)
+    folders = [CONF, *(folder for folder in dict.fromkeys(own) if folder != CONF.resolve())]
+    known: dict[Path, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"--config-dir {folder}: there is no such folder")
+        for file in sorted([*folder.glob("*.yaml"), *folder.glob("*/*.yaml")]):
+            name = file.relative_to(folder)
+            other = known.setdefault(name, file)
+            if other is not file and (name.parent.name or name.stem == "train"):
+                raise UserError(
+                    f"{file} has the name of {other}, and {_asked(name)} cannot mean both: rename yours, such as to "
+                    f"my_{name.name}"
+                )
+    return folders
 
 
 def list_groups(config_dirs: Sequence[str] = ()) -> dict[str, list[str]]:
@@ -166,8 +182,6 @@ def list_groups(config_dirs: Sequence[str] = ()) -> dict[str, list[str]]:
         return composer.groups
 
 
-def _line(override: Override) -> str:
-    """Return an override as Hydra takes it; a new setting in a free-form section needs no plus before it."""
-    line = str(override.input_line)
-    free = any(override.key_or_group.startswith(f"{node}.") for node in OPEN_NODES)
-    return f"++{line.lstrip('+')}" if free and not override.is_delete() else line
+def _asked(name: Path) -> str:
+    """Return how a configuration file is asked for."""
+    return f"{name.parent}={name.stem}" if name.parent.name else "the command"

@@ -83,4 +83,4 @@ def _without_seed(overrides: Sequence[str]) -> tuple[tuple[str, ...], int | None
 def _at_seed(spec: RunSpec, seed: int) -> RunSpec:
     """Return the same run at another seed: studies vary the seed most, and composing takes ten times as long."""
     config = replace(copy.deepcopy(spec.config), seed=seed)
-    return replace(spec, config=config, signature=sign(signed_part(asdict(config), spec.facts)))
+    return replace(spec, config=config, signature=sign(signed_part(asdict(config), spec.facts, spec.weights)))

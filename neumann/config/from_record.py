@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -19,6 +19,7 @@ from neumann.config.schema import RunConfig, check_values, structured
 from neumann.config.signature import sign
 from neumann.config.spec import RunSpec
 from neumann.config.targets import TARGETS, check_target
+from neumann.config.weights import weights_of
 from neumann.data import facts
 from neumann.errors import UserError
 
@@ -58,7 +59,8 @@ def load_spec(record: Mapping[str, Any], *, trust: bool = False) -> RunSpec:
         raise UserError(f"the record of run {signature} does not fit this version: {explained(error)}") from error
     assert isinstance(loaded, RunConfig)
     check_values(loaded)
-    spec = RunSpec(loaded, facts(loaded.data), "", {str(k): str(v) for k, v in choices.items()})
+    chosen = {str(k): str(v) for k, v in choices.items()}
+    spec = RunSpec(loaded, facts(loaded.data), "", chosen, weights_of(asdict(loaded.model)))
     spec = replace(spec, signature=sign(spec.signed()))
     if spec.signature != signature:
         raise UserError(

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import re
+from difflib import SequenceMatcher, get_close_matches
 from typing import Any
 
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from neumann import compat
 from neumann.bounds import check_kind
-from neumann.config.schema import CHOSEN_SECTIONS, FILLED_IN
+from neumann.config.schema import CHOSEN_SECTIONS, FILLED_IN, OPEN_NODES
 from neumann.errors import UserError, did_you_mean
 
-# Free-form sections, whose settings are checked by the function that they are passed to
-OPEN_NODES = ("model.kwargs", "optimizer.kwargs", "launch.sbatch")
-
-
-def spelt(text: str) -> str:
-    """Return an override with a list of GPUs in Hydra's spelling: ``launch.devices=0,1`` is one value, not a sweep."""
-    devices = re.fullmatch(r"launch\.devices=(\d+(?:,\d+)*)", text)
-    return f"launch.devices=[{devices[1]}]" if devices else text
+ANY_NAME = {  # groups of which one option takes any name of a library
+    "model": "any model of timm is model=timm model.name=resnet18",
+    "optimizer": "any other is optimizer=torch or timm with optimizer.name=Adagrad",
+}
 
 
 def refuse_hydra(override: Override) -> None:
@@ -50,7 +46,9 @@ def check_option(override: Override, groups: dict[str, list[str]]) -> None:
             f"'{override.input_line}' leaves {group} without a choice: choose from {', '.join(groups[group])}"
         )
     if not isinstance(option, str) or option not in groups[group]:
-        raise UserError(f"there is no {group} '{option}': {did_you_mean(str(option), groups[group])}")
+        near = isinstance(option, str) and get_close_matches(option, groups[group], n=1, cutoff=0.75)
+        any_of = f"; {ANY_NAME[group]}" if group in ANY_NAME and not near else ""
+        raise UserError(f"there is no {group} '{option}': {did_you_mean(str(option), groups[group])}{any_of}")
 
 
 def check_key(override: Override, baseline: DictConfig, choices: dict[str, str], groups: dict[str, list[str]]) -> None:
@@ -73,6 +71,8 @@ def check_key(override: Override, baseline: DictConfig, choices: dict[str, str],
         if not isinstance(node, DictConfig) or not _has(node, part):
             _refuse_key(parts, depth, node, choices, groups)
         node = compat.child(node, part)
+    if isinstance(node, ListConfig) and isinstance(override.value(), dict):
+        raise UserError(f"'{key}' is a list, such as [a, b], and not a section")
     if override.is_delete():
         raise UserError(f"'{override.input_line}': a setting cannot be deleted, only set (null is a value)")
 
@@ -89,9 +89,31 @@ def _refuse_key(parts: list[str], depth: int, node: Any, choices: dict[str, str]
         raise UserError(f"'{where}' is a single value and has no setting '{word}'")
     valid = [str(k) for k in node if k not in FILLED_IN]
     if not where:
-        raise UserError(f"there is no setting or group '{word}': {did_you_mean(word, {*valid, *groups})}")
+        raise UserError(f"there is no setting or group '{word}': {_nearest(word, {*valid, *groups}, node)}")
     of = f"{where}={choices[where]}" if where in choices else where
     raise UserError(f"{of} has no setting '{word}': {did_you_mean(word, [k for k in valid if k != '_target_'])}")
+
+
+def _nearest(word: str, top: set[str], files: DictConfig) -> str:
+    """Return the setting of a section that is called ``word``, or the name nearest to it; ``top`` is without a dot."""
+    inner = [
+        f"{section!s}.{key!s}"
+        for section in files
+        if section not in FILLED_IN and isinstance(child := compat.child(files, section), DictConfig)
+        for key in child
+        if key != "_target_"
+    ]
+    same = [key for key in inner if key.partition(".")[2] == word]
+    if same:
+        listed = " or ".join(f"'{key}'" for key in same)
+        return f"did you mean {listed}?"
+
+    def likeness(name: str) -> float:
+        forms = {name, name.partition(".")[2] or name}
+        return max(SequenceMatcher(None, word.lower(), form.lower()).ratio() for form in forms)
+
+    best = max([*sorted(top), *inner], key=likeness)
+    return f"did you mean '{best}'?" if likeness(best) >= 0.6 else did_you_mean("", top, listed=len(top))
 
 
 def check_keys(node: DictConfig, schema: DictConfig, choices: dict[str, str], prefix: str = "") -> None:
@@ -128,6 +150,11 @@ def check_keys(node: DictConfig, schema: DictConfig, choices: dict[str, str], pr
 def _check_like(key: str, node: Any, default: Any) -> None:
     """Refuse a value of another kind than the chosen file's; null and interpolations are checked later."""
     if not (compat.is_plain(node) and compat.is_plain(default)):
+        return
+    if isinstance(default, ListConfig):
+        if isinstance(node, ListConfig) and len(default):
+            for i in range(len(node)):
+                _check_like(f"{key}[{i}]", compat.child(node, i), compat.child(default, min(i, len(default) - 1)))
         return
     example = compat.value_of(default)
     for kind, of in ((bool, bool), (float, int | float), (str, str)):  # an example cannot tell 1 from 1.0

@@ -15,13 +15,25 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from neumann.config.schema import CHOSEN_SECTIONS, TYPED_SECTIONS, RunConfig, check_values, structured
+from neumann.bounds import check_plain
+from neumann.config.optimizer_bounds import check_optimizer
+from neumann.config.schema import (
+    CHOSEN_SECTIONS,
+    TYPED_SECTIONS,
+    BatchConfig,
+    RunConfig,
+    TrainerConfig,
+    check_values,
+    structured,
+)
 from neumann.config.signature import sign, signed_part
 from neumann.config.spec import RunSpec
 from neumann.config.targets import check_target
 from neumann.config.time_scales import derived
+from neumann.config.weights import weights_of
 from neumann.data import DataFacts, facts
 from neumann.errors import UserError
+from neumann.folders import folder_of
 
 
 class Resolver:
@@ -36,16 +48,20 @@ class Resolver:
     def spec(self, composed: DictConfig, choices: dict[str, str]) -> RunSpec:
         """Return the specification of a composed configuration; changes ``composed`` in place. Raises UserError."""
         try:
-            data = OmegaConf.to_container(composed.data, resolve=True)
+            data: Any = OmegaConf.to_container(composed.data, resolve=True)
         except OmegaConfBaseException as error:
             raise UserError(f"data: {explained(error)}") from error
+        if isinstance(root := data.get("root"), str):
+            composed.data.root = data["root"] = folder_of("data.root", root)
         key = as_text(data)
         if key not in self._facts:
-            self._facts[key] = facts(data)  # type: ignore[arg-type]
+            self._facts[key] = facts(data)
         data_facts = self._facts[key]
         config = self._config(composed, data_facts)
-        signature = sign(signed_part(asdict(config), data_facts))
-        return RunSpec(config=config, facts=data_facts, signature=signature, choices=choices)
+        values = asdict(config)
+        weights = weights_of(values["model"])
+        signature = sign(signed_part(values, data_facts, weights))
+        return RunSpec(config=config, facts=data_facts, signature=signature, choices=choices, weights=weights)
 
     def _config(self, composed: DictConfig, data_facts: DataFacts) -> RunConfig:
         """Fill in what follows from the data, then replace every interpolation and check every value."""
@@ -61,6 +77,8 @@ class Resolver:
         for section in CHOSEN_SECTIONS:
             _check_finite(section, values[section])
             check_target(values[section].get("_target_"), f"{section}._target_")
+        check_optimizer(values["optimizer"])
+        values["output"] = folder_of("output", values["output"])
         config = RunConfig(**values)
         check_values(config)
         return config
@@ -72,6 +90,8 @@ class Resolver:
         }
         known = as_text(asked)
         if known not in self._horizons:
+            check_plain(asked["trainer"], TrainerConfig, "trainer.")
+            check_plain(asked["batch"], BatchConfig, "batch.")
             trainer, batch = (OmegaConf.merge(self._schema[section], asked[section]) for section in asked)
             self._horizons[known] = trainer.max_epochs, trainer.check_val_every_n_epoch, batch.size
         max_epochs, every, size = self._horizons[known]
@@ -80,13 +100,16 @@ class Resolver:
     def _value(self, key: str, composed: DictConfig) -> Any:
         """Return a section or a setting with its interpolations replaced and its types those of the schema."""
         value = composed[key]
-        plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        plain: Any = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         known = key, as_text(plain)
         if known not in self._typed:
             if OmegaConf.is_config(self._schema[key]):
                 schema = structured(plain) if key == "launch" else self._schema
+                if key in TYPED_SECTIONS:
+                    check_plain(plain, type(OmegaConf.to_object(schema[key])), f"{key}.")
                 self._typed[known] = OmegaConf.to_object(OmegaConf.merge(schema[key], plain))
             else:
+                check_plain({key: plain}, RunConfig)
                 self._schema[key] = plain
                 self._typed[known] = self._schema[key]
         return copy.deepcopy(self._typed[known])

@@ -7,6 +7,7 @@ the only valid ones, so a new optimizer costs one YAML and is as strict as the o
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
@@ -14,8 +15,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from neumann.bounds import check_fields, choice, number
+from neumann.bounds import check_fields, choice, kinds_of, number
 from neumann.config.launch_settings import LAUNCHES, LaunchConfig, LocalLaunchConfig, SlurmLaunchConfig, check_slurm
+from neumann.data.settings import KINDS as DATA_KINDS
 from neumann.errors import UserError, did_you_mean
 
 
@@ -51,7 +53,7 @@ class TrainerConfig:
 
     max_epochs: float = number(20.0, above=0)  # the horizon: training length in epochs
     check_val_every_n_epoch: float = number(1.0, above=0)  # epochs between evaluations
-    accelerator: str = choice("auto", "auto", "cpu", "gpu")  # auto: a GPU where there is one
+    accelerator: str = choice("auto", "auto", "cpu", "gpu", also={"cuda": "gpu"})  # auto: a GPU where there is one
     devices: int = number(1, at_least=1)  # per node, a process each
     num_nodes: int = number(1, at_least=1)  # machines that train one run
     deterministic: bool = False  # a GPU repeats to the bit
@@ -86,6 +88,15 @@ class LoggerConfig:
     entity: str | None = None  # user or team; null: the account's own
     job_type: str = "train"  # by which W&B groups runs
     tags: list[str] = field(default_factory=list)  # by which W&B filters runs
+
+
+def ignored_mode(logger: LoggerConfig) -> str | None:
+    """Return a sentence where $WANDB_MODE asks for another mode than ``logger``, which alone decides; else None."""
+    asked = os.environ.get("WANDB_MODE", "").strip()
+    remedies = {"online": "logger.mode=online", "offline": "logger.mode=offline", "disabled": "logger=none"}
+    if logger.kind != "wandb" or asked not in remedies or asked == logger.mode:
+        return None
+    return f"WANDB_MODE={asked} has no effect: logger.mode={logger.mode} decides, and {remedies[asked]} changes it"
 
 
 @dataclass
@@ -144,6 +155,21 @@ SECTIONS = tuple(_DEFAULTS)
 FILLED_IN = ("derived",)  # by `neumann.config.resolution`, never by the user
 TYPED_SECTIONS = tuple(name for name, value in _DEFAULTS.items() if is_dataclass(value) and name not in FILLED_IN)
 CHOSEN_SECTIONS = tuple(name for name, value in _DEFAULTS.items() if isinstance(value, dict))
+# Free-form sections, whose settings are checked by the function that they are passed to
+OPEN_NODES = ("model.kwargs", "optimizer.kwargs", "launch.sbatch")
+
+
+def _texts() -> frozenset[str]:
+    """Return the settings that are texts by their annotation."""
+    sections: list[tuple[str, type]] = [("", RunConfig)]
+    sections += [(f"{name}.", type(_DEFAULTS[name])) for name in TYPED_SECTIONS]
+    sections += [("launch.", kind) for kind in LAUNCHES.values()] + [("data.", kind) for kind in DATA_KINDS.values()]
+    return frozenset(
+        f"{prefix}{name}" for prefix, of in sections for name, (kind, _) in kinds_of(of).items() if kind is str
+    )
+
+
+TEXTS = _texts()
 
 
 def check_values(config: RunConfig) -> None:

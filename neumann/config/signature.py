@@ -1,7 +1,7 @@
 """The signature of a run, which names its results.
 
-It is 12 hex digits over the resolved configuration, the data's fingerprint and splits, and `RESULTS_VERSION`. It
-excludes the settings in `NOT_SIGNED`.
+It is 12 hex digits over the resolved configuration, the data's fingerprint and splits, the content of local files of
+weights, and `RESULTS_VERSION`. It excludes the settings in `NOT_SIGNED`.
 """
 
 from __future__ import annotations
@@ -30,9 +30,30 @@ NOT_SIGNED: dict[str, str] = {
     "data.workers": "order and augmentation are keyed by sample, not by worker",
 }
 
+# The settings that decide which images a run is judged on: the easiest images would be chosen, not the best setting
+JUDGED_ON = ("data", "data.kind", "data.split_seed", "data.val_fraction", "data.test_fraction")
 
-def signed_part(config: Mapping[str, Any], data: DataFacts) -> dict[str, Any]:
-    """Return all that is signed: ``config`` without `NOT_SIGNED`, the data's identity and `RESULTS_VERSION`."""
+
+def why_not_tuned(key: str) -> str | None:
+    """Return why a setting or a group cannot be chosen by its validation error, None where it can.
+
+    ``key`` may have the plus of an override before it.
+    """
+    name = key.lstrip("+")
+    if any(name == setting or name.startswith(f"{setting}.") for setting in NOT_SIGNED):
+        return f"{name} cannot change a result, so there is nothing to search in it"
+    if name == "seed":
+        return "seeds are not tuned: the best one would be luck"
+    if name in JUDGED_ON:
+        return f"{name} decides which images a run is judged on, so it cannot be chosen by its error on them"
+    return None
+
+
+def signed_part(config: Mapping[str, Any], data: DataFacts, weights: Mapping[str, str]) -> dict[str, Any]:
+    """Return all that is signed: ``config`` without `NOT_SIGNED`, the data's identity and `RESULTS_VERSION`.
+
+    ``weights`` are those of `neumann.config.weights.weights_of`; a run that has none has no such entry.
+    """
     part = copy.deepcopy(dict(config))
     for dotted in NOT_SIGNED:
         *path, last = dotted.split(".")
@@ -41,7 +62,16 @@ def signed_part(config: Mapping[str, Any], data: DataFacts) -> dict[str, Any]:
             node = node.get(key, {})
         node.pop(last, None)
     identity = {"fingerprint": data.fingerprint, "splits": data.split_digest}
-    return {"config": part, "data": identity, "results_version": RESULTS_VERSION}
+    if normalised_as_pretrained(part):
+        identity["normalisation"] = "of the pretrained weights"  # it was the data's once, which is another result
+    initial = {"weights": dict(weights)} if weights else {}
+    return {"config": part, "data": identity, **initial, "results_version": RESULTS_VERSION}
+
+
+def normalised_as_pretrained(config: Mapping[str, Any]) -> bool:
+    """Return whether images get the statistics of the pretrained weights: where there are such, and none are given."""
+    kwargs = config["model"]["kwargs"]
+    return isinstance(kwargs, Mapping) and bool(kwargs.get("pretrained")) and config["data"].get("mean") is None
 
 
 def sign(part: Mapping[str, Any]) -> str:

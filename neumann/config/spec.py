@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,16 @@ class RunSpec:
     """One run, fully determined.
 
     ``config`` is resolved: no interpolation is left and every value is checked. ``facts`` describe the data,
-    ``signature`` is that of both (see `neumann.config.signature`), and ``choices`` is {group: chosen option}, which
-    only names the run.
+    ``weights`` are digests of the local files that the model starts from (`neumann.config.weights`). ``signature`` is
+    that of all three (see `neumann.config.signature`), and ``choices`` is {group: chosen option}, which only names the
+    run.
     """
 
     config: RunConfig
     facts: DataFacts
     signature: str
     choices: dict[str, str]
+    weights: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -54,7 +57,7 @@ class RunSpec:
 
     def signed(self) -> dict[str, Any]:
         """Return exactly what the signature covers."""
-        return signed_part(self.as_dict(), self.facts)
+        return signed_part(self.as_dict(), self.facts, self.weights)
 
     def as_record(self) -> dict[str, Any]:
         """Return the run's record in JSON types, from which `load_spec` makes the run again. The data stays outside."""

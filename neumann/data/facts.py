@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from neumann.data import digits, folder, settings
-from neumann.data.scan import scan
+from neumann.data import cache, digits, folder, settings
+from neumann.data.copies import find_copies
+from neumann.data.scan import Scan, scan
 from neumann.data.splits import Examples
+from neumann.errors import printable
 
 DEFAULT_SIZE = (224, 224)  # pixels, for images of several sizes
 MEMORY_LIMIT = 2 << 30  # bytes of decoded uint8
@@ -32,6 +35,7 @@ class DataFacts:
         test_is: what the test split is, as a sentence.
         split_digest: 12 hex digits of the assignment of examples to splits.
         in_memory: whether the decoded images are held on the device.
+        copies: images that lie in two splits or in two classes, counted; see `neumann.data.copies.Copies`.
         examples: the indices of each split and, of a folder, the paths; neither compared nor recorded.
         stat_digest: digest of the files' names, sizes and times, for the keys of caches; neither compared nor recorded.
     """
@@ -51,6 +55,7 @@ class DataFacts:
     test_is: str
     split_digest: str
     in_memory: bool
+    copies: Mapping[str, int]
     examples: Examples = field(repr=False, compare=False)
     stat_digest: str = field(default="", repr=False, compare=False)
 
@@ -85,6 +90,7 @@ def _digits(wanted: settings.Digits) -> DataFacts:
         channels=1,
         pixel_max=digits.PIXEL_MAX,
         in_memory=True,
+        copies={},
         split_rule=f"300 test and 300 validation images of all 1,797, stratified, by split seed {wanted.split_seed}",
         test_is="300 images cut from the whole set",
         **_counts(examples),
@@ -96,6 +102,8 @@ def _image_folder(wanted: settings.ImageFolder) -> DataFacts:
     examples, split_rule, test_is = folder.assign(listing, wanted)
     found = scan(listing)
     size = wanted.image_size or found.native_size or DEFAULT_SIZE
+    copies = find_copies(listing, examples, found)
+    _tell(str(listing.root), (*listing.left_out.told(), *_told(found, wanted), *copies.told))
     decoded = len(listing.files) * wanted.channels * size[0] * size[1]
     return DataFacts(
         kind="image_folder",
@@ -107,11 +115,27 @@ def _image_folder(wanted: settings.ImageFolder) -> DataFacts:
         channels=wanted.channels,
         pixel_max=255,
         in_memory=decoded <= MEMORY_LIMIT if wanted.in_memory is None else wanted.in_memory,
+        copies=copies.counts(),
         split_rule=split_rule,
         test_is=test_is,
         stat_digest=found.stat_digest,
         **_counts(examples),
     )
+
+
+def _told(found: Scan, wanted: settings.ImageFolder) -> list[str]:
+    """Return what a user is told of the images as they are decoded."""
+    told = [f"{count} images {what}, e.g. '{first}'" for what, (count, first) in found.losses.items()]
+    if found.odd_size and wanted.image_size is None:
+        told.append(f"{found.odd_size} to {DEFAULT_SIZE[0]}×{DEFAULT_SIZE[1]}; data.image_size says to what else")
+    return told
+
+
+@functools.cache
+def _tell(root: str, told: tuple[str, ...]) -> None:
+    """Say once in a process, in one line, what is odd about the images under ``root``."""
+    if told:
+        cache.log.warning("'%s': %s", printable(root), printable("; ".join(told)))
 
 
 def _counts(examples: Examples) -> dict[str, Any]:

@@ -1,13 +1,20 @@
 """The images of a folder, their classes and their splits, found by listing the folder; no file is opened.
 
-A split folder is one named train, val, valid, validation or test (in any case) that itself holds folders, so a *class*
-called "train" that holds images stays a class. With a train split, other folders of the root are ignored if they hold
-no images, and refused if they do: the root would mix splits and classes.
+A split folder is one of `SPLITS` (in any case) that itself holds folders, so a *class* called "train" that holds images
+stays a class. With a train split, other folders of the root are ignored if they hold no images, and refused if they do:
+the root would mix splits and classes.
+
+As in torchvision's ImageFolder, links are followed, and folders inside a class folder count as their class. Unlike
+there, hidden files and what systems and tools leave behind (`LITTER`) are left out. `neumann.data.left_out` says what.
 """
 
 from __future__ import annotations
 
+import errno
+import fnmatch
 import os
+import stat
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +23,28 @@ from typing import NamedTuple
 import numpy as np
 
 from neumann.data import settings
+from neumann.data.left_out import LeftOut
 from neumann.data.splits import Examples, Indices, stratified
 from neumann.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+# folders that systems and tools leave behind, in lower case: of NAS boxes, recycle bins, file managers, version control
+LITTER = (
+    *("__macosx*", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "lost+found"),
+    *("system volume information", ".trash*", ".@__thumb", ".thumb*", ".appledouble", ".spotlight-v100"),
+    *(".fseventsd", ".temporaryitems", ".picasaoriginals", ".snapshot*", ".zfs", ".ipynb_checkpoints"),
+    *(".git", ".hg", ".svn", ".dvc", ".cache", ".venv", ".vscode", ".idea", ".launches"),
+)
+THUMBNAILS = ("thumbs", "thumbnails")  # inside a class folder; above it they may be classes
 
 
 class File(NamedTuple):
@@ -44,6 +68,7 @@ class Listing:
         parts: {train, validation or test: sorted indices of the images that lie in that split's folder}; bare class
             folders are all train.
         folders: {train, validation or test: the split folder's own name}; empty for bare class folders.
+        left_out: what lies in the folder and is not among ``files``.
     """
 
     root: Path
@@ -52,39 +77,56 @@ class Listing:
     labels: Indices
     parts: dict[str, Indices]
     folders: dict[str, str]
+    left_out: LeftOut
 
 
 def walk(root: str) -> Listing:
     """Return the listing of ``root``. Raises UserError, naming the path, where it is not a folder of class folders."""
-    top = Path(root).expanduser().absolute()
-    if not top.exists():
-        raise UserError(f"data.root '{top}' does not exist")
-    if not top.is_dir():
+    try:
+        top = Path(root).expanduser().absolute()
+        is_folder = stat.S_ISDIR(top.stat().st_mode)
+    except FileNotFoundError as error:
+        raise UserError(f"data.root '{top}' does not exist") from error
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links; no home folder; a null byte
+        raise UserError(f"data.root '{root}' cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    if not is_folder:
         raise UserError(f"data.root '{top}' is not a folder")
-    folders = _split_folders(top)
-    classes = {part: _class_folders(top / name) for part, name in folders.items()} or {"train": _class_folders(top)}
-    names = classes["train"]
+    left_out = LeftOut()
+    folders = _split_folders(top, left_out)
+    classes = {part: _class_folders(top / name, left_out) for part, name in folders.items()}
+    classes = classes or {"train": _class_folders(top, left_out)}
     for part, found in classes.items():
-        if odd := sorted(set(names) ^ set(found)):
+        if odd := sorted(classes["train"].keys() ^ found.keys()):
             has, lacks = (part, "train") if odd[0] in found else ("train", part)
             raise UserError(
-                f"the splits of '{top}' must have the same classes, but class folder '{odd[0]}' is in {folders[has]}/ "
-                f"and not in {folders[lacks]}/"
+                f"the splits of '{top}' must have the same classes, but class folder '{classes[has][odd[0]]}' is in "
+                f"{folders[has]}/ and not in {folders[lacks]}/"
             )
-    rows: list[tuple[File, int, str]] = []
-    for part in classes:
-        for label, name in enumerate(names):
+    rows: list[tuple[File, str, str]] = []
+    for part, found in classes.items():
+        for key, name in list(found.items()):
             prefix = f"{folders[part]}/{name}" if folders else name
-            rows.extend((file, label, part) for file in _images_of_class(top, prefix))
+            files = _images_of_class(top, prefix, left_out)
+            within = not any(file.path.count("/") == 1 for file in files)
+            if within and not folders and _holds_runs(top / name):  # our own results, where data.root=. is trained
+                del found[key]
+                continue
+            if not files:
+                _refuse_empty(top / prefix)
+            rows.extend((file, key, part) for file in files)
+    if len(classes["train"]) == 1:
+        _refuse_single(top / folders.get("train", ""), next(iter(classes["train"].values())))
+    labels = {key: label for label, key in enumerate(classes["train"])}
     rows.sort(key=lambda row: row[0].path)
     homes = np.array([row[2] for row in rows])
     return Listing(
         root=top,
-        class_names=tuple(names),
+        class_names=tuple(classes["train"].values()),
         files=tuple(row[0] for row in rows),
-        labels=np.array([row[1] for row in rows], dtype=np.int64),
+        labels=np.array([labels[row[1]] for row in rows], dtype=np.int64),
         parts={part: np.flatnonzero(homes == part).astype(np.int64) for part in classes},
         folders=folders,
+        left_out=left_out,
     )
 
 
@@ -105,7 +147,9 @@ def assign(listing: Listing, wanted: settings.ImageFolder) -> tuple[Examples, st
         own["test"] = own.pop("validation", own.get("test", own["train"]))
         own["validation"], own["train"] = _cut(listing, own["train"], (wanted.val_fraction,), wanted.split_seed)
         rule = f"{name}/ is the test split; validation is {wanted.val_fraction:g} of {source}, {by}"
-        test_is = f"the folder {name}/" + ("" if name.lower() == "test" else ", the only labelled one beside train/")
+        test_is = f"the folder {name}/" + (
+            "" if SPLITS[name.lower()] == "test" else ", the only labelled one beside train/"
+        )
     else:
         fractions = (wanted.test_fraction, wanted.val_fraction)
         own["test"], own["validation"], own["train"] = _cut(listing, own["train"], fractions, wanted.split_seed)
@@ -140,7 +184,7 @@ def _cut(listing: Listing, indices: Indices, fractions: tuple[float, ...], seed:
     return [indices[part] for part in stratified(labels, tuple(totals), seed)]
 
 
-def _split_folders(top: Path) -> dict[str, str]:
+def _split_folders(top: Path, left_out: LeftOut) -> dict[str, str]:
     """Return the split folders of ``top`` by the part they hold, empty where it holds class folders."""
     names = _folders(top)
     found: dict[str, str] = {}
@@ -156,68 +200,138 @@ def _split_folders(top: Path) -> dict[str, str]:
     if "train" not in found:
         raise UserError(f"'{top}' has {next(iter(found.values()))}/ but no train/ with class folders in it")
     for name in names:
-        if name not in found.values() and any(_is_image(entry.name) for entry in _scan(top / name)):
+        if name in found.values():
+            continue
+        if _holds_images(top / name):
             if SPLITS.get(name.lower()):
                 raise UserError(f"'{top / name}' has no class folders: its images lie directly in it")
             raise UserError(
                 f"'{top}' has {found['train']}/ and beside it the class folder '{name}': it is either split folders or "
                 f"class folders, so move one of them away"
             )
+        if any(_holds_images(top / name / inner) for inner in _folders(top / name)):
+            left_out.beside_splits.append(name)
     return found
 
 
-def _class_folders(top: Path) -> list[str]:
-    names = _folders(top)
-    if not names:
-        if any(_is_image(entry.name) for entry in _scan(top)):
+def _class_folders(top: Path, left_out: LeftOut) -> dict[str, str]:
+    """Return the class folders' names by themselves in Unicode's composed form, which not every system writes."""
+    found: dict[str, str] = {}
+    for entry in _scan(top):
+        if not _is_folder(entry):
+            if entry.is_symlink() and not os.path.exists(entry.path):
+                left_out.lost_links.append(entry.name)
+            elif _is_image(entry.name) and not entry.name.startswith("."):
+                left_out.beside_classes.append(entry.name)
+        elif _is_litter(entry.name):
+            left_out.folders.append(entry.name)
+        elif not entry.name.startswith("."):
+            key = unicodedata.normalize("NFC", entry.name)
+            if key in found:
+                raise UserError(
+                    f"'{top}' has two class folders that read '{key}', one with composed and one with decomposed "
+                    "letters (Unicode NFC and NFD): move the images of one to the other"
+                )
+            found[key] = entry.name
+        elif _holds_images(Path(entry.path)):
+            raise UserError(
+                f"'{entry.path}' holds images and is hidden, because its name begins with a dot: rename it if it is a "
+                "class, else move it away"
+            )
+    if not found:
+        if left_out.beside_classes:
             raise UserError(f"'{top}' has no class folders: its images lie directly in it, put them in one per class")
         raise UserError(f"'{top}' has no class folders")
-    if len(names) == 1:
-        inner = top / names[0]
-        hint = f"; did you mean data.root={inner}?" if _folders(inner) else ""
-        raise UserError(f"'{top}' has only one class folder, '{names[0]}', and a classifier needs at least two{hint}")
-    return names
+    if len(found) == 1:
+        _refuse_single(top, next(iter(found.values())))
+    return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
-def _images_of_class(top: Path, prefix: str) -> list[File]:
-    files, others = [], 0
-    for path, entry in _walk(top, prefix, ancestors=()):
+def _refuse_single(top: Path, name: str) -> None:
+    inner = top / name
+    hint = f"; did you mean data.root={inner}?" if _folders(inner) else ""
+    raise UserError(f"'{top}' has only one class folder, '{name}', and a classifier needs at least two{hint}")
+
+
+def _images_of_class(top: Path, prefix: str, left_out: LeftOut) -> list[File]:
+    files = []
+    for path, entry in _walk(top, prefix, left_out, ancestors=()):
         if not _is_image(entry.name):
-            others += 1
+            left_out.other_kinds.append(path)
+            continue
+        if entry.name.startswith("."):
+            left_out.hidden.append(path)
             continue
         try:
-            stat = entry.stat()
+            found = entry.stat()
         except OSError as error:
             raise UserError(f"'{entry.path}' cannot be read ({error.strerror or error})") from error
-        files.append(File(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
-    if not files:
-        but = f" (its {others} file(s) are of other kinds)" if others else ""
-        raise UserError(f"class folder '{top / prefix}' holds no images{but}: they end in {', '.join(SUFFIXES)}")
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
+            raise UserError(f"'{entry.path}' cannot be read (it is a pipe, a socket or a device, not a file)")
+        if path.count("/") > prefix.count("/") + 1:
+            left_out.nested.append(path)
+        files.append(File(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
     return files
 
 
-def _walk(top: Path, prefix: str, ancestors: tuple[str, ...]) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield every visible file under ``top/prefix`` with its path under ``top``; links are followed, but no cycle."""
+def _refuse_empty(folder: Path) -> None:
+    others = LeftOut()
+    list(_images_of_class(folder.parent, folder.name, others))
+    but = f" (its {len(others.other_kinds)} file(s) are of other kinds)" if others.other_kinds else ""
+    raise UserError(f"class folder '{folder}' holds no images{but}: they end in {', '.join(SUFFIXES)}")
+
+
+def _walk(
+    top: Path, prefix: str, left_out: LeftOut, ancestors: tuple[str, ...]
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield every file under ``top/prefix`` with its path under ``top``; links are followed, but no cycle."""
     here = os.path.realpath(top / prefix)
     if here in ancestors:
         return
     for entry in _scan(top / prefix):
-        if entry.is_dir():
-            yield from _walk(top, f"{prefix}/{entry.name}", (*ancestors, here))
+        path = f"{prefix}/{entry.name}"
+        if not _is_folder(entry):
+            yield path, entry
+        elif _is_litter(entry.name) or entry.name.startswith(".") or entry.name.lower() in THUMBNAILS:
+            left_out.folders.append(path)
         else:
-            yield f"{prefix}/{entry.name}", entry
+            yield from _walk(top, path, left_out, (*ancestors, here))
 
 
 def _scan(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith((".", "__MACOSX"))]
+            return list(entries)
     except OSError as error:
         raise UserError(f"the folder '{folder}' cannot be read ({error.strerror or error})") from error
 
 
 def _folders(top: Path) -> list[str]:
-    return sorted(entry.name for entry in _scan(top) if entry.is_dir())
+    """Return the sorted names of the folders in ``top`` that are neither hidden nor litter."""
+    return sorted(e.name for e in _scan(top) if not e.name.startswith(".") and not _is_litter(e.name) and _is_folder(e))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link to itself, which leads nowhere, as one to a missing folder
+            return False
+        raise UserError(f"'{entry.path}' cannot be read ({error.strerror or error})") from error
+
+
+def _is_litter(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in LITTER)
+
+
+def _holds_images(folder: Path) -> bool:
+    """Return whether an image that is not hidden lies directly in ``folder``."""
+    return any(_is_image(entry.name) and not entry.name.startswith(".") for entry in _scan(folder))
+
+
+def _holds_runs(folder: Path) -> bool:
+    """Return whether ``folder`` is a results folder: FOLDER/STUDY/RUN/status.json."""
+    return any(folder.glob("*/*/status.json"))
 
 
 def _is_image(name: str) -> bool:

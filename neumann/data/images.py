@@ -1,8 +1,7 @@
 """The decoding of image files: read by Pillow, converted, and fitted to the size that the model is trained at.
 
 Images that all have the wanted size stay as they are. Others are brought to it the usual way: scaled until size/0.875
-fits inside, then cut in the centre. EXIF orientation is ignored, as in torchvision's ImageFolder; so is the colour of
-fully transparent pixels.
+fits inside, then cut in the centre.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional
 
 from neumann.data.augment import crop_boxes
+from neumann.data.eight_bits import as_eight_bits
 from neumann.data.scan import UNREADABLE, explain
 
 CENTRE = 0.875  # the side of the centre cut, as a fraction of the scaled image
@@ -75,23 +75,13 @@ class ImageFiles(Dataset[Any]):
 
     def _read(self, request: Request) -> Tensor:
         with Image.open(Path(self.root, self.paths[request.index])) as file:
-            image = convert(file, self.channels)
+            image = as_eight_bits(file, self.channels)
         if request.uniforms is not None:
             box = crop_boxes(request.uniforms[None], image.height, image.width)[0].tolist()
             image = functional.resized_crop(image, *box[:4], size=list(self.size), antialias=True)
         elif not self.native:
             image = fit(image, self.size)
         return functional.pil_to_tensor(image)
-
-
-def convert(image: Image.Image, channels: int) -> Image.Image:
-    """Return ``image``, decoded, as 8-bit grey or RGB."""
-    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to 255 rather than scale
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    image.load()
-    return image.convert("L" if channels == 1 else "RGB")
 
 
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:

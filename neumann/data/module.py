@@ -9,11 +9,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from neumann.data import digits, resident, settings
+from neumann.data import digits, resident, settings, shared_memory
 from neumann.data.batches import Batches, DealtPlan, Finish, ShardPlan, StreamBatches, TensorBatches
 from neumann.data.facts import DataFacts
 from neumann.data.images import ImageFiles
 from neumann.data.splits import Indices
+from neumann.errors import UserError
 from neumann.seeds import derive
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -75,7 +76,8 @@ def build(
 class ImageData(pl.LightningDataModule):
     """Batches of (images float32 [B, C, H, W] normalised, labels int64 [B]) of the three splits; made by `build`.
 
-    ``mean`` and ``std`` are per channel, in units of the full pixel range (``facts.pixel_max``).
+    ``mean`` and ``std`` are per channel, in units of the full pixel range (``facts.pixel_max``). For pretrained
+    weights, training sets theirs.
 
     Args:
         facts: the data set's.
@@ -145,6 +147,23 @@ class ImageData(pl.LightningDataModule):
         seed = derive(self.seed, "evaluation")
         plan = DealtPlan(indices, size, rank=rank, world_size=world_size, count=count, order_seed=seed)
         return self._load(plan, augmentation=self.augmentation, seed=seed)
+
+    def check_shared_memory(self, processes: int) -> None:
+        """Raise UserError where the batches of ``processes``, which train on this machine, have no room in /dev/shm.
+
+        The training stream stays full while another one evaluates.
+        """
+        if self._pixels is not None or not self._workers:
+            return
+        image = self.in_chans * self.image_size[0] * self.image_size[1]
+        sizes = (self.batch_size, self.eval_batch_size)
+        needed = processes * sum(shared_memory.needed(self._workers, size * image) for size in sizes)
+        if needed > (free := shared_memory.free()):
+            raise UserError(
+                f"data.workers={self._workers}: the processes that decode hand over batches through "
+                f"{shared_memory.PLACE}, which has {free / 1e6:.0f} MB free where {needed / 1e6:.0f} are needed: make "
+                "it larger (docker run --shm-size=8g), set data.workers=0, or a smaller batch.size or data.image_size"
+            )
 
     def _whose(self) -> tuple[int, int]:
         """Return (this process's rank, the number of processes)."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from neumann.cache_folder import cache_folder
-from neumann.data import cache
+from neumann.data import cache, shared_memory
 from neumann.data.facts import DataFacts
 from neumann.data.images import ImageFiles, Request, as_is, ignore_ctrl_c
 from neumann.data.scan import report_unreadable
@@ -111,10 +111,14 @@ def _recall(kept: Path, facts: DataFacts) -> Pixels | None:
 def _decode(files: ImageFiles, workers: int) -> Tensor:
     requests = [Request(index) for index in range(len(files))]
     chunks = [requests[start : start + CHUNK] for start in range(0, len(requests), CHUNK)]
+    fitting = shared_memory.fitting(workers, CHUNK * files.channels * files.size[0] * files.size[1])
+    if fitting < workers:
+        room = f"{shared_memory.free() / 1e6:.0f} MB"
+        cache.log.warning("%s has %s free, so %d processes decode, not %d", shared_memory.PLACE, room, fitting, workers)
     loader: DataLoader[Any] = DataLoader(
         files,
         batch_sampler=chunks,
-        num_workers=workers,
+        num_workers=fitting,
         collate_fn=as_is,
         worker_init_fn=ignore_ctrl_c,
         generator=torch.Generator(),

@@ -1,7 +1,7 @@
-"""The scan of a folder's files for their fingerprint and the images' size, kept in the cache.
+"""The scan of a folder's files: fingerprint, size, copies, and what 8-bit pixels lose of them; kept in the cache.
 
-The first scan of a folder reads every file, or only the headers where the files have more than 1 GiB together. The
-result is kept under a digest of all paths, sizes and times, so that an unchanged folder is listed and not read.
+The first scan of a folder decodes every file, so that an image that is cut short is met before training and not in the
+last test. The result is kept under a digest of all paths, sizes and times: an unchanged folder is listed and not read.
 """
 
 from __future__ import annotations
@@ -10,21 +10,27 @@ import hashlib
 import io
 import json
 import struct
-from collections.abc import Iterable
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
 from neumann.cache_folder import cache_folder
+from neumann.cores import cores
 from neumann.data import cache
+from neumann.data.eight_bits import as_eight_bits, losses
 from neumann.data.folder import File, Listing
 from neumann.errors import UserError
 
-VERSION = 1  # of the kept file: raise it when its content or meaning changes
+VERSION = 2  # of the kept file: raise it when its content or meaning changes
 CONTENT_LIMIT = 1 << 30  # bytes in all; larger folders are told apart by names and sizes
-SMALL_FILE = 1 << 16  # bytes a file; below it threads cost more than the waiting they hide, because of Python's lock
+SMALL_FILE = 1 << 12  # bytes a file; below it threads cost more than the waiting they hide, because of Python's lock
+AT_ONCE = 4096  # files that the threads are given at a time
+TELL_EVERY_S = 60  # while a folder is read
 # raised by Pillow's readers for bytes that are not an image, or only a part of one
 UNREADABLE: tuple[type[BaseException], ...] = (
     OSError,
@@ -46,37 +52,48 @@ UNREADABLE: tuple[type[BaseException], ...] = (
 class Scan:
     """The result of reading all files.
 
-    ``stat_digest`` is of their names, sizes and times; ``fingerprint`` is as in `neumann.data.facts.DataFacts`;
-    ``native_size`` is (height, width) in pixels where all images share it, else None.
+    Args:
+        stat_digest: of their names, sizes and times.
+        fingerprint: as in `neumann.data.facts.DataFacts`.
+        native_size: (height, width) in pixels where all images share it, else None.
+        copies: groups of images whose pixels are equal in 8-bit RGB, as indices into the listing's files.
+        losses: {what 8-bit RGB loses: [number of images, the first one's path]}.
+        odd_size: where sizes differ and more than half of the images share one, a sentence about it.
     """
 
     stat_digest: str
     fingerprint: str
     native_size: tuple[int, int] | None
+    copies: list[list[int]] = field(default_factory=list)
+    losses: dict[str, tuple[int, str]] = field(default_factory=dict)
+    odd_size: str = ""
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """One file as the scan read it: its digest, its size, or why it cannot be decoded."""
+    """One file as the scan read it: digests of its bytes and of its pixels, its size, or why it cannot be decoded."""
 
     digest: bytes
     size: tuple[int, int]
+    pixels: bytes = b""
+    losses: tuple[str, ...] = ()
     problem: str = ""
 
 
 def scan(listing: Listing) -> Scan:
     """Return the scan of ``listing``, from the cache where nothing has changed.
 
-    Raises UserError naming the first file that is not an image by its header, and how many there are.
+    Raises UserError naming the first file that is not a whole image, and how many there are.
     """
     stats = _stat_digest(listing.files)
     place = hashlib.sha256(str(listing.root).encode(errors="surrogateescape")).hexdigest()[:24]
     kept = cache_folder() / "scans" / f"{place}.json"
     with cache.lock(kept):
-        if (known := _recall(kept, stats)) is not None:
+        if (known := _recall(kept, stats, len(listing.files))) is not None:
             return known
         found = _read_all(listing, stats)
-        cache.write(kept, lambda path: path.write_text(json.dumps({"version": VERSION, **asdict(found)})))
+        content = json.dumps({"version": VERSION, **asdict(found)})
+        cache.write(kept, lambda path: path.write_text(content, encoding="utf-8"))
     return found
 
 
@@ -103,16 +120,26 @@ def _stat_digest(files: tuple[File, ...]) -> str:
     return digest.hexdigest()
 
 
-def _recall(kept: Path, stats: str) -> Scan | None:
+def _recall(kept: Path, stats: str, count: int) -> Scan | None:
     try:
-        record = json.loads(kept.read_text())
+        record = json.loads(kept.read_text(encoding="utf-8"))
         if record["version"] != VERSION or record["stat_digest"] != stats:
             return None
         size = record["native_size"]
-        return Scan(stats, str(record["fingerprint"]), None if size is None else (int(size[0]), int(size[1])))
+        copies = [[int(index) for index in group] for group in record["copies"]]
+        if any(not 0 <= index < count for group in copies for index in group):
+            raise ValueError("its copies are not among the files")
+        return Scan(
+            stats,
+            str(record["fingerprint"]),
+            None if size is None else (int(size[0]), int(size[1])),
+            copies,
+            {str(what): (int(told[0]), str(told[1])) for what, told in record["losses"].items()},
+            str(record["odd_size"]),
+        )
     except cache.ABSENT:
         return None
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         cache.log.warning("the kept scan '%s' is damaged, so the folder is read again (%s)", kept, error)
         return None
 
@@ -122,36 +149,81 @@ def _read_all(listing: Listing, stats: str) -> Scan:
     total = sum(file.size for file in files)
     whole = total <= CONTENT_LIMIT
     if total > CONTENT_LIMIT or len(files) > 100_000:
-        cache.log.warning("reading the headers of %d images in '%s', once", len(files), listing.root)
-
-    def look(file: File) -> _Seen:
-        return _look(listing.root / file.path, whole=whole)
-
-    if whole and total < SMALL_FILE * len(files):
-        seen = [look(file) for file in files]
-    else:
-        with ThreadPoolExecutor(4) as pool:
-            seen = list(pool.map(look, files, chunksize=64))
+        cache.log.warning("reading %d images in '%s', once", len(files), listing.root)
+    seen = list(_told(_looks(listing, total), len(files)))
     problems = [(file.path, one.problem) for file, one in zip(files, seen, strict=True) if one.problem]
     report_unreadable(listing.root, problems, len(files))
     digest = hashlib.sha256()
-    for file, one in zip(files, seen, strict=True):
+    equal: dict[bytes, list[int]] = {}
+    lost: dict[str, tuple[int, str]] = {}
+    for index, (file, one) in enumerate(zip(files, seen, strict=True)):
         told = one.digest if whole else str(file.size).encode()
         digest.update(file.path.encode(errors="surrogateescape") + b"\0" + told + b"\n")
-    sizes = {one.size for one in seen}
+        equal.setdefault(one.pixels, []).append(index)
+        for what in one.losses:
+            count, first = lost.get(what, (0, file.path))
+            lost[what] = (count + 1, first)
+    sizes = Counter(one.size for one in seen)
     prefix = "content:" if whole else "names-sizes:"
-    return Scan(stats, prefix + digest.hexdigest(), sizes.pop() if len(sizes) == 1 else None)
+    return Scan(
+        stats,
+        prefix + digest.hexdigest(),
+        next(iter(sizes)) if len(sizes) == 1 else None,
+        [group for group in equal.values() if len(group) > 1],
+        lost,
+        _odd_size(sizes, seen, files),
+    )
+
+
+def _looks(listing: Listing, total: int) -> Iterator[_Seen]:
+    paths = [listing.root / file.path for file in listing.files]
+
+    def look(path: Path) -> _Seen:
+        return _look(path, whole=total <= CONTENT_LIMIT)
+
+    if total < SMALL_FILE * len(paths):
+        yield from map(look, paths)
+        return
+    with ThreadPoolExecutor(max(4, cores())) as pool:  # four hide the waiting for a disk on a single core too
+        for start in range(0, len(paths), AT_ONCE):
+            yield from pool.map(look, paths[start : start + AT_ONCE])
+
+
+def _told(looks: Iterator[_Seen], count: int) -> Iterator[_Seen]:
+    """Pass on ``looks`` and say now and then how many there have been."""
+    last = time.monotonic()
+    for number, one in enumerate(looks):
+        if time.monotonic() - last > TELL_EVERY_S:
+            last = time.monotonic()
+            cache.log.warning("%d of %d images are read", number, count)
+        yield one
+
+
+def _odd_size(sizes: Counter[tuple[int, int]], seen: list[_Seen], files: tuple[File, ...]) -> str:
+    (common, count), *others = sizes.most_common()
+    if not others or 2 * count <= len(files):
+        return ""
+    path, odd = next((file.path, one.size) for file, one in zip(files, seen, strict=True) if one.size != common)
+    return (
+        f"{count} of {len(files)} images are {_sides(common)} and the others are not, e.g. '{path}' is {_sides(odd)}, "
+        "so all are scaled"
+    )
+
+
+def _sides(size: tuple[int, int]) -> str:
+    return f"{size[0]}×{size[1]}"
 
 
 def _look(path: Path, *, whole: bool) -> _Seen:
     try:
-        if not whole:
-            with Image.open(path) as image:
-                return _Seen(b"", (image.height, image.width))
         content = path.read_bytes()
         if not content:
-            return _Seen(b"", (0, 0), "the file is empty")
+            return _Seen(b"", (0, 0), problem="the file is empty")
         with Image.open(io.BytesIO(content)) as image:
-            return _Seen(hashlib.sha256(content).digest(), (image.height, image.width))
+            size = (image.height, image.width)
+            lost = losses(image)
+            pixels = as_eight_bits(image, 3)
+        seen = hashlib.blake2b(str(size).encode() + pixels.tobytes(), digest_size=16).digest()
+        return _Seen(hashlib.sha256(content).digest() if whole else b"", size, seen, lost)
     except UNREADABLE as error:
-        return _Seen(b"", (0, 0), explain(error))
+        return _Seen(b"", (0, 0), problem=explain(error))

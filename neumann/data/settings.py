@@ -107,6 +107,13 @@ def _per_image(given: ImageFolder) -> ImageFolder:
         raise UserError("data.mean and data.std go together: give both or neither")
     if std is not None and min(std) <= 0:
         raise UserError(f"data.std={list(std)} is out of range: every value must be above 0")
+    for name, values in (("mean", mean), ("std", std)):
+        if values is not None and not 0 <= min(values) <= max(values) <= 1:
+            bytes_ = f", so for bytes divide by 255: {[round(value / 255, 4) for value in values]}"
+            raise UserError(
+                f"data.{name}={list(values)} is out of range: its unit is the full pixel range, 0 to 1"
+                f"{bytes_ if 0 <= min(values) <= max(values) <= 255 else ''}"
+            )
     return replace(given, image_size=_image_size(given.image_size), mean=mean, std=std)
 
 

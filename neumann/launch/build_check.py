@@ -22,7 +22,7 @@ from neumann.launch.run_main import ProcessEnvironment
 from neumann.processes.ranks import world_size
 from neumann.processes.signals import STOP_SIGNALS
 
-BUILT_OF = ("model", "optimizer", "schedule", "recipe", "trainer")  # sections of the configuration
+BUILT_OF = ("model", "optimizer", "schedule", "recipe", "trainer", "batch")  # sections of the configuration
 
 
 class BuildCheck:

@@ -7,7 +7,6 @@ line, so none can execute the overrides of another run. This module never import
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections import deque
@@ -17,12 +16,14 @@ from pathlib import Path
 from types import TracebackType
 
 from neumann.config import LocalLaunchConfig, RunSpec
+from neumann.cores import cores
 from neumann.errors import Interrupted, UserError
 from neumann.launch.build_check import BuildCheck
 from neumann.launch.fork_server import ForkServer
 from neumann.launch.gpus import GpuPool, chosen_gpus
 from neumann.launch.process_pool import TICK_S, ProcessPool
 from neumann.launch.protocol import LaunchView, RunOutcome, run_key
+from neumann.launch.run_main import file_stale_logs
 from neumann.launch.run_processes import RunProcesses
 from neumann.processes.ranks import world_size
 from neumann.processes.signals import listening
@@ -43,12 +44,11 @@ class LocalLauncher:
     preparation = "importing PyTorch"
 
     def __init__(self, settings: LocalLaunchConfig) -> None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.gpus = GpuPool(chosen_gpus(settings.devices), settings.runs_per_device)
         if settings.runs_per_device > 1 and not len(self.gpus):
             raise UserError(f"launch.runs_per_device={settings.runs_per_device}: there is no NVIDIA GPU here to share")
-        self.parallel: int = settings.parallel or len(self.gpus) or cores
-        self._threads, self._cores = settings.threads, cores
+        self.parallel: int = settings.parallel or len(self.gpus) or cores()
+        self._threads, self._cores = settings.threads, cores()
         self._server = ForkServer()
         self.build_check = BuildCheck(self._server, here=True)
 
@@ -130,6 +130,7 @@ class _Scheduler:
             return self._outcomes
         for folder in {spec.folder.parent for spec in self._waiting}:
             make_folder(folder)
+            file_stale_logs(folder)
         self._server.warm_up()
         self._launcher.build_check(self._waiting, self._view.label, self._tells_no_stop)
         try:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -17,6 +18,7 @@ from rich.text import Text
 from neumann.config import RunSpec
 from neumann.errors import printable
 from neumann.launch.protocol import RunOutcome
+from neumann.store.code_digests import CodeCheck
 from neumann.store.folder import OVER, STYLES, RunFolder
 from neumann.store.lookup import find
 from neumann.store.scores import headline
@@ -105,9 +107,9 @@ class LiveView(ABC):
         for name in ("running", "step", "validation error"):
             table.add_column(name, justify="left" if name == "running" else "right", no_wrap=True)
         for spec in running:
-            measured = self._folders[spec.signature].read_measurements()
-            error = f"{100 * headline(measured[-1]['validation'])['error']:.2f} %" if measured else ""
-            step = measured[-1]["step"] if measured else 0
+            measured = self._folders[spec.signature].last_measurement()
+            error = f"{100 * headline(measured['validation'])['error']:.2f} %" if measured else ""
+            step = measured["step"] if measured else 0
             table.add_row(Text(self.label(spec)), f"{step}/{spec.config.derived.total_steps}", error)
         return table
 
@@ -164,8 +166,42 @@ class SweepView(LiveView):
         return f"{len(self._over)}/{self.total()}"
 
 
+def print_note(note: str | None) -> None:
+    """Print one line that a user should know of to standard error, where there is one."""
+    if note is not None:
+        line = Text.assemble(("note: ", "bold yellow"), printable(note))
+        Console(stderr=True).print(line, soft_wrap=True, highlight=False)
+
+
+def print_notes(found: Sequence[tuple[RunSpec, Path, Mapping[str, Any]]]) -> None:
+    """Say where results that are there are not what today's command would leave: of other code, or without a file."""
+    check = CodeCheck()
+    for spec, folder, result in found:
+        check.add(spec, folder, result)
+    print_note(check.note("study=NEW"))
+    lacking = [(folder, name) for spec, folder, result in found if (name := _lacks(spec, folder, result)) is not None]
+    if lacking:
+        folder, name = lacking[0]
+        whose = f"{folder} has" if len(lacking) == 1 else f"{len(lacking)} of these runs have"
+        print_note(
+            f"{whose} no {name}: what is kept was decided when the run was trained; study=NEW trains it again, and so "
+            f"does the same command once {'the folder is' if len(lacking) == 1 else 'their folders are'} removed"
+        )
+
+
+def _lacks(spec: RunSpec, folder: Path, result: Mapping[str, Any]) -> str | None:
+    """Return the file that ``spec`` keeps of a finished run and that ``folder`` does not have, None for none."""
+    run, keep = RunFolder(folder), spec.config.checkpoint.keep
+    if result["status"] != "finished" or keep == "none":
+        return None
+    wanted = [run.eval_weights, *([run.last] if keep == "last" else [])]
+    return next((path.name for path in wanted if not path.exists()), None)
+
+
 def status_table(console: Console, outcomes: Sequence[RunOutcome], labels: Sequence[str], *, test: bool = True) -> None:
     """Print a line for each run, under its label, and below them why some have no result.
+
+    Notes follow, see `print_notes`.
 
     console    where it is printed; a file gets lines of any length
     outcomes   the runs
@@ -192,6 +228,7 @@ def status_table(console: Console, outcomes: Sequence[RunOutcome], labels: Seque
         )
     wide = console if console.is_terminal else Console(file=console.file, width=500)  # a file has no width to fold at
     wide.print(table)
+    print_notes([(o.spec, o.folder, o.result) for o in outcomes if o.result is not None])
     unfinished = [(o, label) for o, label in zip(outcomes, labels, strict=True) if o.status not in OVER]
     for outcome, label in unfinished:
         text = Text(f"{outcome.status}: ", style=STYLES[outcome.status])

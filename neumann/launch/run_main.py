@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import sys
@@ -28,9 +30,12 @@ from neumann.processes.output import open_streams
 from neumann.processes.ranks import RankPlace
 from neumann.processes.signals import STOP_SIGNALS, ignore_signals, raise_at_signals
 from neumann.store.files import replace_file
+from neumann.store.folder import RunFolder
 from neumann.store.lookup import find
 
 LOG = "output.log"
+LEFT = re.compile(r"\.(.+-[0-9a-f]{12})\.\d+\.log", re.DOTALL)  # a log beside its run's folder, see RunProcesses
+STALE_S = 3600.0  # of a log; its process may be another machine's, and its run not claimed yet
 LONGEST = 2000  # characters of a message: it waits in a pipe until the run is over, and must not fill it
 
 
@@ -121,6 +126,10 @@ def _train(
 
 def _redirect(log: str) -> None:
     """Send what this process and its children print to ``log``, and give them no standard input."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # no locale lacks a letter of the log
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (file, 1), (file, 2)):
@@ -136,6 +145,22 @@ def _leave_with_parent() -> None:
     if parent is not None:
         parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def file_stale_logs(study: Path) -> None:
+    """File the logs that killed launchers have left in ``study``: untouched for `STALE_S`, their runs not held."""
+    for log in study.glob(".*.log"):
+        match = LEFT.fullmatch(log.name)
+        if match is None:
+            continue
+        folder = RunFolder(study / match[1])
+        with contextlib.suppress(OSError):
+            if time.time() - log.lstat().st_mtime < STALE_S or folder.held():
+                continue
+            if log.stat().st_size and folder.path.is_dir() and not (folder.path / LOG).exists():
+                os.replace(log, folder.path / LOG)
+            else:
+                log.unlink()
 
 
 def file_log(log: Path, spec: RunSpec) -> None:

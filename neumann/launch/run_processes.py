@@ -40,7 +40,8 @@ class RunProcesses:
         self.spec, self.gpus = spec, list(gpus)
         self._began = time.monotonic()
         self._log = (spec.folder.parent / f".{spec.folder.name}.{os.getpid()}.log").resolve()
-        self._log.write_bytes(b"")
+        self._log.unlink(missing_ok=True)  # of a process that had this id before, or a link that leads elsewhere
+        self._log.touch(exist_ok=False)
         self._stopped = False
         self._first_bad: tuple[_RankProcess, float] | None = None  # the rank that ended badly first, and when
         path = [os.path.abspath(folder) for folder in sys.path]
@@ -156,10 +157,10 @@ class RunProcesses:
             said = before.get("message")
             if not silent and before["status"] == "failed" and said == message:
                 return
-            step = max([int(before.get("step", 0)), *(m["step"] for m in folder.read_measurements()[-1:])])
+            step = max([int(before.get("step", 0)), (folder.last_measurement() or {"step": 0})["step"]])
             folder.set_status("failed", message=message, step=step, attempt=before.get("attempt", 1))
             if len(self._processes) > 1 and folder.error.exists() and silent:
-                others = folder.error.read_text()
+                others = folder.error.read_text(encoding="utf-8", errors="replace")
                 replace_file(folder.error, f"{message}\n\nAnother rank's traceback:\n\n{others}".encode())
 
 

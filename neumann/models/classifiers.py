@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
+import timm.data
 import torch
 from timm.models import register_model
 from torch import Tensor, nn
@@ -82,6 +83,12 @@ def build_model(
     if not timm.is_model(name):
         near = did_you_mean(name, timm.list_models())
         raise UserError(f"model.name={name}: timm has no such model: {near}")
+    _, _, tag = name.partition(".")
+    if tag and not any(kwargs.get(key) for key in ("pretrained", "checkpoint_path")):
+        raise UserError(
+            f"model.name={name} names the pretrained weights '{tag}', and this run would begin at random ones: add "
+            f"+model.kwargs.pretrained=true, or write model.name={name.partition('.')[0]}"
+        )
     for fitted in ("num_classes", "in_chans"):
         if fitted in kwargs:
             raise UserError(f"model.kwargs.{fitted} is fitted to the data and cannot be set")
@@ -97,6 +104,16 @@ def build_model(
             first = first or error
     assert first is not None
     raise first
+
+
+def own_statistics(model: nn.Module, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per channel (0 to 1) of the images that timm's ``model`` was pretrained on.
+
+    For grey images both are the means over RGB, since timm sums the first layer's weights over RGB.
+    """
+    config = timm.data.resolve_model_data_config(model)
+    mean, std = (tuple(float(value) for value in config[name]) for name in ("mean", "std"))
+    return (mean, std) if channels == len(mean) else ((sum(mean) / len(mean),), (sum(std) / len(std),))
 
 
 def _make(name: str, settings: Mapping[str, Any], kwargs: Mapping[str, Any]) -> nn.Module:

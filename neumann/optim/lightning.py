@@ -9,13 +9,18 @@ This module imports no Lightning, so it goes with ``pytorch_lightning`` and with
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
 
-from neumann.optim.points import at, evaluating
+from neumann.optim.average import WeightAverage
+from neumann.optim.neumann import Neumann
+from neumann.optim.points import eval_point, is_moved, move_back, move_to_eval_point
 from neumann.optim.private_names import attached_trainer, base_optimizer
 
 if TYPE_CHECKING:
@@ -23,7 +28,10 @@ if TYPE_CHECKING:
 else:
     _Module = object
 
-HELD_WEIGHTS = "held_weights"  # of a checkpoint: the weights that training goes on from, by name
+# keys of a checkpoint
+HELD_WEIGHTS = "held_weights"  # the weights that training goes on from, by the names that `state_dict` has for them
+WEIGHT_AVERAGES = "weight_averages"  # of each optimizer: the state of its `WeightAverage`, or None
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size in bytes
 
 
 @contextmanager
@@ -34,108 +42,329 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for part, training in modes.items():
-            part.training = training
+        _put_modes(modes)
 
 
 class AtEvalPoint(_Module):
     """Base class that keeps evaluation and checkpoints at the eval point, for a module with any optimizers.
 
-    It goes before ``LightningModule`` among the bases of a class.
+    It stands among the bases of a class, before or after ``LightningModule``, and does its part around the hooks that
+    Lightning calls, so a class may override any of them, with or without ``super()``.
 
     Validation, test and prediction move the weights to the optimizer's eval point (w − μm for Neumann and for Nesterov
-    momentum) and back bit for bit, so they never change training. Where there is no optimizer (``trainer.test`` on a
-    fresh module) the weights are taken as they are. After an exception in an evaluation the weights stay at the eval
-    point until the next ``fit`` or evaluation, or ``optimizer.train()``.
+    momentum) and back bit for bit, so they never change training. After ``fit`` the weights stay at the eval point:
+    ``torch.save(module.state_dict())`` saves the answer, and another ``fit`` starts from it with a fresh optimizer.
+    They stay there after an exception in an evaluation too, but a ``fit`` that ends by an exception in training leaves
+    the held ones; ``optimizer.eval()`` moves them. Where there is no optimizer (``trainer.test`` on a fresh module)
+    the weights are taken as they are, and so are weights that a callback has put into the module at the end of
+    training, such as an average.
 
     A checkpoint's ``state_dict`` is at the eval point, whenever it is saved, so ``load_from_checkpoint`` and
     ``trainer.test(ckpt_path=...)`` get the answer; after that, a fitted trainer drops its optimizers, whose state
-    belongs to other weights. The held weights lie beside it, and ``trainer.fit(ckpt_path=...)`` goes on from those,
-    bit for bit; without this class it would go on from the wrong ones. Sharded strategies (FSDP, DeepSpeed) are not
-    supported: their checkpoints are not made of ``state_dict()``.
+    belongs to other weights. The held weights lie beside it with the state of a :class:`WeightAverage`, and
+    ``trainer.fit(ckpt_path=...)`` goes on from those, bit for bit; without this class it would go on from the wrong
+    ones. Lightning's ``WeightAveraging`` and ``EMAWeightAveraging`` average the held weights and put the average into
+    ``state_dict``; then the held ones are where Lightning looks for them (``current_model_state``).
+
+    Raises:
+        ValueError: at the start of training, where the Trainer would train, log or save something else than it seems:
+            gradient clipping, or ``LearningRateMonitor(log_momentum=True)`` of a momentum ramp, for :class:`Neumann`;
+            ``ModelPruning`` and strategies that shard weights (FSDP, DeepSpeed) for any optimizer whose eval point is
+            not the held one.
     """
 
-    _evaluation: ExitStack | None = None
+    _running: frozenset[str] = frozenset()  # the hooks that are being called
+    _modes: dict[nn.Module, bool] | None = None  # of the parts before an evaluation that has not ended
+    _sums: Tensor | None = None  # of the weights' bits at the end of the last epoch
+    _exchanged: tuple[int, Tensor] | None = None  # the step at which a callback put other weights here, and their sums
+    _averages: list[dict[str, Any] | None] | None = None  # from a checkpoint, until there are optimizers
 
-    def _enter(self) -> None:
-        self._leave()  # an evaluation that an exception has ended has not left
-        self._evaluation = ExitStack()
-        self._evaluation.enter_context(eval_mode(self))
-        for optimizer in self.trainer.optimizers:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Put the part of this class around the hooks that ``cls`` has, whoever defines them."""
+        super().__init_subclass__(**kwargs)
+        for name, around in _AROUND.items():
+            hook = getattr(cls, name, None)
+            if hook is not None and name not in vars(hook).get("_at_eval_point", ()):
+                setattr(cls, name, _with(name, around, hook))
+
+    def _optimizers_moving(self) -> list[Optimizer]:
+        """Return the optimizers whose eval point is not the held one, [] while the weights are not theirs."""
+        if self._exchanged is not None:
+            step, sums = self._exchanged
+            if step != self.trainer.global_step:  # SWA's last epoch counts a step, which has no gradients
+                is_same = torch.equal(sums, _sums(self))
+                self._exchanged = (self.trainer.global_step, sums) if is_same else None
+        if self._exchanged is not None:
+            return []
+        return [each for each in self.trainer.optimizers if eval_point(each) != "held"]
+
+    def _move(self) -> None:
+        for optimizer in self._optimizers_moving():
             _join_devices(optimizer)
-            self._evaluation.enter_context(evaluating(optimizer))
+            move_to_eval_point(optimizer)
 
-    def _leave(self) -> None:
-        if self._evaluation is not None:
-            self._evaluation.close()
-            self._evaluation = None
+    def _move_back(self) -> None:
+        for optimizer in self.trainer.optimizers:
+            move_back(optimizer)
 
-    def on_train_start(self) -> None:
-        """Make sure that training begins at the held point."""
-        self._leave()
-        super().on_train_start()
+    def _load_averages(self) -> None:
+        states, self._averages = self._averages, None
+        for optimizer, state in zip(self.trainer.optimizers, states or (), strict=False):
+            average = WeightAverage.of(optimizer)
+            if average is not None and state is not None:
+                average.load_state_dict(state)
 
-    def on_validation_model_eval(self) -> None:
-        """Move to the eval point."""
-        self._enter()
+    def _note_exchange(self) -> None:
+        """Note whether a callback has changed the weights since the end of the last epoch, as SWA does at the end."""
+        if self._sums is not None:
+            sums = _sums(self)
+            if not torch.equal(self._sums, sums):
+                self._exchanged = (self.trainer.global_step, sums)
+        self._sums = None
 
-    def on_validation_model_train(self) -> None:
-        """Move back, bit for bit."""
-        self._leave()
+    @contextmanager
+    def _around_train_start(self) -> Iterator[None]:
+        _require_sound(self.trainer)
+        self._sums = self._exchanged = None
+        self._load_averages()
+        self._move_back()
+        if self._modes is not None:  # an evaluation that an exception has ended
+            _put_modes(self._modes)
+            self._modes = None
+        yield
 
-    def on_test_model_eval(self) -> None:
-        """Move to the eval point."""
-        self._enter()
+    @contextmanager
+    def _around_train_epoch_start(self) -> Iterator[None]:
+        self._note_exchange()
+        yield
 
-    def on_test_model_train(self) -> None:
-        """Move back, bit for bit."""
-        self._leave()
+    @contextmanager
+    def _around_train_epoch_end(self) -> Iterator[None]:
+        yield
+        self._sums = _sums(self) if self._optimizers_moving() else None
 
-    def on_predict_model_eval(self) -> None:
-        """Move to the eval point."""
-        self._enter()
+    @contextmanager
+    def _around_train_end(self) -> Iterator[None]:
+        self._note_exchange()
+        self._move()
+        yield
 
-    def on_predict_end(self) -> None:
-        """Move back, bit for bit; there is no on_predict_model_train."""
-        super().on_predict_end()
-        self._leave()
+    @contextmanager
+    def _around_model_eval(self) -> Iterator[None]:
+        self._load_averages()
+        self._move()
+        if self._modes is None:
+            self._modes = {part: part.training for part in self.modules()}
+        yield
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the eval point's weights into the ``state_dict``, and the held ones beside it with the state at them."""
-        super().on_save_checkpoint(checkpoint)
-        optimizers = self.trainer.optimizers
+    @contextmanager
+    def _around_evaluation_end(self) -> Iterator[None]:
+        yield
+        self._modes = None  # Lightning puts them back
+        if self.trainer.state.fn == "fit":
+            self._move_back()
+
+    @contextmanager
+    def _around_clip_gradients(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> Iterator[None]:
+        if gradient_clip_val and isinstance(optimizer, Neumann):
+            raise ValueError(_NO_CLIPPING.format(f"clip_gradients(gradient_clip_val={gradient_clip_val})"))
+        yield
+
+    @contextmanager
+    def _around_save_checkpoint(self, checkpoint: dict[str, Any]) -> Iterator[None]:
+        """Put the eval point's weights into ``checkpoint``, and the held ones beside them with the state at them."""
+        self._load_averages()
+        trainer = self.trainer
+        is_state = "optimizer_states" in checkpoint
+        averages = [WeightAverage.of(optimizer) for optimizer in trainer.optimizers]
+        if is_state and any(averages):
+            checkpoint[WEIGHT_AVERAGES] = [None if each is None else each.state_dict() for each in averages]
+        optimizers = self._optimizers_moving()
         if not optimizers:
+            yield
             return
-        trained = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
-        ours = {name: p for name, p in self.state_dict(keep_vars=True).items() if id(p) in trained}
-        with ExitStack() as points:
-            for optimizer in optimizers:
-                _join_devices(optimizer)
-                points.enter_context(at(optimizer, "held"))
-            if "optimizer_states" in checkpoint:  # perhaps taken at the eval point, where ModelCheckpoint may save
-                states = [self.trainer.strategy.optimizer_state(optimizer) for optimizer in optimizers]
-                checkpoint["optimizer_states"] = states
-                checkpoint[HELD_WEIGHTS] = _copies(ours)
-        with ExitStack() as points:
-            for optimizer in optimizers:
-                points.enter_context(evaluating(optimizer))
-            checkpoint["state_dict"] = {**checkpoint["state_dict"], **_copies(ours)}
+        params = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+        present = _copies(params)
+        are_moved = any(map(is_moved, optimizers))
+        for optimizer in optimizers:
+            _join_devices(optimizer)
+            move_back(optimizer)
+        held = _Weights(params)
+        if is_state:  # perhaps taken at the eval point, where ModelCheckpoint may save
+            states = [trainer.strategy.optimizer_state(optimizer) for optimizer in trainer.optimizers]
+            checkpoint["optimizer_states"] = states
+        # a callback may have put an average there; what it has saved of this module is what training goes on from
+        is_replaced = not held.are_in(checkpoint["state_dict"])
+        if is_replaced:
+            checkpoint.update({key: held.copied_into(value) for key, value in checkpoint.items()})
+        for optimizer in optimizers:
+            move_to_eval_point(optimizer)
+        if are_moved:
+            _put(params, present)  # perhaps not what the optimizer would move to: a callback may have put others there
+        try:
+            yield
+            answer = _Weights(params)
+            if is_state and not is_replaced:
+                checkpoint[HELD_WEIGHTS] = held.by_name(checkpoint["state_dict"], self)
+            done = ("optimizer_states", HELD_WEIGHTS, WEIGHT_AVERAGES)
+            for key in checkpoint.keys() - done:
+                checkpoint[key] = answer.copied_into(checkpoint[key])
+        finally:
+            if not are_moved:
+                for optimizer in optimizers:
+                    move_back(optimizer)
+            _put(params, present)
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    @contextmanager
+    def _around_load_checkpoint(self, checkpoint: dict[str, Any]) -> Iterator[None]:
         """Load the held weights where training goes on, and those of the eval point for any other purpose."""
-        super().on_load_checkpoint(checkpoint)
-        self._leave()
         trainer = attached_trainer(self)
-        if trainer is None:
-            return
-        if trainer.state.fn != "fit":
+        if trainer is not None and trainer.state.fn == "fit":
+            self._move_back()
+            self._averages = checkpoint.get(WEIGHT_AVERAGES)
+            held = checkpoint.get(HELD_WEIGHTS, {})
+            checkpoint["state_dict"] = {k: held.get(k, value) for k, value in checkpoint["state_dict"].items()}
+        elif trainer is not None:
             trainer.optimizers = []  # their state is that of the old weights; fit makes new ones
-        elif HELD_WEIGHTS in checkpoint:
-            checkpoint["state_dict"] = {**checkpoint["state_dict"], **checkpoint[HELD_WEIGHTS]}
+        yield
 
 
-def _copies(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: weight.detach().clone() for name, weight in weights.items()}
+_AROUND: dict[str, Callable[..., AbstractContextManager[None]]] = {
+    "on_train_start": AtEvalPoint._around_train_start,
+    "on_train_epoch_start": AtEvalPoint._around_train_epoch_start,
+    "on_train_epoch_end": AtEvalPoint._around_train_epoch_end,
+    "on_train_end": AtEvalPoint._around_train_end,
+    **{f"on_{stage}_model_eval": AtEvalPoint._around_model_eval for stage in ("validation", "test", "predict")},
+    **{f"on_{stage}_end": AtEvalPoint._around_evaluation_end for stage in ("validation", "test", "predict")},
+    "clip_gradients": AtEvalPoint._around_clip_gradients,
+    "on_save_checkpoint": AtEvalPoint._around_save_checkpoint,
+    "on_load_checkpoint": AtEvalPoint._around_load_checkpoint,
+}
+
+
+def _with(
+    name: str, around: Callable[..., AbstractContextManager[None]], hook: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Return ``hook`` within ``around``, which a hook that is called from it by ``super()`` does not enter again."""
+
+    @functools.wraps(hook)
+    def call(self: AtEvalPoint, *args: Any, **kwargs: Any) -> Any:
+        if name in self._running:
+            return hook(self, *args, **kwargs)
+        self._running |= {name}
+        try:
+            with around(self, *args, **kwargs):
+                return hook(self, *args, **kwargs)
+        finally:
+            self._running -= {name}
+
+    call._at_eval_point = (name,)  # type: ignore[attr-defined]
+    return call
+
+
+_NO_CLIPPING = (
+    "{} would break the method: a clipped gradient is not the gradient at Neumann's displaced point; leave gradient "
+    "clipping off, and lower lr where training is not stable"
+)
+
+
+def _require_sound(trainer: Any) -> None:
+    """Refuse what would train or save something else than it seems.
+
+    Raises:
+        ValueError: the trainer has been given such a thing; the message says what to do instead.
+    """
+    optimizers = [base_optimizer(each) or each for each in trainer.optimizers]
+    neumanns = [each for each in optimizers if isinstance(each, Neumann)]
+    if neumanns and trainer.gradient_clip_val:
+        raise ValueError(_NO_CLIPPING.format(f"Trainer(gradient_clip_val={trainer.gradient_clip_val})"))
+    ramps = [each for each in neumanns if isinstance(each.defaults["momentum"], (tuple, list))]
+    for callback in trainer.callbacks:
+        names = {each.__name__ for each in type(callback).__mro__}
+        if ramps and "LearningRateMonitor" in names and callback.log_momentum:
+            raise ValueError(
+                "LearningRateMonitor(log_momentum=True) logs one number, and Neumann's momentum is the ramp "
+                f"{ramps[0].defaults['momentum']}: leave log_momentum out, or pass a number as Neumann's momentum"
+            )
+        if "ModelPruning" in names:
+            _require_none_moves(optimizers, "ModelPruning saves the weights that it finds, which are displaced")
+    strategy = type(trainer.strategy).__name__
+    if any(word in strategy for word in ("FSDP", "DeepSpeed", "ModelParallel")):
+        _require_none_moves(optimizers, f"{strategy} saves sharded weights without asking the module")
+
+
+def _require_none_moves(optimizers: list[Optimizer], why: str) -> None:
+    for optimizer in optimizers:
+        if eval_point(optimizer) != "held":
+            raise ValueError(
+                f"AtEvalPoint cannot keep checkpoints at the eval point of {type(optimizer).__name__} here: {why}; "
+                "train without it, or with an optimizer whose eval point is the held one"
+            )
+
+
+class _Weights:
+    """Copies of parameters as they are when this is made, and a way to find the tensors that share their memory."""
+
+    def __init__(self, params: list[Tensor]) -> None:
+        self._copies = {_memory(p): p.detach().clone() for p in params}
+
+    def copy_of(self, value: Any) -> Tensor | None:
+        """Return the copy of the parameter whose memory is that of ``value``, None where there is none."""
+        return self._copies.get(_memory(value)) if isinstance(value, Tensor) else None
+
+    def are_in(self, weights: dict[str, Any]) -> bool:
+        """Return whether one of the parameters is among the values of ``weights``."""
+        return any(self.copy_of(value) is not None for value in weights.values())
+
+    def copied_into(self, value: Any) -> Any:
+        """Return ``value``, or where a parameter is in it, a copy of it with the copies in the parameters' places."""
+        if isinstance(value, dict):
+            made = {key: self.copied_into(each) for key, each in value.items()}
+            return made if any(made[key] is not value[key] for key in made) else value
+        if type(value) in (list, tuple):
+            members = [self.copied_into(each) for each in value]
+            return type(value)(members) if any(a is not b for a, b in zip(members, value, strict=True)) else value
+        copy = self.copy_of(value)
+        return value if copy is None else copy
+
+    def by_name(self, weights: dict[str, Any], module: nn.Module) -> dict[str, Tensor]:
+        """Return the copies by the names that ``weights`` has for them; values of another memory go by ``module``'s."""
+        named = {name: self.copy_of(p) for name, p in module.state_dict(keep_vars=True).items()}
+        found = {name: self.copy_of(value) for name, value in weights.items()}
+        found = {name: named.get(name) if copy is None else copy for name, copy in found.items()}
+        return {name: copy for name, copy in found.items() if copy is not None}
+
+
+def _memory(tensor: Tensor) -> tuple[Any, ...]:
+    storage = tensor.untyped_storage().data_ptr()
+    return tensor.device, storage, tensor.storage_offset(), tensor.shape, tensor.stride()
+
+
+def _copies(params: list[Tensor]) -> list[Tensor]:
+    return [p.detach().clone() for p in params]
+
+
+@torch.no_grad()
+def _put(params: list[Tensor], values: list[Tensor]) -> None:
+    for p, value in zip(params, values, strict=True):
+        p.copy_(value)
+
+
+def _put_modes(modes: dict[nn.Module, bool]) -> None:
+    for part, training in modes.items():
+        part.training = training
+
+
+def _sums(module: nn.Module) -> Tensor:
+    """Return a sum of each parameter's bits, int64 [parameters]: equal where the weights are, but for an accident."""
+    params = [torch.view_as_real(p) if p.is_complex() else p for p in map(Tensor.detach, module.parameters())]
+    sums = [p.view(INTEGERS[p.element_size()]).sum(dtype=torch.int64) for p in params]
+    return torch.stack([each.to(sums[0].device) for each in sums])
 
 
 def _join_devices(optimizer: Any) -> None:

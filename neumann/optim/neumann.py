@@ -8,6 +8,7 @@ tensors); `phased.py` takes the step, and `reference.py` is the same algorithm a
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from torch import Tensor
@@ -121,6 +122,9 @@ class Neumann(PhasedOptimizer):
         ValueError: an argument is not valid, or a parameter is not a real floating-point tensor.
     """
 
+    _said_cycled = False  # that a scheduler has replaced the ramp of the momentum
+    _warns_of_burn_in = False  # True where `paper` chose the burn-in; a copy no longer warns
+
     def __init__(
         self,
         params: ParamsT,
@@ -171,6 +175,9 @@ class Neumann(PhasedOptimizer):
     def paper(cls, params: ParamsT, lr: float | Tensor, *, steps_per_epoch: float, **overrides: Any) -> Neumann:
         """Return the optimizer with the paper's recipe (section 4): 5 epochs of SGD, K from 10 epochs on, doubling.
 
+        It is made for about 250 epochs. A run of 5 or fewer is plain SGD to its end: evaluated during the burn-in, the
+        optimizer warns of that once.
+
         Args:
             params: as in the constructor.
             lr: η, the only hyperparameter the paper tunes.
@@ -190,7 +197,24 @@ class Neumann(PhasedOptimizer):
             "reset_period": max(1, round(10 * epoch)),
             "reset_growth": 2.0,
         }
-        return cls(params, lr, **{**recipe, **overrides})
+        optimizer = cls(params, lr, **{**recipe, **overrides})
+        optimizer._warns_of_burn_in = True
+        return optimizer
+
+    def move_to(self, point: str) -> None:
+        """Move the parameters to ``point``, one of :attr:`points`, as `DisplacedOptimizer.move_to` does."""
+        if self._warns_of_burn_in and point != "held":
+            last = max(group["burn_in_steps"] for group in self.param_groups)
+            step = int(self.param_groups[0]["step"])
+            if 0 < step <= last:
+                self._warns_of_burn_in = False
+                warnings.warn(
+                    f"Neumann is evaluated at step {step}, within its burn-in of {last} steps, which is plain SGD: a "
+                    "run that ends there never is anything else. The paper's recipe is for about 250 epochs; for a "
+                    "shorter run give burn_in_steps and reset_period, such as 2 % and 4 % of its steps",
+                    stacklevel=3,
+                )
+        super().move_to(point)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -211,7 +235,20 @@ class Neumann(PhasedOptimizer):
         return group["beta"] * sum(p.numel() for params in every for p in params)
 
     def _phases(self, step: int | Tensor) -> list[Phase]:
+        if not self._said_cycled and any("max_momentum" in group for group in self.param_groups):
+            self._say_cycled()
         return [Phase.of_step(step, group, self.beta_total(group)) for group in self.param_groups]
+
+    def _say_cycled(self) -> None:
+        """Warn, once, where a scheduler that cycles the momentum has replaced the ramp."""
+        self._said_cycled = True
+        if isinstance(self.defaults["momentum"], tuple):
+            warnings.warn(
+                f"a scheduler has replaced Neumann's momentum ramp {self.defaults['momentum']} by numbers of its own, "
+                "as OneCycleLR and CyclicLR do by default: pass cycle_momentum=False to them to keep the ramp, or a "
+                "number as Neumann's momentum to have that cycled (this is said once)",
+                stacklevel=2,
+            )
 
     def _validated(self, hyperparameters: dict[str, Any]) -> dict[str, Any]:
         valid = argument_checks.neumann_hyperparameters(hyperparameters)

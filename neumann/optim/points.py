@@ -23,7 +23,7 @@ from neumann.optim.displaced import DisplacedOptimizer
 from neumann.optim.private_names import base_optimizer
 
 POINTS = ("held", "base", "average")
-# attribute of torch's SGD inside a base-point block: the held weights, which nested blocks restore
+# attribute of an optimizer at its base point: the held weights, which nested blocks and move_back restore
 HELD = "_neumann_held"
 
 
@@ -91,6 +91,45 @@ def evaluating(optimizer: Optimizer) -> Iterator[None]:
     """
     with at(optimizer, eval_point(optimizer)):
         yield
+
+
+def move_to_eval_point(optimizer: Optimizer) -> None:
+    """Move the parameters to the eval point and leave them there, until :func:`move_back`; :func:`at` nests within it.
+
+    For callers whose beginning and end are two calls, as hooks are; a block is :func:`evaluating`. Idempotent.
+    """
+    optimizer = _unwrapped(optimizer)
+    if isinstance(optimizer, DisplacedOptimizer):
+        optimizer.eval()
+    elif eval_point(optimizer) == "base" and getattr(optimizer, HELD, None) is None:
+        setattr(optimizer, HELD, _stash(optimizer))
+        if _has_modes(optimizer):
+            _switch_mode(optimizer, training=False)
+        else:
+            _move_to_nesterov_base(optimizer)
+
+
+def move_back(optimizer: Optimizer) -> None:
+    """Undo :func:`move_to_eval_point`, bit for bit. Idempotent."""
+    optimizer = _unwrapped(optimizer)
+    if isinstance(optimizer, DisplacedOptimizer):
+        optimizer.train()
+        return
+    held: list[tuple[Tensor, Tensor]] | None = getattr(optimizer, HELD, None)
+    if held is None:
+        return
+    if _has_modes(optimizer):
+        _switch_mode(optimizer, training=True)
+    _restore(held)
+    setattr(optimizer, HELD, None)
+
+
+def is_moved(optimizer: Optimizer) -> bool:
+    """Return whether the parameters are where :func:`move_to_eval_point` has moved them, away from the held point."""
+    optimizer = _unwrapped(optimizer)
+    if isinstance(optimizer, DisplacedOptimizer):
+        return optimizer.point != "held"
+    return getattr(optimizer, HELD, None) is not None
 
 
 def _unwrapped(optimizer: Optimizer) -> Optimizer:

@@ -49,7 +49,7 @@ def open_streams(*, stdout_needed: bool = False, line_buffering: bool = False) -
                 os.close(nothing)
             os.set_inheritable(descriptor, True)
     if sys.stdin is None:
-        sys.stdin = open(os.devnull)  # noqa: SIM115 - for the life of the process
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - for the life of the process
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         before = getattr(sys, name)
         if before is not None:

@@ -40,7 +40,8 @@ class RankPlace:
         given = os.environ if environment is None else environment
         if "TORCHELASTIC_RUN_ID" in given or "RANK" in given:
             return None if given.get("WORLD_SIZE") == "1" else RankPlace._of_torchrun(given)
-        if int(given.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in given:
+        tasks = given.get("SLURM_STEP_NUM_TASKS", "1")
+        if tasks.isdecimal() and int(tasks) > 1 and "SLURM_PROCID" in given:
             return RankPlace._of_srun(given)
         return None
 
@@ -93,6 +94,12 @@ class RankPlace:
     def check(self, spec: RunSpec) -> None:
         """Raise UserError where the number of processes started is not the number that ``spec`` trains on."""
         trainer = spec.config.trainer
+        if self.starter == "srun" and world_size(spec) == 1:
+            raise UserError(
+                f"SLURM_STEP_NUM_TASKS={self.world_size} says that srun started this as one of so many tasks, and the "
+                "run wants one process: in an interactive shell that srun has started, leave the variable out "
+                "(env -u SLURM_STEP_NUM_TASKS neumann ...); else give srun --ntasks=1"
+            )
         if self.world_size != world_size(spec):
             raise UserError(
                 f"{self.starter} started {self.world_size} processes and the run wants {world_size(spec)} "

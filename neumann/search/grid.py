@@ -1,27 +1,29 @@
 """The grid of `neumann train -m`: from overrides in Hydra's multirun syntax to a list of overrides for each run.
 
-`a,b`, `range(0,3)`, `glob(*)`, `shuffle(...)` and quoted values are Hydra's: its parser reads them, and its basic
-sweeper multiplies them out into what Hydra calls jobs. `+sweeps=NAME` names a file in sweeps/ (ours or one under
---config-dir) with a grid under `hydra.sweeper.params` and, beside it, settings that are the same for every run. With
-`hydra/sweeper=optuna`, on the command line or in the file's defaults list, the same overrides span a space to search
-instead (`neumann.search.space`).
+`a,b`, `range(0,3)`, `glob(*)`, `shuffle(...)` and quoted values are Hydra's: its parser reads them, and they are
+multiplied out in the order of its basic sweeper, each value once. `+sweeps=NAME` names a file in sweeps/ (ours or one
+under --config-dir) with a grid under `hydra.sweeper.params` and, beside it, settings that are the same for every run.
+With `hydra/sweeper=optuna`, on the command line or in the file's defaults list, the same overrides span a space to
+search instead (`neumann.search.space`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
 
 from neumann import compat
-from neumann.config.compose import CONF, SWEEPS, list_groups, sentences
-from neumann.config.keys import refuse_hydra, spelt
+from neumann.config.compose import SWEEPS, list_groups, search_path
+from neumann.config.keys import refuse_hydra
+from neumann.config.override_text import parse_override
+from neumann.config.schema import TEXTS
+from neumann.config.yaml_files import read_yaml
 from neumann.errors import UserError, did_you_mean
 from neumann.search.space import (
     MOST_RUNS,
@@ -31,6 +33,7 @@ from neumann.search.space import (
     chosen_sweeper,
     count_values,
     is_sweeper,
+    listed_values,
     read_search,
 )
 
@@ -54,7 +57,7 @@ def read_sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> lis
     """
     groups = list_groups(config_dirs)
     parser = OverridesParser.create(config_loader=_GroupOptions(groups))  # type: ignore[arg-type]
-    given = [_parse(parser, text) for text in overrides]
+    given = [parse_override(parser, text) for text in overrides]
     files = [o for o in given if o.key_or_group == SWEEPS]
     given = [o for o in given if o.key_or_group != SWEEPS]
     if len(files) > 1 or any(o.is_sweep_override() for o in files):
@@ -72,10 +75,8 @@ def read_sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> lis
         return read_search(sweeper, settings)
     if (count := math.prod(count_values(override) for override in settings)) > MOST_RUNS:
         raise UserError(f"the sweep has {count:,} runs, and one command trains at most {MOST_RUNS:,}: split it")
-    try:
-        jobs = compat.multiply_out(settings)
-    except HydraException as error:
-        raise UserError(f"the sweep cannot be read: {error}") from error
+    keyed = {o.get_key_element(): listed_values(o) for o in settings}
+    jobs = [[f"{key}={value}" for key, value in zip(keyed, values, strict=True)] for values in product(*keyed.values())]
     if not jobs:
         raise UserError(f"the sweep holds no run: one of its settings has no value in '{' '.join(overrides)}'")
     return jobs
@@ -103,14 +104,6 @@ class _GroupOptions:
         return self._groups[group_name]
 
 
-def _parse(parser: OverridesParser, text: str) -> Override:
-    try:
-        (override,) = parser.parse_overrides([spelt(text)])
-    except HydraException as error:
-        raise UserError(f"cannot read '{text}': an override is written key=value or group=option") from error
-    return override
-
-
 def _check_sweep(override: Override, searched: bool) -> None:
     if not override.is_sweep_override():
         return
@@ -133,20 +126,19 @@ def _read_file(
     name = choice.value()
     if choice.is_delete() or name not in groups.get(SWEEPS, []):
         raise UserError(f"there is no sweep '{name}': {did_you_mean(str(name), groups.get(SWEEPS, []))}")
-    folders = [CONF, *(Path(folder) for folder in config_dirs)]
-    path = next(p for p in (folder / SWEEPS / f"{name}.yaml" for folder in folders) if p.exists())
-    with sentences(f"{path} cannot be read"):
-        content: Any = OmegaConf.load(path)
-        plain: Any = OmegaConf.to_container(content)
-    match plain:
+    path = next(p for p in (f / SWEEPS / f"{name}.yaml" for f in search_path(config_dirs)) if p.exists())
+    match read_yaml(path):
         case {"hydra": {"sweeper": {"params": dict() as params, **settings}, **more}, **fixed} if not more:
             pass
         case _:
             raise UserError(f"{path}: a sweep file has its grid under hydra.sweeper.params and nothing else of Hydra")
     lines = [*_defaults(path, fixed.pop("defaults", [])), *_settings(settings, "hydra.sweeper.")]
+    for key, value in [*_leaves(fixed), *params.items()]:
+        if key in TEXTS and isinstance(value, bool | float):
+            raise UserError(f"{path}: {key}: {value} is not a text: write the text in quotes")
     lines += [*_settings(fixed), *(f"{key}={_text(value)}" for key, value in params.items())]
     for line in lines:
-        override = _parse(parser, line)
+        override = parse_override(parser, line)
         if override.key_or_group == SWEEPS:
             raise UserError(f"{path}: a sweep file cannot name another")
         yield override
@@ -175,11 +167,16 @@ def _text(value: Any) -> str:
 
 def _settings(node: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
     """Yield nested settings as overrides, one for each leaf."""
+    yield from (f"{key}={compat.as_override(_quoted(value))}" for key, value in _leaves(node, prefix))
+
+
+def _leaves(node: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of every leaf of nested settings."""
     for key, value in node.items():
         if isinstance(value, dict):
-            yield from _settings(value, f"{prefix}{key}.")
+            yield from _leaves(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}={compat.as_override(_quoted(value))}"
+            yield f"{prefix}{key}", value
 
 
 def _quoted(value: Any) -> Any:

@@ -18,7 +18,9 @@ from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 
-from neumann.config import NOT_SIGNED
+from neumann.config import why_not_tuned
+from neumann.config.override_text import refuse_underscored
+from neumann.config.schema import TEXTS
 from neumann.errors import UserError, did_you_mean
 
 Value = str | int | float | bool
@@ -240,17 +242,15 @@ def _checked(override: Override, name: str, like: Value) -> Any:
 
 def _dimension(override: Override) -> Interval | Choices:
     key, line = override.key_or_group, str(override.input_line)
-    for setting in NOT_SIGNED:
-        if key == setting or key.startswith(f"{setting}."):
-            raise UserError(f"'{line}': {key} cannot change a result, so there is nothing to search in it")
+    if key != "seed" and (why := why_not_tuned(key)) is not None:
+        raise UserError(f"'{line}': {why}")
     sweep: Any = override.value()
     tags: set[str] = getattr(sweep, "tags", set())
     if unknown := sorted(tags - ({"log"} if isinstance(sweep, IntervalSweep) else set())):
         raise UserError(f"'{line}': the tag '{unknown[0]}' has no meaning here, only tag(log,interval(A,B)) has one")
     if isinstance(sweep, IntervalSweep):
         return _interval(key, line, sweep)
-    count_values(override)
-    values = tuple(dict.fromkeys(override.sweep_string_iterator()))
+    values = tuple(listed_values(override))
     if not values:
         raise UserError(f"the search holds no run: '{line}' has no value")
     if isinstance(sweep, ChoiceSweep | RangeSweep) and sweep.shuffle:
@@ -272,13 +272,42 @@ def count_values(override: Override) -> int:
     if isinstance(sweep, RangeSweep):
         start, stop, step = (float(number or 0) for number in (sweep.start, sweep.stop, sweep.step))
         if step == 0 or not all(map(math.isfinite, (start, stop, step))):
-            raise UserError(f"'{override.input_line}' never ends: write range(A,B,STEP) with a step other than 0")
+            raise UserError(
+                f"'{override.input_line}': a range with the step 0, or to infinity, has no end: give another"
+            )
         count = max(0, math.ceil((stop - start) / step))
     if count > MOST_RUNS:
         raise UserError(
             f"'{override.input_line}' has {count:,} values, and one command trains at most {MOST_RUNS:,} runs"
         )
     return count
+
+
+def listed_values(override: Override) -> list[str]:
+    """Return the values of one setting in a sweep, each as on the command line, each once, in Hydra's order.
+
+    Raises UserError as `count_values` does.
+    """
+    line = str(override.input_line)
+    sweep: Any = override.value()
+    if not override.is_sweep_override():
+        return [line.partition("=")[2].strip()]
+    count_values(override)
+    texts = [str(text) for text in override.sweep_string_iterator()]
+    elements = list(sweep.list) if isinstance(sweep, ChoiceSweep) else []
+    meanings: list[Any] = list(texts)
+    if override.key_or_group in TEXTS:  # of a text that looks like a number, no digit is lost
+        written = [word.strip() for word in line.partition("=")[2].split(",")]
+        if len(written) == len(texts) and not any(mark in line for mark in "'\"([{\\$"):
+            meanings = texts = written
+    else:
+        refuse_underscored(line, elements)
+        if len(elements) == len(texts):  # 0.1 and 1e-1 are one run
+            meanings = [x if isinstance(x, int | float) and not isinstance(x, bool) else str(x) for x in elements]
+    once: dict[Any, str] = {}
+    for meaning, text in zip(meanings, texts, strict=True):
+        once.setdefault(meaning, text)
+    return list(once.values())
 
 
 def _interval(key: str, line: str, sweep: IntervalSweep) -> Interval:

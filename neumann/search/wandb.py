@@ -17,7 +17,8 @@ import yaml  # type: ignore[import-untyped]
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from neumann.config import make_specs
-from neumann.config.keys import OPEN_NODES
+from neumann.config.override_text import key_of
+from neumann.config.schema import OPEN_NODES, TEXTS
 from neumann.errors import UserError
 from neumann.search.grid import read_sweep
 from neumann.search.space import SAMPLER, SAMPLERS, Choices, Interval, Search
@@ -50,6 +51,7 @@ def sweep_file(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str
     content |= {"entity": logger.entity} if logger.entity else {}
     content |= {"method": method, "metric": {"name": OBJECTIVE, "goal": "minimize"}}
     content |= {"run_cap": asked.n_trials} if isinstance(asked, Search) else {}
+    fixed = [word for word in fixed if key_of(word) != "logger.mode"]
     content["command"] = ["neumann", "train", *folders, *fixed, "logger.mode=online", "${args_no_hyphens}"]
     content["parameters"] = parameters
     head = (
@@ -72,7 +74,7 @@ def _grid(runs: Sequence[Sequence[str]]) -> tuple[str, list[str], dict[str, Any]
     for words in columns:
         if len(words) > 1:
             key = words[0].split("=", 1)[0]
-            parameters[_name(key)] = {"values": [_value(word.split("=", 1)[1]) for word in words]}
+            parameters[_name(key)] = {"values": [_value(key, word.split("=", 1)[1]) for word in words]}
     return "grid", fixed, parameters
 
 
@@ -87,13 +89,13 @@ def _searched(search: Search) -> tuple[str, list[str], dict[str, Any]]:
     other = [key for key, value in search.settings.items() if value != SAMPLERS[search.sampler][key]]
     if other:
         raise UserError(f"hydra.sweeper.sampler.{other[0]} has no meaning for W&B, which has a sampler of its own")
-    parameters = {_name(key): _parameter(dimension) for key, dimension in search.space.items()}
+    parameters = {_name(key): _parameter(key, dimension) for key, dimension in search.space.items()}
     return METHODS[search.sampler], [*search.fixed, *(f"seed={seed}" for seed in search.seeds)], parameters
 
 
-def _parameter(dimension: Interval | Choices) -> dict[str, Any]:
+def _parameter(key: str, dimension: Interval | Choices) -> dict[str, Any]:
     if isinstance(dimension, Choices):
-        return {"values": [_value(text) for text in dimension.values]}
+        return {"values": [_value(key, text) for text in dimension.values]}
     if dimension.integer and dimension.log:
         raise UserError(f"'{dimension.line}': W&B has no logarithmic interval of whole numbers, so list its values")
     name = "int_uniform" if dimension.integer else "log_uniform_values" if dimension.log else "uniform"
@@ -105,8 +107,10 @@ def _name(key: str) -> str:
     return key.lstrip("+") if key.lstrip("+").startswith(tuple(f"{node}." for node in OPEN_NODES)) else key
 
 
-def _value(text: str) -> Any:
+def _value(key: str, text: str) -> Any:
     """Return the value of Hydra's ``text`` where the agent passes it on unchanged, else ``text``."""
+    if key in TEXTS:
+        return text
     value = OverridesParser.create().parse_override(f"x={text}").value()
     plain = isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
     return value if plain else text

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from neumann.store import claim
 from neumann.store.files import opened, replace_file, sync_folder
@@ -38,10 +38,10 @@ def write_checkpoint(path: Path, content: bytes) -> None:
     replace_file(path, content)
 
 
-def read_checkpoint(path: Path, decode: Callable[[bytes], T]) -> tuple[Path, T] | None:
+def read_checkpoint(path: Path, decode: Callable[[BinaryIO], T]) -> tuple[Path, T] | None:
     """Return the newest checkpoint that is whole as (its file, its value), or None where there is none.
 
-    ``decode`` makes the value from the bytes and raises ValueError where they are damaged. A damaged file is renamed,
+    ``decode`` makes the value from the file and raises ValueError where it is damaged. A damaged file is renamed,
     with a warning that says where the run goes on instead.
     """
     for file, then in ((path, "the run goes on from the one before"), (previous(path), "the run begins again")):
@@ -49,7 +49,7 @@ def read_checkpoint(path: Path, decode: Callable[[bytes], T]) -> tuple[Path, T] 
             continue
         try:
             with opened(file) as opened_file:
-                return file, decode(opened_file.read())
+                return file, decode(opened_file)
         except (OSError, ValueError) as error:
             if file == path and not previous(path).exists():
                 then = "the run begins again"

@@ -195,6 +195,8 @@ def require(path: Path) -> None:
     """
     claim = mine(path)
     if claim is not None and claim.lost():
+        if not os.path.isdir(claim.key):
+            raise Lost(f"{claim.key} was removed or renamed while its run was being trained, which has stopped")
         raise Lost(f"{claim.key} was taken over by another process while this one was cut off: it has stopped writing")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from neumann.store.files import opened
 from neumann.store.folder import RunFolder
 from neumann.store.records import flat
+from neumann.store.scores import is_number
 
 TAIL = 12  # lines of error.txt and of output.log
 
@@ -43,25 +43,21 @@ def tail(path: Path) -> list[str]:
 def metrics(folder: RunFolder) -> list[tuple[str, str]]:
     """Return (name, value as text) for each metric of the result, else of the latest evaluation."""
     result = folder.result()
-    last = result or next(iter(reversed(folder.read_measurements())), None)
+    last = result or folder.last_measurement()
     if last is None:
         return []
     rows = [("step", str(last.get("step")))]
     for key in ("epoch", "train_loss", "lr", "best_validation_error", "train_seconds"):
-        if _is_number(last.get(key)):
+        if is_number(last.get(key)):
             rows.append((key.replace("_", " "), f"{last[key]:.6g}"))
     for split in ("validation", "test"):
         scores = last.get(split)
         for point, values in scores.items() if isinstance(scores, Mapping) else ():
-            if isinstance(values, Mapping) and _is_number(values.get("error")):
-                loss = f", loss {values['loss']:.4g}" if _is_number(values.get("loss")) else ""
-                count = f" (n = {values['n']:.0f})" if _is_number(values.get("n")) else ""
+            if isinstance(values, Mapping) and is_number(values.get("error")):
+                loss = f", loss {values['loss']:.4g}" if is_number(values.get("loss")) else ""
+                count = f" (n = {values['n']:.0f})" if is_number(values.get("n")) else ""
                 rows.append((f"{split} error, {point}", f"{100 * values['error']:.2f} %{loss}{count}"))
     return rows
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _written(value: Any) -> str:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from neumann.store import claim
 
-LARGEST = 2**28  # bytes of a file that is read whole
+LARGEST = 2**25  # bytes of a file that is read whole; Python reads JSON of this size in half a second
 
 
 class NotWritten(OSError):  # noqa: N818 - named for what the user reads
@@ -25,12 +25,13 @@ class NotWritten(OSError):  # noqa: N818 - named for what the user reads
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise NotWritten, with one sentence on ``path``, for any OSError within the block."""
+    """Raise NotWritten, with one sentence on ``path``, for any OSError within the block, or Lost as `claim.require`."""
     try:
         yield
     except NotWritten:
         raise
     except OSError as error:
+        claim.require(path.parent)  # where the folder itself is gone, that is the reason
         reason = (error.strerror or str(error)).lower()
         sentence = NotWritten(f"{path} cannot be written ({reason}): what was written before it stands")
         sentence.errno = error.errno
@@ -81,10 +82,11 @@ def _whole(path: Path, content: bytes) -> Iterator[Path]:
 def append_line(path: Path, line: bytes) -> None:
     """Append ``line`` and sync it; a line before it that a kill has cut short stays a line of its own.
 
-    Raises NotWritten, having taken back what was written of the line, and Lost as `replace_file` does.
+    Raises NotWritten, having taken back what was written of the line, and Lost as `replace_file` does. A link is not
+    followed: in another user's folder it may lead to any file of ours.
     """
     claim.require(path.parent)
-    with writing(path), open(path, "ab+", buffering=0) as file:
+    with writing(path), open(_to_append(path), "ab+", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         cut = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
         content = b"\n" * cut + line + b"\n"
@@ -95,6 +97,16 @@ def append_line(path: Path, line: bytes) -> None:
         except OSError:
             os.ftruncate(file.fileno(), size)
             raise
+
+
+def _to_append(path: Path) -> int:
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "it is a link, and a run writes in its own folder alone", str(path))
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return handle
 
 
 def sync_folder(folder: Path) -> None:
@@ -143,9 +155,9 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def read_json(path: Path) -> Any | None:
-    """Return the file's value, None where it is missing or damaged; nan and inf, which JSON lacks, become None."""
+def read_json(path: Path, largest: int = LARGEST) -> Any | None:
+    """Return the file's value, None where it is missing, damaged or too large; nan and inf become None."""
     try:
-        return json.loads(read_file(path), parse_constant=lambda _: None)
+        return json.loads(read_file(path, largest), parse_constant=lambda _: None)
     except (OSError, ValueError, RecursionError):  # deep nesting is damage too
         return None

@@ -15,6 +15,7 @@ A folder may come from another user: what is read here is checked, and nothing o
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -29,12 +30,15 @@ from typing import Any
 from neumann.errors import UserError
 from neumann.store import claim
 from neumann.store.claim import Claim, Claimed, Lost
-from neumann.store.files import append_line, plain, read_file, read_json, replace_file, write_json
+from neumann.store.files import append_line, opened, plain, read_file, read_json, replace_file, write_json
+from neumann.store.scores import is_number
 
 __all__ = ["OVER", "STATUSES", "STYLES", "Claimed", "Lost", "RunFolder", "make_folder", "remove_refused"]
 
 STATUSES = ("pending", "running", "finished", "diverged", "failed", "interrupted")
 STYLES = {"finished": "green", "running": "cyan", "diverged": "yellow", "failed": "red", "interrupted": "yellow"}
+MEASURED = 2**26  # bytes of measurements that are read; 10,000 evaluations take about 10 million
+END = 2**20  # bytes at the end of the measurements in which the latest is looked for
 OVER = ("finished", "diverged")  # diverged is a result and is kept as one
 
 
@@ -111,9 +115,13 @@ class RunFolder:
         return {key: found[key] for key, kind in kinds.items() if isinstance(found.get(key), kind)}
 
     def result(self) -> dict[str, Any] | None:
-        """Return the content of result.json where the run is over, else None; a damaged file counts as none."""
+        """Return the content of result.json where the run is over, else None.
+
+        A file that is damaged, or has a value that no run writes, counts as none.
+        """
         result = read_json(self.path / "result.json")
-        return result if isinstance(result, dict) and result.get("status") in OVER else None
+        sound = isinstance(result, dict) and result.get("status") in OVER and _has_sound_values(result)
+        return result if sound else None
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write result.json atomically; only status.json and the removal of checkpoints follow.
@@ -122,9 +130,14 @@ class RunFolder:
         Raises NotWritten, or Lost where another process has taken the run over.
         """
         path = self.path / "result.json"
-        if path.exists() and read_json(path) is None:
+        if path.exists() and self.result() is None:
             claim.require(self.path)
-            os.replace(path, path.with_name("result.json.damaged"))
+            aside = path.with_name("result.json.damaged")
+            aside.unlink(missing_ok=True)
+            try:
+                os.link(path, aside)  # a second name: the file keeps its own until the new one is whole
+            except OSError:  # a file system without links
+                os.replace(path, aside)
         write_json(path, result)
 
     def set_status(self, status: str, **details: Any) -> None:
@@ -139,25 +152,39 @@ class RunFolder:
         """Return the provenance record of every attempt, first to last; none where the file is missing or damaged."""
         recorded = read_json(self.provenance)
         attempts = recorded.get("attempts") if isinstance(recorded, dict) else None
-        return attempts if isinstance(attempts, list) else []
+        return [one for one in attempts if isinstance(one, dict)] if isinstance(attempts, list) else []
+
+    def last_measurement(self) -> dict[str, Any] | None:
+        """Return the latest measurement that is whole, read from the end of the file; None where there is none."""
+        try:
+            with opened(self.measurements) as file:
+                size = os.fstat(file.fileno()).st_size
+                file.seek(max(0, size - END))
+                content = file.read(END)
+        except OSError:
+            return None
+        return next((one for line in reversed(content.split(b"\n")) if (one := _measurement(line)) is not None), None)
 
     def read_measurements(self) -> list[dict[str, Any]]:
-        """Return the measurements in the order written, without lines that are damaged or that a kill cut short."""
+        """Return the measurements in the order written, without lines that are damaged or that a kill cut short.
+
+        Warns where the file is too large to be a run's, and returns none.
+        """
         return self._lines()[0]
 
     def _lines(self) -> tuple[list[dict[str, Any]], int]:
         """Return the whole measurements, and the number of damaged lines before the last of them."""
         try:
-            content = read_file(self.measurements)
-        except OSError:
+            content = read_file(self.measurements, MEASURED)
+        except OSError as error:
+            if error.errno == errno.EFBIG:
+                warnings.warn(f"{self.measurements} is not read: {error.strerror}", stacklevel=3)
             return [], 0
         whole: list[dict[str, Any]] = []
         damaged = [0]
         for line in content.split(b"\n"):
-            measured = None
-            with contextlib.suppress(ValueError, RecursionError):
-                measured = json.loads(line, parse_constant=lambda _: None)
-            if isinstance(measured, dict) and type(measured.get("step")) is int:
+            measured = _measurement(line)
+            if measured is not None:
                 whole.append(measured)
                 damaged.append(damaged[-1])
             elif line.strip():
@@ -182,7 +209,7 @@ class RunFolder:
                 f"{len(kept)} line(s) are restored from there",
                 stacklevel=2,
             )
-        if kept or self.measurements.exists():
+        if kept or os.path.lexists(self.measurements):  # a link is replaced, not written through
             replace_file(self.measurements, b"".join(_line(one) + b"\n" for one in kept))
         return kept
 
@@ -219,6 +246,37 @@ class RunFolder:
     def require_claim(self) -> None:
         """Raise Lost where this process held the folder and another has taken it over: it may write nothing then."""
         claim.require(self.path)
+
+
+def _has_sound_values(result: Mapping[str, Any]) -> bool:
+    """Return whether what commands compute with and write as numbers is such: the file may have been edited."""
+    kinds: dict[str, Any] = dict.fromkeys(("step", "examples", "attempts"), int)
+    kinds |= dict.fromkeys(("signature", "name", "study", "eval_point"), str)
+    if not all(type(result[key]) is kind for key, kind in kinds.items() if key in result):
+        return False
+    numbers = ("train_seconds", "eval_seconds", "epoch", "train_loss", "best_validation_error", *kinds)
+    if not all(result.get(k) is None or kinds.get(k) is str or is_number(result[k]) for k in numbers):
+        return False
+    for split in ("validation", "test", "validation_recalibrated", "test_recalibrated"):
+        scores = result.get(split)
+        if scores is not None and not (isinstance(scores, Mapping) and all(map(_is_score, scores.values()))):
+            return False
+    return result.get("eval_weights") is None or isinstance(result["eval_weights"], str)
+
+
+def _is_score(score: object) -> bool:
+    if not isinstance(score, Mapping) or not is_number(score.get("error")):
+        return False
+    return all(score.get(key) is None or is_number(score[key]) for key in ("loss", "n", "wrong"))
+
+
+def _measurement(line: bytes) -> dict[str, Any] | None:
+    """Return the measurement in a line, None where it is damaged."""
+    try:
+        measured = json.loads(line, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        return None
+    return measured if isinstance(measured, dict) and type(measured.get("step")) is int else None
 
 
 def _line(measurement: Mapping[str, Any]) -> bytes:

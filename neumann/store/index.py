@@ -16,6 +16,7 @@ from neumann.store.files import read_json, replace_file
 
 NAME = ".runs-index.json"
 FORMAT = 1
+LARGEST = 2**28  # bytes; 5,000 runs take about 20 million
 
 
 class Index:
@@ -23,7 +24,7 @@ class Index:
 
     def __init__(self, output: Path) -> None:
         self._output = output
-        found = read_json(output / NAME)
+        found = read_json(output / NAME, LARGEST)
         good = isinstance(found, dict) and found.get("format") == FORMAT and isinstance(found.get("runs"), dict)
         self._runs: dict[str, Any] = found["runs"] if good else {}  # type: ignore[index]
         self._changed = False

@@ -59,7 +59,7 @@ def _place() -> tuple[str, str | None, str | None]:
     """Return (host, boot, process namespace) of this machine."""
     boot = namespace = None
     with contextlib.suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     with contextlib.suppress(OSError):
         namespace = os.readlink("/proc/self/ns/pid")
     return socket.gethostname(), boot, namespace
@@ -68,7 +68,7 @@ def _place() -> tuple[str, str | None, str | None]:
 def _started(pid: int) -> int | None:
     """Return the process's start in clock ticks since boot, 0 for a zombie, None where it cannot be read."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
     except (OSError, IndexError):
         return None
     ended = fields[0] in "ZX" and int(fields[17]) <= 1  # its first thread may end before one that still writes

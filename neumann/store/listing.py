@@ -6,11 +6,10 @@ Everything that is read may be damaged or another user's: a value of the wrong k
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,10 @@ from neumann.store.files import read_json
 from neumann.store.folder import STATUSES, RunFolder
 from neumann.store.index import Index
 from neumann.store.records import RUN, flat, read_config
-from neumann.store.scores import headline
+from neumann.store.scores import headline, is_number
 
+FOLLOWS = re.compile(r"^seed$|^(derived|timing)\.|_steps$|\.reset_period$")  # the seed, and what follows from others
+SEED = re.compile(r"-s\d+$")  # the end of a run's name
 FILES = ("status.json", "result.json", "measurements.jsonl", "signed.json")
 
 
@@ -42,6 +43,7 @@ class Row:
     seed: int | None  # of the run's random streams
     attempt: int  # number of attempts begun
     time: float  # of its last progress, in Unix seconds
+    differs: Mapping[str, Any] = field(default_factory=dict)  # {key: value}, where runs have its name but for the seed
 
     def as_record(self) -> dict[str, Any]:
         """Return it as JSON types."""
@@ -87,7 +89,23 @@ def list_runs(output: Path, filters: Filters) -> list[Row]:
     for key, value in filters.where:
         met = _where(met, key, value, index)
     index.save(folders)
-    return sorted((row for row, _ in met), key=lambda row: (row.time, row.folder))
+    return sorted(_told_apart(met, index), key=lambda row: (row.time, row.folder))
+
+
+def _told_apart(met: Iterable[tuple[Row, Path]], index: Index) -> Iterable[Row]:
+    """Return the rows; those of one study whose names differ in the seed alone have the settings that differ."""
+    named: dict[tuple[str, str], list[tuple[Row, Path]]] = {}
+    for row, folder in met:
+        named.setdefault((row.study, SEED.sub("", row.name)), []).append((row, folder))
+    for alike in named.values():
+        if len(alike) == 1:
+            yield alike[0][0]
+            continue
+        configs = [dict(flat(index.config(folder) or _signed_config(folder))) for _, folder in alike]
+        keys = [key for key in dict.fromkeys(key for config in configs for key in config) if not FOLLOWS.search(key)]
+        differing = [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
+        for (row, _), config in zip(alike, configs, strict=True):
+            yield replace(row, differs={key: config.get(key) for key in differing})
 
 
 def find_folders(output: Path) -> list[Path]:
@@ -129,9 +147,12 @@ def pick(output: Path, wanted: str) -> Path:
         names = by_name if re.search("[g-z]", wanted) else {path.name.rpartition("-")[2] for path in folders}
         raise UserError(f"there is no run {wanted} in {output}: {did_you_mean(wanted, names)}")
     if len(found) > 1:
-        signatures = ", ".join(sorted(path.name.rpartition("-")[2] for path in found)[:5])
-        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-        raise UserError(f"{wanted} is {len(found)} runs in {output}: name one by its signature, {signatures}{more}")
+        signatures = sorted({path.name.rpartition("-")[2] for path in found})
+        by_path = len(signatures) < len(found)  # two studies share a signature
+        named = sorted(str(path) for path in found) if by_path else signatures
+        listed = ", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else "")
+        by = "path" if by_path else "signature"
+        raise UserError(f"{wanted} is {len(found)} runs in {output}: name one by its {by}, {listed}")
     return found[0]
 
 
@@ -141,8 +162,7 @@ def error_of(scores: object) -> float | None:
         error = headline(scores)["error"]  # type: ignore[arg-type]
     except (AttributeError, KeyError, TypeError):
         return None
-    known = isinstance(error, int | float) and not isinstance(error, bool)
-    return error if known and math.isfinite(error) else None
+    return error if is_number(error) else None
 
 
 def read_row(folder: Path) -> Row:
@@ -184,7 +204,7 @@ def _read(folder: Path, stamp: Sequence[int]) -> tuple[Row, bool]:
     recorded = read_json(folder / "status.json")
     status, result = run.status(), run.result()
     config = _signed_config(folder)
-    last = result if result is not None else next(iter(reversed(run.read_measurements())), {})
+    last = result if result is not None else run.last_measurement() or {}
     match = RUN.fullmatch(folder.name)
     assert match is not None
     running = isinstance(recorded, dict) and recorded.get("status") == "running"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from neumann.cores import cores
 
 PACKAGES = (
     *("neumann", "torch", "torchvision", "pytorch-lightning", "timm", "hydra-core", "omegaconf", "wandb"),
@@ -30,7 +31,7 @@ def provenance() -> dict[str, Any]:
             "name": platform.node(),
             "system": platform.platform(),
             "processor": _processor(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cores": cores(),
         },
     }
 
@@ -44,7 +45,7 @@ def _version(package: str) -> str | None:
 
 def _processor() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     except OSError:

@@ -14,7 +14,7 @@ from neumann.errors import UserError, first_line
 from neumann.store.files import read_file, read_json
 
 RUN = re.compile(r"(.+)-([0-9a-f]{12})", re.DOTALL)  # a run folder's name: the run's name and its signature
-LARGEST = 2**20  # bytes of a configuration; a real one has about 2,000
+LARGEST = 2**17  # bytes of a configuration; a real one has about 2,000
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -24,11 +24,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError  # type: ignore[import-untyped]
+    from yaml import YAMLError, scan  # type: ignore[import-untyped]
+    from yaml.tokens import AliasToken  # type: ignore[import-untyped]
 
     path = folder / "config.yaml"
     try:
         content = read_file(path, LARGEST).decode()
+        if "*" in content and any(isinstance(token, AliasToken) for token in scan(content)):
+            raise ValueError("it has aliases, which no run writes, and a few of which stand for any size")
         config = OmegaConf.to_container(OmegaConf.create(content), resolve=False)
     except FileNotFoundError:
         raise UserError(f"{folder} has no config.yaml: it is not a run's folder, or the run never began") from None

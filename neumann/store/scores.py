@@ -9,6 +9,11 @@ OBJECTIVE = "objective"  # its name on W&B, in a run's summary alone: W&B's sear
 WORST = 1.0  # the error of a model that is always wrong: no finished run can be worse
 
 
+def is_number(value: object) -> bool:
+    """Return whether ``value`` is a number that can be computed with: no bool, no nan, nothing near infinity."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
 def headline(scores: Mapping[str, Mapping[str, float]]) -> Mapping[str, float]:
     """Return the scores at the eval point: the base point where the optimizer has one, else the held point.
 

@@ -10,15 +10,17 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from neumann.errors import UserError, first_line
 from neumann.seeds import AXES, derive
 from neumann.store.checkpoint_files import read_checkpoint, remove_checkpoints, write_checkpoint
 from neumann.store.claim import Claim
+from neumann.store.code_digests import code_of, codes, contributing, differing, in_words, targets_of
 from neumann.store.files import create_file, replace_file, write_json
 from neumann.store.folder import RunFolder, remove_refused
 from neumann.store.lookup import find, result_in
@@ -32,7 +34,7 @@ State = dict[str, Any]  # of a checkpoint; ``format`` and ``signature`` say what
 
 
 @contextmanager
-def session(spec: RunSpec, decode: Callable[[bytes], Any], state_format: int) -> Iterator[Session]:
+def session(spec: RunSpec, decode: Callable[[BinaryIO], Any], state_format: int) -> Iterator[Session]:
     """Hold the run of ``spec`` within the block: claimed, with its result or the state that it goes on from.
 
     How the block ends before the run trains decides what is left. After UserError or KeyboardInterrupt, a folder that
@@ -41,7 +43,7 @@ def session(spec: RunSpec, decode: Callable[[bytes], Any], state_format: int) ->
 
     Args:
         spec: the run; its folder is the one in its study that carries its signature, whatever its name.
-        decode: makes a checkpoint's state from its bytes; raises ValueError where they are damaged.
+        decode: makes a checkpoint's state from its file; raises ValueError where it is damaged.
         state_format: the ``format`` that a state must have.
 
     Raises:
@@ -88,8 +90,9 @@ class Session:
         self.record: dict[str, Any] = {}
         self.measurements: list[Measurement] = []
         self.trains = False
+        self._codes: list[dict[str, str]] = []
 
-    def _look(self, decode: Callable[[bytes], Any], state_format: int) -> None:
+    def _look(self, decode: Callable[[BinaryIO], Any], state_format: int) -> None:
         self.result = result_in(self._folder, self._spec)
         if self.result is not None or self._keep == "none":
             return
@@ -105,7 +108,8 @@ class Session:
     def begin(self, hardware: Mapping[str, Any]) -> None:
         """Record an attempt that goes on from ``state``; the measurements become those that the checkpoint holds.
 
-        ``hardware`` is training's part of the provenance record: devices, ranks, threads.
+        ``hardware`` is training's part of the provenance record: devices, ranks, threads. Warns where other code than
+        today's has trained the steps until then.
         """
         folder, spec = self._folder, self._spec
         for rest in folder.path.glob(".*.tmp"):  # of an attempt that was killed while it wrote: the claim is ours
@@ -116,13 +120,24 @@ class Session:
         self.record = {
             "attempt": self.attempt,
             "time": time.time(),
+            "step": self.state["global_step"] if self.state else 0,
+            "code": code_of(targets_of(spec.as_dict())),
             **provenance(),
             **hardware,
             "data": spec.facts.as_record(),
             "seeds": {axis: derive(spec.config.seed, axis) for axis in AXES},
             "choices": spec.choices,
         }
-        write_json(folder.provenance, {"attempts": [*folder.attempts(), self.record]})
+        attempts = [*folder.attempts(), self.record]
+        write_json(folder.provenance, {"attempts": attempts})
+        self._codes = codes(contributing(attempts))
+        if names := differing(self._codes):
+            warnings.warn(
+                f"{in_words(names)} changed since the first {self.record['step']} steps of the run were trained: it "
+                "goes on from there with today's code, and its result names both; to train it all with today's, stop "
+                f"it and remove {folder.path}",
+                stacklevel=2,
+            )
         self.measurements = folder.restore_measurements(self.state["measurements"] if self.state else [])
         folder.error.unlink(missing_ok=True)
 
@@ -163,6 +178,7 @@ class Session:
 
     def finish(self, result: dict[str, Any], eval_weights: bytes | None) -> dict[str, Any]:
         """Write the weights that are kept, then ``result``, which is returned as written; the run is over then."""
+        result = {**result, "code": self._codes}
         if eval_weights is not None:
             replace_file(self._folder.eval_weights, eval_weights)
             result = {**result, "eval_weights": self._folder.eval_weights.name}
@@ -234,5 +250,5 @@ def _first_error(folder: RunFolder, message: str, trace: str, rank: int | None) 
     message = f"rank {rank}: {message}"
     if not create_file(folder.error, f"{message}\n\n{trace}".encode()):
         with contextlib.suppress(OSError, IndexError):
-            return folder.error.read_text().splitlines()[0]
+            return folder.error.read_text(encoding="utf-8", errors="replace").splitlines()[0]
     return message

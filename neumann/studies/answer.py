@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from neumann.store import OVER
 from neumann.studies.numbers import interval, p_value, percent, percentage_points
 from neumann.studies.results import Comparison, RowResult, RunEntry
+from neumann.studies.statistics import Paired, Verdict
 
 
 def answer(primary: Comparison, rows: Sequence[RowResult]) -> tuple[str, str]:
@@ -18,13 +19,26 @@ def answer(primary: Comparison, rows: Sequence[RowResult]) -> tuple[str, str]:
     if {ours, other} & set(lost):
         return f"Not answered.{never}", "not answered: no setting trained without diverging"
     if primary.paired is None or primary.verdict is None:
-        return f"Not answered yet: {ours} and {other} share no finished evaluation seed.", "not answered yet"
+        return f"Not answered yet: {ours} and {other} share no evaluation seed that is over.", "not answered yet"
     one, verdict = primary.paired, primary.verdict
-    size = percent(abs(one.mean))
-    difference = f"{percentage_points(one.mean)} percentage points"
-    bounds = interval(one.low, one.high, percentage_points)
-    counted = f"n = {one.n} paired seed{'s' if one.n != 1 else ''}"
-    evidence = f"difference {difference}, 95 % interval {bounds}, {counted}, {_p(one.p)}"
+    both = [row for row in rows if row.key in (primary.row, primary.against)]
+    if one.diverged or one.mean is None:
+        said = _with_divergence(one, verdict, ours, other)
+    else:
+        said = _without_divergence(one, one.mean, verdict, ours, other)
+    untuned = [row.label for row in both if len(row.trials) == 1]
+    if untuned:
+        said += f" Nothing was tuned for {' and '.join(untuned)}: one setting was tried, which may favour either."
+    edges = [row.label for row in both if row.edge and len(row.trials) > 1]
+    if edges:
+        said += f" A better setting may lie outside the space, on whose edge {' and '.join(edges)} ended."
+    said += never
+    return said, _short(one, verdict.answer, ours, other)
+
+
+def _without_divergence(one: Paired, mean: float, verdict: Verdict, ours: str, other: str) -> str:
+    size = percent(abs(mean))
+    evidence = f"{_difference(one)}, n = {one.n} paired seed{'s' if one.n != 1 else ''}, {_p(one.p)}"
     margin = percent(verdict.smallest_effect_of_interest)
     if verdict.answer == "equivalent":
         said = (
@@ -46,15 +60,51 @@ def answer(primary: Comparison, rows: Sequence[RowResult]) -> tuple[str, str]:
         said += " One seed has no interval and shows nothing."
     else:
         said += " All paired differences are equal, so neither the noise nor the detectable effect can be estimated."
-    both = [row for row in rows if row.key in (primary.row, primary.against)]
-    for row in both:
-        if row.diverged:
-            said += f" {len(row.diverged)} of {row.planned} runs of {row.label} diverged and are not in the comparison."
-    edges = [row.label for row in both if row.edge]
-    if edges:
-        said += f" A better setting may lie outside the space, on whose edge {' and '.join(edges)} ended."
-    said += never
-    return said, f"{verdict.answer}, {difference} {bounds}, n = {one.n}"
+    return said
+
+
+def _with_divergence(one: Paired, verdict: Verdict, ours: str, other: str) -> str:
+    """Return the finding of a comparison in which a diverged run counts as worse than any that finished."""
+    a, b = len(one.diverged_a), len(one.diverged_b)
+    if not one.n and verdict.answer == "diverged":
+        said = f"Not answered: of {one.over} evaluation seeds {a} diverged in {ours} and {b} in {other}, and none "
+        said += "finished in both, so there is no difference of errors."
+    else:
+        said = {
+            "better": f"{ours} is better than {other}",
+            "worse": f"{ours} is worse than {other}",
+        }.get(verdict.answer, f"No difference was shown between {ours} and {other}")
+        said += f": of {one.over} evaluation seeds {a} diverged in {ours} and {b} in {other}."
+    said += f" A diverged run is worse than any that finished: {ours} wins {one.wins}, ties {one.ties} and loses "
+    said += f"{one.losses} of the seeds (sign test, {_p(one.p)})."
+    if one.over < 6:
+        said += " Fewer than six seeds cannot show a difference in this test."
+    if one.n:
+        said += (
+            f" On the {one.n} seed{'s' if one.n != 1 else ''} on which both finished: {_difference(one)}, which says "
+        )
+        said += "nothing of the others."
+    return said
+
+
+def _difference(one: Paired) -> str:
+    bounds = interval(one.low, one.high, percentage_points)
+    return f"difference {percentage_points(one.mean)} percentage points, 95 % interval {bounds}"
+
+
+def _short(one: Paired, verdict: str, ours: str, other: str) -> str:
+    """Return the finding for a terminal; what diverged stands beside n."""
+    lost = [
+        f"{len(seeds)} diverged in {label}"
+        for label, seeds in ((ours, one.diverged_a), (other, one.diverged_b))
+        if seeds
+    ]
+    counted = f"n = {one.n}" + (f" of {one.over} ({', '.join(lost)})" if lost else "")
+    answered = "not answered" if verdict == "diverged" else verdict
+    if one.mean is None:
+        return f"{answered}, {counted}"
+    bounds = interval(one.low, one.high, percentage_points)
+    return f"{answered}, {percentage_points(one.mean)} percentage points {bounds}, {counted}"
 
 
 def incomplete(runs: Sequence[RunEntry], rows: Sequence[RowResult]) -> str | None:

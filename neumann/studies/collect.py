@@ -14,8 +14,9 @@ from typing import Any
 from neumann.config import MakeSpecs, RunSpec, making_specs
 from neumann.errors import UserError
 from neumann.store import OVER, RunFolder, find
-from neumann.store.files import read_json
-from neumann.studies.plan import EVALUATION, TUNING, PlannedRun, Study, check_points
+from neumann.store.code_digests import contributing
+from neumann.store.scores import is_number
+from neumann.studies.plan import EVALUATION, TUNING, PlannedRun, Study, check_comparable, check_points
 from neumann.studies.results import RunEntry, TuningTrial, chosen
 
 
@@ -76,6 +77,7 @@ class StudyRuns:
     entries: tuple[RunEntry, ...]
 
 
+NEEDED = {"signature", "validation", "test", "eval_point", "train_seconds"}  # of a result
 Train = Callable[[Sequence[StudyRun], Mapping[str, tuple[TuningTrial, ...]]], None]
 
 
@@ -89,6 +91,7 @@ def collect(study: Study, train: Train | None = None) -> StudyRuns:
     with making_specs(study.config_dirs) as make:
         tuning = runs_of(study.tuning(), make)
         check_points(study, {run.planned.row: run.spec.config for run in reversed(tuning)})
+        check_comparable(study, {row: [r.spec for r in tuning if r.planned.row == row] for row in study.config.rows})
         if train is not None:
             train(tuning, {})
             tuning = _read_again(tuning)
@@ -125,7 +128,12 @@ def _tagged(spec: RunSpec, role: str) -> RunSpec:
 
 def _read(planned: PlannedRun, spec: RunSpec) -> StudyRun:
     folder = find(spec)
-    return StudyRun(planned, spec, folder, folder.result())
+    result = folder.result()
+    if result is not None and (lacking := NEEDED - result.keys()):
+        raise UserError(
+            f"{folder.path}/result.json lacks {', '.join(sorted(lacking))}: move it away to train the run again"
+        )
+    return StudyRun(planned, spec, folder, result)
 
 
 def _read_again(runs: Sequence[StudyRun]) -> list[StudyRun]:
@@ -201,8 +209,12 @@ def _measured(study: Study, row: str, evaluation: Iterable[StudyRun]) -> RowMeas
     by_epoch: dict[float, list[tuple[float, float]]] = {}
     for run in sound:
         for line in run.folder.read_measurements():
-            pair = (line["validation"][_point(run, point)]["error"], line["train_loss"])
-            by_epoch.setdefault(round(line["epoch"], 6), []).append(pair)
+            try:
+                values = line["validation"][_point(run, point)]["error"], line["train_loss"], line["epoch"]
+            except (KeyError, TypeError):
+                continue  # edited
+            if all(map(is_number, values)):
+                by_epoch.setdefault(round(values[2], 6), []).append(values[:2])
     return RowMeasurements(
         at=_point(over[0], point) if over else None,
         errors=_test(over, point, "error"),
@@ -230,8 +242,6 @@ def _entry(shared: Sequence[StudyRun]) -> RunEntry:
     status = run.folder.status()
     if result is None and status["status"] in OVER:  # it ended after its result was looked for
         status = {"status": "pending"}
-    provenance = read_json(run.folder.provenance)
-    attempts = provenance.get("attempts", []) if isinstance(provenance, dict) else []
     return RunEntry(
         rows=tuple(dict.fromkeys(one.planned.row for one in shared)),
         role=run.planned.role,
@@ -245,5 +255,5 @@ def _entry(shared: Sequence[StudyRun]) -> RunEntry:
         train_seconds=None if result is None else result["train_seconds"],
         validation=None if result is None else result["validation"],
         test=result["test"] if result is not None and run.planned.role == EVALUATION else None,
-        provenance=attempts[-1] if attempts else None,
+        attempts=tuple(contributing(run.folder.attempts())),
     )

@@ -14,12 +14,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from neumann.bounds import KINDS, Bounds
+from neumann.config import why_not_tuned
+from neumann.config.override_text import key_of, refuse_twice
+from neumann.config.yaml_files import read_yaml
 from neumann.errors import UserError, did_you_mean, first_line
 from neumann.studies.results import POINTS
 
@@ -28,6 +33,7 @@ ASKED = ("eval", *POINTS)  # eval: the base point where the optimizer has one, e
 FIGURES = ("errors", "curves", "tuning")
 SET_BY_STUDY = ("seed", "study", "name", "output", "logger", "checkpoint", "launch")
 FULL = "full"
+AXES = ("trainer.max_epochs",)  # what rows may differ in although their differences by seed would show it
 
 
 class Section(BaseModel):
@@ -69,6 +75,7 @@ class ComparisonsConfig(Section):
     primary: str
     smallest_effect: float = 0.5  # of interest, in percentage points of test error
     also: list[list[str]] = []  # further pairs [row, against]
+    across: str | None = None  # one of AXES, where that is what the study compares
 
 
 class BudgetConfig(Section):
@@ -129,16 +136,13 @@ def list_studies() -> dict[str, Path]:
 
 def read_study(file: Path) -> StudyConfig:
     """Return the checked content of ``file``. Raises UserError, one sentence that names the file and the key."""
+    given = read_yaml(file)
     try:
         try:
-            plain = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+            plain = OmegaConf.to_container(OmegaConf.create(given), resolve=True)
         except OmegaConfBaseException as error:
             key = getattr(error, "full_key", None)
             raise UserError(f"{key}: {first_line(error)}" if key else first_line(error)) from error
-        except Exception as error:  # a missing file, or PyYAML's errors, which have no common base of their own
-            raise UserError(f"it cannot be read: {' '.join(str(error).split())}") from error
-        if not isinstance(plain, dict):
-            raise UserError("it is not a study, which is a mapping with question, rows, space and seeds")
         try:
             config = StudyConfig.model_validate(plain)
         except ValidationError as invalid:
@@ -169,6 +173,9 @@ def _sentence(error: ErrorDetails) -> str:
         return f"there is no '{f'{key}.' if key else ''}{details['key']}': {details['hint']}"
     if kind == "missing" or (kind == "string_type" and value is None):
         return f"it needs {key}"
+    if kind == "string_type" and key.split(".")[-1] == "overrides" and isinstance(value, dict) and len(value) == 1:
+        ((group, option),) = value.items()
+        return f"{key}: {group}: {option} is not a text: write '{group}={option}', with an equals sign"
     shown = "nothing" if value is None else value
     return (
         f"{key}={shown} is not {KINDS_OF_PYDANTIC[kind]}"
@@ -195,6 +202,9 @@ def _check(config: StudyConfig) -> None:
     for pair in config.comparisons.also:
         if len(pair) != 2 or pair[0] == pair[1]:
             raise UserError(f"comparisons.also: {pair} is not a pair of two rows, written [row, against]")
+    across = config.comparisons.across
+    if across is not None and across not in AXES:
+        raise UserError(f"comparisons.across={across} cannot be compared by seed: {did_you_mean(across, AXES)}")
     labels = [row.label.strip() for row in rows.values()]
     for name, label in zip(rows, labels, strict=True):
         if not label or labels.count(label) > 1:
@@ -212,9 +222,14 @@ def _check(config: StudyConfig) -> None:
             raise UserError(f"there is no figure '{name}': {did_you_mean(name, FIGURES)}")
     _check_seeds(config.seeds)
     _check_spaces(config)
+    _check_budgets(config)
     for where, words in _override_lists(config):
+        try:
+            refuse_twice(words)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
         for word in words:
-            key = word.split("=", 1)[0].lstrip("+~")
+            key = key_of(word)
             if "=" not in word:
                 raise UserError(f"{where}: '{word}' is not an override, which is written key=value or group=option")
             if key.split(".")[0] in SET_BY_STUDY:
@@ -251,18 +266,51 @@ def _check_seeds(seeds: SeedsConfig) -> None:
         raise UserError(f"seeds: {both} both tune and evaluate, so a setting would be judged on a seed that chose it")
 
 
+def _check_budgets(config: StudyConfig) -> None:
+    """Refuse a budget's setting that rows set themselves, which would be ignored there. Raises UserError."""
+    for budget, limits in config.budgets.items():
+        for name, row in config.rows.items():
+            both = {key_of(word) for word in limits.overrides} & {key_of(word) for word in row.overrides}
+            if both:
+                raise UserError(
+                    f"budgets.{budget}.overrides and rows.{name}.overrides both set {min(both)}: leave out one of them"
+                )
+
+
+def _why_not_in_space(key: str) -> str | None:
+    """Return why a study cannot tune ``key``, None where it can."""
+    if key_of(key).split(".")[0] in SET_BY_STUDY:
+        return f"{key_of(key).split('.')[0]} is set for each run, so it cannot be tuned"
+    return why_not_tuned(key)
+
+
+def _meaning(text: str) -> Any:
+    """Return what an override makes of ``text``; the text itself where it cannot be read."""
+    try:
+        return OverridesParser.create().parse_override(f"x={text}").value()
+    except HydraException:
+        return text
+
+
 def _check_spaces(config: StudyConfig) -> None:
     sizes = {}
     for name, row in config.rows.items():
         space = config.space if row.space is None else row.space
         where = "space" if row.space is None else f"rows.{name}.space"
         for key, values in space.items():
-            if not values or any(v in values[:i] for i, v in enumerate(values)):
-                raise UserError(f"{where}.{key}={values}: name at least one value, each once")
             if not all(isinstance(v, int | float | str) and not isinstance(v, bool) for v in values):
                 raise UserError(f"{where}.{key}={values}: values are numbers or words")
-            if any(word.split("=", 1)[0] == key for word in (*config.overrides, *row.overrides)):
-                raise UserError(f"{where}.{key} is tuned and set by an override: leave out one of the two")
+            if not values or any(v in values[:i] for i, v in enumerate(values)):
+                raise UserError(f"{where}.{key}={values}: name at least one value, each once")
+            if (why := _why_not_in_space(key)) is not None:
+                raise UserError(f"{where}.{key}: {why}")
+            for value in values:
+                if isinstance(value, str) and isinstance(_meaning(value), bool | int | float | None):
+                    raise UserError(f"{where}.{key}: '{value}' is in quotes, which make a text of it: leave them out")
+            budgets = ((f"budgets.{b}.overrides", c.overrides) for b, c in config.budgets.items())
+            for of, words in (("overrides", config.overrides), (f"rows.{name}.overrides", row.overrides), *budgets):
+                if any(key_of(word) == key_of(key) for word in words):
+                    raise UserError(f"{where}.{key} is tuned and set by an override in {of}: leave out one of the two")
         if not space:
             raise UserError(f"{where} is empty: name what is tuned, such as optimizer.lr: [0.03, 0.1, 0.3]")
         sizes[name] = len(list(itertools.product(*space.values())))

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neumann.config import RunConfig
+from neumann.config import RunConfig, RunSpec
+from neumann.config.override_text import as_text_value, key_of
 from neumann.errors import UserError, did_you_mean
-from neumann.studies.definition import FULL, BudgetConfig, StudyConfig, find_study, read_study
+from neumann.studies.definition import AXES, FULL, BudgetConfig, StudyConfig, find_study, read_study
 
 TUNING, EVALUATION = "tuning", "evaluation"  # the two phases, and the roles of their runs
 
@@ -65,9 +66,15 @@ class Study:
 
     def _planned(self, row: str, role: str, setting: dict[str, Any], seed: int) -> PlannedRun:
         values = [f"{key}={value}" for key, value in setting.items()]
-        words = (*self.overrides, *self.config.rows[row].overrides, *values, f"seed={seed}", f"study={self.name}")
+        words = (
+            *self.overrides,
+            *self.config.rows[row].overrides,
+            *values,
+            f"seed={seed}",
+            f"study={as_text_value(self.name)}",
+        )
         # the last override of a key wins: the budget's over the study's
-        last = {word.split("=", 1)[0]: word for word in words}
+        last = {key_of(word): word for word in words}
         return PlannedRun(row, role, setting, seed, tuple(last.values()))
 
 
@@ -137,3 +144,43 @@ def check_points(study: Study, configs: Mapping[str, RunConfig]) -> None:
         nesterov = config.optimizer.get("nesterov") and config.optimizer.get("momentum")
         if row.point == "base" and of_torch and not nesterov:
             raise UserError(f"{study.file}: rows.{key}.point=base: its optimizer has no base point, use point=eval")
+
+
+def check_comparable(study: Study, specs: Mapping[str, Sequence[RunSpec]]) -> None:
+    """Refuse, before anything trains, rows whose difference by seed would be that of their data or of their horizon.
+
+    ``specs`` maps a row to its tuning runs. All must have the same images in the same splits, and as many epochs or as
+    many steps (of two batch sizes only one can be the same), evaluated on one grid; the horizon may differ where
+    ``comparisons.across`` names it. Raises UserError.
+    """
+    reference = study.config.comparisons.reference
+    one = specs[reference][0]
+    for key, its in ((reference, specs[reference]), *specs.items()):
+        for other in its:
+            differ = _differ(one, other, study.config.comparisons.across)
+            if differ:
+                rows = f"rows.{key} and rows.{reference}" if key != reference else f"two settings of rows.{key}"
+                raise UserError(f"{study.file}: {rows} are compared seed by seed and differ in {differ}")
+
+
+def _differ(one: RunSpec, other: RunSpec, across: str | None) -> str | None:
+    """Return what makes ``other`` incomparable with ``one``, and how to mend it, or None."""
+    data = one.config.data
+    changed = [f"data.{k}={v} and {data.get(k)}" for k, v in other.config.data.items() if v != data.get(k)]
+    told = f" ({', '.join(changed)})" if changed else ""
+    if other.facts.fingerprint != one.facts.fingerprint:
+        return f"their images{told}: name one data set for all rows, in the study's overrides"
+    if other.facts.split_digest != one.facts.split_digest:
+        return f"the split of their images{told}: name one for all rows, in the study's overrides"
+    grids = [("the horizon", "max_epochs", "total_steps")]
+    if across is None:  # a longer run may have a coarser grid
+        grids.append(("the evaluation grid", "check_val_every_n_epoch", "eval_every_steps"))
+    for what, epochs, steps in grids:
+        values = [getattr(spec.config.trainer, epochs) for spec in (other, one)]
+        counts = [getattr(spec.config.derived, steps) for spec in (other, one)]
+        if values[0] != values[1] and counts[0] != counts[1] and across != f"trainer.{epochs}":
+            where = "set it for all rows, in the study's overrides"
+            if f"trainer.{epochs}" in AXES:
+                where += f", or say that it is what the study compares: comparisons.across: trainer.{epochs}"
+            return f"{what} (trainer.{epochs}={values[0]:g} and {values[1]:g}): {where}"
+    return None

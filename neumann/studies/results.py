@@ -64,12 +64,13 @@ class RowResult:
     ``key``, ``label`` and ``overrides`` are those of study.yaml, ``trials`` the settings that were tried. ``point`` is
     what the study asked for ("eval", "held", "base" or "average") and ``at`` the evaluation point that this means for
     the row's optimizer. ``setting`` is the chosen trial's, None until tuning is complete; ``edge`` says
-    in a few words that it lies on the border of the space ("optimizer.lr=3 is the largest of 5 tried"), else None.
+    in a few words that it lies on the border of the space ("optimizer.lr=3 is the largest of 5 tried") or is all of it,
+    else None.
     ``errors`` and ``losses`` are test values by evaluation seed, of the runs that finished; ``planned`` is how many
     there should be, ``diverged`` are the seeds that have none. ``error`` and ``loss`` summarize them; ``points``
     summarizes the test error at each evaluation point that the optimizer has. ``paper`` is the published number in
     percent, where there is one; ``reference`` is the comparison of this row with the study's reference row; ``curve``
-    is None without a finished run.
+    is None without a finished run. ``mixed_code`` names the code that was not the same for all its runs.
     """
 
     key: str
@@ -90,6 +91,7 @@ class RowResult:
     curve: Curve | None
     reference: Comparison | None
     paper: float | None
+    mixed_code: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ class RunEntry:
 
     ``rows`` are the keys of all rows that read it: rows that differ only in the evaluation point share their runs.
     ``validation`` and ``test`` map an evaluation point to its scores ({"error", "loss", "wrong", "n"}), None while
-    there is no result; ``test`` is always None for tuning runs. ``provenance`` is the record of its last attempt.
+    there is no result; ``test`` is always None for tuning runs. ``attempts`` are the records of the attempts whose
+    steps are in its result, first to last.
     ``setting`` is what was tuned, ``overrides`` all that `neumann train` needs to make the run, ``message`` why it has
     its status, ``folder`` the path of its folder, and ``train_seconds`` the time in training alone.
     """
@@ -133,7 +136,7 @@ class RunEntry:
     train_seconds: float | None
     validation: Mapping[str, Mapping[str, float]] | None
     test: Mapping[str, Mapping[str, float]] | None
-    provenance: Mapping[str, Any] | None
+    attempts: tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -150,11 +153,13 @@ class StudyResults:
 
     ``name``, ``title``, ``question`` and ``budget`` are the study's. ``answer`` is the finding in one or two sentences
     and ``headline`` the short form for a terminal; ``incomplete`` is a sentence on what is still to be trained, or
-    None. ``data`` describes the data set in a sentence; ``test_images`` and ``validation_images`` count its images,
-    ``epochs`` is the length of training. ``recipe`` are the overrides of every run, ``tuned`` the keys that the spaces
-    vary. ``smallest_effect`` is the smallest effect of interest (fraction of images), ``reference`` the
-    key of the row that all others are compared with, ``limits`` are sentences on what the study cannot show, and
-    ``figures`` names the rows of each figure.
+    None. ``data`` describes the data set in a sentence; ``test_images`` and ``validation_images`` count its images.
+    ``epochs`` are the lengths of training, several where rows differ in their batch or the study compares horizons.
+    ``recipe`` are the overrides of every run, ``settings`` what decides a result beside the optimizer ("schedule",
+    "batch size", "weight decay"), each as {value: labels of its rows}, ``tuned`` the keys that the spaces vary.
+    ``smallest_effect`` is the smallest effect of interest (fraction of images), ``reference`` the key of the row that
+    all others are compared with, ``limits`` are sentences on what the study cannot show, and ``figures`` names the rows
+    of each figure.
     ``provenance`` maps a label ("commit", "torch", ...) to its distinct values over all runs, so that mixed provenance
     shows. ``commands`` maps a label to the shell command that reproduces it.
     """
@@ -168,10 +173,11 @@ class StudyResults:
     incomplete: str | None
     data: str
     recipe: tuple[str, ...]
+    settings: Mapping[str, Mapping[str, tuple[str, ...]]]
     tuned: tuple[str, ...]
     tuning_seeds: tuple[int, ...]
     evaluation_seeds: tuple[int, ...]
-    epochs: float
+    epochs: tuple[float, ...]
     test_images: int
     validation_images: int
     smallest_effect: float

@@ -17,15 +17,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from neumann.config import NOT_SIGNED
+from neumann.config import NOT_SIGNED, ignored_mode
+from neumann.config.override_text import key_of, value_of
 from neumann.errors import UserError, did_you_mean
+from neumann.folders import folder_of
+from neumann.store.code_digests import CodeCheck, targets_of
 from neumann.store.files import replace_file
-from neumann.store.folder import make_folder
+from neumann.store.folder import OVER, make_folder
 from neumann.studies import stamp
 from neumann.studies.analysis import analyse
 from neumann.studies.collect import StudyRun, StudyRuns, collect
 from neumann.studies.definition import FULL, PACKAGED, list_studies, read_study
-from neumann.studies.numbers import setting_text
+from neumann.studies.earlier import lost_runs, stands_on
+from neumann.studies.numbers import duration, setting_text
 from neumann.studies.plan import Study, load_study
 from neumann.studies.results import StudyResults, TuningTrial, chosen
 
@@ -59,17 +63,23 @@ def study(
     folder = _report_folder(one)
     known = stamp.unchanged(folder, stamp.digest(one, folder.parent))
     if known is not None and not known["incomplete"]:  # nothing is missing, and nothing has changed since
-        _print_end(console, folder, known["headline"])
+        _print_end(console, folder, known["headline"], known["note"])
         return 0
     with Training(one, console) as training:
         runs = collect(one, train=training)
     results = analyse(runs)
-    folder = _render(results, runs)
+    note = _changed_code(runs)
+    kept = _kept(results, runs)
+    if kept is None:
+        folder = _render(results, runs, note)
     from neumann.studies.report.tables import terminal_table
 
     console.print(terminal_table(results))
     console.print(escape(results.answer), highlight=False)
-    _print_end(console, folder, results.headline)
+    if kept is None:
+        _print_end(console, folder, results.headline, note)
+    else:
+        console.print(escape(kept), highlight=False, soft_wrap=True)
     for run in results.runs:
         if run.status == "failed":
             console.print(f"[red]failed:[/] {escape(f'{run.folder}: {run.message}')}", highlight=False, soft_wrap=True)
@@ -96,11 +106,16 @@ def report(
     if known is None:
         runs = collect(one)
         results = analyse(runs)
-        folder = _render(results, runs)
+        kept = _kept(results, runs)
+        if kept is not None:
+            again = "" if budget == FULL else f" --budget {budget}"
+            raise UserError(f"{kept}. neumann study {name}{again} trains what is missing and writes it anew")
+        note = _changed_code(runs)
+        folder = _render(results, runs, note)
         headline, incomplete = results.headline, results.incomplete
     else:
-        headline, incomplete = known["headline"], known["incomplete"]
-    _print_end(console, folder, headline)
+        headline, incomplete, note = known["headline"], known["incomplete"], known["note"]
+    _print_end(console, folder, headline, note)
     if incomplete:
         again = "" if budget == FULL else f" --budget {budget}"
         console.print(escape(f"{incomplete} neumann study {name}{again} trains them."), highlight=False, soft_wrap=True)
@@ -147,9 +162,13 @@ class Training:
             from neumann.launch import make_launcher
             from neumann.studies.progress import StudyView
 
-            make_folder(runs[0].spec.folder.parent / self._study.report)  # refused now, not after hours of training
+            folder = runs[0].spec.folder.parent / self._study.report
+            make_folder(folder)  # refused now, not after hours of training
             title, question = self._study.config.title, self._study.config.question
             self._console.print(f"[bold]{escape(title)}[/]: {escape(question)}", highlight=False)
+            if (ignored := ignored_mode(runs[0].spec.config.logger)) is not None:
+                self._console.print(escape(ignored), highlight=False, soft_wrap=True)
+            _print_lost(folder, runs, self._console)
             launcher = make_launcher(runs[0].spec.config.launch, self._console)
             self._launcher = self._open.enter_context(launcher)
             self._view = self._open.enter_context(StudyView(self._console, launcher.preparation, self._study, runs))
@@ -162,7 +181,7 @@ class Training:
 def _checked(overrides: Sequence[str]) -> list[str]:
     """Return ``overrides``, none of which can change a result. Raises UserError for one that can."""
     for word in overrides:
-        key = word.split("=", 1)[0].lstrip("+")
+        key = key_of(word)
         if "=" not in word or not any(key == allowed or key.startswith(f"{allowed}.") for allowed in ALLOWED):
             near = did_you_mean(key, ALLOWED)
             raise UserError(
@@ -174,12 +193,31 @@ def _checked(overrides: Sequence[str]) -> list[str]:
 
 def _report_folder(study: Study) -> Path:
     """Return where the report is looked for before anything is composed: under ``output`` of the command line."""
-    output = [word.split("=", 1)[1] for word in study.extra if word.startswith("output=")]
-    return Path(output[-1] if output else "runs") / study.name / study.report
+    output = [value_of(word) for word in study.extra if key_of(word) == "output"]
+    return Path(folder_of("output", output[-1]) if output else "runs") / study.name / study.report
 
 
-def _render(results: StudyResults, runs: StudyRuns) -> Path:
-    """Write the report beside the run folders, with its stamp, and return its folder."""
+def _kept(results: StudyResults, runs: StudyRuns) -> str | None:
+    """Return why the report that is there is left as it is: it stands on more, by runs that are not asked for now."""
+    folder = runs.tuning[0].spec.folder.parent / runs.study.report
+    over = sum(run.status in OVER for run in results.runs)
+    if results.incomplete is None or over >= stands_on(folder):
+        return None
+    lost = lost_runs(folder, runs.tuning)
+    return f"The report is left as it is: {lost}" if lost else None
+
+
+def _changed_code(runs: StudyRuns) -> str | None:
+    """Return a sentence where runs were trained by other code than today's, else None."""
+    check = CodeCheck()
+    for run in {run.spec.signature: run for run in (*runs.tuning, *runs.evaluation)}.values():
+        if run.result is not None:
+            check.add(run.spec, run.folder.path, run.result)
+    return check.note("output=NEW")
+
+
+def _render(results: StudyResults, runs: StudyRuns, note: str | None) -> Path:
+    """Write the report beside the run folders, with its stamp, which keeps ``note``, and return its folder."""
     from neumann.studies.report.page import render
 
     folder = runs.tuning[0].spec.folder.parent / runs.study.report
@@ -190,16 +228,28 @@ def _render(results: StudyResults, runs: StudyRuns) -> Path:
         folder,
         stamp.digest(runs.study, folder.parent),
         [(section, fingerprint) for fingerprint, section in data.items()],
+        [target for run in (*runs.tuning, *runs.evaluation) for target in targets_of(run.spec.as_dict())],
         written,
         headline=results.headline,
         incomplete=results.incomplete,
+        note=note,
     )
     return folder
 
 
-def _print_end(console: Console, folder: Path, headline: str) -> None:
+def _print_end(console: Console, folder: Path, headline: str, note: str | None) -> None:
+    from neumann.launch.progress import print_note
+
+    print_note(note)
     console.print(f"[bold]{escape(headline)}[/]", highlight=False, soft_wrap=True)
     console.print(escape(f"report: {folder / REPORT}"), highlight=False, soft_wrap=True)
+
+
+def _print_lost(folder: Path, tuning: Sequence[StudyRun], console: Console) -> None:
+    """Say which runs of the report that is there will not be used."""
+    lost = lost_runs(folder, tuning)
+    if lost:
+        console.print(f"[yellow]{escape(lost)}[/]", highlight=False, soft_wrap=True)
 
 
 def _print_plan(runs: StudyRuns, console: Console) -> None:
@@ -227,6 +277,9 @@ def _print_plan(runs: StudyRuns, console: Console) -> None:
     for space, labels in spaces.items():
         of = "every row" if len(labels) == len(one.config.rows) else ", ".join(labels)
         console.print(escape(f"tried for {of}: {space}"), highlight=False, soft_wrap=True)
+    untuned = [row.label for key, row in one.config.rows.items() if len(one.spaces[key]) == 1]
+    if untuned:
+        console.print(escape(f"not tuned, one setting only: {', '.join(untuned)}"), highlight=False, soft_wrap=True)
     seeds = [", ".join(map(str, those)) for those in (one.tuning_seeds, one.evaluation_seeds)]
     console.print(f"tuning seeds {seeds[0]}; evaluation seeds {seeds[1]}", highlight=False, soft_wrap=True)
     left = {run.spec.signature for run in (*tuning, *evaluation) if not run.over}
@@ -237,10 +290,22 @@ def _print_plan(runs: StudyRuns, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    seconds = [run.result["train_seconds"] for run in (*tuning, *evaluation) if run.result is not None]
-    if seconds and left:
-        mean = sum(seconds) / len(seconds)
-        console.print(f"a run took {mean:.1f} s of training so far (n = {len(seconds)})", highlight=False)
+    _print_lost(tuning[0].spec.folder.parent / one.report, tuning, console)
+    if left or unchosen:
+        most = len(left) + unchosen * len(one.evaluation_seeds)
+        console.print(_time_left(runs, most), highlight=False, soft_wrap=True)
+
+
+def _time_left(runs: StudyRuns, most: int) -> str:
+    """Return how long the at most ``most`` runs that are left take, by those that are over; start-up is not in it."""
+    over = {run.spec.signature: run.result["train_seconds"] for run in (*runs.tuning, *runs.evaluation) if run.result}
+    if not over:
+        return "how long that takes is not known: no run of this study is over yet"
+    mean = sum(over.values()) / len(over)
+    return (
+        f"that is up to {duration(mean * most)} of training, shared by the runs at once "
+        f"({mean:.1f} s a run so far, n = {len(over)})"
+    )
 
 
 def _publish(one: Study, folder: Path, incomplete: str | None, console: Console) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from neumann.store import RunFolder
+from neumann.store.code_digests import code_of
 from neumann.store.files import read_json, write_json
 from neumann.studies.plan import Study
 
@@ -44,15 +45,23 @@ def _states(files: Iterable[Path]) -> Iterable[tuple[str, int, int]]:
 
 
 def write(
-    folder: Path, digest: str, data: Iterable[tuple[Mapping[str, Any], str]], written: Sequence[Path], **said: Any
+    folder: Path,
+    digest: str,
+    data: Iterable[tuple[Mapping[str, Any], str]],
+    targets: Iterable[str],
+    written: Sequence[Path],
+    **said: Any,
 ) -> None:
     """Write the stamp of the report in ``folder``: its inputs, and the sentences that it ``said``.
 
-    ``data`` are the data sections of its runs, each with its fingerprint; ``written`` are the report's files.
+    ``data`` are the data sections of its runs, each with its fingerprint; ``targets`` what their configurations name as
+    ``_target_``, whose code is looked at again; ``written`` are the report's files.
     """
     outputs = [[path.name, path.stat().st_size] for path in written]
     sections = [{"section": dict(section), "fingerprint": fingerprint} for section, fingerprint in data]
-    write_json(folder / NAME, {"digest": digest, "data": sections, "outputs": outputs, **said})
+    names = sorted(set(targets))
+    made_of = {"digest": digest, "data": sections, "targets": names, "code": code_of(names), "outputs": outputs}
+    write_json(folder / NAME, {**made_of, **said})
 
 
 def unchanged(folder: Path, digest: str) -> dict[str, Any] | None:
@@ -60,13 +69,18 @@ def unchanged(folder: Path, digest: str) -> dict[str, Any] | None:
     stamp = read_json(folder / NAME)
     if not isinstance(stamp, dict) or stamp.get("digest") != digest:
         return None
-    for name, size in stamp["outputs"]:
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != size:
+    try:
+        for name, size in stamp["outputs"]:
+            path = folder / name
+            if not path.is_file() or path.stat().st_size != size:
+                return None
+        if code_of(stamp["targets"]) != stamp["code"]:
             return None
-    from neumann.data import facts
+        from neumann.data import facts
 
-    for one in stamp["data"]:
-        if facts(one["section"]).fingerprint != one["fingerprint"]:
-            return None
+        for one in stamp["data"]:
+            if facts(one["section"]).fingerprint != one["fingerprint"]:
+                return None
+    except (KeyError, TypeError, ValueError):  # a file that was edited or is of another version
+        return None
     return stamp

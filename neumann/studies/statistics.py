@@ -1,26 +1,27 @@
 """Statistics of a comparison by seed: intervals, paired tests, Holm, power and equivalence, as pure functions.
 
 Values are errors, losses or steps: smaller is better, and every result keeps the unit of its values. A diverged run has
-no value: the caller leaves it out here, counts it with `proportion_interval`, and says that the comparison is one of
-the runs that finished. ``None`` in a result means unknown from these data, never zero.
+no value and is in no mean, but it is a result: `paired` is told of it, and counts it as worse than any run that
+finished. ``None`` in a result means unknown from these data, never zero.
 
 x̄ is the mean of n values and s their sample standard deviation (n - 1 in the denominator), t(p; df) the quantile of
 Student's t. Sources: Student 1908, The probable error of a mean; Fisher 1935, The design of experiments, section 21;
-Phipson and Smyth 2010, Permutation p-values should never be zero; Holm 1979, A simple sequentially rejective multiple
-test procedure; Wilson 1927, Probable inference, the law of succession, and statistical inference; Schuirmann 1987, A
-comparison of the two one-sided tests procedure and the power approach; Cohen 1988, Statistical power analysis for the
-behavioral sciences, chapter 2; Johnson, Kotz and Balakrishnan 1995, Continuous univariate distributions 2, chapter 30.
+Dixon and Mood 1946, The statistical sign test; Phipson and Smyth 2010, Permutation p-values should never be zero; Holm
+1979, A simple sequentially rejective multiple test procedure; Wilson 1927, Probable inference, the law of succession,
+and statistical inference; Schuirmann 1987, A comparison of the two one-sided tests procedure and the power approach;
+Cohen 1988, Statistical power analysis for the behavioral sciences, chapter 2; Johnson, Kotz and Balakrishnan 1995,
+Continuous univariate distributions 2, chapter 30.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, SupportsIndex
 
-Answer = Literal["better", "worse", "no difference shown", "equivalent"]
+Answer = Literal["better", "worse", "no difference shown", "equivalent", "diverged"]
 
 EXACT_FLIPS = 15  # differences: 2^15 flips take a millisecond
 RANDOM_FLIPS = 99_999  # with the observed one a round 100 000, so p moves in steps of 1e-5
@@ -49,25 +50,40 @@ class Summary:
 class Paired:
     """The differences d = a - b by seed, in the unit of a and b; a negative one is a win of a.
 
-    ``n`` is the number of ``seeds``, those that both rows have, ``only_a`` and ``only_b`` those dropped since the other
-    row lacks them. ``mean``, ``sd``, ``low`` and ``high`` are as in `Summary`; ``t`` and ``p`` of the paired t test,
-    ``sign_flip_p`` of `sign_flip`. ``wins``, ``losses`` and ``ties`` count differences below, above and at 0.
+    ``n`` is the number of ``seeds``, those at which both rows have a value, ``only_a`` and ``only_b`` those dropped
+    since the other row has neither a value nor diverged. ``diverged_a`` and ``diverged_b`` are the seeds at which a and
+    b diverged, of those that both rows have. ``mean``, ``sd``, ``low`` and ``high`` are as in `Summary`, the mean None
+    where n is 0; ``t`` and ``p`` of the paired t test, ``sign_flip_p`` of `sign_flip`. ``wins``, ``losses`` and
+    ``ties`` count differences below, above and at 0. A diverged run loses to one that finished and ties with another;
+    where there is one, ``p`` is that of `sign_test`, and there is neither t nor sign-flip p.
     """
 
     n: int
     seeds: tuple[int, ...]
     only_a: tuple[int, ...]
     only_b: tuple[int, ...]
-    mean: float
+    diverged_a: tuple[int, ...]
+    diverged_b: tuple[int, ...]
+    mean: float | None
     sd: float | None
     low: float | None
     high: float | None
     t: float | None
     p: float | None
-    sign_flip_p: float
+    sign_flip_p: float | None
     wins: int
     losses: int
     ties: int
+
+    @property
+    def diverged(self) -> bool:
+        """Return whether a run of either row diverged at a seed that both have."""
+        return bool(self.diverged_a or self.diverged_b)
+
+    @property
+    def over(self) -> int:
+        """Return at how many seeds both rows have a run that finished or diverged."""
+        return self.wins + self.losses + self.ties
 
 
 @dataclass(frozen=True)
@@ -91,7 +107,7 @@ class Proportion:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer to a comparison, one of four, and what it rests on.
+    """The answer to a comparison, one of five, and what it rests on.
 
     ``p`` is the adjusted one where `decide` was given one. ``p_equivalence`` is that of the two one-sided tests. Both
     effects are in the unit of the values; ``alpha`` and ``power`` are the probabilities that `decide` was given.
@@ -120,8 +136,18 @@ def summarize(values: Iterable[float], confidence: float = 0.95) -> Summary:
     return Summary(n, mean, statistics.median(finite), sd, *_interval(mean, sd, n, confidence))
 
 
-def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0.95) -> Paired:
+def paired(
+    a: Mapping[int, float],
+    b: Mapping[int, float],
+    confidence: float = 0.95,
+    *,
+    diverged_a: Collection[int] = (),
+    diverged_b: Collection[int] = (),
+) -> Paired:
     """Compare two rows, which map a seed to a value, by their differences d = a - b at the seeds that both have.
+
+    ``diverged_a`` and ``diverged_b`` are the seeds at which a run diverged. Mean, s and interval are of the seeds at
+    which both finished and say nothing of these, so then p is `sign_test`'s over all seeds.
 
     t = d̄ √n / s on n - 1 degrees of freedom, p = P(|T| ≥ |t|) is two-sided (Student 1908); ``sign_flip_p`` needs no
     normal differences, see `sign_flip`. One seed has no s, interval, t or p. Where all differences are equal, the noise
@@ -132,22 +158,43 @@ def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0
     Raises ValueError where no seed is in both, a value is not finite, or the confidence is outside (0, 1).
     """
     _check_share(confidence, "confidence")
+    over_a, over_b = {*a, *diverged_a}, {*b, *diverged_b}
+    if not over_a & over_b:
+        raise ValueError(f"no seed is in both rows: a has {sorted(over_a)}, b has {sorted(over_b)}")
     seeds = tuple(sorted(a.keys() & b.keys()))
-    if not seeds:
-        raise ValueError(f"no seed is in both rows: a has {sorted(a)}, b has {sorted(b)}")
-    only_a, only_b = tuple(sorted(a.keys() - b.keys())), tuple(sorted(b.keys() - a.keys()))
+    only_a, only_b = tuple(sorted(a.keys() - over_b)), tuple(sorted(b.keys() - over_a))
+    lost_a, lost_b = tuple(sorted({*diverged_a} & over_b)), tuple(sorted({*diverged_b} & over_a))
     pairs = [(_measured(a[s], f"a at seed {s}"), _measured(b[s], f"b at seed {s}")) for s in seeds]
-    size = max(abs(value) for pair in pairs for value in pair)
+    size = max((abs(value) for pair in pairs for value in pair), default=0.0)
     differences = [0.0 if abs(x - y) <= ROUNDING * size else x - y for x, y in pairs]
-    n, mean, sd = len(seeds), statistics.mean(differences), _sd(differences, size)
-    low, high = _interval(mean, sd, n, confidence)
-    flip = sign_flip(differences)
-    t = mean * math.sqrt(n) / sd if sd else None
-    p = flip if sd == 0 else None
-    if t is not None:
-        p = 2 * float(_special().stdtr(n - 1, -abs(t)))
-    wins, losses = sum(d < 0 for d in differences), sum(d > 0 for d in differences)
-    return Paired(n, seeds, only_a, only_b, mean, sd, low, high, t, p, flip, wins, losses, n - wins - losses)
+    n, sd = len(seeds), _sd(differences, size)
+    mean = statistics.mean(differences) if differences else None
+    low, high = _interval(mean, sd, n, confidence) if mean is not None else (None, None)
+    wins = sum(d < 0 for d in differences) + len({*lost_b} - {*lost_a})
+    losses = sum(d > 0 for d in differences) + len({*lost_a} - {*lost_b})
+    ties = len(over_a & over_b) - wins - losses
+    t = flip = None
+    if lost_a or lost_b or mean is None:
+        p: float | None = sign_test(wins, losses)
+    else:
+        flip = sign_flip(differences)
+        t = mean * math.sqrt(n) / sd if sd else None
+        p = flip if sd == 0 else None
+        if t is not None:
+            p = 2 * float(_special().stdtr(n - 1, -abs(t)))
+    return Paired(
+        n, seeds, only_a, only_b, lost_a, lost_b, mean, sd, low, high, t, p, flip, wins, losses, ties
+    )  # fmt: skip
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """Return the two-sided p of so many wins and losses where each is as likely (Dixon and Mood 1946).
+
+    Ties are left out. It uses no sizes, so a diverged run, which has none, is a loss like another. Under six
+    seeds it cannot reach 0.05.
+    """
+    n, fewer = wins + losses, min(wins, losses)
+    return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n)
 
 
 def sign_flip(differences: Sequence[float], seed: int = 0) -> float:
@@ -294,6 +341,11 @@ def decide(
       equal differences; in a family the true one is larger, since alpha is shared.
 
     Where all differences are equal, the one-sided sign-flip p, 1/2^n, takes the place of the two t tests.
+
+    Where a run diverged, p is `sign_test`'s, no row is "better" that diverged more often than the other, none is
+    "equivalent", and no detectable effect is known. Where no seed is left at which both finished and the sign test
+    finds nothing, the answer is "diverged".
+
     Raises ValueError for a smallest effect of interest that is not above 0, alpha or power out of range, and an
     adjusted p below the comparison's own, above 1, or where the comparison has none.
     """
@@ -301,11 +353,14 @@ def decide(
     margin = _finite(smallest_effect_of_interest, "smallest effect of interest")
     if margin <= 0:
         raise ValueError(f"the smallest effect of interest must be above 0, got {margin}")
-    n, mean, sd, p = comparison.n, comparison.mean, comparison.sd, comparison.p
+    n, sd, p = comparison.n, comparison.sd, comparison.p
     if adjusted_p is not None:
         if p is None or not p <= adjusted_p <= 1:
             raise ValueError(f"an adjusted p lies between the comparison's own, {p}, and 1, got {adjusted_p}")
         p = adjusted_p
+    if comparison.diverged or comparison.mean is None:
+        return Verdict(_of_signs(comparison, p, alpha), p, None, margin, None, alpha, power)
+    mean = comparison.mean
     equivalence = None
     if sd:  # the nearer end of the margin has the larger p
         equivalence = float(_special().stdtr(n - 1, (abs(mean) - margin) * math.sqrt(n) / sd))
@@ -318,6 +373,17 @@ def decide(
     elif p is not None and p <= alpha:
         answer = "better" if mean < 0 else "worse"
     return Verdict(answer, p, equivalence, margin, smallest_detectable_effect(sd, n, alpha, power), alpha, power)
+
+
+def _of_signs(comparison: Paired, p: float | None, alpha: float) -> Answer:
+    """Return the answer to a comparison in which a run diverged."""
+    a, b = len(comparison.diverged_a), len(comparison.diverged_b)
+    if p is not None and p <= alpha:
+        if comparison.wins > comparison.losses and a <= b:
+            return "better"
+        if comparison.losses > comparison.wins and a >= b:
+            return "worse"
+    return "no difference shown" if comparison.n else "diverged"
 
 
 def _special() -> Any:

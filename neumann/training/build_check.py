@@ -46,7 +46,7 @@ def _wrong(spec: RunSpec, models: dict[str, nn.Module | UserError], *, here: boo
 def _model(spec: RunSpec, models: dict[str, nn.Module | UserError], device: str) -> nn.Module:
     """Return the run's model on ``device``; ``models`` holds those that were made, and why others were not."""
     facts = spec.facts
-    fitted = facts.channels, facts.num_classes, facts.image_size, world_size(spec)
+    fitted = facts.channels, facts.num_classes, facts.image_size, world_size(spec), spec.config.batch.size
     recipe = spec.config.recipe.recalibrate_batch_norm
     key = json.dumps([device, spec.section("model"), recipe, fitted], default=str)
     if key not in models:

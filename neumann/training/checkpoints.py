@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import random
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytorch_lightning as pl
@@ -22,6 +24,7 @@ import torch
 from torch.optim import Optimizer
 
 from neumann.data.batches import Batches
+from neumann.errors import UserError, first_line
 from neumann.optim import WeightAverage, at, eval_point
 from neumann.seeds import derive
 from neumann.store.session import Follower, Session
@@ -32,6 +35,10 @@ from neumann.training.evaluation import Evaluation, TrainingProgress
 from neumann.training.rate_schedules import RateSchedule
 
 FORMAT = 4  # of a checkpoint and of eval-weights.pt
+PARTS = {  # of a checkpoint of this format, beside its signature
+    "global_step": int, "state_dict": Mapping, "optimizer_states": list, "schedule": Mapping, "precision": Mapping,
+    "progress": Mapping, "census": Mapping, "rng": list, "measurements": list, "threads": int,
+}  # fmt: skip
 MARK = b"sha256:"  # of the comment that ends a checkpoint's zip file
 
 
@@ -70,18 +77,32 @@ def encode(value: Any) -> bytes:
     return content[:-2] + struct.pack("<H", len(digest)) + digest
 
 
-def decode(content: bytes) -> Any:
-    """Return the value that `encode` was given. Raises ValueError where ``content`` is damaged or not plain data."""
-    at = len(content) - len(MARK) - 64
-    if at < 2 or content[at : at + len(MARK)] != MARK:
+def decode(file: BinaryIO) -> Any:
+    """Return the value that `encode` was given, as a run's checkpoint or its eval-weights.pt holds it.
+
+    Raises ValueError where ``file`` is damaged or not plain data, or a checkpoint of this version lacks a part. The end
+    is looked at first: a file without a digest is not read, whatever its size.
+    """
+    at = file.seek(0, os.SEEK_END) - len(MARK) - 64
+    file.seek(max(0, at))
+    mark, digest = file.read(len(MARK)), file.read(64)
+    if at < 2 or mark != MARK:
         raise ValueError("it is cut short")
-    content, digest = content[: at - 2] + b"\0\0", content[at + len(MARK) :]
+    if at > (memory := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+        raise ValueError(f"it has {at:,} bytes, more than the memory of this machine ({memory:,})")
+    file.seek(0)
+    content = file.read(at - 2) + b"\0\0"
     if hashlib.sha256(content).hexdigest().encode() != digest:
         raise ValueError("its content has changed since it was written")
     try:
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        value = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # a pickle that is not plain data raises any exception
         raise ValueError(f"it is not plain data ({type(error).__name__})") from error
+    if isinstance(value, dict) and value.get("format") == FORMAT and "point" not in value:  # not eval-weights.pt
+        lacking = [key for key, kind in PARTS.items() if not isinstance(value.get(key), kind)]
+        if lacking:
+            raise ValueError(f"it lacks {', '.join(lacking)}, or has another kind of value there")
+    return value
 
 
 class Randomness:
@@ -172,8 +193,9 @@ class TrainingState(pl.Callback):
 
     def take(self, state: dict[str, Any]) -> None:
         """Go on from a loaded state: the counts at once, weights and optimizer when Lightning starts to train."""
-        self._progress.load_state_dict(state["progress"])
-        self._census.load_state_dict(state["census"])
+        with _fitting():
+            self._progress.load_state_dict(state["progress"])
+            self._census.load_state_dict(state["census"])
         self._loaded = state
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -181,15 +203,28 @@ class TrainingState(pl.Callback):
         state, self._loaded = self._loaded, None
         if state is None:
             return
-        pl_module.load_state_dict(state["state_dict"])
-        optimizer: Optimizer = trainer.optimizers[0]
-        optimizer.load_state_dict(state["optimizer_states"][0])
-        average = WeightAverage.of(optimizer)
-        if average is not None:
-            average.load_state_dict(state["weight_average"])
-        self._schedule.load_state_dict(state["schedule"])
-        trainer.precision_plugin.load_state_dict(state["precision"])
-        Randomness.load(state["rng"][self._group.rank])
+        with _fitting():
+            pl_module.load_state_dict(state["state_dict"])
+            optimizer: Optimizer = trainer.optimizers[0]
+            optimizer.load_state_dict(state["optimizer_states"][0])
+            average = WeightAverage.of(optimizer)
+            if average is not None:
+                average.load_state_dict(state["weight_average"])
+            self._schedule.load_state_dict(state["schedule"])
+            trainer.precision_plugin.load_state_dict(state["precision"])
+            Randomness.load(state["rng"][self._group.rank])
+
+
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """Say in one sentence that a checkpoint whose digest is right does not fit the run."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)
+        raise UserError(
+            f"the checkpoint, although undamaged, does not fit this run ({reason}): move last.ckpt away to begin again"
+        ) from error
 
 
 class Checkpointing(pl.Callback):

@@ -53,12 +53,17 @@ class Mirror:
         attempt: its number, from 1.
 
     Raises:
-        UserError: ``logger.mode=online``, and W&B cannot log in.
+        UserError: ``logger.mode=online``, and W&B cannot log in; or the folder's wandb leads elsewhere.
     """
 
     def __init__(self, spec: RunSpec, folder: Path, record: Mapping[str, Any], attempt: int) -> None:
         import wandb
 
+        if (folder / "wandb").is_symlink():
+            raise UserError(
+                f"{folder / 'wandb'} is a link: W&B would write outside the run's folder; remove it, or train with "
+                "logger=none"
+            )
         self._spec, self._folder, self._record, self._attempt = spec, folder.resolve(), dict(record), attempt
         self._work: SimpleQueue[Callable[[Any], object] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._mirror, name="neumann-mirror", daemon=True)

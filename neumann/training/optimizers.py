@@ -10,7 +10,9 @@ import timm.optim
 import torch
 from torch import nn
 
-from neumann.errors import UserError, did_you_mean
+from neumann.bounds import check_kind
+from neumann.config.targets import TARGETS
+from neumann.errors import UserError, did_you_mean, first_line
 from neumann.training.instantiate import check_settings, locate, split_target
 
 ParamGroups = list[dict[str, Any]]
@@ -40,13 +42,18 @@ def build_optimizer(model: nn.Module, section: Mapping[str, Any], weight_decay_f
     if inspect.isbuiltin(target) or (isinstance(target, type) and not issubclass(target, torch.optim.Optimizer)):
         raise UserError(f"optimizer._target_={section['_target_']} is not a torch.optim.Optimizer")
     call, settings, name = split_target(section, "optimizer")
+    if section["_target_"] in TARGETS:  # a function of ours, which makes the optimizer of that name
+        name = str(settings.get("name"))
     groups = param_groups(model, float(settings.get("weight_decay") or 0.0), weight_decay_filter)
     try:
         optimizer = call(groups, **settings)
     except UserError:
         raise
     except Exception as error:  # the user's own optimizer may raise anything
-        raise UserError(f"optimizer: {name} refuses its settings: {error}") from error
+        # a ValueError of a constructor names the setting; what Python raises within one does not
+        given = {k: v for k, v in settings.items() if k not in ("name", "kwargs")} | dict(settings.get("kwargs") or {})
+        listed = "" if isinstance(error, ValueError) else f" ({', '.join(f'{k}={v}' for k, v in given.items())})"
+        raise UserError(f"optimizer: {name} refuses its settings{listed}: {first_line(error)}") from error
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise UserError(
             f"optimizer._target_={section['_target_']} makes a {type(optimizer).__name__}, not a torch.optim.Optimizer"
@@ -77,6 +84,7 @@ def torch_optimizer(
     params: ParamGroups, name: str, lr: float, weight_decay: float, kwargs: Mapping[str, Any]
 ) -> torch.optim.Optimizer:
     """Return the optimizer of torch.optim called ``name``, in any case. Raises UserError."""
+    check_kind("optimizer.name", name, str)
     classes = {
         key.lower(): value
         for key, value in vars(torch.optim).items()
@@ -97,6 +105,7 @@ def timm_optimizer(
     params: ParamGroups, name: str, lr: float, weight_decay: float, kwargs: Mapping[str, Any]
 ) -> torch.optim.Optimizer:
     """Return the optimizer that timm calls ``name``, without timm's filter of weight decay. Raises UserError."""
+    check_kind("optimizer.name", name, str)
     known = timm.optim.list_optimizers()
     if name.lower().rsplit("_", 1)[-1] not in known and name.lower() not in known:
         raise UserError(f"timm has no optimizer '{name}': {did_you_mean(name, known)}")

@@ -5,18 +5,22 @@ Building finds every error in the configuration, so it comes before anything is 
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
 from pytorch_lightning.strategies import DDPStrategy
+from torch import Tensor
 
 from neumann.config import RunSpec
+from neumann.config.signature import normalised_as_pretrained
+from neumann.config.weights import weights_of
 from neumann.data.module import ImageData
 from neumann.data.module import build as build_data
-from neumann.errors import UserError
-from neumann.models.classifiers import build_model
+from neumann.errors import UserError, first_line
+from neumann.models.classifiers import build_model, own_statistics
 from neumann.optim import WeightAverage, points
 from neumann.optim.batch_norm import batch_norms
 from neumann.processes.ranks import world_size
@@ -46,6 +50,8 @@ def accelerator_of(spec: RunSpec) -> str:
 def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
     """Build everything that ``spec`` names, on this rank of ``group``. Raises UserError for a wrong configuration."""
     config = spec.config
+    if weights_of(spec.section("model")) != spec.weights:
+        raise UserError("the file of weights that the model starts from has changed since the command began: repeat it")
     trainer = config.trainer
     device = _device(spec)
     factor = build_schedule(config.schedule)
@@ -58,12 +64,17 @@ def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
         rank=group.rank,
         world_size=group.world_size,
     )
+    data.check_shared_memory(trainer.devices)
     torch.manual_seed(derive(config.seed, "initialisation"))
     model = build_model_of(spec)
+    if normalised_as_pretrained(spec.as_dict()):
+        data.mean, data.std = own_statistics(model, data.in_chans)
     # Where Lightning would put it, but before there is an optimizer: one with state from the start (Adagrad, a weight
     # average) makes that state like its parameters.
     model.to(device, torch.float64 if trainer.precision == "64-true" else None)
     optimizer = build_optimizer_of(spec, model)
+    if group.is_main:
+        _warn_of_burn_in(optimizer, config.derived.total_steps)
     return Parts(
         data=data,
         module=ImageClassifier(model, lambda _: optimizer, label_smoothing=config.recipe.label_smoothing),
@@ -88,7 +99,7 @@ def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
 
 
 def build_model_of(spec: RunSpec) -> torch.nn.Module:
-    """Return the run's model, on torch's default device. Raises UserError as `build_model` and the recipe's check."""
+    """Return the run's model, on torch's default device. Raises UserError as `build_model` and the checks here do."""
     config, facts = spec.config, spec.facts
     model = build_model(
         config.model.name,
@@ -97,6 +108,8 @@ def build_model_of(spec: RunSpec) -> torch.nn.Module:
         num_classes=facts.num_classes,
         image_size=facts.image_size,
     )
+    if config.batch.size == world_size(spec):
+        check_one_image(model, torch.zeros(1, facts.channels, *facts.image_size), 2 * world_size(spec))
     check_recalibration(model, config.recipe.recalibrate_batch_norm, world_size(spec))
     return model
 
@@ -132,6 +145,25 @@ def check_device(spec: RunSpec) -> None:
         raise UserError("trainer.precision=16-mixed needs a GPU: choose bf16-mixed or 32-true")
 
 
+def check_one_image(model: torch.nn.Module, image: Tensor, least: int) -> None:
+    """Raise UserError where ``model`` cannot be trained on ``image`` alone, as batch norm over one pixel cannot.
+
+    It names ``least``, the smallest batch.size of more than one image a process. No trace is left in ``model``.
+    """
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model(image)
+    except Exception as error:  # a network may refuse a single image by an exception of its own
+        raise UserError(
+            f"batch.size gives each process one image, and the model cannot be trained on one ({first_line(error)}; "
+            f"batch norm needs several values a channel): choose batch.size={least} or more"
+        ) from error
+    finally:
+        for buffer, value in kept:
+            buffer.copy_(value)
+
+
 def check_recalibration(model: torch.nn.Module, batches: int, world_size: int) -> None:
     """Raise UserError where recalibrating ``model`` would change nothing, or would wait for ever on several ranks."""
     layers = batch_norms(model)
@@ -164,6 +196,18 @@ def _keep_average(optimizer: torch.optim.Optimizer, gamma: float | None) -> None
                 f"recipe.weight_average={gamma} is not optimizer.gamma={own}: {name} keeps an average of its own, so "
                 "set both to the same γ"
             )
+
+
+def _warn_of_burn_in(optimizer: torch.optim.Optimizer, total_steps: int) -> None:
+    """Say that a run never leaves its burn-in, whose name would promise another optimizer than plain SGD."""
+    burn_in = min(group.get("burn_in_steps", 0) for group in optimizer.param_groups)
+    if burn_in >= total_steps:
+        warnings.warn(
+            f"{type(optimizer).__name__} never leaves its burn-in, which is plain SGD: "
+            f"optimizer.burn_in_steps={burn_in} and the run has {total_steps} steps; timing=relative makes it 2 % of "
+            "the run",
+            stacklevel=2,
+        )
 
 
 def _distributed(group: RankGroup, accelerator: str) -> dict[str, Any]:

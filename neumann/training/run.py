@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import platform
 import socket
 import warnings
@@ -17,6 +18,7 @@ import torch
 from rich.console import Console
 
 from neumann.config import RunSpec
+from neumann.cores import cores
 from neumann.errors import UserError
 from neumann.processes.ranks import RankPlace, world_size
 from neumann.store.session import Session, session
@@ -41,7 +43,8 @@ def run(
     Args:
         spec: the run.
         console: where rank 0 shows progress; left out, the terminal.
-        threads: torch's threads on the CPU; left out, all cores. A run that goes on keeps the number it began with.
+        threads: torch's threads on the CPU; left out, one for each core that this process may use. A run that goes on
+            keeps the number it began with.
         ranks: this process's place among those that train the run together, which all call this function.
         listener: rank 0's listening socket, see `neumann.training.distributed.joined`.
         closing: its close waits for the W&B mirror after the run is over; left out, this function waits.
@@ -53,6 +56,8 @@ def run(
         Exception: anything else; the run is then ``failed``, with the traceback in error.txt.
     """
     _quieten()
+    if threads is None and "OMP_NUM_THREADS" not in os.environ:  # torch knows no container's quota
+        threads = min(torch.get_num_threads(), cores())
     if threads is not None:
         torch.set_num_threads(threads)
     if ranks is not None:

@@ -86,10 +86,31 @@ def four() -> list[RunFolder]:
 def test_a_list_says_what_matters_newest_last(four: list[RunFolder], capsys: pytest.CaptureFixture[str]) -> None:
     lines = [line.split("  ") for line in said().splitlines()]
     lines = [[cell.strip() for cell in line if cell.strip()] for line in lines]
-    assert lines[0] == ["study", "name", "status", "step", "validation", "test", "seed", "age", "signature"]
+    assert lines[0] == [
+        "study",
+        "name",
+        "status",
+        "step",
+        "validation",
+        "test",
+        "seed",
+        "age",
+        "differs in",
+        "signature",
+    ]
     signatures = [folder.path.name[-12:] for folder in four]
-    assert lines[1] == ["default", "digits-small_cnn-sgd-s0", "finished", "74/74", "12.50 %", "12.50 %", "0", "7 min", signatures[0]]  # fmt: skip
-    assert lines[2] == ["default", "digits-small_cnn-sgd-s1", "failed", "37/74", "12.50 %", "1", "5 min", signatures[1]]
+    assert lines[1] == ["default", "digits-small_cnn-sgd-s0", "finished", "74/74", "12.50 %", "12.50 %", "0", "7 min", "lr=0.1", signatures[0]]  # fmt: skip
+    assert lines[2] == [
+        "default",
+        "digits-small_cnn-sgd-s1",
+        "failed",
+        "37/74",
+        "12.50 %",
+        "1",
+        "5 min",
+        "lr=0.3",
+        signatures[1],
+    ]
     assert lines[3][:3] == ["other", "mine", "finished"]
     assert lines[4][1:4] == ["digits-small_cnn-neumann-s4", "interrupted", "37/74"]
     assert cli(["runs", "--json"]) == 0
@@ -99,7 +120,28 @@ def test_a_list_says_what_matters_newest_last(four: list[RunFolder], capsys: pyt
         "folder": str(four[1].path), "study": "default", "name": "digits-small_cnn-sgd-s1", "signature": signatures[1],
         "status": "failed", "message": "it broke", "step": 37, "total": 74, "validation": 0.125, "test": None, "seed": 1,
         "attempt": 1, "time": pytest.approx(time.time() - 300, abs=30),
+        "differs": {"optimizer.lr": 0.3},
     }  # fmt: skip
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("width", [80, 60, 100])
+def test_a_narrow_terminal_keeps_errors_and_signatures_whole(width: int) -> None:
+    rates = (0.1, 0.3, 1.0)
+    long = "image_folder-a_rather_long_model_name-sgd-s0"
+    folders = [put("optimizer=sgd", f"optimizer.lr={rate}", "batch.size=64", "study=rates") for rate in rates]
+    folders += [put("optimizer=sgd", f"optimizer.lr={rate}", f"name={long}", "study=rates") for rate in rates]
+    out = io.StringIO()
+    terminal = Console(file=out, width=width, force_terminal=True, color_system=None)
+    assert command.main([], terminal, train=never) == 0
+    lines = [line for line in out.getvalue().splitlines() if "finished" in line]
+    assert len(lines) == len(folders)
+    assert max(map(len, out.getvalue().splitlines())) <= width
+    assert {line[-12:] for line in lines} == {folder.path.name[-12:] for folder in folders}
+    for line in lines:
+        assert line.count("12.50 %") == 2
+    for rate in ("lr=0.1", "lr=0.3", "lr=1.0"):
+        assert out.getvalue().count(rate) == 2
 
 
 @pytest.mark.medium
@@ -122,6 +164,7 @@ def test_filters_name_studies_statuses_names_and_settings(four: list[RunFolder])
     assert names("elsewhere") == names("output=elsewhere") == everything
     assert names("elsewhere/default") == [everything[0], everything[1], everything[3]]
     assert said("--study", "nothing", code=1) == "no run in runs fits\n"
+    assert said("shwo", code=1) == "no run in runs fits; did you mean neumann runs show?\n"
 
 
 @pytest.mark.parametrize(
@@ -160,6 +203,16 @@ def test_one_run_is_picked_by_signature_name_or_path(four: list[RunFolder]) -> N
     put("optimizer=sgd", "seed=0", "optimizer.lr=0.2")
     with pytest.raises(UserError, match="digits-small_cnn-sgd-s0 is 2 runs in runs: name one by its signature, "):
         pick(output, "digits-small_cnn-sgd-s0")
+
+
+def test_runs_of_two_studies_with_one_signature_are_told_apart_by_their_paths(four: list[RunFolder]) -> None:
+    folder = four[0].path
+    other = Path("runs") / "elsewhere" / folder.name
+    shutil.copytree(folder, other)
+    with pytest.raises(UserError, match="is 2 runs in runs: name one by its path, ") as caught:
+        pick(Path("runs"), folder.name[-12:])
+    for path in str(caught.value).partition("its path, ")[2].split(", "):
+        assert pick(Path("runs"), path) == Path(path)
 
 
 @pytest.mark.medium
@@ -412,7 +465,7 @@ YAML_BOMB = "!!python/object/apply:os.system ['touch executed']"
         (lambda text: text + f"more: {YAML_BOMB}\n", "damaged or not plain data"),
         (lambda text: text.replace("name: null", "name: ${oc.env:HOME}"), "name=${oc.env:HOME}: the record of a run has no"),
         (lambda text: text.replace("_target_: neumann.optim.Neumann", "_target_: os.system"), "would run code that is neither ours nor"),
-        (lambda text: text.replace("_target_: neumann.schedules.synchronous", "_target_: neumann.training.run.traceback.print_exc"), "is not a public name of neumann"),
+        (lambda text: text.replace("_target_: neumann.schedules.cosine", "_target_: neumann.training.run.traceback.print_exc"), "is not a public name of neumann"),
         (lambda text: text.replace("_target_: neumann.optim.Neumann", "_target_: torch.optim.optimizer.functools.partial"), "--trust"),
         (lambda text: text.replace("lr: 0.1", "lr: 0.2"), "now gives run"),
         (lambda text: text[:300], ""),

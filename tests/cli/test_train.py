@@ -60,6 +60,11 @@ def photos(tmp_path: Path) -> Path:
         (["trian"], ["there is no command 'trian': did you mean 'train'?"]),
         (["train", "--cofnig-dir", "x"], ["neumann train takes no --cofnig-dir", "--config-dir"]),
         (["train", "--cfg", "x"], ["neumann train: argument -c/--cfg: invalid choice: 'x'"]),
+        (["train", "seed=1", "optimizer=sgd", "seed=2"], ["'seed=1' and 'seed=2' both set seed: leave out one"]),
+        (["train", "-m", "seed=0,1", "seed=2"], ["both set seed"]),
+        (["wandb-sweep", "optimizer=sgd,adam", "optimizer=adam,lars"], ["both set optimizer"]),
+        (["report", "regularizers", "output=a", "output=b"], ["both set output"]),
+        (["train", "launch.devices=[7]", "output=x"], ["launch.devices names GPU 7"]),
         (["train", "seed=0,1"], ["names several values", "add -m"]),
         (["train", "+sweeps=rates"], ["add -m"]),
         (["train", "-m", "+sweeps=rate"], ["did you mean 'rates'?"]),
@@ -238,3 +243,36 @@ def test_kill_9_loses_nothing_that_was_evaluated(evaluations: int) -> None:
     assert all(torch.equal(a[k], b[k]) for k in a)
     steps = [m["step"] for m in only_run("killed").read_measurements()]
     assert steps == [37 * e for e in range(1, 7)]
+
+
+@pytest.mark.medium
+def test_a_single_run_trains_with_the_threads_that_its_command_names() -> None:
+    before = torch.get_num_threads()
+    other = 1 if before > 1 else 2
+    try:
+        assert main(["train", *QUICK, "trainer.max_epochs=0.1", f"launch.threads={other}"]) == 0
+        assert torch.get_num_threads() == other
+    finally:
+        torch.set_num_threads(before)
+    assert only_run().attempts()[-1]["torch_threads"] == other
+
+
+@pytest.mark.medium
+def test_a_locale_without_greek_letters_ends_no_command(tmp_path: Path) -> None:
+    """ASCII alone, as LC_ALL=C without Python's own remedy: a folder called größe, a plan that prints α."""
+    here = tmp_path / "größe"
+    (here / "my" / "optimizer").mkdir(parents=True)
+    (here / "my" / "optimizer" / "mine.yaml").write_text("# β, größe\n_target_: torch.optim.SGD\nlr: 0.5\n", "utf-8")
+    ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
+    plan = neumann("study", "regularizers", "--budget", "small", "--plan", cwd=here, env=ascii_only)
+    assert (plan.returncode, plan.stderr) == (0, "")
+    assert "Neumann, \\u03b1 = 0" in plan.stdout
+    words = ["train", "--config-dir", str(here / "my"), "optimizer=mine", *QUICK, "trainer.max_epochs=0.1"]
+    trained = neumann(*words, cwd=here, env=ascii_only)
+    assert (trained.returncode, trained.stderr) == (0, "")
+    (folder,) = (here / "runs" / "default").iterdir()
+    shown = neumann("runs", "show", str(folder), env=ascii_only)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    (folder / "result.json").unlink()
+    assert neumann("runs", "resume", str(folder), env=ascii_only).returncode == 0
+    assert (folder / "result.json").exists()

@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from neumann.config import make_spec, making_specs
 from neumann.errors import UserError
 from neumann.search.grid import expand
+from neumann.training.instantiate import build_schedule
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -91,7 +93,10 @@ def test_the_command_of_every_yaml_uses_it() -> None:
         (["recipe.label_smoothing=1"], ["recipe.label_smoothing=1", "at least 0 and below 1"]),
         (["recipe.weight_average=1"], ["recipe.weight_average=1", "at least 0 and below 1, or null"]),
         (["launch.parallel=0"], ["launch.parallel=0 is out of range: it must be at least 1, or null"]),
-        (["schedule.factor=small"], ["schedule.factor=small is not a number: its file has schedule.factor=0.3"]),
+        (
+            ["schedule=synchronous", "schedule.factor=small"],
+            ["schedule.factor=small is not a number: its file has schedule.factor=0.3"],
+        ),
         (["recipe.weight_decay_filter=norm"], ["recipe.weight_decay_filter=norm is not a choice"]),
         (["checkpoint.keep=all"], ["checkpoint.keep=all is not a choice"]),
         (["logger.mode=on"], ["logger.mode=on is not a choice", "'online'"]),
@@ -157,15 +162,15 @@ def test_a_typing_error_inside_an_experiment_file_is_refused(tmp_path: Path) -> 
 @pytest.mark.medium
 def test_epochs_become_steps_by_timing() -> None:
     """37 steps an epoch: 1,197 digits in batches of 32."""
-    paper = make_spec(["timing=paper", "trainer.max_epochs=250"]).config
+    paper = make_spec(["schedule=synchronous", "timing=paper", "trainer.max_epochs=250"]).config
     assert paper.derived.steps_per_epoch == 37
     assert paper.derived.total_steps == 250 * 37
     assert (paper.optimizer["burn_in_steps"], paper.optimizer["reset_period"]) == (5 * 37, 10 * 37)
     assert (paper.schedule["ramp_steps"], paper.schedule["every_steps"]) == (5 * 37, 40 * 37)
-    relative = make_spec(["timing=relative", "trainer.max_epochs=250"]).config
+    relative = make_spec(["schedule=synchronous", "timing=relative", "trainer.max_epochs=250"]).config
     assert relative.optimizer == paper.optimizer
     assert relative.schedule == paper.schedule
-    short = make_spec(["timing=relative", "trainer.max_epochs=50"]).config
+    short = make_spec(["schedule=synchronous", "timing=relative", "trainer.max_epochs=50"]).config
     assert (short.optimizer["burn_in_steps"], short.optimizer["reset_period"]) == (37, 74)
     assert short.schedule["every_steps"] == 8 * 37
     assert make_spec(["timing=paper", "timing.burn_in=0"]).config.optimizer["burn_in_steps"] == 0
@@ -197,3 +202,18 @@ def test_an_ablation_is_the_configuration_it_names_and_fails_where_there_is_no_s
 def test_the_literal_reading_differs_in_count_and_guard_alone() -> None:
     neumann, literal = (make_spec([f"optimizer={name}"]).config.optimizer for name in ("neumann", "neumann_literal"))
     assert {k: v for k, v in literal.items() if v != neumann[k]} == {"beta_count": "scalars", "min_distance": 0.0}
+
+
+@pytest.mark.medium
+def test_the_default_schedule_suits_runs_of_any_length_and_the_papers_is_named_where_it_is_reproduced() -> None:
+    for epochs in (1, 3, 20):
+        spec = make_spec([f"trainer.max_epochs={epochs}"])
+        factor = build_schedule(spec.config.schedule)
+        total = spec.config.derived.total_steps
+        factors = [factor(step) for step in range(total)]
+        assert max(factors) == 1
+        assert factors.index(1) <= max(1, 0.03 * total)  # a short ramp
+        assert factors[-1] < 0.01  # it comes down to zero, whatever the length
+        assert sum(factors) / total == pytest.approx(0.5, abs=0.05)
+    for sweep in CONF.glob("sweeps/*.yaml"):
+        assert "schedule" in OmegaConf.load(sweep), sweep

@@ -21,7 +21,6 @@ from neumann.config import (
     schema,
     signature,
 )
-from neumann.config.keys import OPEN_NODES
 from neumann.config.signature import sign, signed_part
 
 
@@ -48,10 +47,10 @@ def test_every_leaf_is_signed_but_for_the_list() -> None:
     run = make_spec(["data=digits"])
     config = run.as_dict()
     config["data"] |= {"root": "/a", "workers": 2}
-    before = sign(signed_part(config, run.facts))
+    before = sign(signed_part(config, run.facts, {}))
     unsigned = set()
     for key, _ in flat(config):
-        if sign(signed_part(changed(config, key), run.facts)) == before:
+        if sign(signed_part(changed(config, key), run.facts, {})) == before:
             unsigned.add(key)
     expected = {key for key, _ in flat(config) if any(key == n or key.startswith(f"{n}.") for n in NOT_SIGNED)}
     assert unsigned == expected
@@ -72,7 +71,7 @@ def test_data_and_version_are_signed(monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_spec([])
     config = run.as_dict()
     for facts in (replace(run.facts, fingerprint="content:0"), replace(run.facts, split_digest="0")):
-        assert sign(signed_part(config, facts)) != run.signature
+        assert sign(signed_part(config, facts, {})) != run.signature
     monkeypatch.setattr(signature, "RESULTS_VERSION", RESULTS_VERSION + 1)
     assert make_spec([]).signature != run.signature
 
@@ -115,7 +114,7 @@ def test_no_name_in_the_lists_of_settings_is_stale() -> None:
         keys |= {f"{f.name}.{key}" for key in (asdict(value) if is_dataclass(value) else ())}
     keys |= {f"launch.{key}" for kind in launch_settings.LAUNCHES.values() for key in asdict(kind())}
     keys |= {"optimizer.kwargs"} & {f"optimizer.{key}" for key in OmegaConf.load(compose.CONF / "optimizer/torch.yaml")}
-    stale = {*NOT_SIGNED, *OPEN_NODES, *schema.FILLED_IN, *filter(None, launch_settings.TAKEN.values())} - keys
+    stale = {*NOT_SIGNED, *schema.OPEN_NODES, *schema.FILLED_IN, *filter(None, launch_settings.TAKEN.values())} - keys
     assert not stale
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,12 @@ def test_yaml_has_the_settings_and_their_defaults(name):
         ({"kind": "image_folder", "root": "x", "mean": [0.5]}, "data.mean"),
         ({"kind": "image_folder", "root": "x", "mean": [0.5] * 3}, "both or neither"),
         ({"kind": "image_folder", "root": "x", "mean": [0.5] * 3, "std": [0.5, 0, 1]}, "data.std"),
+        (
+            {"kind": "image_folder", "root": "x", "mean": [123, 117, 104], "std": [58, 57, 57]},
+            "[0.4824, 0.4588, 0.4078]",
+        ),
+        ({"kind": "image_folder", "root": "x", "mean": [0.5] * 3, "std": [58, 57, 57]}, "data.std=[58.0, 57.0, 57.0]"),
+        ({"kind": "image_folder", "root": "x", "mean": [-1] * 3, "std": [1] * 3}, "data.mean"),
         ({"kind": "image_folder", "root": "x", "workers": -1}, "data.workers"),
     ],
 )
@@ -122,6 +129,49 @@ def test_wrong_settings_are_one_sentence(data, words):
 
 def _folder(root: Path) -> dict[str, str]:
     return {"kind": "image_folder", "root": str(root)}
+
+
+def bitmap(seed: int, side: int = 4) -> bytes:
+    """Return the bytes of a BMP file, which no version of an image library decides about."""
+    row = b"".join(bytes((seed * 7 + x * 3 + c) % 256 for c in range(3)) for x in range(side))
+    head = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 24, 0, len(row) * side, 2835, 2835, 0, 0)
+    return b"BM" + struct.pack("<IHHI", 54 + len(row) * side, 0, 0, 54) + head + row * side
+
+
+@pytest.mark.parametrize(
+    ("layout", "content", "names_and_sizes", "splits_"),
+    [
+        ({"cat": 9, "dog": 9}, "1fbecdef074d7af3", "3ed29605b492016d", "de0c35222ea8"),
+        (
+            {"train/cat": 9, "train/dog": 9, "test/cat": 3, "test/dog": 3},
+            *("8bcf38f282132e29", "58d912d5f82e29fc", "1163b2f87188"),
+        ),
+        ({"cat/a": 4, "cat/b": 5, "été": 9}, "02c855657a027232", "492565f62576bfc6", "de0c35222ea8"),
+    ],
+)
+def test_fingerprints_of_ordinary_folders_are_the_same_for_good(
+    tmp_path, monkeypatch, layout, content, names_and_sizes, splits_
+):
+    names = [f"{folder}/{number}.bmp" for folder, count in layout.items() for number in range(count)]
+    for seed, name in enumerate(names):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).write_bytes(bitmap(seed))
+    found = facts(_folder(tmp_path / "set"))
+    assert found.fingerprint.startswith(f"content:{content}")
+    assert found.split_digest == splits_
+    monkeypatch.setattr(scan, "CONTENT_LIMIT", 10)
+    monkeypatch.setenv("NEUMANN_CACHE", str(tmp_path / "another"))
+    assert facts(_folder(tmp_path / "set")).fingerprint.startswith(f"names-sizes:{names_and_sizes}")
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 100])
+def test_an_image_that_is_cut_short_is_met_at_the_start(make_folder, monkeypatch, limit):
+    monkeypatch.setattr(scan, "CONTENT_LIMIT", limit)
+    root = make_folder({"train/cat": 6, "train/dog": 6, "test/cat": 2, "test/dog": 2}, suffix=".jpg", size=(40, 40))
+    file = root / "test" / "dog" / "001.jpg"
+    file.write_bytes(file.read_bytes()[:-400])
+    with pytest.raises(UserError, match="not a readable image"):
+        facts(_folder(root) | {"in_memory": False})
 
 
 def test_fingerprint_ignores_times_and_place(make_folder, tmp_path):
@@ -171,11 +221,15 @@ def test_a_damaged_or_unwritable_scan_cache_costs_one_notice(make_folder, monkey
     root = make_folder({"cat": 6, "dog": 6})
     before = facts(_folder(root))
     (kept,) = (cache_folder() / "scans").glob("*.json")
-    kept.write_text('{"version": 1')
+    kept.write_text('{"version": 2')
     assert facts(_folder(root)) == before
     assert len(caplog.records) == 1
     assert facts(_folder(root)) == before
     assert len(caplog.records) == 1  # it was written anew
+    kept.write_text(kept.read_text().replace('"copies": []', '"copies": [[3, 99]]'))
+    assert facts(_folder(root)) == before
+    assert "not among the files" in caplog.records[-1].getMessage()
+    caplog.records.pop()
     monkeypatch.setenv("NEUMANN_CACHE", str(root / "cat" / "000.png" / "no-folder"))
     assert facts(_folder(root)) == before
     assert len(caplog.records) == 2

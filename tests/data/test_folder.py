@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -77,7 +79,7 @@ def test_a_class_called_train_is_a_class(make_folder):
 
 
 def test_hidden_and_foreign_files_are_ignored_and_any_case_counts(make_folder):
-    root = make_folder({"cat": 5, "dog": 5, ".hidden": 2, "__MACOSX": 1})
+    root = make_folder({"cat": 5, "dog": 5, "cat/.hidden": 2, "__MACOSX": 1})
     make_folder({"cat": 1}, suffix=".JPEG")
     (root / "cat" / ".DS_Store").write_bytes(b"x")
     (root / "cat" / "._000.png").write_bytes(b"x")
@@ -106,7 +108,10 @@ def test_folders_beside_train_without_images_are_ignored(make_folder):
     assert counts(describe(root)) == (8, 2, 6)
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png", ".bmp", ".webp", ".PNG"])
+SUFFIXES = [".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif", ".PNG"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_every_image_kind_is_read(make_folder, suffix):
     found = describe(make_folder({"cat": 3, "dog": 3}, suffix=suffix, size=(9, 7)))
     assert found.native_size == found.image_size == (9, 7)
@@ -191,6 +196,30 @@ def test_unreadable_files_are_named_and_counted(make_folder):
     assert "2 of the 10 image files cannot be read" in sentence(root)
     (root / "cat" / "001.png").unlink()
     assert "(no known image format)" in sentence(root)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "ring"])
+def test_what_is_no_file_is_named_and_not_waited_for(make_folder, kind):
+    root = make_folder({"cat": 5, "dog": 5})
+    odd = root / "cat" / "odd.png"
+    {
+        "pipe": lambda: os.mkfifo(odd),
+        "device": lambda: odd.symlink_to("/dev/zero"),
+        "ring": lambda: odd.symlink_to(odd),
+    }[kind]()
+    assert f"'{odd}' cannot be read (" in sentence(root)
+
+
+def test_a_ring_of_links_beside_the_classes_is_no_class(make_folder):
+    root = make_folder({"cat": 5, "dog": 5})
+    (root / "ring").symlink_to(root / "ring")
+    assert describe(root).class_names == CAT_AND_DOG
+    assert "cannot be read (Too many levels of symbolic links)" in sentence(root / "ring")
+
+
+@pytest.mark.parametrize("root", ["~nobody-of-this-name/x", "a\0b"])
+def test_a_root_that_is_no_path_is_one_sentence(root):
+    assert "cannot be read" in sentence(root)
 
 
 def test_a_broken_link_is_named(make_folder):

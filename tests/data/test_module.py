@@ -15,11 +15,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from neumann.cache_folder import cache_folder
-from neumann.data import facts, images, resident
+from neumann.data import facts, resident, shared_memory
 from neumann.data.batches import StreamBatches, TensorBatches
+from neumann.data.eight_bits import as_eight_bits
 from neumann.data.module import IMAGENET, build
 from neumann.errors import UserError
 
@@ -80,7 +82,7 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
     pixels = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
     Image.fromarray(pixels).save(tmp_path / "deep.png")
     with Image.open(tmp_path / "deep.png") as image:
-        assert np.array_equal(np.asarray(images.convert(image, 1)), pixels >> 8)
+        assert np.array_equal(np.asarray(as_eight_bits(image, 1)), pixels >> 8)
 
 
 def test_mean_and_std_are_the_training_splits(make_folder):
@@ -195,12 +197,50 @@ def test_truncated_images_are_named_before_training(make_folder, workers):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stream_names_the_image_that_cannot_be_decoded(make_folder, workers):
     root = make_folder({"cat": 9, "dog": 9}, suffix=".jpg", size=(40, 40))
-    (root / "dog" / "001.jpg").write_bytes((root / "dog" / "001.jpg").read_bytes()[:-400])
     module = module_of(root, batch_size=2, in_memory=False, workers=workers)
+    (root / "dog" / "001.jpg").write_bytes((root / "dog" / "001.jpg").read_bytes()[:-400])  # after the scan
     with pytest.raises(UserError) as error:
         whole_epoch(module)
     assert str(error.value).startswith(f"'{root / 'dog' / '001.jpg'}' is not a readable image (")
     assert "\n" not in str(error.value)
+
+
+# Shared memory -------------------------------------------------------------------------------------------------------
+
+
+def test_batches_that_have_no_room_in_shared_memory_are_refused(make_folder, monkeypatch):
+    """In a container of Docker's, which has 64 MB, the first batches would wait for ever."""
+    root = make_folder({"cat": 9, "dog": 9})
+    monkeypatch.setattr(shared_memory, "free", lambda: 64e6)
+    streamed = {"in_memory": False, "image_size": 1000, "workers": 2}
+    module_of(root, batch_size=2, **streamed).check_shared_memory(1)  # 2 streams of 5 batches of 6 MB: 60 MB
+    for more, processes in (({"batch_size": 3}, 1), ({"batch_size": 2}, 2), ({"batch_size": 2, "workers": 3}, 1)):
+        with pytest.raises(UserError, match=r"data\.workers=.* /dev/shm, which has 64 MB free where \d+ are needed"):
+            module_of(root, **(streamed | more)).check_shared_memory(processes)
+    module_of(root, **(streamed | {"workers": 0})).check_shared_memory(1)
+    module_of(root, workers=2, in_memory=True).check_shared_memory(1000)
+
+
+def test_fewer_processes_decode_where_shared_memory_is_short(make_folder, monkeypatch, caplog):
+    root = make_folder({"cat": 9, "dog": 9})
+    wanted = whole(module_of(root, workers=0).test_dataloader())[0]
+    made = []
+    monkeypatch.setattr(resident, "DataLoader", lambda *a, **k: made.append(k["num_workers"]) or DataLoader(*a, **k))
+    monkeypatch.setattr(shared_memory, "free", lambda: 3 * resident.CHUNK * 3 * 16 * 16)
+    (kept,) = decoded_files()
+    kept.unlink()
+    assert torch.equal(whole(module_of(root, workers=8).test_dataloader())[0], wanted)
+    assert made == [1]
+    assert "so 1 processes decode, not 8" in caplog.text
+    assert shared_memory.fitting(8, 1 << 40) == 0
+
+
+def test_the_room_in_shared_memory_is_the_systems(monkeypatch, tmp_path):
+    found = os.statvfs(tmp_path)
+    monkeypatch.setattr(shared_memory, "PLACE", str(tmp_path))
+    assert shared_memory.free() == pytest.approx(found.f_bavail * found.f_frsize, rel=0.1)
+    monkeypatch.setattr(shared_memory, "PLACE", str(tmp_path / "none"))
+    assert shared_memory.free() == float("inf")
 
 
 # Lightning -----------------------------------------------------------------------------------------------------------

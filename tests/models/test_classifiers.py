@@ -34,6 +34,8 @@ def test_trying_the_model_leaves_its_batch_statistics_alone() -> None:
 @pytest.mark.parametrize(
     ("name", "kwargs", "sentence"),
     [
+        ("resnet18.a1_in1k", {}, "names the pretrained weights 'a1_in1k', and this run would begin at random ones"),
+        ("resnet18.a1_in1k", {"pretrained": False}, "or write model.name=resnet18"),
         ("resnet81", {}, "timm has no such model: did you mean 'resnet18'?"),
         ("vgg11", {}, "cannot take images of 8×8"),
         ("resnet18", {"colour": 3}, "cannot be made with colour=3"),

@@ -1,6 +1,7 @@
 """Properties of the algorithm, independent of its code: identities, the pole, the reset epochs of the paper."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -237,3 +238,27 @@ def test_frozen_parameters_count_for_beta_and_in_the_norm():
     train(ours, params, range(20, 30), has=lambda index, step: index > 0)
     assert ours.state[params[0]]["r"].norm() == share
     assert float(ours.distance()) > float(share)
+
+
+def test_the_papers_recipe_on_a_run_that_never_leaves_its_burn_in_says_so_once() -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = Neumann.paper([p], 0.1, steps_per_epoch=2)
+    optimizer.eval()  # before the first step there is nothing to say
+    optimizer.train()
+    p.grad = torch.ones(3)
+    for _ in range(3):
+        optimizer.step()
+    with pytest.warns(UserWarning, match=r"at step 3, within its burn-in of 10 steps, which is plain SGD"):
+        optimizer.eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.train()
+        optimizer.eval()
+        optimizer.train()
+        other = Neumann.paper([p], 0.1, steps_per_epoch=2)
+        for _ in range(11):
+            other.step()
+        other.eval()  # it has begun by now
+        own = Neumann([p], 0.1, burn_in_steps=100)  # the caller's own number
+        own.step()
+        own.eval()

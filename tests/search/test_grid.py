@@ -33,6 +33,14 @@ assert SWEEPS, "a test of every file needs files"
         (["name='a,b'"], [["name='a,b'"]]),
         (["optimizer.momentum=[0.5,0.9],0.9"], [["optimizer.momentum=[0.5,0.9]"], ["optimizer.momentum=0.9"]]),
         (["seed=0,1", "seed=5"], [["seed=5"]]),
+        (["optimizer.lr=0.1,1e-1,0.10,0.1"], [["optimizer.lr=0.1"]]),
+        (["optimizer.lr=1,1.0,choice"], [["optimizer.lr=1"], ["optimizer.lr=choice"]]),
+        (["seed=10,010"], [["seed=10"], ["seed=010"]]),
+        (["+model.kwargs.a=x_1_0,/a/1_0,'1_0'"], [[f"+model.kwargs.a={v}"] for v in ("x_1_0", "/a/1_0", "'1_0'")]),
+        (["optimizer.lr=1e30,0.10"], [["optimizer.lr=1e+30"], ["optimizer.lr=0.1"]]),
+        (["name=1.1,1.10"], [["name=1.1"], ["name=1.10"]]),
+        (["study=2024_01", "seed=0,1"], [["study=2024_01", f"seed={s}"] for s in (0, 1)]),
+        (["optimizer.nesterov=true,1,True"], [["optimizer.nesterov=True"], ["optimizer.nesterov=1"]]),
         (["+model.kwargs.width=8,16"], [["+model.kwargs.width=8"], ["+model.kwargs.width=16"]]),
     ],
     ids=lambda x: " ".join(map(str, x)) or "nothing",
@@ -54,6 +62,10 @@ def test_shuffle_keeps_what_it_shuffles() -> None:
         (["~sweeps"], ["there is no sweep"]),
         (["seed=interval(0,1)"], ["'seed=interval(0,1)' is a continuous range"]),
         (["optimizer=glob(zz*)"], ["holds no run"]),
+        (["seed=1_0,2"], ["'seed=1_0,2': write 10 for the number"]),
+        (["seed=choice(1_0,2)"], ["write 10 for the number"]),
+        (["seed=range(0,1_0)"], ["write 10 for the number"]),
+        (["seed=range(0,3,0)"], ["'seed=range(0,3,0)': a range with the step 0 has no end"]),
         (["optimzer=glob(*)"], ["did you mean 'optimizer'?"]),
         (["launch.parallel=1,2"], ["all runs of one command are launched alike"]),
         (["launch=local,other"], ["all runs of one command are launched alike"]),
@@ -139,7 +151,7 @@ def test_an_own_sweep_file_brings_fixed_settings_and_the_command_line_wins(tmp_p
         ("defaults: [{override /optimizer: sgd}]\nhydra: {sweeper: {params: {seed: '0,1'}}}\n", "not in a defaults list"),
         ("hydra: {sweeper: {params: {seed: '0,1', sweeps: rates}}}\n", "cannot name another"),
         ("hydra: {sweeper: {params: {seed: '0,1}}}\n", "cannot be read"),
-        ("- a\n", "hydra.sweeper.params"),
+        ("- a\n", "holds a list"),
     ],
 )  # fmt: skip
 def test_a_sweep_file_that_says_something_else_is_refused(text: str, part: str, tmp_path: Path) -> None:
@@ -231,7 +243,7 @@ def test_files_may_change_between_calls(tmp_path: Path) -> None:
 
 def test_a_yaml_that_is_none_is_one_sentence(tmp_path: Path) -> None:
     own(tmp_path, "optimizer", "mine", "_target_: {torch\n")
-    with pytest.raises(UserError, match=r"the configuration does not compose: .*mine.yaml") as caught:
+    with pytest.raises(UserError, match=r"mine.yaml, line 2 cannot be read") as caught:
         make_spec(["optimizer=mine"], [str(tmp_path)])
     assert "\n" not in str(caught.value)
 
@@ -276,7 +288,7 @@ def test_the_size_of_a_sweep_is_bounded_before_it_is_expanded() -> None:
             ["seed=range(0,5000)", "optimizer.lr=1,2,3"],
             "the sweep has 15,000 runs, and one command trains at most 10,000",
         ),
-        (["seed=range(0,3,0)"], "never ends"),
+        (["seed=range(0,3,0)"], "has no end"),
         (["hydra/sweeper=optuna", "optimizer.lr=range(0,1e9)"], "has 1,000,000,000 values"),
     ):
         with pytest.raises(UserError, match=re.escape(sentence)):

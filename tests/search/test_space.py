@@ -22,6 +22,12 @@ def read(*words: str, dirs: tuple[str, ...] = ()) -> Search:
     return asked
 
 
+def test_two_spellings_of_one_number_are_one_choice() -> None:
+    dimension = only("optimizer.lr=0.1,1e-1,0.10,1,1.0")
+    assert isinstance(dimension, Choices)
+    assert dimension.values == ("0.1", "1")
+
+
 def only(word: str) -> Interval | Choices:
     (dimension,) = read(OPTUNA, word).space.values()
     return dimension
@@ -141,6 +147,8 @@ def test_settings_and_their_defaults() -> None:
         (["batch.size=tag(log,range(1,9))"], "the tag 'log' has no meaning here"),
         (["optimizer=glob(zz*)"], "has no value"),
         (["batch.size=range(3,3)"], "has no value"),
+        (["data.split_seed=0,1"], "data.split_seed decides which images a run is judged on"),
+        (["data.val_fraction=interval(0.1,0.3)"], "data.val_fraction decides which images a run is judged on"),
         (["study=a,b"], "study cannot change a result"),
         (["logger.mode=online,offline"], "logger.mode cannot change a result"),
         (["data.workers=1,2"], "data.workers cannot change a result"),

@@ -88,6 +88,13 @@ def test_the_file_says_what_it_is_and_what_it_needs() -> None:
 
 
 @pytest.mark.medium
+def test_a_text_stays_one_and_the_mode_is_given_once() -> None:
+    content = sweep("name=1.10,1.20", "logger.mode=offline", "study=2024_01")
+    assert content["parameters"] == {"name": {"values": ["1.10", "1.20"]}}
+    assert [word for word in content["command"] if word.startswith("logger.mode")] == ["logger.mode=online"]
+    assert "study=2024_01" in content["command"]
+
+
 def test_the_command_prints_the_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["wandb-sweep", "seed=0,1"]) == 0
     assert capsys.readouterr().out == sweep_file(["seed=0,1"])
@@ -195,7 +202,8 @@ def test_a_run_that_is_over_answers_an_agent_without_torch(agent: object, python
     scores = {"held": {"error": 0.25, "loss": 1.0, "n": 300}}
     folder = RunFolder(spec.folder)
     folder.path.mkdir(parents=True)
-    numbers = dict.fromkeys(("step", "examples", "epoch", "train_loss", "train_seconds", "best_validation_error"), 1.0)
+    numbers = {"step": 1, "examples": 1, **dict.fromkeys(("epoch", "train_loss", "train_seconds"), 1.0)}
+    numbers["best_validation_error"] = 1.0
     result = {"status": "diverged", "signature": spec.signature, "validation": scores, "test": None, "attempts": 1}
     folder.write_result({**result, **numbers})
     os.environ["WANDB_RUN_ID"] = "run3"

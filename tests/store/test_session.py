@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -22,8 +22,8 @@ HARDWARE = {"device": "cpu", "ranks": [{"host": "here", "device": "cpu"}], "torc
 RESULT = {"status": "finished", "step": 36, "validation": {}}
 
 
-def decode(content: bytes) -> Any:
-    return json.loads(content)  # raises ValueError where it is damaged, as the real one does
+def decode(file: BinaryIO) -> Any:
+    return json.loads(file.read())  # raises ValueError where it is damaged, as the real one does
 
 
 def opened(spec: RunSpec) -> Any:
@@ -31,7 +31,7 @@ def opened(spec: RunSpec) -> Any:
 
 
 def state(spec: RunSpec, step: int, measurements: Sequence[Measurement] = ()) -> bytes:
-    known = {"format": FORMAT, "signature": spec.signature, "step": step, "measurements": list(measurements)}
+    known = {"format": FORMAT, "signature": spec.signature, "global_step": step, "measurements": list(measurements)}
     return json.dumps(known).encode()
 
 
@@ -123,7 +123,7 @@ def test_a_kill_before_the_result_leaves_all_that_is_needed_to_go_on(monkeypatch
     with opened(spec) as held:
         assert held.result is None
         assert held.state is not None
-        assert held.state["step"] == 36
+        assert held.state["global_step"] == 36
 
 
 def fail(error: BaseException) -> None:
@@ -198,7 +198,7 @@ def test_a_damaged_checkpoint_is_left_aside_for_the_one_before() -> None:
     with pytest.warns(UserWarning, match="the run goes on from the one before"), opened(spec) as held:
         found = held.state
     assert found is not None
-    assert found["step"] == 18
+    assert found["global_step"] == 18
     assert (folder.path / "last.damaged").read_bytes() == b"{"
     (folder.path / "previous.ckpt").write_bytes(b"{")
     with pytest.warns(UserWarning, match="the run begins again"), opened(spec) as held:

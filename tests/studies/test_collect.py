@@ -16,6 +16,7 @@ from neumann.studies.analysis import analyse, edge
 from neumann.studies.collect import StudyRun, collect, scores
 from neumann.studies.plan import EVALUATION, TUNING, Study, load_study
 from neumann.studies.report.page import ONE_VALUE
+from neumann.studies.report.tables import markdown_table, settings_text
 from neumann.studies.results import StudyResults, TuningTrial, chosen
 from tests.support.study_folders import STUDY, diverge, finish, write_study
 
@@ -192,12 +193,51 @@ def test_diverged_evaluation_runs_are_counted_and_not_averaged(study: Study) -> 
     assert row.error.n == 2
     primary = results.comparisons[0]
     assert primary.paired is not None
-    assert primary.paired.only_b == (0,)
-    assert "1 of 3 runs of Neumann diverged" in results.answer
+    assert (primary.paired.diverged_a, primary.paired.diverged_b, primary.paired.only_b) == ((0,), (), ())
+    assert (primary.paired.n, primary.paired.wins, primary.paired.losses) == (2, 2, 1)
+    assert "of 3 evaluation seeds 1 diverged in Neumann and 0 in SGD" in results.answer
+    assert "n = 2 of 3 (1 diverged in Neumann)" in results.headline
     assert results.incomplete is None
     assert row.curve is not None
     assert row.curve.n == (2, 2)
     assert [math.isfinite(loss) for loss in row.curve.loss] == [True, True]
+
+
+def eight(diverged: int, at: str = "neumann") -> Study:
+    """Return a study of eight evaluation seeds, of which the first ones of row ``at`` diverged; its others err less."""
+    write_study(STUDY | {"seeds": {"tuning": [100], "evaluation": list(range(8))}})
+    study = load_study("mine")
+    tuned(study, {0.1: 0.03, 0.3: 0.01, 1.0: 0.02})
+    evaluated(study, "sgd", 0.3, [0.5 + seed / 1000 for seed in range(8)])
+    for i, planned in enumerate(study.evaluation(at, {"optimizer.lr": 0.3})):
+        if i < diverged:
+            diverge(planned)
+        else:
+            finish(planned, 0.02, test=0.02)
+    return study
+
+
+def test_a_row_that_diverged_is_not_better_for_the_few_seeds_that_it_finished() -> None:
+    results = results_of(eight(5))
+    primary = results.comparisons[0]
+    assert primary.paired is not None
+    assert primary.verdict is not None
+    assert primary.paired.p == pytest.approx(2 * (1 + 8 + 28 + 56) / 2**8)  # the sign test's: 3 wins, 5 losses
+    assert primary.verdict.answer == "no difference shown"
+    assert "no difference shown" in results.headline
+    assert "n = 3 of 8 (5 diverged in Neumann)" in results.headline
+    assert "nothing of the others" in results.answer
+
+
+def test_a_row_whose_every_evaluation_run_diverged_is_worse() -> None:
+    results = results_of(eight(8))
+    primary = results.comparisons[0]
+    assert primary.paired is not None
+    assert primary.verdict is not None
+    assert (primary.paired.n, primary.paired.mean, primary.verdict.answer) == (0, None, "worse")
+    assert "Neumann is worse than SGD: of 8 evaluation seeds 8 diverged in Neumann and 0 in SGD" in results.answer
+    assert "yet" not in results.answer
+    assert results.headline == "mine (full): worse, n = 0 of 8 (8 diverged in Neumann)"
 
 
 def everything(results: StudyResults) -> str:
@@ -291,7 +331,25 @@ def test_the_edge_is_named_for_numbers_only_and_for_a_real_choice(complete: Stud
     content["space"] = {"optimizer.lr": [0.3]}
     write_study(content)
     one = load_study("mine")
-    assert edge(collect(one).trials["sgd"]) is None
+    assert edge(collect(one).trials["sgd"]) == "0.3 is the only setting tried, so the row is not tuned"
+    results = results_of(one)
+    assert results.row("sgd").edge
+    assert "Nothing was tuned for Neumann and SGD: one setting was tried" in results.answer.replace(
+        "SGD and Neumann", "Neumann and SGD"
+    )
+
+
+def test_a_report_names_schedule_batch_and_decay_and_not_what_cannot_change_a_result() -> None:
+    content = copy.deepcopy(STUDY)
+    content["rows"]["sgd"]["overrides"] += ["optimizer.weight_decay=0.001"]
+    write_study(content)
+    results = results_of(load_study("mine", extra=["launch.threads=1", "logger=none"]))
+    assert not any("launch" in word or "logger" in word for word in results.recipe)
+    said = settings_text(results)
+    assert "Schedule: cosine (ramp_steps 1)." in said
+    assert "Batch size: 64." in said
+    assert "Weight decay: 0.001 for SGD; 0 for SGD, averaged, Neumann." in said
+    assert "Batch size: 64" in markdown_table(results)
 
 
 def test_evaluation_runs_are_found_whatever_they_are_called(complete: Study) -> None:
@@ -299,3 +357,17 @@ def test_evaluation_runs_are_found_whatever_they_are_called(complete: Study) -> 
     run.folder.path.rename(run.folder.path.with_name(f"renamed-{run.spec.signature}"))
     assert find(run.spec).path.name.startswith("renamed")
     assert results_of(complete).row("sgd").errors[0] == 0.04
+
+
+def test_no_interval_holds_an_error_that_cannot_be(study: Study) -> None:
+    tuned(study, {0.1: 0.03, 0.3: 0.01, 1.0: 0.02})
+    evaluated(study, "sgd", 0.3, [0.0, 0.0, 0.03])
+    evaluated(study, "neumann", 0.3, [1.0, 0.97, 1.0])
+    results = results_of(study)
+    for key, ends in (("sgd", (0.0, None)), ("neumann", (None, 1.0))):
+        row = results.row(key)
+        assert row.error is not None
+        for got, end in zip((row.error.low, row.error.high), ends, strict=True):
+            assert got is not None
+            assert 0 <= got <= 1
+            assert end is None or got == end

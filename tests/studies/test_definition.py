@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from neumann.config import RunConfig
+from neumann.config import RunConfig, make_spec
 from neumann.errors import UserError
-from neumann.studies.definition import ASKED, PACKAGED, SET_BY_STUDY, list_studies
+from neumann.studies.definition import ASKED, PACKAGED, SET_BY_STUDY, list_studies, read_study
 from neumann.studies.plan import load_study
 from neumann.studies.stamp import ON_THE_PAGE
 
@@ -96,6 +96,13 @@ def test_a_space_of_two_settings_is_their_product() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["größe", "2024_01", "a = (b)", "it's", "null", "1.10"])
+def test_a_study_may_have_any_name(name: str) -> None:
+    write(study(), name)
+    runs = load_study(f"experiments/{name}").tuning()
+    assert make_spec(runs[0].overrides).config.study == name
+
+
 def change(content: dict[str, Any], path: Any, value: Any) -> dict[str, Any]:
     *parents, last = path.split("/") if isinstance(path, str) else [path]
     node = content
@@ -147,12 +154,28 @@ def change(content: dict[str, Any], path: Any, value: Any) -> dict[str, Any]:
         ("comparisons/reference", "sdg", ["comparisons.reference", "did you mean 'sgd'?"]),
         ("comparisons/primary", "sgd", ["the same row"]),
         ("comparisons/also", [["sgd"]], ["not a pair"]),
+        ("comparisons/across", "trainer.max_epoch", ["comparisons.across", "did you mean 'trainer.max_epochs'"]),
         ("comparisons/also", [["sgd", "adam"]], ["comparisons.also", "'adam'"]),
         ("comparisons/smallest_effect", 0, ["above 0"]),
         ("figures", {"curvs": ["sgd"]}, ["there is no figure 'curvs'", "did you mean 'curves'?"]),
         ("figures", {"curves": ["adam"]}, ["figures.curves", "'adam'"]),
         ("paper", {"source": "x", "measure": "y", "rows": {"adam": 1.0}}, ["paper.rows", "'adam'"]),
         ("paper", {"measure": "y"}, ["it needs paper.source"]),
+        ("overrides", [{"optimizer": "adamw"}], ["overrides", "is not a text", "write 'optimizer=adamw'"]),
+        ("rows/neumann/overrides", [{"optimizer": "adamw"}], ["rows.neumann.overrides", "write 'optimizer=adamw'"]),
+        ("rows/neumann/overrides", ["batch.size=8", "batch.size=16"], ["both set batch.size"]),
+        ("budgets/small/overrides", ["optimizer.lr=3"], ["tuned and set by an override in budgets.small.overrides"]),
+        ("budgets/small/overrides", ["+optimizer.lr=3"], ["tuned and set by an override in budgets.small.overrides"]),
+        ("budgets/small/overrides", ["optimizer=adam"], ["budgets.small.overrides and rows.", "both set optimizer"]),
+        *[
+            ("space", {key: ["1", "2"]}, [f"space.{key}: {key.split('.')[0]} is set for each run"])
+            for key in ("seed", "study", "output", "name", "launch.threads", "logger.mode", "checkpoint")
+        ],
+        ("space", {"data.split_seed": [0, 1]}, ["data.split_seed decides which images a run is judged on"]),
+        ("space", {"data": ["digits", "other"]}, ["data decides which images a run is judged on"]),
+        ("space", {"data.workers": [0, 1]}, ["data.workers cannot change a result"]),
+        ("space", {"optimizer.lr": [0.1, "0.1"]}, ["'0.1' is in quotes"]),
+        ("seeds/tuning", ["010"], ["seeds.tuning=010 is not a whole number"]),
         ("budgets/small/trials", 9, ["budgets.small.trials=9", "from 1 to 5"]),
         ("budgets/small/tuning_seeds", 0, ["budgets.small.tuning_seeds=0", "from 1 to 2"]),
         ("rows", {"sgd": {"label": "SGD"}}, ["at least two"]),
@@ -201,7 +224,7 @@ def test_a_study_asks_for_the_points_that_optimizers_have() -> None:
 
 def test_a_file_that_is_no_study_is_one_sentence() -> None:
     write(study()).write_text("- a\n- b\n")
-    with pytest.raises(UserError, match="is not a study"):
+    with pytest.raises(UserError, match="holds a list, and a mapping belongs there"):
         load_study("mine")
     write(study()).write_text("question: [unclosed\n")
     with pytest.raises(UserError, match="cannot be read") as caught:
@@ -236,3 +259,9 @@ def test_every_packaged_study_loads_at_every_budget(file: Path) -> None:
         one = load_study(str(file), budget)
         assert one.tuning()
         assert not set(one.tuning_seeds) & set(one.evaluation_seeds)
+
+
+def test_studies_of_ours_name_their_schedule() -> None:
+    """A default may change; what a study found must not change with it."""
+    for file in PACKAGED.glob("*/study.yaml"):
+        assert any(word.startswith("schedule=") for word in read_study(file).overrides), file

@@ -20,7 +20,7 @@ from neumann.store.files import read_json
 from neumann.studies.analysis import analyse
 from neumann.studies.collect import collect
 from neumann.studies.plan import load_study
-from tests.support.study_folders import STUDY, write_study
+from tests.support.study_folders import STUDY, finish, write_study
 
 WITHOUT_TORCH = (
     "import sys; from neumann.cli.main import main; code = main(sys.argv[1:]);"
@@ -233,3 +233,15 @@ def test_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "Is Neumann better than SGD here?" in out
     assert "regularizers" in out
+
+
+@pytest.mark.medium
+def test_a_plan_says_how_long_it_takes_or_that_it_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:
+    write_study(small())
+    assert main(["study", "mine", "--plan"]) == 0
+    assert "not known: no run of this study is over yet" in " ".join(capsys.readouterr().out.split())
+    finish(load_study("mine").tuning()[0], 0.02)  # 1.5 s
+    assert main(["study", "mine", "--plan"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "to train: 3 runs and up to 6 evaluation runs" in said
+    assert "up to 14 s of training, shared by the runs at once (1.5 s a run so far, n = 1)" in said

@@ -69,7 +69,7 @@ def test_the_digest_follows_the_code_and_its_templates(study: Study, monkeypatch
 def test_a_report_that_is_not_whole_is_rendered_again(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     page.write_text("page")
-    stamp.write(tmp_path, "digest", [], [page], headline="found")
+    stamp.write(tmp_path, "digest", [], [], [page], headline="found")
     assert (stamp.unchanged(tmp_path, "digest") or {})["headline"] == "found"
     assert stamp.unchanged(tmp_path, "another") is None
     page.write_text("page, longer")

@@ -22,6 +22,7 @@ from neumann.studies.statistics import (
     proportion_interval,
     seeds_needed,
     sign_flip,
+    sign_test,
     smallest_detectable_effect,
     summarize,
 )
@@ -535,3 +536,44 @@ def test_imports_are_light(python: Callable[[str], str]) -> None:
     assert python(f"import sys, neumann.studies.statistics; print([m for m in {heavy} if m in sys.modules])") == "[]\n"
     used = "from neumann.studies.statistics import decide, paired\ndecide(paired({1: 1, 2: 2}, {1: 2, 2: 4}), 1)\n"
     assert python(f"{used}import sys; print([m for m in {heavy[:3]} if m in sys.modules])") == "[]\n"
+
+
+def test_a_diverged_run_loses_to_any_that_finished_and_ties_with_another() -> None:
+    one = paired({0: 0.1, 1: 0.1, 5: 0.1}, {0: 0.2, 2: 0.2, 6: 0.1}, diverged_a=(2, 3), diverged_b=(1, 3, 9))
+    assert (one.n, one.seeds, one.over) == (1, (0,), 4)
+    assert (one.wins, one.losses, one.ties) == (2, 1, 1)
+    assert (one.diverged_a, one.diverged_b, one.only_a, one.only_b) == ((2, 3), (1, 3), (5,), (6,))
+    assert one.p == sign_test(2, 1) == 1.0
+    assert one.t is None
+    assert one.sign_flip_p is None
+    with pytest.raises(ValueError, match="no seed is in both"):
+        paired({}, {1: 0.1}, diverged_a=(0,))
+
+
+@pytest.mark.parametrize("wins", range(9))
+def test_the_sign_test_is_the_exact_binomial_one(wins: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    assert sign_test(wins, 8 - wins) == pytest.approx(stats.binomtest(wins, 8).pvalue)
+    assert sign_test(0, 0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("finished", "diverged_a", "diverged_b", "answer"),
+    [
+        (16, (), (), "better"),
+        (16, (16, 17), (), "no difference shown"),  # 16 wins, 2 losses, p = 0.001: it diverged more often all the same
+        (16, (16,), (16,), "better"),
+        (16, (), (16, 17), "better"),
+        (0, tuple(range(8)), (), "worse"),
+        (0, (0, 1, 2), (), "diverged"),  # three seeds show nothing
+        (0, (0, 1, 2), (0, 1, 2), "diverged"),
+    ],
+)
+def test_no_verdict_ignores_divergence(
+    finished: int, diverged_a: tuple[int, ...], diverged_b: tuple[int, ...], answer: str
+) -> None:
+    everywhere = range(max([finished - 1, *diverged_a, *diverged_b]) + 1)
+    a = {seed: 0.1 + seed / 1000 for seed in everywhere if seed not in diverged_a}
+    b = {seed: 0.2 + seed / 999 for seed in everywhere if seed not in diverged_b}
+    one = paired(a, b, diverged_a=diverged_a, diverged_b=diverged_b)
+    assert decide(one, 0.005).answer == answer

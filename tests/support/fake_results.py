@@ -87,10 +87,11 @@ def study(
         incomplete=None if done == tuple(seeds) else f"{len(done)} of {len(seeds)} evaluation seeds are trained.",
         data="CIFAR-10, 45,000 training images",
         recipe=("model=timm", "model.name=resnet20", "data=cifar10", "trainer.epochs=30", "timing=relative"),
+        settings={"schedule": {"cosine (ramp_steps 15)": ("SGD",)}, "batch size": {"64": ("SGD",)}},
         tuned=("optimizer.lr",),
         tuning_seeds=(0, 1, 2),
         evaluation_seeds=tuple(seeds),
-        epochs=30.0,
+        epochs=(30.0,),
         test_images=images,
         validation_images=5_000,
         smallest_effect=EFFECT,
@@ -127,7 +128,10 @@ def compare(
 
 
 def _pair(rows: Mapping[str, RowResult], a: str, b: str) -> Any:
-    return paired(rows[a].errors, rows[b].errors) if rows[a].errors.keys() & rows[b].errors.keys() else None
+    one, other = rows[a], rows[b]
+    if not {*one.errors, *one.diverged} & {*other.errors, *other.diverged}:
+        return None
+    return paired(one.errors, other.errors, diverged_a=one.diverged, diverged_b=other.diverged)
 
 
 def _row(fake: Fake, i: int, seeds: tuple[int, ...], done: tuple[int, ...], tuned: bool, images: int) -> RowResult:
@@ -157,6 +161,7 @@ def _row(fake: Fake, i: int, seeds: tuple[int, ...], done: tuple[int, ...], tune
         curve=_curve(fake, i, len(errors)) if errors else None,
         reference=None,
         paper=fake.paper,
+        mixed_code=(),
     )  # fmt: skip
 
 
@@ -239,5 +244,5 @@ def _run(
         train_seconds=123.4 if over else None,
         validation=scores,
         test=scores if role == "evaluation" else None,
-        provenance={"commit": "9f31c0de52a4"} if over else None,
+        attempts=({"commit": "9f31c0de52a4"},) if over else (),
     )

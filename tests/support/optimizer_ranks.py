@@ -16,8 +16,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.fsdp
-import torch.distributed.tensor
 
 
 def on_ranks(work: Callable[..., Any], *arguments: Any, size: int = 2) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from torch.nn import functional
 from neumann.data.module import build as build_data
 from neumann.models.classifiers import SmallCNN
 from neumann.optim import at, eval_point
+from neumann.training.distributed import RankGroup
 from neumann.training.instantiate import build_schedule
 from neumann.training.optimizers import build_optimizer, param_groups
+from neumann.training.parts import build_parts
 from neumann.training.rate_schedules import RateSchedule, constant, cosine, exponential, synchronous
 from tests.support.quick_runs import quick
 
@@ -181,3 +184,13 @@ def test_a_step_that_calls_its_parents_step_is_counted_once() -> None:
         optimizer.step()
         assert optimizer.param_groups[0]["lr"] == 0.5**step
     assert schedule.count == 3
+
+
+def test_a_run_that_never_leaves_its_burn_in_says_so() -> None:
+    short = quick("optimizer=neumann", "timing=paper", "trainer.max_epochs=2")
+    group = RankGroup(None)
+    with pytest.warns(UserWarning, match=r"Neumann never leaves its burn-in, .* and the run has 36 steps"):
+        build_parts(short, group)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build_parts(quick("optimizer=neumann", "trainer.max_epochs=2"), group)

@@ -7,8 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from PIL import Image
 
+from neumann.config import make_spec
+from neumann.errors import UserError
 from neumann.training.distributed import RankGroup
 from neumann.training.parts import build_parts
 from tests.support.quick_runs import Train, quick
@@ -56,6 +60,50 @@ def test_state_that_a_constructor_makes_is_of_the_type_that_is_trained(
     _, folder = train(*words, f"trainer.precision={precision}")
     state = torch.load(folder.last, weights_only=True)["optimizer_states"][0]["state"]
     assert {values["sum"].dtype for values in state.values()} == {dtype}
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("in_memory", ["true", "false"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pretrained_weights_get_their_own_statistics(tmp_path: Path, in_memory: str, channels: int) -> None:
+    weights = tmp_path / "weights.pth"
+    torch.save(timm.create_model("test_vit").state_dict(), weights)  # its statistics are 0.5, unlike ImageNet's
+    for label, name in enumerate(("cat", "dog")):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for number in range(8):
+            Image.new("RGB", (160, 160), (9 * number, 100 * label, 40)).save(tmp_path / "set" / name / f"{number}.png")
+    words = ["data=image_folder", f"data.root={tmp_path / 'set'}", f"data.in_memory={in_memory}", "model=timm"]
+    words += ["model.name=test_vit", "data.workers=0", "batch.size=4", f"data.channels={channels}"]
+    plain = make_spec(words)
+    weighted = ["+model.kwargs.pretrained=true", f"+model.kwargs.pretrained_cfg_overlay.file={weights}"]
+    pretrained = make_spec([*words, *weighted])
+    chosen = make_spec([*words, *weighted, f"data.mean={[0.1] * channels}", f"data.std={[0.2] * channels}"])
+    half = (0.5,) * channels
+    for spec, wanted in ((pretrained, (half, half)), (chosen, ((0.1,) * channels, (0.2,) * channels))):
+        data = build_parts(spec, RankGroup()).data
+        assert (data.mean, data.std) == wanted
+    assert build_parts(plain, RankGroup()).data.mean != half
+    assert "normalisation" not in plain.signed()["data"]
+    assert "normalisation" not in chosen.signed()["data"]
+    assert pretrained.signed()["data"]["normalisation"] == "of the pretrained weights"
+
+
+def test_a_batch_of_one_that_batch_norm_cannot_take_is_one_sentence() -> None:
+    words = ["model=timm", "model.name=test_resnet", "batch.size=1"]
+    with pytest.raises(
+        UserError, match=r"batch\.size gives each process one image.*choose batch\.size=2 or more"
+    ) as error:
+        build_parts(make_spec(words), RankGroup())
+    assert "more than 1 value per channel" in str(error.value)
+
+
+def test_a_batch_of_one_that_can_be_trained_leaves_no_trace() -> None:
+    one, two = (build_parts(quick("batch.size=1", f"seed={seed}"), RankGroup()).module for seed in (0, 0))
+    for name, buffer in one.state_dict().items():
+        assert torch.equal(buffer, two.state_dict()[name])
+    means = [buffer for name, buffer in one.named_buffers() if name.endswith("running_mean")]
+    assert means
+    assert all(not mean.any() for mean in means)
 
 
 @pytest.mark.gpu

@@ -215,6 +215,19 @@ def test_ctrl_c_leaves_a_clean_run_that_goes_on_to_the_same_bits(
     assert signal.getsignal(signal.SIGINT) is handler_before
 
 
+@pytest.mark.parametrize(("variable", "wanted"), [(None, 1), ("2", 2)])
+def test_torch_takes_no_more_threads_than_a_container_has_cores(
+    train: Train, monkeypatch: pytest.MonkeyPatch, variable: str | None, wanted: int
+) -> None:
+    monkeypatch.setattr("neumann.training.run.cores", lambda: 1)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    torch.set_num_threads(2)  # as torch itself counts, or was told
+    _, folder = train("trainer.max_epochs=1")
+    assert read_json(folder.provenance)["attempts"][0]["torch_threads"] == wanted
+
+
 @pytest.mark.medium
 @pytest.mark.parametrize("change", ["cut", "doubled", "edited", "removed"])
 def test_a_resumed_runs_curve_comes_from_its_checkpoint(change: str, train: Train) -> None:
@@ -337,14 +350,22 @@ def test_a_failure_is_recorded_and_tried_again(
         (["model.name=small_cn"], "timm has no such model: did you mean 'small_cnn'"),
         (["model=timm", "model.name=resnet18", "+model.kwargs.colour=3"], "model.name=resnet18 cannot be made with"),
         (["optimizer.alpha=-1"], "optimizer: Neumann refuses its settings"),
+        (
+            ["optimizer=torch", "optimizer.name=ASGD", "+optimizer.kwargs.lambd=x"],
+            "optimizer: ASGD refuses its settings (lr=0.001, weight_decay=0.0, lambd=x): ",
+        ),
+        (["optimizer=torch", "optimizer.name=12"], "optimizer.name=12 is not a word"),
         (["optimizer.beta_count=tensor"], "tensors"),
         (["optimizer=timm", "optimizer.name=adoptt"], "timm has no optimizer 'adoptt': did you mean 'adopt'"),
         (["optimizer=torch", "optimizer.name=Adagrd"], "did you mean 'Adagrad'"),
         (["optimizer=torch", "optimizer.name=adagrad", "+optimizer.kwargs.epz=1"], "did you mean 'eps'"),
-        (["optimizer=sgd", "optimizer.momentum=-1"], "optimizer: SGD refuses its settings: Invalid momentum"),
-        (["schedule.factor=-1"], "schedule.factor=-1 is out of range: it must be above 0"),
+        (["optimizer=sgd", "optimizer.momentum=-1"], "optimizer.momentum=-1 is out of range"),
+        (["schedule=synchronous", "schedule.factor=-1"], "schedule.factor=-1 is out of range: it must be above 0"),
         (["schedule.ramp_steps=-1"], "schedule.ramp_steps=-1 is out of range"),
-        (["schedule.every_steps=0"], "schedule.every_steps=0 is out of range: it must be at least 1"),
+        (
+            ["schedule=synchronous", "schedule.every_steps=0"],
+            "schedule.every_steps=0 is out of range: it must be at least 1",
+        ),
         (["optimizer=torch", "optimizer.name=LBFGS"], "cannot be trained here: it evaluates the loss several times"),
         (["optimizer=timm", "optimizer.name=adahessian"], "cannot be trained here"),
         (["optimizer=torch", "optimizer.name=SGD", "optimizer.kwargs.lr=3"], "set optimizer.lr alone"),
@@ -431,8 +452,8 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(
     with pytest.raises(Interrupted):
         train(*choice)
     folder = find(quick(*choice))
-    assert decode(folder.last.read_bytes())["global_step"] == 41
-    assert decode((folder.path / "previous.ckpt").read_bytes())["global_step"] == 36
+    assert decode(io.BytesIO(folder.last.read_bytes()))["global_step"] == 41
+    assert decode(io.BytesIO((folder.path / "previous.ckpt").read_bytes()))["global_step"] == 36
     for name in files:
         (folder.path / name).write_bytes(damage((folder.path / name).read_bytes()))
     began_at: list[int] = []

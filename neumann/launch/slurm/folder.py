@@ -132,7 +132,7 @@ class LaunchFolder:
     def runs(self) -> list[ListedRun]:
         """Return the runs. Raises UserError where runs.jsonl is not a list of runs."""
         try:
-            lines = (self.path / "runs.jsonl").read_text().splitlines()
+            lines = (self.path / "runs.jsonl").read_text(encoding="utf-8").splitlines()
             read = [json.loads(line) for line in lines]
             return [ListedRun(**{**line, "ranks": tuple(line["ranks"])}) for line in read]
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -171,7 +171,7 @@ class JournalWriter:
         """Append a line. A full disk costs a line of bookkeeping, never a run."""
         line = json.dumps(plain({"what": what, "at": time.time(), **said}), allow_nan=False) + "\n"
         try:
-            with open(self._path, "a") as file:
+            with open(self._path, "a", encoding="utf-8") as file:
                 file.write(line)
         except OSError as error:
             print(f"the journal {self._path} cannot be written: {error}", file=sys.stderr, flush=True)

@@ -1,7 +1,9 @@
 """The C++ kernel, which is compiled for this machine at its first use and kept.
 
-That takes a second or two, once a machine. The library lies in the cache folder (`neumann/cache_folder.py`), under a
-name that is a hash of the source, the columns of its tables, the compiler and the processor.
+That takes a second or two, once a machine. The library lies in the cache folder (`neumann/cache_folder.py`) as
+fused_step-INPUTS-CONTENT.so: a hash of the source, the columns of its tables, the compiler and the processor, and one
+of the library itself. A library that a crash has cut short would kill the process that loads it, so one whose content
+does not have the hash in its name is never loaded but compiled again.
 """
 
 from __future__ import annotations
@@ -118,22 +120,54 @@ def build(folder: Path) -> CpuKernel:
         OSError: there is no C++ compiler, or it does not compile the source.
     """
     compiler = find_compiler()
-    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False, timeout=60).stdout
-    facts = (SOURCE.read_text(), *compiler, version, *FLAGS, *_definitions(), str(CHOICES), _processor())
-    library = folder / f"fused_step-{hashlib.sha256(chr(0).join(facts).encode()).hexdigest()[:16]}.so"
-    with contextlib.suppress(OSError):  # it is missing, damaged, or another user's alone
-        return CpuKernel(library)
-    handle, temporary = _new_file(folder, f".{library.name}.")
+    version = _said(compiler, "--version", timeout=60).stdout
+    inputs = (
+        SOURCE.read_text(encoding="utf-8"),
+        *compiler,
+        version,
+        *FLAGS,
+        *_definitions(),
+        str(CHOICES),
+        _processor(),
+    )
+    stem = f"fused_step-{_hash(chr(0).join(inputs).encode())}"
+    for library in folder.glob(f"{stem}-*.so"):
+        with contextlib.suppress(OSError):  # it is another user's alone, or of another system
+            if library.stem == f"{stem}-{_hash(library.read_bytes())}":
+                return CpuKernel(library)
+            library.unlink()
+    handle, temporary = _new_file(folder, f".{stem}.")
     os.close(handle)
     try:
         _compile(compiler, temporary)
         kernel = CpuKernel(Path(temporary))  # stays loaded when the file is gone
-        os.chmod(temporary, 0o755)  # users may share the folder
         with contextlib.suppress(OSError):
-            os.replace(temporary, library)
+            os.chmod(temporary, 0o755)  # users may share the folder
+            _sync(temporary)
+            os.replace(temporary, folder / f"{stem}-{_hash(Path(temporary).read_bytes())}.so")
     finally:
         Path(temporary).unlink(missing_ok=True)
     return kernel
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _sync(file: str) -> None:
+    """Wait until the content of ``file`` is on the disk, so that a crash leaves no name without it."""
+    handle = os.open(file, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _said(command: list[str], *words: str, timeout: float) -> subprocess.CompletedProcess[str]:
+    """Run ``command`` and return what it printed, which a compiler writes in the language of its user."""
+    return subprocess.run(
+        [*command, *words], capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=timeout
+    )
 
 
 def _definitions() -> list[str]:
@@ -166,8 +200,7 @@ def find_compiler() -> list[str]:
 def _compile(compiler: list[str], target: str) -> None:
     said = ""
     for choice in CHOICES:
-        command = [*compiler, *FLAGS, *_definitions(), *choice, str(SOURCE), "-o", target]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        done = _said(compiler, *FLAGS, *_definitions(), *choice, str(SOURCE), "-o", target, timeout=300)
         if done.returncode == 0:
             return
         said = said or (done.stderr.strip().splitlines() or ["it said nothing"])[0]
@@ -177,7 +210,7 @@ def _compile(compiler: list[str], target: str) -> None:
 def _processor() -> str:
     """Return what a binary for "this machine's processor" depends on: the machines of a cluster may share a cache."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return f"{platform.machine()} {platform.processor()}"
     told = [line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from neumann.store.files import replace_file
 from neumann.store.folder import OVER
+from neumann.studies.analysis import CODE_OF
 from neumann.studies.numbers import (
     DASH,
     count,
@@ -32,11 +33,13 @@ from neumann.studies.plan import EVALUATION, TUNING
 from neumann.studies.report.csv_files import curves_csv, runs_csv, table_csv
 from neumann.studies.report.tables import (
     caption,
+    epochs_text,
     label_of,
     main_lines,
     markdown_table,
     missing_sentence,
     setting_header,
+    settings_text,
     verdict_word,
 )
 from neumann.studies.results import Comparison, RowResult, RunEntry, StudyResults
@@ -98,6 +101,8 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
         inline=lambda name: Markup(inline(drawings[name], name)),
         lines=main_lines(results),
         caption=caption(results),
+        epochs=epochs_text(results),
+        settings=settings_text(results),
         setting_header=setting_header(results),
         setting_text=setting_text,
         reference=label_of(results, results.reference),
@@ -110,7 +115,7 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
         unfinished=[run for run in results.runs if run.status != "finished"],
         pending=[run for run in results.runs if run.status not in (*OVER, "failed")],
         labels=lambda run: ", ".join(label_of(results, key) for key in run.rows),
-        provenance=[(k, values, k in ONE_VALUE and len(values) > 1) for k, values in results.provenance.items()],
+        provenance=[(k, values, _is_mixed(k, values)) for k, values in results.provenance.items()],
         seconds=duration(sum(run.train_seconds or 0.0 for run in results.runs)),
         trained=sum(run.train_seconds is not None for run in results.runs),
         spaces=[(printable(row.label), row.overrides, _space(row)) for row in results.rows],
@@ -118,21 +123,37 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
     )  # fmt: skip
 
 
+def _is_mixed(label: str, values: Sequence[str]) -> bool:
+    return len(values) > 1 and (label in ONE_VALUE or label.startswith(CODE_OF))
+
+
 def _compared(results: StudyResults, c: Comparison) -> dict[str, Any]:
     """Return one comparison as text, by column of the table of comparisons."""
     pair, verdict = c.paired, c.verdict
     found = verdict.smallest_detectable_effect if verdict else None
     dropped = [
-        f"{'seed' if len(seeds) == 1 else 'seeds'} {_listed(seeds)} finished in {label_of(results, key)} only"
-        for key, seeds in ((c.row, pair.only_a if pair else ()), (c.against, pair.only_b if pair else ()))
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {_listed(seeds)} {what} in {label_of(results, key)}{only}"
+        for key, seeds, what, only in (
+            (c.row, pair.only_a if pair else (), "finished", " only"),
+            (c.against, pair.only_b if pair else (), "finished", " only"),
+            (c.row, pair.diverged_a if pair else (), "diverged", ""),
+            (c.against, pair.diverged_b if pair else (), "diverged", ""),
+        )
         if seeds
     ]
-    equal = ["all differences are equal: p is the sign-flip test's"] if pair and pair.sd == 0 else []
+    equal = []
+    if pair and pair.diverged:
+        equal = [
+            f"p = {p_value(pair.p)} is the sign test's over {pair.over} seeds, a diverged run worse than any other"
+        ]
+    elif pair and pair.sd == 0:
+        equal = ["all differences are equal: p is the sign-flip test's"]
     return {
         "row": label_of(results, c.row),
         "against": label_of(results, c.against),
         "primary": c.primary,
-        "n": pair.n if pair else DASH,
+        "n": count(pair.n, pair.over) if pair else DASH,
+        "test": "sign test" if pair and pair.diverged else "paired t test",
         "difference": percentage_points(pair.mean if pair else None),
         "interval": interval(pair.low, pair.high, percentage_points) if pair else DASH,
         # Where all differences are equal there is no t test, and p is the sign-flip test's
@@ -159,6 +180,8 @@ def _budget_sentence(results: StudyResults, c: Comparison) -> str:
         )
     n, found = c.paired.n, c.verdict.smallest_detectable_effect
     seeds = "one seed" if n == 1 else f"{n} seeds"
+    if found is None and c.paired.diverged:
+        return "The smallest effect that these seeds would detect is unknown: the sign test uses no sizes."
     if found is None:
         why = "one difference has no spread" if n == 1 else "all differences are equal"
         return f"The smallest effect that {seeds} would detect is unknown: {why}."

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from neumann.store.code_digests import in_words
 from neumann.studies.numbers import (
     DASH,
     RATE,
@@ -40,7 +41,8 @@ class TableLine:
     """One line of the main table as text; a field is a column or a part of one, a dash where nothing is known.
 
     ``label``, ``at`` (the evaluation point) and ``setting`` say which row it is, ``edge`` where its setting lies on the
-    border of the space. ``error`` is the mean test error in percent with its ``interval``, half that interval's width
+    border of the space, ``mixed`` that its runs were trained by several versions of some code. ``error`` is the mean
+    test error in percent with its ``interval``, half that interval's width
     (``half``), ``sd`` and ``n``; ``loss`` the mean test loss in nats; ``paper`` the published error in percent.
     ``difference`` to the reference row and its ``difference_interval`` are in percentage points. ``p`` is the one that
     counts, ``kind`` says which that is: "primary", "Holm", "unadjusted" or "". ``verdict`` is the short answer,
@@ -51,6 +53,7 @@ class TableLine:
     at: str
     setting: str
     edge: str | None
+    mixed: str | None
     error: str
     interval: str
     half: str
@@ -77,18 +80,19 @@ def _line(row: RowResult, is_reference: bool) -> TableLine:
     pair = comparison.paired if comparison else None
     half = None
     if error and error.low is not None and error.high is not None:
-        half = (error.high - error.low) / 2
+        half = max(error.high - error.mean, error.mean - error.low)  # an end may be cut off at 0
     p, kind = shown_p(comparison)
     return TableLine(
         label=printable(row.label),
         at=printable(row.at) if row.at else DASH,
         setting=setting_text(row.setting),
         edge=printable(row.edge) if row.edge else None,
+        mixed=printable(f"{in_words(row.mixed_code)} changed between its runs") if row.mixed_code else None,
         error=percent(error.mean if error else None),
         interval=interval(error.low, error.high) if error else DASH,
         half=percent(half),
         sd=percent(error.sd if error else None),
-        n=count(error.n if error else 0, row.planned),
+        n=count(error.n if error else 0, row.planned) + (f", {len(row.diverged)} diverged" if row.diverged else ""),
         difference=percentage_points(pair.mean if pair else None),
         difference_interval=interval(pair.low, pair.high, percentage_points) if pair else DASH,
         p=p,
@@ -147,7 +151,8 @@ def markdown_table(results: StudyResults) -> str:
     body = []
     for line in lines:
         cells = [
-            line.label, line.at, line.setting + (" †" if line.edge else ""), _joined(line.error, line.interval),
+            line.label + (" ‡" if line.mixed else ""), line.at, line.setting + (" †" if line.edge else ""),
+            _joined(line.error, line.interval),
             line.sd, line.n, _joined(line.difference, line.difference_interval),
             f"{line.p} ({line.kind})" if line.kind else line.p, line.verdict, line.loss, line.paper,
         ]  # fmt: skip
@@ -159,7 +164,10 @@ def markdown_table(results: StudyResults) -> str:
         parts.append(f"**This study is not finished.** {markdown(missing_sentence(results))}")
     parts += [f"*Answer.* {markdown(results.answer)}", "\n".join(f"| {' | '.join(cells)} |" for cells in table)]
     parts += [f"† {markdown(line.label)}: {markdown(line.edge)}." for line in lines if line.edge]
+    parts += [f"‡ {markdown(line.label)}: {markdown(line.mixed)}." for line in lines if line.mixed]
     parts.append(markdown(caption(results)))
+    if results.settings:
+        parts.append(markdown(settings_text(results)))
     if results.paper:
         parts.append(f"Paper: {markdown(results.paper.measure)} ({markdown(results.paper.source)}).")
     return "\n\n".join(parts) + "\n"
@@ -179,11 +187,30 @@ def caption(results: StudyResults) -> str:
     """Return what the main table measures: n, units, and what interval and p are."""
     seeds = len(results.evaluation_seeds)
     return (
-        f"Error on {results.test_images:,} test images after {results.epochs:g} epochs, mean over "
-        f"{seeds} {'seed' if seeds == 1 else 'seeds'} with its 95 % t interval; n: runs that finished. Differences are "
-        "paired by seed, negative where the row errs less, in percentage points. p is of the paired t test: as it is "
-        "for the primary comparison, Holm-adjusted for the others. Losses are in nats."
+        f"Error on {results.test_images:,} test images after {epochs_text(results)}, mean over "
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'} with its 95 % t interval, cut off at 0 and 100 %; n: runs that "
+        "finished. Differences are paired by seed, negative where the row errs less, in percentage points. p is of the "
+        "paired t test, or, where a run diverged, of the sign test, in which that run is worse than any that finished: "
+        "as it is for the primary comparison, Holm-adjusted for the others. Losses are in nats."
     )
+
+
+def settings_text(results: StudyResults) -> str:
+    """Return schedule, batch size and weight decay of the runs as sentences, by row where rows differ."""
+    said = []
+    for what, values in results.settings.items():
+        shown = [
+            printable(v) + (f" for {', '.join(printable(label) for label in rows)}" if len(values) > 1 else "")
+            for v, rows in values.items()
+        ]
+        said.append(f"{what[:1].upper()}{what[1:]}: {'; '.join(shown)}.")
+    return " ".join(said)
+
+
+def epochs_text(results: StudyResults) -> str:
+    """Return how long the rows trained: "20 epochs", or "2 or 40 epochs, as the row says"."""
+    shown = " or ".join(f"{epochs:g}" for epochs in results.epochs)
+    return f"{shown} epoch{'s' if shown != '1' else ''}" + (", as the row says" if len(results.epochs) > 1 else "")
 
 
 def terminal_table(results: StudyResults) -> Table:
@@ -198,7 +225,7 @@ def terminal_table(results: StudyResults) -> Table:
     for line in main_lines(results):
         error = line.error if line.half == DASH else f"{line.error} ±{line.half}"
         cells: Iterable[str] = (
-            line.label, line.setting + (" †" if line.edge else ""), error, line.n,
+            line.label + (" ‡" if line.mixed else ""), line.setting + (" †" if line.edge else ""), error, line.n,
             line.difference, line.verdict, line.paper,
         )  # fmt: skip
         table.add_row(*(Text(cell) for cell in cells), style="bold" if line.primary else "")

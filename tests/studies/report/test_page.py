@@ -40,6 +40,7 @@ def hostile() -> StudyResults:
     texts = dict.fromkeys(("name", "title", "question", "budget", "answer", "headline", "incomplete", "data"), HOSTILE)
     return replace(
         results, rows=rows, runs=(run, *results.runs[1:]), limits=(HOSTILE,), recipe=(HOSTILE,), tuned=(HOSTILE,),
+        settings={HOSTILE: {HOSTILE: (HOSTILE,), "1": (HOSTILE,)}},
         provenance={HOSTILE: (HOSTILE,), "torch": ("1", HOSTILE)}, commands={HOSTILE: HOSTILE}, **texts,
     )  # fmt: skip
 
@@ -56,7 +57,7 @@ def empty() -> StudyResults:
     """Nothing is known but the plan."""
     results = study(FEW, tuned=False)
     rows = tuple(replace(row, at=None, trials=(), paper=None) for row in results.rows)
-    nothing = {"limits": (), "recipe": (), "tuned": (), "figures": {}, "provenance": {}, "commands": {}}
+    nothing = {"limits": (), "recipe": (), "settings": {}, "tuned": (), "figures": {}, "provenance": {}, "commands": {}}
     return replace(results, rows=rows, comparisons=(), runs=(), paper=None, **nothing)
 
 
@@ -211,7 +212,8 @@ def test_main_table_is_the_data(reports: dict[str, tuple[StudyResults, Path]]) -
                 interval(row.error.low, row.error.high),
                 percent(row.error.sd),
             ]
-            assert cells[6] == (str(row.error.n) if row.error.n == row.planned else f"{row.error.n}/{row.planned}")
+            n = str(row.error.n) if row.error.n == row.planned else f"{row.error.n}/{row.planned}"
+            assert cells[6] == n + (f", {len(row.diverged)} diverged" if row.diverged else "")
             assert cells[7] == paper_number(row)
             if row.key == results.reference:
                 assert cells[8:12] == [DASH, DASH, DASH, "reference"]
@@ -238,10 +240,14 @@ def test_comparisons_open_with_the_primary_one(reports: dict[str, tuple[StudyRes
     assert len(lines) == len(results.comparisons)
     for c, cells in zip(sorted(results.comparisons, key=lambda c: not c.primary), lines, strict=True):
         assert c.paired is not None
-        assert cells[1] == str(c.paired.n)
-        assert cells[4:7] == [p_value(c.paired.p), p_value(c.adjusted), p_value(c.paired.sign_flip_p)]
+        assert cells[1] == (f"{c.paired.n}/{c.paired.over}" if c.paired.diverged else str(c.paired.n))
+        t_test = None if c.paired.diverged else c.paired.p
+        assert cells[4:7] == [p_value(t_test), p_value(c.adjusted), p_value(c.paired.sign_flip_p)]
         assert cells[7] == f"{c.paired.wins}/{c.paired.ties}/{c.paired.losses}"
-    assert "seeds 12, 15 finished in SGD momentum only" in Page(folder / "report.html").text
+    assert (
+        "seeds 12, 15 diverged in Neumann, literal pole; p = 0.002 is the sign test's over 10 seeds"
+        in Page(folder / "report.html").text
+    )
 
 
 def test_what_went_wrong_is_counted(reports: dict[str, tuple[StudyResults, Path]]) -> None:

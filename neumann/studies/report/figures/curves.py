@@ -48,10 +48,12 @@ def _together(rows: Sequence[RowResult]) -> Figure:
         axes.grid(axis="y")
         axes.set(xlabel="epoch", ylabel=label)
         handles = []
+        values = _values(rows, measure, scale)
+        fit_y(axes, values)
+        floor = axes.get_ylim()[0] if axes.get_yscale() == "log" else None
         for row, (colour, dashes) in zip(rows, LINES, strict=False):
-            handles += _curve(axes, row.curve, measure, scale, color=colour, linestyle=dashes, linewidth=1.6)
+            handles += _curve(axes, row.curve, measure, scale, floor, color=colour, linestyle=dashes, linewidth=1.6)
         _epochs(axes, rows)
-        fit_y(axes, _values(rows, measure, scale))
     labels = [short(row.label, 44) for row in rows]
     figure.legend(handles, labels, loc="upper left", bbox_to_anchor=(0.06, 1.0), ncols=2, handlelength=2.8)
     return figure
@@ -75,10 +77,11 @@ def _apart(results: StudyResults, rows: Sequence[RowResult]) -> Figure:
             for other in rows:
                 if other.key == results.reference and other is not row:
                     _line(axes, other.curve, measure, scale, color=INK, linewidth=1, linestyle=DASHED, zorder=3)
-            _curve(axes, row.curve, measure, scale, color=BLUE, linewidth=1.5, zorder=4)
+            fit_y(axes, values)
+            floor = axes.get_ylim()[0] if axes.get_yscale() == "log" else None
+            _curve(axes, row.curve, measure, scale, floor, color=BLUE, linewidth=1.5, zorder=4)
             grid.title(axes, row)
             _epochs(axes, rows)
-            fit_y(axes, values)
             if grid.lowest(k):
                 axes.set_xlabel("epoch", fontsize=8, labelpad=1)
             else:
@@ -92,10 +95,13 @@ def _apart(results: StudyResults, rows: Sequence[RowResult]) -> Figure:
     return figure
 
 
-def _curve(axes: Axes, curve: Curve | None, measure: str, scale: float, **look: Any) -> list[Any]:
+def _curve(axes: Axes, curve: Curve | None, measure: str, scale: float, floor: float | None, **look: Any) -> list[Any]:
     if curve is None:
         return []
     low, high = (_scaled(getattr(curve, f"{measure}_{side}"), scale) for side in ("low", "high"))
+    if floor is not None:  # on a logarithmic axis a band that reaches zero ends at the axis
+        low = [max(v, floor) for v in low]
+        high = [max(v, floor) for v in high]
     axes.fill_between(curve.epochs, low, high, color=look["color"], alpha=0.2, linewidth=0, zorder=2)
     return _line(axes, curve, measure, scale, **look)
 
@@ -121,7 +127,11 @@ def _scaled(values: Iterable[float | None], scale: float) -> list[float]:
 
 
 def _values(rows: Iterable[RowResult], measure: str, scale: float) -> list[float]:
-    return [v for row in rows if row.curve for v in finite(getattr(row.curve, measure), scale)]
+    """Return what the axis shows: every mean, and upper ends of bands as far as they do not dwarf the means."""
+    curves = [row.curve for row in rows if row.curve]
+    means = [v for curve in curves for v in finite(getattr(curve, measure), scale)]
+    most = 2 * max(means, default=0.0)
+    return means + [min(v, most) for curve in curves for v in finite(getattr(curve, f"{measure}_high"), scale)]
 
 
 def _epochs(axes: Axes, rows: Iterable[RowResult]) -> None:

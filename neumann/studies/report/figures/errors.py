@@ -52,7 +52,10 @@ def error_figure(results: StudyResults, rows: Sequence[RowResult]) -> Drawing:
         if row.error:
             _mean(axes, row, i - 0.14, colour)
         counted = "" if len(own) == row.planned else f", n = {count(len(own), row.planned)}"
-        said = mean_and_interval(row.error) + counted if row.error else f"none of {row.planned} runs yet"
+        lost = f"{len(row.diverged)} of {row.planned} diverged"
+        counted += f", {lost}" if row.diverged else ""
+        none = lost if row.diverged else f"none of {row.planned} runs yet"
+        said = mean_and_interval(row.error) + counted if row.error else none
         shade = colour if row.error else SOFT
         axes.text(1.03, i, said, transform=beside, va="center", fontsize=8, color=shade)
     alt = "; ".join(f"{printable(row.label)} {mean_and_interval(row.error)}" for row in rows)

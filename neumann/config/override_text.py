@@ -1,0 +1,121 @@
+"""Overrides as a user writes them: read by Hydra's grammar, and taken for what they mean.
+
+The grammar knows no settings, so it makes a number of every word that looks like one. `as_meant` gives a setting that
+is a text the text as it was written (``name=1.10``, ``study=2024_01``), and refuses 1_0 for a number.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
+
+from neumann.config.schema import OPEN_NODES, TEXTS
+from neumann.errors import UserError
+
+UNDERSCORED = re.compile(r"(?<![\w.'\"-])[-+]?\d[\d.]*(?:_\d+)+(?:[.eE][-+\d]*)?(?![\w'\"-])")  # 1_000
+
+
+def parse_override(parser: OverridesParser, text: str) -> Override:
+    """Return an override as Hydra reads it. Raises UserError, which says how a value that it cannot read is quoted."""
+    devices = re.fullmatch(r"launch\.devices=(\d+(?:,\d+)*)", text)  # one value, not a sweep
+    try:
+        (override,) = parser.parse_overrides([f"launch.devices=[{devices[1]}]" if devices else text])
+    except HydraException as error:
+        raise UserError(f"cannot read '{text}': {_remedy(parser, text)}") from error
+    return override
+
+
+def _remedy(parser: OverridesParser, text: str) -> str:
+    key, sign, value = text.partition("=")
+    if not sign:
+        return "an override is written key=value or group=option"
+    if value[:1] not in ("'", '"'):
+        quoted = f"{key}={quoted_text(value)}"
+        try:
+            parser.parse_overrides([quoted])
+        except HydraException:
+            pass
+        else:
+            shown = shlex.quote(quoted) if re.search(r'["$`\\!]', quoted) else f'"{quoted}"'
+            return f"a text with such characters stands in quotes of its own within the shell's, {shown}"
+        try:
+            parser.parse_overrides([f"{key}=1"])
+        except HydraException:
+            return f"'{key}' is not the name of a setting: it has letters, digits and dots"
+    return "its value is not one in Hydra's syntax: quotes and brackets must close"
+
+
+def quoted_text(text: str) -> str:
+    """Return ``text`` in quotes, as the grammar reads it back letter for letter."""
+    return QuotedString(text=text, quote=Quote.single).with_quotes()
+
+
+def as_text_value(text: str) -> str:
+    """Return ``text`` as the value of an override of a text setting, in quotes where the grammar needs them."""
+    return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) and text.lower() != "null" else quoted_text(text)
+
+
+def refuse_twice(overrides: Sequence[str]) -> None:
+    """Refuse a setting or a group that ``overrides`` name twice: one of the two would be ignored. Raises UserError."""
+    first: dict[str, str] = {}
+    for text in overrides:
+        key = key_of(text)
+        if key in first:
+            raise UserError(f"'{first[key]}' and '{text}' both set {key}: leave out one of the two")
+        first[key] = text
+
+
+def value_of(text: str) -> str:
+    """Return the value of an override of a text setting: without the quotes of the grammar, otherwise as written."""
+    value = parse_override(OverridesParser.create(), text).value()
+    return value if isinstance(value, str) else text.partition("=")[2].strip()
+
+
+def key_of(text: str) -> str:
+    """Return the setting or the group that an override names."""
+    return text.partition("=")[0].lstrip("+~")
+
+
+def as_meant(override: Override) -> str:
+    """Return an override as Hydra is to take it.
+
+    A setting that is a text by the schema gets the text as it was written. A new setting in a free-form section needs
+    no plus before it. Raises UserError for a number with underscores, which is another number elsewhere or none.
+    """
+    line, key, value = str(override.input_line), override.key_or_group, override.value()
+    written = line.partition("=")[2].strip()
+    if isinstance(value, bool | int | float) and key in TEXTS:
+        line = f"{line.partition('=')[0]}={quoted_text(written)}"
+    else:
+        refuse_underscored(line, value)
+    free = any(key.startswith(f"{node}.") for node in OPEN_NODES)
+    return f"++{line.lstrip('+')}" if free and not override.is_delete() else line
+
+
+def refuse_underscored(line: str, value: Any) -> None:
+    """Refuse an override ``line`` with a number like 1_0 in its ``value``, outside its texts. Raises UserError."""
+    texts = set(_texts(value))
+    for number in UNDERSCORED.findall(line.partition("=")[2]):
+        if not any(number in text for text in texts):
+            raise UserError(
+                f"'{line}': write {number.replace('_', '')} for the number, or '{number}' in quotes for the text"
+            )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, QuotedString):
+        yield value.text
+    elif isinstance(value, dict):
+        for key, child in value.items():
+            yield from (*_texts(key), *_texts(child))
+    elif isinstance(value, list):
+        for child in value:
+            yield from _texts(child)

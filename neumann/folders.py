@@ -1,0 +1,24 @@
+"""Folders as a user names them: ``~`` is a home folder, and an address is no folder."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from neumann.errors import UserError
+
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def folder_of(key: str, text: str) -> str:
+    """Return the path of the folder that ``text`` means, with a home folder in place of ``~`` or ``~user``.
+
+    ``key`` is the setting, for the message. Raises UserError for an address (s3://...), which would become a folder of
+    that name, and for a home folder that is not known.
+    """
+    if ADDRESS.match(text):
+        raise UserError(f"{key}={text} is an address, and only a folder can be used: mount it and give its path")
+    path = os.path.expanduser(text)
+    if path.startswith("~") and text.startswith("~"):
+        raise UserError(f"{key}={text}: no home folder of that name is known, so write the whole path (./~ for itself)")
+    return path

@@ -1,0 +1,91 @@
+"""The report that is there already, and the runs that it stands on and today's study no longer asks for.
+
+Runs are found by signature. Where an image was added, a YAML gained a key or this package a version, every signature is
+another, and a report of what is found then would be empty. It must not take the place of a finished one.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from neumann.config import RunSpec
+from neumann.store import OVER, RunFolder
+from neumann.store.files import plain, read_json
+from neumann.store.records import flat
+from neumann.studies.collect import StudyRun
+from neumann.studies.numbers import printable, value
+from neumann.studies.plan import TUNING
+
+SHOWN = 3  # differing settings that are named
+
+
+def lost_runs(folder: Path, tuning: Sequence[StudyRun]) -> str | None:
+    """Return a sentence on the runs that the report in ``folder`` stands on and that the study no longer asks for.
+
+    ``tuning`` are the study's tuning runs; those of evaluation follow from them. None where every run that the report
+    stands on is asked for, or is no longer there.
+    """
+    asked = {run.spec.signature: run.spec for run in tuning}
+    reported = [line for line in _runs_csv(folder) if line.get("role") == TUNING and line.get("status") in OVER]
+    signatures = dict.fromkeys(line.get("signature", "") for line in reported)
+    unasked = [s for s in signatures if s and s not in asked]
+    there = [path for s in unasked for path in folder.parent.glob(f"*-{s}") if RunFolder(path).result() is not None]
+    if not there:
+        return None
+    example = f", such as {there[0]}" if len(there) > 1 else f", {there[0]}"
+    return (
+        f"{len(there)} of the {len(signatures)} tuning runs that {folder} stands on are not what the study asks for "
+        f"now{example}: {_differences([RunFolder(path) for path in there], list(asked.values()))}"
+    )
+
+
+def stands_on(folder: Path) -> int:
+    """Return how many finished and diverged runs the report in ``folder`` stands on, 0 where there is none."""
+    return len({line.get("signature") for line in _runs_csv(folder) if line.get("status") in OVER})
+
+
+def _runs_csv(folder: Path) -> list[dict[str, str]]:
+    try:
+        with open(folder / "runs.csv", encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error):
+        return []
+
+
+def _differences(there: Sequence[RunFolder], asked: Sequence[RunSpec]) -> str:
+    """Return what was signed otherwise, each run held against the nearest one that is asked for."""
+    now = [_flat(json.loads(json.dumps(plain(spec.signed())))) for spec in asked]
+    found: dict[str, str] = {}
+    for folder in there:
+        signed = read_json(folder.signed)
+        if isinstance(signed, dict) and now:
+            then = _flat(signed)
+            nearest = min(now, key=lambda one: len(_changed(then, one)))
+            for key in _changed(then, nearest):
+                found.setdefault(key, f"{key} was {_shown(then, key)} and is {_shown(nearest, key)}")
+    said = list(found.values())
+    if not said:
+        return "what they signed is not recorded"
+    more = len(said) - SHOWN
+    return ", ".join(said[:SHOWN]) + (f" and {more} more differences" if more > 0 else "")
+
+
+def _flat(signed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was signed by dotted key, without what follows from it."""
+    return {key.removeprefix("config."): v for key, v in flat(signed) if not key.startswith("config.derived.")}
+
+
+def _changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    keys = dict.fromkeys([*then, *now])
+    return [key for key in keys if key not in then or key not in now or then[key] != now[key]]
+
+
+def _shown(signed: Mapping[str, Any], key: str) -> str:
+    if key not in signed:
+        return "not there"
+    text = value(signed[key]) if isinstance(signed[key], int | float | str) else printable(signed[key])
+    return text if len(text) <= 24 else f"{text[:20]}…"
