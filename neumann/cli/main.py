@@ -16,7 +16,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -31,6 +31,7 @@ from neumann.errors import (
     ending_of,
     printable,
 )
+from neumann.processes.output import open_streams
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +55,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         "cache": cache.main,
         "worker": worker.main,
     }
+    if argv is None:
+        open_streams(stdout_needed=_only_prints(words))
     errors = Console(stderr=True)
+    try:
+        code = _run(words, commands, errors, whole_process=argv is None)
+        if argv is None:
+            sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # as in `neumann runs | head -1`, where there is nothing left to do
+        return EXIT_FAILED
+    except OSError as error:
+        if argv is not None or not _only_prints(words) or error.filename is not None:
+            raise
+        errors.print(f"[bold red]error:[/] the output cannot be written: {error.strerror}", highlight=False)
+        return EXIT_FAILED
+
+
+def _only_prints(words: Sequence[str]) -> bool:
+    """Return whether all that a command does is to print, so that it ends where it cannot; others go on."""
+    trains = words[:1] in [["train"], ["study"], ["report"], ["worker"]] or words[:2] == ["runs", "resume"]
+    return not trains or bool({"-h", "--help", "-c", "--cfg", "--plan"} & set(words))
+
+
+def _run(
+    words: Sequence[str],
+    commands: Mapping[str, Callable[[Sequence[str]], int]],
+    errors: Console,
+    *,
+    whole_process: bool,
+) -> int:
+    """Run a command of ``commands`` and return its exit code; ``errors`` gets its one sentence where it fails.
+
+    ``whole_process`` says that the process ends with it.
+    """
     if not words or words[0] in ("-h", "--help", "help"):
         print((__doc__ or "").split("\n", 2)[2].rstrip())
         return 0
@@ -67,6 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words[0] not in commands:
             raise UserError(f"there is no command '{words[0]}': {did_you_mean(words[0], commands)}")
         return commands[words[0]](words[1:])
+    except BrokenPipeError:
+        raise
     except (Exception, KeyboardInterrupt) as error:
         status, message = ending_of(error)
         if isinstance(error, UserError):
@@ -78,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             errors.print(f"[bold red]error:[/] {sentence}", soft_wrap=True, highlight=False)
             return EXIT_USAGE
         if status == "interrupted":
-            if argv is None:  # the process ends here, and a further Ctrl-C would only tear its clean-up
+            if whole_process:  # the process ends here, and a further Ctrl-C would only tear its clean-up
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
             errors.print(f"{message}: the same command goes on from there", highlight=False, soft_wrap=True)
             return EXIT_INTERRUPTED

@@ -18,9 +18,16 @@ from multiprocessing import forkserver, resource_tracker
 
 from neumann import compat
 from neumann.errors import UserError
+from neumann.processes.signals import STOP_SIGNALS
 
 # modules that every run imports, by name, so that this module imports no torch
-PRELOADED = ["neumann.launch.run_main", "neumann.training.run", "wandb", compat.TORCH_WORKER]
+PRELOADED = [
+    "neumann.launch.run_main",
+    "neumann.training.run",
+    "neumann.training.build_check",
+    "wandb",
+    compat.TORCH_WORKER,
+]
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -38,11 +45,11 @@ class ForkServer:
             return
         # One thread per library, since a thread pool does not survive a fork; and the working directory not on the
         # path, where Python puts it first for a process that is started by a line of code
-        with _environment({**dict.fromkeys(THREADS, "1"), "PYTHONSAFEPATH": "1"}):
-            resource_tracker.ensure_running()  # before the next line, as it unblocks SIGINT
-            with _ctrl_c_blocked():
-                forkserver.set_forkserver_preload(PRELOADED)
-                forkserver.ensure_running()
+        with _environment({**dict.fromkeys(THREADS, "1"), "PYTHONSAFEPATH": "1"}), _stop_signals_blocked():
+            resource_tracker.ensure_running()  # before the next line, as it unblocks SIGINT and SIGTERM
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+            forkserver.set_forkserver_preload(PRELOADED)
+            forkserver.ensure_running()
         self._asking = threading.Thread(target=self._ask, name="neumann-server", daemon=True)
         self._asking.start()
 
@@ -90,13 +97,17 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ctrl_c_blocked() -> Iterator[None]:
-    """Start processes that Ctrl-C on the terminal does not reach."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _stop_signals_blocked() -> Iterator[None]:
+    """Start processes that no stop signal reaches: it may go to the whole process group (Ctrl-C, `timeout`, a hangup).
+
+    Without the fork server the launcher could not know how its runs end. One that comes meanwhile reaches this process
+    at the end of the block.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

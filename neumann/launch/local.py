@@ -18,6 +18,7 @@ from types import TracebackType
 from neumann.config import LocalLaunchConfig, RunSpec
 from neumann.cores import cores
 from neumann.errors import Interrupted, UserError
+from neumann.launch.build_check import BuildCheck
 from neumann.launch.fork_server import ForkServer
 from neumann.launch.gpus import GpuPool, chosen_gpus
 from neumann.launch.process_pool import TICK_S, ProcessPool
@@ -29,6 +30,7 @@ from neumann.processes.signals import listening
 from neumann.store.folder import make_folder
 from neumann.store.lookup import find
 
+SAME_S = 2.0  # `timeout` and clusters send a signal to a process and to its group: that is one request
 ELSEWHERE_S = 1.0  # between looks at runs that another launcher is training
 
 
@@ -48,6 +50,7 @@ class LocalLauncher:
         self.parallel: int = settings.parallel or len(self.gpus) or cores()
         self._threads, self._cores = settings.threads, cores()
         self._server = ForkServer()
+        self.build_check = BuildCheck(self._server, here=True)
 
     def threads(self, spec: RunSpec) -> int:
         """Return torch's threads in each process of ``spec``: launch.threads, or an equal share of the cores."""
@@ -67,7 +70,8 @@ class LocalLauncher:
         It may be called again. A run that is named twice is trained once; one that fails does not stop the others. At a
         signal that asks to stop (`neumann.processes.signals`) every run writes a checkpoint and leaves; a second
         signal kills them. Raises Interrupted after such a signal, once every run has left, and UserError where results
-        cannot be written or a run needs more nodes or GPUs than the launch has.
+        cannot be written, a run needs more nodes or GPUs than the launch has, or its model, optimizer or schedule
+        cannot be built; no run is started then.
         """
         for spec in specs:
             if (nodes := spec.config.trainer.num_nodes) > 1:
@@ -80,7 +84,16 @@ class LocalLauncher:
                     f"trainer.devices={wanted}: the launch has {len(self.gpus.names)} GPUs, see launch.devices"
                 )
         signals: list[int] = []
-        with listening(signals.append):
+        last = -SAME_S
+
+        def heard(number: int) -> None:
+            nonlocal last
+            again = number != signal.SIGINT and time.monotonic() - last < SAME_S
+            if not again:
+                signals.append(number)
+            last = time.monotonic()
+
+        with listening(heard):
             unique: dict[tuple[Path, str], RunSpec] = {}
             for spec in specs:
                 unique.setdefault(run_key(spec), spec)
@@ -119,6 +132,7 @@ class _Scheduler:
             make_folder(folder)
             file_stale_logs(folder)
         self._server.warm_up()
+        self._launcher.build_check(self._waiting, self._view.label, self._tells_no_stop)
         try:
             while len(self._pool) or ((self._waiting or self._elsewhere) and not self._signals):
                 self._look_elsewhere()
@@ -131,6 +145,11 @@ class _Scheduler:
                 self._wait()
             raise
         return self._outcomes
+
+    def _tells_no_stop(self) -> bool:
+        """Refresh the view before the first run; return whether no signal has come."""
+        self._view.tick([], len(self._waiting))
+        return not self._signals
 
     def _start(self) -> None:
         """Start waiting runs in their order until the next one finds no room."""

@@ -24,6 +24,10 @@ from neumann.store.lookup import find
 from neumann.store.scores import headline
 
 REFRESH_S = 0.5
+_AGAIN = {  # by whether a run has failed: its cause is there still
+    True: "once the cause is mended, the same command tries them again",
+    False: "the same command goes on with them",
+}
 
 
 class LiveView(ABC):
@@ -235,9 +239,11 @@ def status_table(console: Console, outcomes: Sequence[RunOutcome], labels: Seque
             text.append(f" (traceback in {trace})", style="default")
         console.print(text, soft_wrap=True)
     if unfinished:
+        failed = any(outcome.status == "failed" for outcome, _ in unfinished)
         console.print(
-            f"{len(unfinished)} of {len(outcomes)} runs did not finish: the same command tries them again",
+            f"{len(unfinished)} of {len(outcomes)} runs did not finish: {_AGAIN[failed]}",
             highlight=False,
+            soft_wrap=True,
         )
 
 

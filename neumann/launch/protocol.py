@@ -47,6 +47,9 @@ class RunOutcome:
 class LaunchView(Protocol):
     """View that shows a launch to its user. The launcher calls every method from its own thread."""
 
+    def label(self, spec: RunSpec) -> str:
+        """Return what a run is called."""
+
     def started(self, spec: RunSpec) -> None:
         """Take note of a run that has just been started."""
 

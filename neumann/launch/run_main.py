@@ -26,8 +26,9 @@ from neumann import compat
 from neumann.config import RunSpec
 from neumann.errors import UserError, ending_of
 from neumann.launch.fork_server import THREADS
+from neumann.processes.output import open_streams
 from neumann.processes.ranks import RankPlace
-from neumann.processes.signals import ignore_signals, raise_at_signals
+from neumann.processes.signals import STOP_SIGNALS, ignore_signals, raise_at_signals
 from neumann.store.files import replace_file
 from neumann.store.folder import RunFolder
 from neumann.store.lookup import find
@@ -55,6 +56,16 @@ class ProcessEnvironment:
     threads: int
     log: str
 
+    def enter(self) -> None:
+        """Take it over in this process, a child of the fork server, as a process group of its own."""
+        os.setpgid(0, 0)  # a terminal's Ctrl-C reaches the launcher alone, which then stops each process once
+        os.environ.clear()
+        os.environ.update(self.variables | dict.fromkeys(THREADS, str(self.threads)))
+        os.chdir(self.cwd)
+        sys.path[:], sys.argv[:] = self.path, ["neumann"]
+        importlib.invalidate_caches()
+        _redirect(self.log)
+
 
 def run_main(
     spec: RunSpec,
@@ -69,18 +80,12 @@ def run_main(
     listener   rank 0's listening socket, to which the other ranks connect
     answer     the writing end of a pipe to the parent
     """
-    os.setpgid(0, 0)  # a terminal's Ctrl-C reaches the launcher alone, which then stops each process once
     raise_at_signals()  # until the run listens itself
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    os.environ.clear()
-    os.environ.update(environment.variables | dict.fromkeys(THREADS, str(environment.threads)))
-    os.chdir(environment.cwd)
-    sys.path[:], sys.argv[:] = environment.path, ["neumann"]
-    importlib.invalidate_caches()
-    _redirect(environment.log)
+    environment.enter()
     threading.Thread(target=_leave_with_parent, name="neumann-parent", daemon=True).start()
     with contextlib.ExitStack() as closing:
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # the fork server blocks them
             status, message = _train(spec, environment.threads, ranks, listener, closing)
         except KeyboardInterrupt as stop:
             status, message = ending_of(stop)
@@ -123,14 +128,15 @@ def _redirect(log: str) -> None:
     """Send what this process and its children print to ``log``, and give them no standard input."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # what was said before a kill is in the log, and no locale lacks a letter of it
-            stream.reconfigure(line_buffering=True, encoding="utf-8", errors="backslashreplace")
+            # no locale lacks a letter of the log
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (file, 1), (file, 2)):
         os.dup2(source, target)
     os.close(file)
     os.close(nothing)
+    open_streams(line_buffering=True)  # what was said before a kill is in the log
 
 
 def _leave_with_parent() -> None:

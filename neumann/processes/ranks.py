@@ -34,12 +34,12 @@ class RankPlace:
     def from_environment(environment: Mapping[str, str] | None = None) -> RankPlace | None:
         """Return the place that torchrun or srun gave this process, or None where neither has started it.
 
-        A single srun task is not a rank: `neumann train` in it starts the ranks itself. Raises UserError where
-        torchrun's variables are incomplete or not numbers.
+        A single srun task is not a rank, nor is the only process of a world of one: `neumann train` in it starts the
+        ranks itself. Raises UserError where torchrun's variables are incomplete or not numbers.
         """
         given = os.environ if environment is None else environment
         if "TORCHELASTIC_RUN_ID" in given or "RANK" in given:
-            return RankPlace._of_torchrun(given)
+            return None if given.get("WORLD_SIZE") == "1" else RankPlace._of_torchrun(given)
         tasks = given.get("SLURM_STEP_NUM_TASKS", "1")
         if tasks.isdecimal() and int(tasks) > 1 and "SLURM_PROCID" in given:
             return RankPlace._of_srun(given)
@@ -80,6 +80,15 @@ class RankPlace:
             main_address=given.get("MASTER_ADDR") or first_host(nodes),
             main_port=int(given.get("MASTER_PORT") or low + zlib.crc32(step.encode()) % (high - low)),
             starter="srun",
+        )
+
+    def awaited(self) -> str:
+        """Return the sentence that says which ranks this one waits for, where, and how to train without them."""
+        whom = "rank 0" if self.rank else f"the other {self.world_size - 1} ranks" if self.world_size > 2 else "rank 1"
+        way = "unset RANK WORLD_SIZE" if self.starter == "torchrun" else "unset SLURM_STEP_NUM_TASKS"
+        return (
+            f"rank {self.rank} of {self.world_size} waits for {whom} at {self.main_address}:{self.main_port}, as the "
+            f"environment says; if nothing starts the others, '{way}' leaves them out"
         )
 
     def check(self, spec: RunSpec) -> None:

@@ -1,6 +1,7 @@
 """The signals that ask to stop, and what each process does at one.
 
-SIGINT (Ctrl-C), SIGTERM (kill, scancel), SIGUSR1 and SIGUSR2 (a cluster before its time limit) all ask to stop:
+SIGINT (Ctrl-C), SIGTERM (kill, scancel), SIGHUP (the terminal or its connection has closed), SIGUSR1 and SIGUSR2 (a
+cluster before its time limit) all ask to stop. A SIGHUP that the process was started to ignore, as by nohup, stays so.
 
 - Training finishes its step, writes a checkpoint and leaves the run ``interrupted`` (`neumann.training.stopping`). A
   second SIGINT raises KeyboardInterrupt at once.
@@ -13,12 +14,12 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 STOP_SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
 
 
@@ -43,18 +44,7 @@ def listening(heard: Callable[[int], object]) -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         heard(number)
 
-    before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def ignoring(numbers: Sequence[int]) -> Iterator[None]:
-    """Ignore signals within the block; processes that are started in it ignore them too, until they set handlers."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    before = {number: signal.signal(number, handle) for number in _heard_signals()}
     try:
         yield
     finally:
@@ -64,7 +54,7 @@ def ignoring(numbers: Sequence[int]) -> Iterator[None]:
 
 def raise_at_signals() -> None:
     """Raise StoppedBySignal at each stop signal from now on; training replaces these handlers by its own."""
-    for number in STOP_SIGNALS:
+    for number in _heard_signals():
         signal.signal(number, _raise)
 
 
@@ -72,6 +62,12 @@ def ignore_signals() -> None:
     """Ignore every stop signal from now on: what must be written at the end of a process may not be cut off."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def _heard_signals() -> list[int]:
+    """Return the stop signals, without a SIGHUP that is ignored."""
+    hangup = getattr(signal, "SIGHUP", None)
+    return [n for n in STOP_SIGNALS if n != hangup or signal.getsignal(n) is not signal.SIG_IGN]
 
 
 def _raise(number: int, frame: FrameType | None) -> None:

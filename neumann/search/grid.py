@@ -9,6 +9,7 @@ search instead (`neumann.search.space`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -24,7 +25,17 @@ from neumann.config.override_text import parse_override
 from neumann.config.schema import TEXTS
 from neumann.config.yaml_files import read_yaml
 from neumann.errors import UserError, did_you_mean
-from neumann.search.space import SAMPLER, SWEEPER, Search, chosen_sweeper, is_sweeper, listed_values, read_search
+from neumann.search.space import (
+    MOST_RUNS,
+    SAMPLER,
+    SWEEPER,
+    Search,
+    chosen_sweeper,
+    count_values,
+    is_sweeper,
+    listed_values,
+    read_search,
+)
 
 
 def expand(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[list[str]]:
@@ -62,6 +73,8 @@ def read_sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> lis
         _check_sweep(override, searched)
     if searched:
         return read_search(sweeper, settings)
+    if (count := math.prod(count_values(override) for override in settings)) > MOST_RUNS:
+        raise UserError(f"the sweep has {count:,} runs, and one command trains at most {MOST_RUNS:,}: split it")
     keyed = {o.get_key_element(): listed_values(o) for o in settings}
     jobs = [[f"{key}={value}" for key, value in zip(keyed, values, strict=True)] for values in product(*keyed.values())]
     if not jobs:

@@ -22,10 +22,13 @@ from rich.text import Text
 from neumann.config import MakeSpecs, RunSpec, making_specs
 from neumann.errors import Interrupted, UserError
 from neumann.launch import make_launcher
+from neumann.launch.local import LocalLauncher
 from neumann.launch.progress import SweepView, status_table
 from neumann.launch.protocol import Launcher, RunOutcome
+from neumann.search.grid import varying
 from neumann.search.space import Choices, Interval, Search
 from neumann.store.folder import OVER
+from neumann.store.lookup import finished_result
 from neumann.store.scores import headline, objective
 
 if TYPE_CHECKING:
@@ -84,7 +87,7 @@ def run_search(wanted: Search, config_dirs: Sequence[str], console: Console) -> 
             SweepView(console, launcher.preparation, total=total) as view,
         ):
             console.print(Text(_heading(wanted, launcher)), soft_wrap=True)
-            trials = search(wanted, make, launcher, view)
+            trials = search(wanted, make, launcher, view, corners)
     outcomes = [outcome for trial in trials for outcome in trial.outcomes]
     labels = [_run_label(wanted, trial, outcome.spec) for trial in trials for outcome in trial.outcomes]
     status_table(console, outcomes, labels, test=False)
@@ -93,15 +96,18 @@ def run_search(wanted: Search, config_dirs: Sequence[str], console: Console) -> 
     return all(outcome.status in OVER for outcome in outcomes)
 
 
-def search(wanted: Search, make: MakeSpecs, launcher: Launcher, view: SweepView) -> list[Trial]:
+def search(
+    wanted: Search, make: MakeSpecs, launcher: Launcher, view: SweepView, corners: Sequence[RunSpec] = ()
+) -> list[Trial]:
     """Ask for trials, train them and tell their results until there are ``wanted.n_trials``; return them.
 
     wanted     the search
     make       makes specifications from lists of overrides
     launcher   trains their runs
     view       shows them
+    corners    runs with every choice and both ends of every interval, which this machine builds before any run trains
 
-    Raises Interrupted where the launcher does.
+    Raises Interrupted where the launcher does, and UserError where one of the corners cannot be built.
     """
     optuna = _optuna()
     distributions = {key: _distribution(dimension) for key, dimension in wanted.space.items()}
@@ -113,6 +119,8 @@ def search(wanted: Search, make: MakeSpecs, launcher: Launcher, view: SweepView)
         fresh = [_trial(wanted, trial.number, trial.params) for trial in asked]
         specs = [(trial, spec) for trial in fresh for spec in make(wanted.runs(trial.values))]
         view.add([spec for _, spec in specs], [_run_label(wanted, trial, spec) for trial, spec in specs])
+        if isinstance(launcher, LocalLauncher) and any(finished_result(spec) is None for _, spec in specs):
+            launcher.build_check(corners, lambda spec: _values_of(wanted, corners, spec))
         try:
             outcomes = launcher.run([spec for _, spec in specs], view)
         except Interrupted:
@@ -173,6 +181,11 @@ def _trial(wanted: Search, number: int, params: dict[str, Any]) -> Trial:
         else:
             values[key] = dimension.values[params[key]] if dimension.ordered else str(params[key])
     return Trial(number, values, [])
+
+
+def _values_of(wanted: Search, corners: Sequence[RunSpec], spec: RunSpec) -> str:
+    """Return the overrides that tell one corner of the space from the others."""
+    return " ".join(varying(wanted.corners())[corners.index(spec)])
 
 
 def _short(text: str) -> str:

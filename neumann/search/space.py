@@ -42,6 +42,7 @@ MEANINGLESS = {
     "max_failure_rate": "a failed trial stops no other",
 }
 MOST_CHECKED = 200  # combinations that are composed before any run trains
+MOST_RUNS = 10_000  # of one sweep: each is composed before the first one trains
 EDGE = 0.05  # of an interval's width
 
 
@@ -259,17 +260,39 @@ def _dimension(override: Override) -> Interval | Choices:
     return Choices(values, isinstance(sweep, RangeSweep) and not sweep.shuffle, line)
 
 
+def count_values(override: Override) -> int:
+    """Return how many values a list or a range has, without making them; 1 where ``override`` gives one value.
+
+    Raises UserError for a range that never ends and for more than `MOST_RUNS` values.
+    """
+    sweep: Any = override.value()
+    if not override.is_discrete_sweep():
+        return 1
+    count = len(sweep.list) if isinstance(sweep, ChoiceSweep) else 1
+    if isinstance(sweep, RangeSweep):
+        start, stop, step = (float(number or 0) for number in (sweep.start, sweep.stop, sweep.step))
+        if step == 0 or not all(map(math.isfinite, (start, stop, step))):
+            raise UserError(
+                f"'{override.input_line}': a range with the step 0, or to infinity, has no end: give another"
+            )
+        count = max(0, math.ceil((stop - start) / step))
+    if count > MOST_RUNS:
+        raise UserError(
+            f"'{override.input_line}' has {count:,} values, and one command trains at most {MOST_RUNS:,} runs"
+        )
+    return count
+
+
 def listed_values(override: Override) -> list[str]:
     """Return the values of one setting in a sweep, each as on the command line, each once, in Hydra's order.
 
-    Raises UserError where a range has no end.
+    Raises UserError as `count_values` does.
     """
     line = str(override.input_line)
     sweep: Any = override.value()
     if not override.is_sweep_override():
         return [line.partition("=")[2].strip()]
-    if isinstance(sweep, RangeSweep) and sweep.step == 0:
-        raise UserError(f"'{line}': a range with the step 0 has no end: give another step")
+    count_values(override)
     texts = [str(text) for text in override.sweep_string_iterator()]
     elements = list(sweep.list) if isinstance(sweep, ChoiceSweep) else []
     meanings: list[Any] = list(texts)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import datetime
 import os
 import socket
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -24,6 +26,7 @@ from neumann.errors import UserError
 from neumann.processes.ranks import RankPlace
 
 T = TypeVar("T")
+AWAITED_S = 10.0  # until a rank says that it waits for the others
 TIMEOUT = datetime.timedelta(minutes=30)  # a rank may wait as long while another writes or evaluates
 
 
@@ -208,13 +211,32 @@ def joined(ranks: RankPlace | None, *, cuda: bool, listener: socket.socket | Non
     if cuda:
         torch.cuda.set_device(ranks.local_rank)
         place["device_id"] = torch.device("cuda", ranks.local_rank)
+    with _saying_who_is_awaited(ranks):
+        control = _gathered(ranks, place, cuda=cuda)
+    yield RankGroup(ranks, control)
+    dist.destroy_process_group()  # not after an error: the others may be gone, and the process is about to end
+
+
+def _gathered(ranks: RankPlace, place: dict[str, Any], *, cuda: bool) -> dist.ProcessGroup:
+    """Wait for all ranks, and return the gloo group beside the one that carries gradients."""
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if cuda else "gloo", rank=ranks.rank, world_size=ranks.world_size, timeout=TIMEOUT, **place
     )
     control = dist.new_group(backend="gloo", timeout=TIMEOUT)
     assert isinstance(control, dist.ProcessGroup)
-    yield RankGroup(ranks, control)
-    dist.destroy_process_group()  # not after an error: the others may be gone, and the process is about to end
+    return control
+
+
+@contextmanager
+def _saying_who_is_awaited(ranks: RankPlace) -> Iterator[None]:
+    """Print after `AWAITED_S` whom this rank waits for: left-over variables may name ranks that never come."""
+    timer = threading.Timer(AWAITED_S, lambda: print(ranks.awaited(), file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _stay_on_this_machine() -> None:

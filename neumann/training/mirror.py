@@ -77,8 +77,8 @@ class Mirror:
                 ) from error
 
     def begin(self) -> None:
-        """Start the client in its thread."""
-        if not self._thread.is_alive():
+        """Start the client in its thread; one that has failed stays so."""
+        if self._thread.ident is None:
             self._thread.start()
 
     def log(self, measurement: Measurement) -> None:

@@ -23,6 +23,7 @@ from neumann.errors import UserError, first_line
 from neumann.models.classifiers import build_model, own_statistics
 from neumann.optim import WeightAverage, points
 from neumann.optim.batch_norm import batch_norms
+from neumann.processes.ranks import world_size
 from neumann.seeds import derive
 from neumann.training.classifier import ImageClassifier
 from neumann.training.distributed import TIMEOUT, RankEnvironment, RankGroup
@@ -65,23 +66,13 @@ def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
     )
     data.check_shared_memory(trainer.devices)
     torch.manual_seed(derive(config.seed, "initialisation"))
-    model = build_model(
-        config.model.name,
-        config.model.kwargs,
-        in_chans=data.in_chans,
-        num_classes=data.num_classes,
-        image_size=data.image_size,
-    )
+    model = build_model_of(spec)
     if normalised_as_pretrained(spec.as_dict()):
         data.mean, data.std = own_statistics(model, data.in_chans)
-    if data.batch_size == 1:
-        check_one_image(model, torch.zeros(1, data.in_chans, *data.image_size), 2 * group.world_size)
-    check_recalibration(model, config.recipe.recalibrate_batch_norm, group.world_size)
     # Where Lightning would put it, but before there is an optimizer: one with state from the start (Adagrad, a weight
     # average) makes that state like its parameters.
     model.to(device, torch.float64 if trainer.precision == "64-true" else None)
-    optimizer = build_optimizer(model, config.optimizer, config.recipe.weight_decay_filter)
-    _keep_average(optimizer, config.recipe.weight_average)
+    optimizer = build_optimizer_of(spec, model)
     if group.is_main:
         _warn_of_burn_in(optimizer, config.derived.total_steps)
     return Parts(
@@ -107,8 +98,38 @@ def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
     )
 
 
+def build_model_of(spec: RunSpec) -> torch.nn.Module:
+    """Return the run's model, on torch's default device. Raises UserError as `build_model` and the checks here do."""
+    config, facts = spec.config, spec.facts
+    model = build_model(
+        config.model.name,
+        config.model.kwargs,
+        in_chans=facts.channels,
+        num_classes=facts.num_classes,
+        image_size=facts.image_size,
+    )
+    if config.batch.size == world_size(spec):
+        check_one_image(model, torch.zeros(1, facts.channels, *facts.image_size), 2 * world_size(spec))
+    check_recalibration(model, config.recipe.recalibrate_batch_norm, world_size(spec))
+    return model
+
+
+def build_optimizer_of(spec: RunSpec, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """Return the run's optimizer over ``model``, with the recipe's weight average. Raises UserError."""
+    optimizer = build_optimizer(model, spec.config.optimizer, spec.config.recipe.weight_decay_filter)
+    _keep_average(optimizer, spec.config.recipe.weight_average)
+    return optimizer
+
+
 def _device(spec: RunSpec) -> torch.device:
     """Return the device that this rank trains on. Raises UserError where ``spec`` asks for a missing device."""
+    check_device(spec)
+    gpu = accelerator_of(spec) == "gpu"
+    return torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
+
+
+def check_device(spec: RunSpec) -> None:
+    """Raise UserError where ``spec`` asks for a device that this machine lacks."""
     trainer = spec.config.trainer
     if trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError(
@@ -122,7 +143,6 @@ def _device(spec: RunSpec) -> torch.device:
         )
     if trainer.precision == "16-mixed" and accelerator == "cpu":
         raise UserError("trainer.precision=16-mixed needs a GPU: choose bf16-mixed or 32-true")
-    return torch.device("cuda", torch.cuda.current_device()) if accelerator == "gpu" else torch.device("cpu")
 
 
 def check_one_image(model: torch.nn.Module, image: Tensor, least: int) -> None:

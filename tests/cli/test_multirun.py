@@ -90,7 +90,7 @@ def test_a_sweep_file_with_a_run_that_fails(
     (broken,) = [f for f in folders("ends") if f.error.exists()]
     assert f"failed: optimizer.ends=raise: it broke (traceback in {broken.error})" in out
     assert "failed: optimizer.ends=kill: killed by signal 9 (SIGKILL); out of memory?" in out
-    assert "2 of 3 runs did not finish: the same command tries them again" in out
+    assert "2 of 3 runs did not finish: once the cause is mended, the same command tries them again" in out
     assert all(OmegaConf.load(f.config).study == "ends" for f in folders("ends"))
     assert main([*words, "optimizer.ends=well"]) == 0  # the command line has the last word
     assert "already there" in capsys.readouterr().out
@@ -98,6 +98,36 @@ def test_a_sweep_file_with_a_run_that_fails(
     out, _ = capsys.readouterr()
     assert "already there" in row(out, "optimizer.ends=well")
     assert sorted(attempts(f) for f in folders("ends")) == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("words", "run", "sentence"),
+    [
+        (["optimizer=sgd", "optimizer.lr=0.1,-1"], "optimizer.lr=-1", "Invalid learning rate: -1"),
+        (["model=timm", "model.name=resnet18,resnt18"], "model.name=resnt18", "did you mean 'resnet18'?"),
+        (["schedule=constant,cosine", "schedule.ramp_steps=-1"], "schedule=constant", "schedule.ramp_steps=-1"),
+        (["optimizer.lr=0.1,0.2", "optimizer.alpha=-3"], "optimizer.lr=0.1", "alpha"),
+    ],
+)
+def test_values_of_a_sweep_are_tried_before_any_run_trains(
+    words: list[str], run: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*TRAIN, *words]) == 2
+    out, err = capsys.readouterr()
+    assert run in err
+    assert sentence in err
+    assert "of 2 runs cannot be trained, so none was started" in err
+    assert folders() == []
+    assert "again" not in out + err
+
+
+def test_a_search_tries_both_ends_of_an_interval_before_any_run_trains(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["hydra/sweeper=optuna", "optimizer=sgd", "optimizer.lr=interval(-1,1)", "hydra.sweeper.n_trials=2"]
+    assert main([*TRAIN, *words]) == 2
+    assert (
+        "optimizer.lr=-1.0: optimizer: SGD refuses its settings: Invalid learning rate: -1.0" in capsys.readouterr().err
+    )
+    assert folders() == []
 
 
 def test_a_diverged_run_is_a_result(capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,9 +81,8 @@ def test_a_run_that_fails_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("MARK", "the environment of this moment")
     endings = [*FAILED_ON_PURPOSE, "mark"]
     specs = quick("optimizer=mine", f"optimizer.ends={','.join(endings)}", dirs=dirs)
-    specs += quick("+model.kwargs.widht=3")
     outcomes = launch(specs)
-    by_ending = dict(zip([*endings, "refused"], outcomes, strict=True))
+    by_ending = dict(zip(endings, outcomes, strict=True))
     said = {ending: (o.status, o.message) for ending, o in by_ending.items()}
     assert said == {
         "raise": ("failed", "it broke"),
@@ -92,11 +91,8 @@ def test_a_run_that_fails_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> Non
         "kill": ("failed", "killed by signal 9 (SIGKILL); out of memory?"),
         "stop": ("interrupted", said["stop"][1]),
         "mark": ("finished", None),
-        "refused": ("failed", said["refused"][1]),
     }
     assert str(said["stop"][1]).startswith("stopped at step ")
-    assert "widht" in str(said["refused"][1])
-    assert not by_ending["refused"].folder.exists()
     assert Path("mark").read_text() == "the environment of this moment"
     for ending in ("raise", "exit", "leave", "kill"):
         folder = RunFolder(by_ending[ending].folder)
@@ -163,7 +159,7 @@ def test_a_run_that_another_launcher_ends_meanwhile_is_not_counted_as_trained(mo
     assert len(attempts(again.folder)) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_every_run_where_the_same_command_goes_on(number: int) -> None:
     specs = quick("optimizer=sgd", "seed=0,1,2", base=LONG)
     sent: list[float] = []
@@ -242,6 +238,7 @@ from neumann.search.grid import expand
 from neumann.launch.local import LocalLauncher
 
 class View:
+    def label(self, spec): return spec.name
     def started(self, spec): print("started", spec.config.seed, flush=True)
     def done(self, outcome): print("done", outcome.spec.config.seed, outcome.status, outcome.reused, flush=True)
     def tick(self, running, waiting): pass
@@ -307,6 +304,25 @@ def test_ctrl_c_in_a_terminal(twice: bool, tmp_path: Path) -> None:
         assert {RunFolder(p).status()["status"] for p in Path("runs/default").glob("d*")} == {"interrupted"}
     wait_for(lambda: not left_over(f"NEUMANN_CACHE={tmp_path}"), 10)
     assert not list(Path("runs/default").glob(".*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_the_whole_process_group_interrupts_every_run(number: int, tmp_path: Path) -> None:
+    """As `timeout` sends it, to the process and to its group, or a terminal that closes."""
+    words = [sys.executable, "-m", "neumann", "train", "-m", *LONG, "launch.parallel=2", "optimizer=sgd", "seed=0,1,2"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_for(lambda: sum(bool(RunFolder(p).read_measurements()) for p in Path("runs/default").glob("d*")) == 2)
+    os.kill(process.pid, number)
+    time.sleep(0.05)
+    os.killpg(process.pid, number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    folders = [RunFolder(p) for p in Path("runs/default").glob("d*")]
+    assert [folder.status()["status"] for folder in folders] == ["interrupted"] * 2
+    assert all(folder.last.exists() for folder in folders)
+    wait_for(lambda: not left_over(f"NEUMANN_CACHE={tmp_path}"), 30)
 
 
 @pytest.mark.slow

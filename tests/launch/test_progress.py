@@ -102,5 +102,5 @@ def test_the_table_at_the_end_tells_how_every_run_ended(test: bool, tmp_path: Pa
     assert lines[3:] == [
         f"failed: seed=1: it broke (traceback in {trace})",
         "interrupted: seed=2: no reason is known",
-        "2 of 3 runs did not finish: the same command tries them again",
+        "2 of 3 runs did not finish: once the cause is mended, the same command tries them again",
     ]

@@ -55,8 +55,14 @@ def test_srun() -> None:
 
 @pytest.mark.parametrize(
     "environment",
-    [{}, SRUN | {"SLURM_STEP_NUM_TASKS": "1"}, {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "4"}],
-    ids=["nothing", "one task", "a batch script, before srun"],
+    [
+        {},
+        TORCHRUN | {"RANK": "0", "WORLD_SIZE": "1"},
+        {"RANK": "0", "WORLD_SIZE": "1"},
+        SRUN | {"SLURM_STEP_NUM_TASKS": "1"},
+        {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "4"},
+    ],
+    ids=["nothing", "a world of one", "a world of one without an address", "one task", "a batch script, before srun"],
 )
 def test_who_is_alone(environment: dict[str, str]) -> None:
     assert RankPlace.from_environment(environment) is None

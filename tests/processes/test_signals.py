@@ -65,3 +65,18 @@ def test_before_a_run_trains_a_signal_raises_and_at_its_end_nothing_does() -> No
     ignore_signals()
     for number in STOP_SIGNALS:
         signal.raise_signal(number)
+
+
+def test_a_hangup_that_is_ignored_stays_ignored() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup starts a process
+    heard: list[int] = []
+    with listening(heard.append):
+        signal.raise_signal(signal.SIGHUP)
+    assert heard == []
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    raise_at_signals()
+    signal.raise_signal(signal.SIGHUP)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    with listening(heard.append):
+        signal.raise_signal(signal.SIGHUP)
+    assert heard == [signal.SIGHUP]

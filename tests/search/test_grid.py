@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -278,3 +279,19 @@ def test_a_specification_is_plain_data_to_any_process() -> None:
     assert same(pickle.loads(pickle.dumps(spec)), spec)
     assert replace(spec) == spec
     assert OmegaConf.create(spec.as_dict()).seed == 0
+
+
+def test_the_size_of_a_sweep_is_bounded_before_it_is_expanded() -> None:
+    for words, sentence in (
+        (["seed=range(0,1e9)"], "'seed=range(0,1e9)' has 1,000,000,000 values"),
+        (
+            ["seed=range(0,5000)", "optimizer.lr=1,2,3"],
+            "the sweep has 15,000 runs, and one command trains at most 10,000",
+        ),
+        (["seed=range(0,3,0)"], "has no end"),
+        (["hydra/sweeper=optuna", "optimizer.lr=range(0,1e9)"], "has 1,000,000,000 values"),
+    ):
+        with pytest.raises(UserError, match=re.escape(sentence)):
+            read_sweep(words)
+    assert len(expand(["seed=range(0,3)", "optimizer.lr=range(0.1,0.25,0.1)"])) == 6
+    assert len(expand(["seed=range(3)", "optimizer.lr=0.1,0.2"])) == 6

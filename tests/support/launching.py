@@ -55,6 +55,9 @@ class RecordingView:
         self.most = 0
         self._at_tick = at_tick
 
+    def label(self, spec: RunSpec) -> str:
+        return spec.name
+
     def started(self, spec: RunSpec) -> None:
         self.begun.append(spec)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import textwrap
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -270,3 +272,22 @@ def test_an_evaluation_that_counts_some_twice_is_noticed(monkeypatch: pytest.Mon
     assert_one_says(
         "counted 600 examples of 300", together(run_with, 2, quick("trainer.devices=2"), joined_already=False)
     )
+
+
+@pytest.mark.medium
+def test_a_rank_that_waits_in_vain_says_for_whom(python: Callable[[str], str]) -> None:
+    said = python(
+        textwrap.dedent("""
+        import contextlib, datetime, io, os, sys
+        from neumann.processes.ranks import RankPlace
+        from neumann.training import distributed
+        sys.stderr = sys.stdout
+        distributed.AWAITED_S, distributed.TIMEOUT = 0.1, datetime.timedelta(seconds=2)
+        with contextlib.suppress(Exception), distributed.joined(
+            RankPlace(1, 2, 1, 0, "127.0.0.1", 1, "torchrun"), cuda=False
+        ):
+            pass
+    """)
+    )
+    assert "rank 1 of 2 waits for rank 0 at 127.0.0.1:1, as the environment says" in said
+    assert "'unset RANK WORLD_SIZE' leaves them out" in said

@@ -117,6 +117,23 @@ def test_a_failure_finishes_the_mirror_too(train: Train, monkeypatch: pytest.Mon
 
 
 @pytest.mark.medium
+def test_a_client_that_cannot_start_costs_a_warning_and_no_run(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["logger=wandb", f"logger.tags=[{'x' * 65}]", "optimizer=sgd"]  # a tag has 64 characters at most
+    with pytest.warns(UserWarning, match="is not mirrored"):
+        result, _ = train(*words, "trainer.max_epochs=1")
+    assert result["status"] == "finished"
+
+    def stop(self: Stop, *words: Any) -> None:
+        self.request(signal.SIGINT)
+        original(self, *words)
+
+    original = Stop.on_train_batch_end
+    monkeypatch.setattr(Stop, "on_train_batch_end", stop)
+    with pytest.raises(Interrupted), pytest.warns(UserWarning, match="is not mirrored"):
+        train(*words, "trainer.max_epochs=3")
+
+
+@pytest.mark.medium
 def test_no_mirror_writes_none(train: Train) -> None:
     _, folder = train("logger=none", "optimizer=sgd", "trainer.max_epochs=1")
     assert not (folder.path / "wandb").exists()

@@ -7,10 +7,11 @@ time, and the same command finds the jobs by their name instead of submitting th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from filelock import FileLock
 
@@ -165,19 +166,17 @@ class _LaunchMonitor:
         """Submit workers for the runs that one process trains, and a job of its own for every other run."""
         self._starts_before = self._starts()
         ids: list[str] = []
-        alone = [spec for spec in specs if ranks_of(spec) == (1, 1)]
-        if alone:
-            slots = -(-len(alone) // self._settings.runs_per_worker)
-            workers = min(self._settings.workers, slots, queue.max_array_size())
-            worker_job = WorkerJob(str(self._folder.path), self._submission)
-            ids += queue.submit(self._folder, self._settings, [worker_job] * workers)
-        shapes: dict[tuple[int, int], list[RunSpec]] = {}
-        for spec in specs:
-            if ranks_of(spec) != (1, 1):
-                shapes.setdefault(ranks_of(spec), []).append(spec)
-        for ranks, its in shapes.items():
-            rank_jobs = [RankJob(str(self._folder.path), self._submission, spec.signature) for spec in its]
-            ids += queue.submit(self._folder, self._settings, rank_jobs, ranks)
+        refused: queue.Refused | None = None
+        for functions, ranks in self._job_arrays(specs):
+            try:
+                ids += queue.submit(self._folder, self._settings, functions, ranks)
+            except queue.Refused as error:  # the other arrays may be smaller, or of a kind that Slurm takes
+                ids += error.ids
+                refused = error
+        if refused is not None and not ids:
+            raise refused
+        if refused is not None:
+            self._say(f"{refused}; the runs without a job get one when the others are over")
         self._jobs = dict.fromkeys(ids, "PENDING")
         self._mine |= set(ids)
         self._polled = time.monotonic()
@@ -186,6 +185,20 @@ class _LaunchMonitor:
             f"submitted: {len(ids)} jobs for {len(specs)} runs ({numbers}); Ctrl-C leaves them in the queue, "
             f"'scancel {numbers}' ends them; logs in {self._folder.path / 'slurm'}"
         )
+
+    def _job_arrays(self, specs: Sequence[RunSpec]) -> Iterator[tuple[list[Callable[[], Any]], tuple[int, int]]]:
+        """Yield what the jobs of each array call, and the ranks of each job (processes on each node, nodes)."""
+        alone = [spec for spec in specs if ranks_of(spec) == (1, 1)]
+        if alone:
+            slots = -(-len(alone) // self._settings.runs_per_worker)
+            workers = min(self._settings.workers, slots, queue.max_array_size())
+            yield [WorkerJob(str(self._folder.path), self._submission)] * workers, (1, 1)
+        shapes: dict[tuple[int, int], list[RunSpec]] = {}
+        for spec in specs:
+            if ranks_of(spec) != (1, 1):
+                shapes.setdefault(ranks_of(spec), []).append(spec)
+        for ranks, its in shapes.items():
+            yield [RankJob(str(self._folder.path), self._submission, spec.signature) for spec in its], ranks
 
     def _all_over(self) -> bool:
         """Take note of new entries and of the queue; return whether every run has an outcome."""

@@ -23,6 +23,14 @@ ENDED = frozenset(
 )
 
 
+class Refused(UserError):  # noqa: N818 - it names what happened, as Interrupted does
+    """Slurm takes no further job; ``ids`` are those of the same call that are in the queue already."""
+
+    def __init__(self, sentence: str, ids: Sequence[str]) -> None:
+        super().__init__(sentence)
+        self.ids = list(ids)
+
+
 def check() -> None:
     """Raise UserError where no job can be submitted from this machine."""
     try:
@@ -72,7 +80,7 @@ def submit(
     functions   what each job calls, pickled
     ranks       of each job: processes on each node, and nodes
 
-    Raises UserError with sbatch's sentence where Slurm refuses.
+    Raises Refused with sbatch's sentence where Slurm refuses.
     """
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -86,8 +94,7 @@ def submit(
             for i in range(0, len(functions), longest):
                 ids += [job.job_id for job in executor.submit_array(functions[i : i + longest])]
     except (FailedJobError, FailedSubmissionError, OSError) as error:
-        before = f" (jobs {', '.join(short(ids))} are in the queue already)" if ids else ""
-        raise UserError(f"Slurm takes no job: {_words(error)}{before}") from error
+        raise Refused(f"Slurm takes no job: {_words(error)}", ids) from error
     finally:
         for link in (folder.path / "slurm").glob(".submission_file_*.sh"):
             link.unlink(missing_ok=True)  # beside the script itself

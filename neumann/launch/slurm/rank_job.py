@@ -19,7 +19,7 @@ from neumann.errors import Interrupted, UserError, ending_of
 from neumann.launch.slurm.folder import JournalReader, JournalWriter, LaunchFolder, ListedRun, this_job
 from neumann.launch.slurm.retry_rules import HEARTBEAT_S, LaunchState, launch_state
 from neumann.launch.slurm.worker import LEAVE, enter_launch
-from neumann.processes.signals import ignore_signals, raise_at_signals
+from neumann.processes.signals import StoppedBySignal, ignore_signals, raise_at_signals
 
 BROKEN = re.compile(r"Connection (closed|reset)|Read error|Socket closed|NCCL communicator was aborted")
 RANK_ZERO_WAIT_S = 5.0  # for rank 0 to learn from a broken connection that another rank failed, and to write why
@@ -150,6 +150,8 @@ def _train(listed: ListedRun, threads: int) -> tuple[str, str | None, int, int |
         console = Console(file=sys.stdout, width=120)
         result = run(spec, console, threads=threads, ranks=RankPlace.from_environment())
     except BaseException as error:  # noqa: BLE001 - the journal tells it, and the run's folder holds the traceback
+        ignore_signals()  # srun sends SIGTERM to all ranks once one has failed: it must not end the record of this one
+        error = _first_of(error)
         status, message = ending_of(error)
         if isinstance(error, UserError | KeyboardInterrupt):  # before its first step
             return status, message, 0, getattr(error, "signal", None)
@@ -164,3 +166,10 @@ def _train(listed: ListedRun, threads: int) -> tuple[str, str | None, int, int |
             return "lost", f"another rank vanished while it trained (node failure, or killed): {message}", step, None
         return status, message, step, None
     return str(result["status"]), None, int(result["step"]), None
+
+
+def _first_of(error: BaseException) -> BaseException:
+    """Return the failure that a stop signal interrupted while it was on its way here; else ``error`` itself."""
+    if isinstance(error, StoppedBySignal) and isinstance(error.__context__, Exception):
+        return error.__context__
+    return error

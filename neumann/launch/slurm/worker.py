@@ -25,7 +25,7 @@ from neumann.launch.run_processes import RunProcesses
 from neumann.launch.slurm.folder import JournalReader, JournalWriter, LaunchFolder, ListedRun, this_job
 from neumann.launch.slurm.queue import without_slurm
 from neumann.launch.slurm.retry_rules import HEARTBEAT_S, LaunchState, ThrottledState, launch_state
-from neumann.processes.signals import ignoring, listening
+from neumann.processes.signals import listening
 from neumann.store.folder import OVER, make_folder
 
 SETTLE_S = 2.0  # a signal to the job may have reached its runs as well, and they need not be asked twice
@@ -143,8 +143,7 @@ class _WorkerStart:
             if not self._later or looks > LOOKS:
                 return "nothing left to train"
             time.sleep(LATER_S)
-        with ignoring((signal.SIGTERM, *REQUEUE)):
-            self._server.warm_up()
+        self._server.warm_up()
         try:
             return self._loop(signals)
         except UserError as error:

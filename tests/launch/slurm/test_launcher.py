@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from neumann.cli.main import main
 from neumann.config import RunSpec, SlurmLaunchConfig, make_specs
 from neumann.errors import Interrupted, UserError
 from neumann.launch.protocol import RunOutcome
+from neumann.launch.slurm import queue
 from neumann.launch.slurm.folder import JournalWriter, LaunchFolder
 from neumann.launch.slurm.launcher import SlurmLauncher
 from neumann.search.grid import expand
@@ -34,6 +36,9 @@ class PlayingView:
         self.act, self.ticks = act, 0
         self.over: list[RunOutcome] = []
         self.begun: list[RunSpec] = []
+
+    def label(self, spec: RunSpec) -> str:
+        return spec.name
 
     def started(self, spec: RunSpec) -> None:
         self.begun.append(spec)
@@ -256,6 +261,34 @@ def test_runs_on_several_devices_have_a_job_each(fake: FakeSlurm, place: PlayedL
     assert "ntasks-per-node=2" in groups
     assert "array=0-1" in workers
     assert "array=0-1" in groups
+
+
+@pytest.mark.medium
+def test_a_submission_that_is_refused_loses_no_job_of_another(
+    fake: FakeSlurm, place: PlayedLaunch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixed = PlayedLaunch(fake, "trainer.devices=1,2", "trainer.accelerator=cpu")
+    submit = queue.submit
+    groups = iter([True, False])
+
+    def refuse_groups_once(*words: Any) -> list[str]:
+        if words[3] != (1, 1) and next(groups):
+            raise queue.Refused("Slurm takes no job: too many nodes", [])
+        return submit(*words)
+
+    monkeypatch.setattr(queue, "submit", refuse_groups_once)
+
+    def act(tick: int) -> None:
+        alone, group = sorted(mixed.specs, key=lambda spec: spec.config.trainer.devices)
+        if len(fake.scripts()) == 1:
+            fake.queue({})
+            mixed.train(mixed.journal(), alone)
+        else:
+            mixed.train(mixed.journal("8_0"), group)
+
+    outcomes = mixed.launch(PlayingView(act))
+    assert [outcome.status for outcome in outcomes] == ["finished"] * 2
+    assert any("too many nodes; the runs without a job get one when the others are over" in said for said in mixed.said)
 
 
 def test_one_run_in_two_folders_is_refused(fake: FakeSlurm) -> None:

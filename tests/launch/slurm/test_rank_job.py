@@ -12,9 +12,9 @@ import pytest
 
 from neumann.config import SlurmLaunchConfig, make_specs
 from neumann.launch.slurm import rank_job
-from neumann.launch.slurm.folder import LaunchFolder
+from neumann.launch.slurm.folder import LaunchFolder, ListedRun
 from neumann.launch.slurm.rank_job import BROKEN, RankJob
-from neumann.processes.signals import STOP_SIGNALS
+from neumann.processes.signals import STOP_SIGNALS, raise_at_signals
 from tests.support.fake_slurm import FakeSlurm
 
 QUICK = ["trainer.max_epochs=2", "batch.size=64", "logger=none", "trainer.devices=2"]
@@ -68,3 +68,26 @@ def test_what_puts_the_job_back_into_the_queue(
 def test_a_rank_that_vanished_is_told_from_one_that_failed(message: str) -> None:
     assert BROKEN.search(message)
     assert not BROKEN.search("rank 0: it broke")
+
+
+def test_a_signal_that_follows_a_failure_does_not_hide_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """srun sends SIGTERM to every rank once one has failed, rank 0 while it still unwinds or prints its traceback."""
+    (spec,) = make_specs([QUICK])
+
+    def breaks(*args: Any, **options: Any) -> None:
+        try:
+            raise RuntimeError("rank 1: it broke")
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    monkeypatch.setattr("neumann.training.run.run", breaks)
+    monkeypatch.setattr(rank_job.traceback, "print_exc", lambda: signal.raise_signal(signal.SIGTERM))
+    try:
+        raise_at_signals()
+        ended = rank_job._train(ListedRun.of(spec), 1)
+        signal.raise_signal(signal.SIGTERM)  # and no other one ends the journal
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert ended == ("failed", "rank 1: it broke", 0, None)
