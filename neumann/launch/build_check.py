@@ -29,11 +29,11 @@ class BuildCheck:
     """Builds configurations that were not built before, and refuses the runs that cannot be built.
 
     server   makes the process in which they are built
-    here     the runs train on this machine, which must have the devices that they ask for
+    gpus     of the launch, as CUDA_VISIBLE_DEVICES names them; where empty, those of this process
     """
 
-    def __init__(self, server: ForkServer, *, here: bool) -> None:
-        self._server, self._here = server, here
+    def __init__(self, server: ForkServer, gpus: Sequence[str] = ()) -> None:
+        self._server, self._gpus = server, list(gpus)
         self._built: set[str] = set()
 
     def __call__(
@@ -69,9 +69,10 @@ class BuildCheck:
         context = multiprocessing.get_context("forkserver")
         pipe, answer = context.Pipe(duplex=False)
         path = [os.path.abspath(folder) for folder in sys.path]
-        environment = ProcessEnvironment(dict(os.environ), os.getcwd(), path, 1, os.devnull)
+        variables = dict(os.environ) | ({"CUDA_VISIBLE_DEVICES": ",".join(self._gpus)} if self._gpus else {})
+        environment = ProcessEnvironment(variables, os.getcwd(), path, 1, os.devnull)
         with without_main():
-            child = context.Process(target=_build, args=(specs, self._here, environment, answer), daemon=True)
+            child = context.Process(target=_build, args=(specs, environment, answer), daemon=True)
             child.start()
         answer.close()
         try:
@@ -103,10 +104,10 @@ def _configuration(spec: RunSpec) -> str:
     )
 
 
-def _build(specs: list[RunSpec], here: bool, environment: ProcessEnvironment, answer: Connection) -> None:
+def _build(specs: list[RunSpec], environment: ProcessEnvironment, answer: Connection) -> None:
     """Send what is wrong with each of ``specs``; the main function of the child."""
     environment.enter()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     from neumann.training.build_check import wrong_settings
 
-    answer.send(wrong_settings(specs, here=here))
+    answer.send(wrong_settings(specs))

@@ -50,7 +50,7 @@ class LocalLauncher:
         self.parallel: int = settings.parallel or len(self.gpus) or cores()
         self._threads, self._cores = settings.threads, cores()
         self._server = ForkServer()
-        self.build_check = BuildCheck(self._server, here=True)
+        self.build_check = BuildCheck(self._server, self.gpus.names)
 
     def threads(self, spec: RunSpec) -> int:
         """Return torch's threads in each process of ``spec``: launch.threads, or an equal share of the cores."""

@@ -34,12 +34,13 @@ class RankPlace:
     def from_environment(environment: Mapping[str, str] | None = None) -> RankPlace | None:
         """Return the place that torchrun or srun gave this process, or None where neither has started it.
 
-        A single srun task is not a rank, nor is the only process of a world of one: `neumann train` in it starts the
-        ranks itself. Raises UserError where torchrun's variables are incomplete or not numbers.
+        A single srun task is not a rank, nor is a world of one that torchrun has not started: `neumann train` in
+        them starts the ranks itself. Raises UserError where torchrun's variables are incomplete or not numbers.
         """
         given = os.environ if environment is None else environment
         if "TORCHELASTIC_RUN_ID" in given or "RANK" in given:
-            return None if given.get("WORLD_SIZE") == "1" else RankPlace._of_torchrun(given)
+            left_over = "TORCHELASTIC_RUN_ID" not in given and given.get("WORLD_SIZE") == "1"
+            return None if left_over else RankPlace._of_torchrun(given)
         tasks = given.get("SLURM_STEP_NUM_TASKS", "1")
         if tasks.isdecimal() and int(tasks) > 1 and "SLURM_PROCID" in given:
             return RankPlace._of_srun(given)

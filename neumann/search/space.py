@@ -273,7 +273,7 @@ def count_values(override: Override) -> int:
         start, stop, step = (float(number or 0) for number in (sweep.start, sweep.stop, sweep.step))
         if step == 0 or not all(map(math.isfinite, (start, stop, step))):
             raise UserError(
-                f"'{override.input_line}': a range with the step 0, or to infinity, has no end: give another"
+                f"'{override.input_line}': a range with the step 0 has no end, nor has one to infinity: give another"
             )
         count = max(0, math.ceil((stop - start) / step))
     if count > MOST_RUNS:

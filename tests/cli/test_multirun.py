@@ -103,7 +103,7 @@ def test_a_sweep_file_with_a_run_that_fails(
 @pytest.mark.parametrize(
     ("words", "run", "sentence"),
     [
-        (["optimizer=sgd", "optimizer.lr=0.1,-1"], "optimizer.lr=-1", "Invalid learning rate: -1"),
+        (["optimizer=timm", "optimizer.name=adopt,adoptt"], "optimizer.name=adoptt", "did you mean 'adopt'"),
         (["model=timm", "model.name=resnet18,resnt18"], "model.name=resnt18", "did you mean 'resnet18'?"),
         (["schedule=constant,cosine", "schedule.ramp_steps=-1"], "schedule=constant", "schedule.ramp_steps=-1"),
         (["optimizer.lr=0.1,0.2", "optimizer.alpha=-3"], "optimizer.lr=0.1", "alpha"),
@@ -122,11 +122,9 @@ def test_values_of_a_sweep_are_tried_before_any_run_trains(
 
 
 def test_a_search_tries_both_ends_of_an_interval_before_any_run_trains(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["hydra/sweeper=optuna", "optimizer=sgd", "optimizer.lr=interval(-1,1)", "hydra.sweeper.n_trials=2"]
+    words = ["hydra/sweeper=optuna", "optimizer.alpha=interval(-3,1)", "hydra.sweeper.n_trials=2"]
     assert main([*TRAIN, *words]) == 2
-    assert (
-        "optimizer.lr=-1.0: optimizer: SGD refuses its settings: Invalid learning rate: -1.0" in capsys.readouterr().err
-    )
+    assert "cannot be trained, so none was started: optimizer.alpha=-3.0: optimizer: " in capsys.readouterr().err
     assert folders() == []
 
 
