@@ -44,6 +44,7 @@ class RunProcesses:
         self._log.touch(exist_ok=False)
         self._stopped = False
         self._first_bad: tuple[_RankProcess, float] | None = None  # the rank that ended badly first, and when
+        self._ended_others = False  # whether the others were killed since
         path = [os.path.abspath(folder) for folder in sys.path]
         variables = dict(os.environ) | ({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})
         environment = ProcessEnvironment(variables, os.getcwd(), path, threads, str(self._log))
@@ -67,13 +68,15 @@ class RunProcesses:
         connection, or they hang.
         """
         waiting = [process for process in self._processes if process.alive() and process.answer() is None]
-        if self._first_bad is None:
-            bad = [process for process in self._processes if process not in waiting and process.bad()]
-            if bad:
-                self._first_bad = min(bad, key=_RankProcess.answered_at), time.monotonic()
-        elif time.monotonic() - self._first_bad[1] > FAILURE_WAIT_S:
-            for process in waiting:
-                process.kill()
+        bad = [process for process in self._processes if process not in waiting and process.bad()]
+        if bad and not self._ended_others:
+            # Asked again each time: a killed rank's end may be seen after the answer of one that failed because of it
+            since = self._first_bad[1] if self._first_bad else time.monotonic()
+            self._first_bad = min(bad, key=lambda process: process.answered_at()), since
+            if time.monotonic() - since > FAILURE_WAIT_S:
+                self._ended_others = True
+                for process in waiting:
+                    process.kill()
         return not waiting
 
     def exited(self) -> bool:

@@ -15,6 +15,7 @@ from neumann.config import LocalLaunchConfig, RunSpec, make_specs
 from neumann.errors import UserError
 from neumann.launch.local import LocalLauncher
 from neumann.launch.protocol import RunOutcome
+from neumann.launch.run_processes import RunProcesses
 from neumann.search.grid import expand
 from neumann.store import RunFolder, find
 from neumann.store.files import read_json
@@ -265,3 +266,36 @@ def test_deterministic_kernels_on_request(monkeypatch: pytest.MonkeyPatch) -> No
         (seen,) = Path.cwd().glob("asked-*")
         assert seen.name == f"asked-{asked}"
         seen.unlink()
+
+
+class SeenRank:
+    """What `RunProcesses` sees of a rank's process, at moments that the test sets."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank, self.lives, self.said = rank, True, False
+
+    def alive(self) -> bool:
+        return self.lives
+
+    def answer(self) -> tuple[str, str | None] | None:
+        return ("failed", "Connection closed by peer") if self.said else None
+
+    def bad(self) -> bool:
+        return True
+
+    def answered_at(self) -> float:
+        return 1.0 if self.said else 0.0
+
+    def exit_code(self) -> int:
+        return -9
+
+
+def test_a_killed_rank_is_named_although_its_end_is_seen_after_the_others_answer() -> None:
+    killed, survivor = SeenRank(0), SeenRank(1)
+    run: Any = RunProcesses.__new__(RunProcesses)
+    run._processes, run._first_bad, run._ended_others, run._stopped = [killed, survivor], None, False, False
+    survivor.said = True  # the kernel closes a killed process's sockets before its parent can see that it is dead
+    assert not run.settled()
+    killed.lives = False
+    assert run.settled()
+    assert run._how_it_ended(run._first_bad[0])[1] == "rank 0 of 2 was killed by signal 9 (SIGKILL); out of memory?"
