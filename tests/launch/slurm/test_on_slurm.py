@@ -23,7 +23,7 @@ from tests.support import slurm_optimizers
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
 
 QUICK = ["batch.size=64", "+model.kwargs.width=8", "logger=none"]
-JOBS = ["launch=slurm", "launch.time=20", "launch.grace=50", "launch.cpus_per_task=1"]
+JOBS = ["launch=slurm", "launch.time=20", "launch.grace=50"]
 
 
 @pytest.fixture(scope="module")
