@@ -14,13 +14,17 @@ from neumann.errors import EXIT_FAILED, printable
 KINDS = {
     "decoded images": ("decoded/*.pt",),
     "scans of image folders": ("scans/*.json",),
+    "digests of weights": ("weights/*.json",),
     "compiled kernels": ("fused_step-*.so",),
-    "locks and remains": ("decoded/*.lock", "scans/*.lock", "decoded/.*.pt-*", "scans/.*.json-*", ".fused_step-*"),
+    "locks and remains": (
+        *("decoded/*.lock", "scans/*.lock", "weights/*.lock"),
+        *("decoded/.*.pt-*", "scans/.*.json-*", "weights/.*.json-*", ".fused_step-*"),
+    ),
 }
 ABANDONED_S = 3600  # a temporary file of this age is nobody's any more
 HELP = """\
-Lists what is kept to save time: decoded images, the scans of image folders and compiled kernels. It lies in
-$NEUMANN_CACHE, else in your user cache folder, and is computed again where it is missing.
+Lists what is kept to save time: decoded images, the scans of image folders, digests of files of weights and compiled
+kernels. It lies in $NEUMANN_CACHE, else in your user cache folder, and is computed again where it is missing.
 """
 
 

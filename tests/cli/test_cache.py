@@ -10,6 +10,7 @@ from PIL import Image
 
 from neumann.cache_folder import cache_folder
 from neumann.cli.main import main
+from neumann.config.weights import weights_of
 from neumann.data import facts
 from neumann.data.module import build
 
@@ -28,6 +29,8 @@ def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             Image.new("RGB", (4, 4), (file, 90 * number, 0)).save(tmp_path / "set" / name / f"{file}.png")
     data = {"kind": "image_folder", "root": str(tmp_path / "set"), "workers": 0}
     build(data, facts(data), batch_size=2, seed=0)
+    (tmp_path / "w.pth").write_bytes(b"weights")
+    weights_of({"kwargs": {"checkpoint_path": str(tmp_path / "w.pth")}})
     for own in ("notes.txt", "decoded/notes.txt", "scans/.hidden"):
         (folder / own).write_text("mine")
     return folder
@@ -38,7 +41,7 @@ def test_it_lists_what_is_kept(filled: Path, capsys: pytest.CaptureFixture[str])
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.startswith(f"{filled}: ")
     kinds = {line.split("B  ")[1] for line in lines}
-    assert {"decoded images (1)", "scans of image folders (1)"} <= kinds
+    assert {"decoded images (1)", "scans of image folders (1)", "digests of weights (1)"} <= kinds
     assert ("compiled kernels (1)" in kinds) == bool(list(filled.glob("*.so")))
 
 
