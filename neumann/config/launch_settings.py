@@ -22,7 +22,7 @@ class LocalLaunchConfig(LaunchConfig):
     """Runs on this machine, each in processes of its own."""
 
     parallel: int | None = number(None, at_least=1)  # runs at once; null: as many as GPUs, else as cores
-    threads: int | None = number(None, at_least=1)  # torch's, of each process; null: the cores shared out
+    threads: int | None = number(None, at_least=1, below=2**15)  # torch's, of each process; null: the cores shared out
     devices: list[int] | None = None  # GPUs, counted among the visible ones; null: all
     runs_per_device: int = number(1, at_least=1)  # runs that share a GPU
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neumann.store.code_digests import LIBRARIES
 from neumann.store.files import replace_file
 from neumann.store.folder import OVER
 from neumann.studies.analysis import CODE_OF
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from neumann.studies.report.figures.svg import Drawing
 
 HERE = Path(__file__).parent
-ONE_VALUE = ("commit", "torch", "device")  # provenance that may move the numbers where runs differ in it
+ONE_VALUE = ("commit", *LIBRARIES.values(), "device")  # provenance that may move the numbers where runs differ in it
 
 
 def render(results: StudyResults, folder: Path) -> list[Path]:
