@@ -77,9 +77,10 @@ def session(spec: RunSpec, decode: Callable[[BinaryIO], Any], state_format: int)
 class Session:
     """The run that this process holds. Every write raises NotWritten, or Lost where another process took the run over.
 
-    ``result`` is the result of a run that is over, ``state`` the checkpoint that an unfinished one goes on from; either
-    may be None. From `begin` on, ``attempt`` is the attempt's number, counted from 1, ``record`` its provenance, and
-    ``measurements`` the run's evaluations and ``attempts`` the records of all attempts, earlier ones included. ``trains`` is true from `training` on.
+    ``result`` is the result of a run that is over, ``state`` the checkpoint that an unfinished one goes on from;
+    either may be None. From `begin` on, ``attempt`` is the attempt's number, counted from 1, ``record`` its
+    provenance, and ``measurements`` the run's evaluations and ``attempts`` the records of all attempts, earlier ones
+    included. ``trains`` is true from `training` on.
     """
 
     def __init__(self, spec: RunSpec, folder: RunFolder, claim: Claim) -> None:
