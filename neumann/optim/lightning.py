@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from neumann.optim.argument_checks import no_clipping
 from neumann.optim.average import WeightAverage
 from neumann.optim.neumann import Neumann
 from neumann.optim.points import eval_point, is_moved, move_back, move_to_eval_point
@@ -172,7 +173,7 @@ class AtEvalPoint(_Module):
         gradient_clip_algorithm: str | None = None,
     ) -> Iterator[None]:
         if gradient_clip_val and isinstance(optimizer, Neumann):
-            raise ValueError(_NO_CLIPPING.format(f"clip_gradients(gradient_clip_val={gradient_clip_val})"))
+            raise no_clipping(f"clip_gradients(gradient_clip_val={gradient_clip_val})")
         yield
 
     @contextmanager
@@ -267,12 +268,6 @@ def _with(
     return call
 
 
-_NO_CLIPPING = (
-    "{} would break the method: a clipped gradient is not the gradient at Neumann's displaced point; leave gradient "
-    "clipping off, and lower lr where training is not stable"
-)
-
-
 def _require_sound(trainer: Any) -> None:
     """Refuse what would train or save something else than it seems.
 
@@ -282,7 +277,7 @@ def _require_sound(trainer: Any) -> None:
     optimizers = [base_optimizer(each) or each for each in trainer.optimizers]
     neumanns = [each for each in optimizers if isinstance(each, Neumann)]
     if neumanns and trainer.gradient_clip_val:
-        raise ValueError(_NO_CLIPPING.format(f"Trainer(gradient_clip_val={trainer.gradient_clip_val})"))
+        raise no_clipping(f"Trainer(gradient_clip_val={trainer.gradient_clip_val})")
     ramps = [each for each in neumanns if isinstance(each.defaults["momentum"], (tuple, list))]
     for callback in trainer.callbacks:
         names = {each.__name__ for each in type(callback).__mro__}

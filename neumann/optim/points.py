@@ -116,7 +116,7 @@ def move_to_eval_point(optimizer: Optimizer) -> None:
         optimizer.eval()
     elif eval_point(optimizer) == "base" and getattr(optimizer, HELD, None) is None:
         setattr(optimizer, HELD, _stash(optimizer))
-        if _has_modes(optimizer):
+        if has_modes(optimizer):
             _switch_mode(optimizer, training=False)
         else:
             _move_to_nesterov_base(optimizer)
@@ -131,7 +131,7 @@ def move_back(optimizer: Optimizer) -> None:
     held: list[tuple[Tensor, Tensor]] | None = getattr(optimizer, HELD, None)
     if held is None:
         return
-    if _has_modes(optimizer):
+    if has_modes(optimizer):
         _switch_mode(optimizer, training=True)
     _restore(held)
     setattr(optimizer, HELD, None)
@@ -160,7 +160,7 @@ def _unwrapped(optimizer: Optimizer) -> Optimizer:
     if inside is optimizer:
         return optimizer
     if _own_points(inside) == ("held",):
-        return next(filter(_has_modes, chain), inside)
+        return next(filter(has_modes, chain), inside)
     outer, inner = ({id(p) for group in each.param_groups for p in group["params"]} for each in (optimizer, inside))
     if outer != inner or any(map(is_sharding_wrapper, wrapped(optimizer))):
         raise ValueError(
@@ -191,7 +191,7 @@ def _own_points(optimizer: Optimizer) -> tuple[str, ...]:
     """Return the points that ``optimizer`` has without an average that was attached to it."""
     if isinstance(optimizer, DisplacedOptimizer):
         return optimizer.points
-    return ("held", "base") if _has_nesterov(optimizer) or _has_modes(optimizer) else ("held",)
+    return ("held", "base") if _has_nesterov(optimizer) or has_modes(optimizer) else ("held",)
 
 
 @contextmanager
@@ -202,7 +202,7 @@ def _at_own(optimizer: Optimizer, point: str) -> Iterator[None]:
             yield
     elif _own_points(optimizer) == ("held",):
         yield
-    elif _has_modes(optimizer):
+    elif has_modes(optimizer):
         stash = _stash(optimizer)
         leave = _nothing
         try:
@@ -236,7 +236,8 @@ def _has_nesterov(optimizer: Optimizer) -> bool:
     return is_sgd and any(group["nesterov"] and group["momentum"] > 0 for group in optimizer.param_groups)
 
 
-def _has_modes(optimizer: Optimizer) -> bool:
+def has_modes(optimizer: Optimizer) -> bool:
+    """Return whether ``optimizer`` has ``eval()`` and ``train()`` of its own, which move the weights."""
     has_both = all(callable(getattr(optimizer, mode, None)) for mode in ("eval", "train"))
     return has_both and not passes_modes_on(optimizer)
 

@@ -67,12 +67,15 @@ class Averager(averagers.ModelAverager):
 
 
 def prepared(optimizer):
-    accelerate = pytest.importorskip("accelerate")
-    return accelerate.Accelerator(cpu=True).prepare_optimizer(optimizer)
+    from accelerate import Accelerator  # imports for seconds
+
+    return Accelerator(cpu=True).prepare_optimizer(optimizer)
 
 
 def lookahead(optimizer):
-    return pytest.importorskip("timm.optim").Lookahead(optimizer, k=100)
+    from timm.optim import Lookahead
+
+    return Lookahead(optimizer, k=100)
 
 
 WRAPPERS = {
