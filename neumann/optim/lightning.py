@@ -104,9 +104,9 @@ class AtEvalPoint(_Module):
             _join_devices(optimizer)
             move_to_eval_point(optimizer)
 
-    def _move_back(self) -> None:
+    def _move_back(self, *, quietly: bool = False) -> None:
         for optimizer in self.trainer.optimizers:
-            move_back(optimizer)
+            move_back(optimizer, quietly=quietly)
 
     def _load_averages(self) -> None:
         states, self._averages = self._averages, None
@@ -194,7 +194,7 @@ class AtEvalPoint(_Module):
         are_moved = any(map(is_moved, optimizers))
         for optimizer in optimizers:
             _join_devices(optimizer)
-            move_back(optimizer)
+            move_back(optimizer, quietly=True)
         held = _Weights(params)
         if is_state:  # perhaps taken at the eval point, where ModelCheckpoint may save
             states = [trainer.strategy.optimizer_state(optimizer) for optimizer in trainer.optimizers]
@@ -218,7 +218,7 @@ class AtEvalPoint(_Module):
         finally:
             if not are_moved:
                 for optimizer in optimizers:
-                    move_back(optimizer)
+                    move_back(optimizer, quietly=True)
             _put(params, present)
 
     @contextmanager
@@ -226,7 +226,7 @@ class AtEvalPoint(_Module):
         """Load the held weights where training goes on, and those of the eval point for any other purpose."""
         trainer = attached_trainer(self)
         if trainer is not None and trainer.state.fn == "fit":
-            self._move_back()
+            self._move_back(quietly=True)
             self._averages = checkpoint.get(WEIGHT_AVERAGES)
             held = checkpoint.get(HELD_WEIGHTS, {})
             checkpoint["state_dict"] = {k: held.get(k, value) for k, value in checkpoint["state_dict"].items()}

@@ -122,10 +122,17 @@ def move_to_eval_point(optimizer: Optimizer) -> None:
             _move_to_nesterov_base(optimizer)
 
 
-def move_back(optimizer: Optimizer) -> None:
-    """Undo :func:`move_to_eval_point`, bit for bit. Idempotent."""
+def move_back(optimizer: Optimizer, *, quietly: bool = False) -> None:
+    """Undo :func:`move_to_eval_point`, bit for bit. Idempotent.
+
+    Args:
+        optimizer: any torch optimizer, or a wrapper around one.
+        quietly: do not warn where other weights are dropped, since the caller has a copy of them or replaces them.
+    """
     optimizer = _unwrapped(optimizer)
     if isinstance(optimizer, DisplacedOptimizer):
+        if quietly:
+            optimizer._written = None
         optimizer.train()
         return
     held: list[tuple[Tensor, Tensor]] | None = getattr(optimizer, HELD, None)

@@ -90,7 +90,9 @@ class Training:
 
 @pytest.mark.parametrize("kind", ["neumann", "inner"])
 def test_what_the_trainer_saves_by_itself(kind: str, tmp_path: Path) -> None:
-    each = Training(tmp_path, kind, ours=False, eval_strategy="steps", eval_steps=3, save_strategy="steps", save_steps=2)
+    each = Training(
+        tmp_path, kind, ours=False, eval_strategy="steps", eval_steps=3, save_strategy="steps", save_steps=2
+    )
     each.trainer.train()
     assert [each.saved(step) for step in (2, 4, 6)] == ["held", "held", "base"]
     assert torch.equal(each.model.seen[0], each.steps[3, "base"][0])
@@ -147,7 +149,9 @@ def test_accumulated_gradients_change_nothing(tmp_path: Path) -> None:
 
 
 def test_clipping_and_what_the_trainer_cannot_move_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"max_grad_norm=1\.0\), 1\.0 where none is given, would break the method.*pass"):
+    with pytest.raises(
+        ValueError, match=r"max_grad_norm=1\.0\), 1\.0 where none is given, would break the method.*pass"
+    ):
         Training(tmp_path, "neumann", ours=True, max_grad_norm=1.0).trainer.train()
     with pytest.raises(ValueError, match=r"cannot evaluate SGD at its eval point.*NesterovInner has them"):
         Training(tmp_path, "nesterov", ours=True).trainer.train()
