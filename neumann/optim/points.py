@@ -20,19 +20,12 @@ from torch.optim.optimizer import Optimizer
 
 from neumann.optim.average import WeightAverage
 from neumann.optim.displaced import DisplacedOptimizer
-from neumann.optim.private_names import base_optimizer, is_sharding_wrapper, passes_modes_on
+from neumann.optim.private_names import is_sharding_wrapper, passes_modes_on
+from neumann.optim.wrappers import wrapped
 
 POINTS = ("held", "base", "average")
 # attribute of an optimizer at its base point: the held weights, which nested blocks and move_back restore
 HELD = "_neumann_held"
-
-
-def wrapped(optimizer: Optimizer) -> list[Optimizer]:
-    """Return ``optimizer``, the one that it wraps, the one that this one wraps, and so on, to the innermost."""
-    chain = [optimizer]
-    while (inside := base_optimizer(chain[-1])) is not None and all(inside is not each for each in chain):
-        chain.append(inside)
-    return chain
 
 
 def points(optimizer: Optimizer) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ from transformers import TrainerCallback
 
 from neumann.optim.argument_checks import no_clipping
 from neumann.optim.neumann import Neumann
-from neumann.optim.points import eval_point, has_modes, wrapped
+from neumann.optim.points import eval_point, has_modes
+from neumann.optim.wrappers import wrapped
 
 
 class SaveAtEvalPoint(TrainerCallback):  # type: ignore[misc]  # the checker does not read transformers
