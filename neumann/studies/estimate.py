@@ -75,7 +75,7 @@ class _Measured:
 
     def __init__(self, runs: StudyRuns, example: RunSpec) -> None:
         self._whole: dict[str, float] = {}  # by signature
-        self._step: dict[str, dict[str, float]] = {}  # by cost, then by signature
+        self._alike: dict[str, dict[str, tuple[float, float]]] = {}  # (seconds, steps) by cost, then by signature
         self._named: set[str] = set()
         for run in (*runs.tuning, *runs.evaluation):
             if run.result is not None:
@@ -93,7 +93,7 @@ class _Measured:
         if is_number(seconds) and is_number(step) and step > 0:
             self._whole[signature] = seconds
             for cost in _costs(signed):
-                self._step.setdefault(cost, {})[signature] = seconds / step
+                self._alike.setdefault(cost, {})[signature] = seconds, step
 
     @property
     def used(self) -> int:
@@ -105,12 +105,13 @@ class _Measured:
         if spec.signature in self._whole:
             self._named.add(spec.signature)
             return self._whole[spec.signature]
-        cost = next((cost for cost in _costs(spec.signed()) if cost in self._step), None)
+        cost = next((cost for cost in _costs(spec.signed()) if cost in self._alike), None)
         if cost is None:
             return None
-        steps = self._step[cost]
-        self._named |= steps.keys()
-        return sum(steps.values()) / len(steps) * spec.config.derived.total_steps
+        alike = self._alike[cost]
+        self._named |= alike.keys()
+        seconds, steps = (sum(column) for column in zip(*alike.values(), strict=True))  # long runs tell most
+        return seconds / steps * spec.config.derived.total_steps
 
 
 def _folders(output: Path) -> Iterator[Path]:
