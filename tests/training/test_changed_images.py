@@ -18,6 +18,7 @@ from neumann.store import find
 from neumann.training.run import run
 
 
+@pytest.mark.medium
 def test_a_stream_that_changes_under_a_run_ends_it_and_goes_on_once_put_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
