@@ -21,6 +21,7 @@ from neumann.data.facts import DataFacts
 from neumann.data.images import ImageFiles, Request, as_is
 from neumann.data.scan import report_unreadable
 from neumann.data.splits import Indices
+from neumann.data.unchanged import check_unchanged
 from neumann.errors import first_line
 
 VERSION = 1  # of decoding and of the file: raise it when either changes
@@ -66,13 +67,15 @@ def measure(images: Tensor) -> Pixels:
 def load(facts: DataFacts, files: ImageFiles, *, workers: int) -> Pixels:
     """Return all images of ``facts``, decoded by ``workers`` processes or from the cache.
 
-    Raises UserError naming the first file that cannot be decoded and how many there are.
+    Raises UserError naming the first file that cannot be decoded and how many there are, and where the files are no
+    longer those of ``facts``: the cache keeps pixels under their fingerprint.
     """
     kept = cache_folder() / "decoded" / f"{_key(facts)}.pt"
     with cache.lock(kept):
         if (known := _recall(kept, facts)) is not None:
             return known
         pixels = measure(_decode(files, workers))
+        check_unchanged(facts)
         content = {**vars(pixels), "version": VERSION, "checksum": _checksum(pixels)}
         cache.write(kept, lambda path: torch.save(content, path))
     return pixels
