@@ -202,7 +202,7 @@ def _say_ignored_mode(spec: RunSpec) -> None:
     from neumann.config import ignored_mode
 
     if (sentence := ignored_mode(spec.config.logger)) is not None:
-        Console(stderr=True).print(Text(sentence), soft_wrap=True)
+        Console(stderr=True).print(Text(printable(sentence)), soft_wrap=True)
 
 
 def print_failure(what: str) -> None:

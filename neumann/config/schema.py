@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from neumann.bounds import check_fields, choice, kinds_of, number
 from neumann.config.launch_settings import LAUNCHES, LaunchConfig, LocalLaunchConfig, SlurmLaunchConfig, check_slurm
 from neumann.data.settings import KINDS as DATA_KINDS
-from neumann.errors import UserError, did_you_mean
+from neumann.errors import UserError, did_you_mean, printable
 
 
 @dataclass
@@ -76,6 +76,9 @@ class CheckpointConfig:
     """The weights that are kept of a finished run. An unfinished one keeps its last state, except under ``none``."""
 
     keep: str = choice("eval-weights", "none", "last", "eval-weights")
+
+
+LONGEST_TAG, LONGEST_PROJECT, NOT_IN_A_PROJECT = 64, 128, "/\\#?%:"  # W&B's rules: characters
 
 
 @dataclass
@@ -185,8 +188,26 @@ def check_values(config: RunConfig) -> None:
         )
     if isinstance(config.launch, SlurmLaunchConfig):
         check_slurm(config.launch)
+    if config.logger.kind == "wandb":
+        _check_names(config.logger)
     if not config.output:
         raise UserError("output is empty: name the folder that results go to")
     for key, value in (("study", config.study), ("name", config.name)):
-        if value is not None and (not value or value in (".", "..") or any(c in value for c in "/\\\0\n")):
-            raise UserError(f"{key}={value!r} cannot be a folder's name: leave out slashes and line breaks")
+        if value is not None and (
+            not value or value in (".", "..") or "/" in value or "\\" in value or printable(value) != value
+        ):
+            raise UserError(
+                f"{key}={value!r} cannot be a folder's name: leave out slashes, line breaks and what is no character"
+            )
+
+
+def _check_names(logger: LoggerConfig) -> None:
+    """Raise UserError for names that W&B's client would refuse, hours later: it starts when the run trains."""
+    for tag in logger.tags:
+        if not 1 <= len(tag) <= LONGEST_TAG:
+            raise UserError(f"logger.tags: '{tag}' has {len(tag)} characters, and W&B takes 1 to {LONGEST_TAG}")
+    if len(logger.project) > LONGEST_PROJECT or any(c in logger.project for c in NOT_IN_A_PROJECT):
+        raise UserError(
+            f"logger.project={logger.project} is not a name that W&B takes: at most {LONGEST_PROJECT} characters, none "
+            f"of them one of {' '.join(NOT_IN_A_PROJECT)}"
+        )

@@ -14,6 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from neumann.bounds import Bounds
 from neumann.errors import UserError
 
+MOST_STEPS = 2**53  # of a run: a float counts no further
+
 
 def steps(epochs: float | None, *, _root_: DictConfig) -> int | None:
     """Return ``epochs`` in whole optimizer steps, at least one unless ``epochs`` is zero; None stays None.
@@ -59,5 +61,5 @@ def derived(*, max_epochs: float, eval_every_epochs: float, batch_size: int, tra
 
 
 def _at_least_one(epochs: float, steps_per_epoch: int, key: str) -> int:
-    Bounds(above=0).check(key, epochs)
+    Bounds(above=0, below=MOST_STEPS / steps_per_epoch).check(key, epochs)
     return max(1, round(epochs * steps_per_epoch))

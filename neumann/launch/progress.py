@@ -110,7 +110,7 @@ class LiveView(ABC):
             measured = self._folders[spec.signature].last_measurement()
             error = f"{100 * headline(measured['validation'])['error']:.2f} %" if measured else ""
             step = measured["step"] if measured else 0
-            table.add_row(Text(self.label(spec)), f"{step}/{spec.config.derived.total_steps}", error)
+            table.add_row(Text(printable(self.label(spec))), f"{step}/{spec.config.derived.total_steps}", error)
         return table
 
     def _footer(self, running: bool, waiting: int) -> Text:
@@ -209,22 +209,23 @@ def status_table(console: Console, outcomes: Sequence[RunOutcome], labels: Seque
     test       False leaves the test error out: the runs of a search must not be chosen by it
     """
     home = {outcome.folder.parent for outcome in outcomes}
-    where = f"folder in {home.pop()}" if len(home) == 1 else "folder"
+    where = f"folder in {printable(home.pop())}" if len(home) == 1 else "folder"
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("run", "status", "validation", *(("test",) if test else ()), "seconds", where):
         right = name in ("validation", "test", "seconds")
-        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name in ("status", "run"))
+        whole = name in ("status", "run")
+        table.add_column(Text(name), justify="right" if right else "left", overflow="fold", no_wrap=whole)
     for outcome, label in zip(outcomes, labels, strict=True):
         status = outcome.status
         if outcome.reused:
             status = "already there" if status == "finished" else f"{status}, already there"
         table.add_row(
-            Text(label or outcome.spec.name),
+            Text(printable(label or outcome.spec.name)),
             Text(status, style=STYLES[outcome.status]),
             _error(outcome, "validation"),
             *((_error(outcome, "test"),) if test else ()),
             "" if outcome.reused else f"{outcome.seconds:.1f}",
-            Text(str(outcome.folder) if where == "folder" else outcome.folder.name),
+            Text(printable(outcome.folder if where == "folder" else outcome.folder.name)),
         )
     wide = console if console.is_terminal else Console(file=console.file, width=500)  # a file has no width to fold at
     wide.print(table)
@@ -236,7 +237,7 @@ def status_table(console: Console, outcomes: Sequence[RunOutcome], labels: Seque
         text.append(printable(reason), style="default")
         trace = RunFolder(outcome.folder).error
         if outcome.status == "failed" and trace.exists():
-            text.append(f" (traceback in {trace})", style="default")
+            text.append(printable(f" (traceback in {trace})"), style="default")
         console.print(text, soft_wrap=True)
     if unfinished:
         failed = any(outcome.status == "failed" for outcome, _ in unfinished)

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from neumann.config import RunSpec
+from neumann.errors import printable
 from neumann.launch.progress import LiveView
 from neumann.store.folder import OVER
 from neumann.studies.collect import StudyRun, scores
@@ -60,15 +60,15 @@ class StudyView(LiveView):
 
     def overview(self) -> Table:
         """Return a line per row: how far tuning is, the chosen setting, how far evaluation is, the test error."""
-        table = Table(title=f"{self._study.name}, budget {self._study.budget}", title_justify="left")
+        table = Table(title=Text(printable(f"{self._study.name}, budget {self._study.budget}")), title_justify="left")
         for name in ("row", "tuning", "chosen", "evaluation", "test error"):
             table.add_column(name, justify="left" if name in ("row", "chosen") else "right", no_wrap=True)
         for key, row in self._study.config.rows.items():
             setting = chosen(self._trials.get(key, ()))
             table.add_row(
-                escape(row.label),
+                Text(printable(row.label)),
                 self._count(TUNING, key),
-                ", ".join(f"{k.removeprefix('optimizer.')}={v}" for k, v in setting.items()) if setting else "",
+                Text(printable(", ".join(f"{k.removeprefix('optimizer.')}={v}" for k, v in (setting or {}).items()))),
                 self._count(EVALUATION, key),
                 self._error(key),
             )

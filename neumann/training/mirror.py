@@ -21,6 +21,7 @@ from typing import Any
 
 from neumann import compat
 from neumann.config import RunSpec
+from neumann.config.schema import LONGEST_TAG
 from neumann.errors import UserError, first_line
 from neumann.store import RunFolder
 from neumann.store.scores import OBJECTIVE, objective
@@ -133,7 +134,10 @@ class Mirror:
             name=spec.name,
             group=spec.config.study,
             job_type=logger.job_type,
-            tags=[*logger.tags, *(f"{group}:{option}" for group, option in spec.choices.items() if group in groups)],
+            tags=[
+                *logger.tags,
+                *(f"{group}:{option}"[:LONGEST_TAG] for group, option in spec.choices.items() if group in groups),
+            ],
             config={
                 **spec.as_dict(),
                 **({"resolved": spec.as_dict()} if agent else {}),
