@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -102,6 +103,7 @@ def _run(
     try:
         if words[0] not in commands:
             raise UserError(f"there is no command '{words[0]}': {did_you_mean(words[0], commands)}")
+        _check_working_directory()
         return commands[words[0]](words[1:])
     except BrokenPipeError:
         raise
@@ -126,6 +128,14 @@ def _run(
             raise
         train.print_failure(message + notes)
         return EXIT_FAILED
+
+
+def _check_working_directory() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"the working directory cannot be used ({reason}): change to another folder") from None
 
 
 def _is_bare(error: OSError) -> bool:

@@ -9,7 +9,6 @@ from typing import Any
 from neumann.bounds import number
 from neumann.errors import UserError
 
-
 MANY = 2**15  # processes and threads of one machine; torch counts threads in 32 bits
 
 

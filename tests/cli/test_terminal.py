@@ -45,7 +45,8 @@ def test_a_studys_texts(console: Console, capsys: pytest.CaptureFixture[str]) ->
     for words in (["study", "mine", "--plan"], ["report", "mine"]):
         assert cli(words) == 0
     out = "".join(capsys.readouterr())
-    assert "\x1b" not in out and "\x07" not in out
+    assert "\x1b" not in out
+    assert "\x07" not in out
     assert "Q\\x1b]0;title\\x07[/][red]:bug:" in out
 
 

@@ -129,7 +129,8 @@ def test_what_a_stranger_launched_is_refused_unless_trusted(tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"optimizer._target_=.*--trust"):
         run_worker(folder)
     assert sys.path == before  # the launch's import path has a folder with modules of any name
-    assert not events(folder) and not find(spec).path.exists()
+    assert not events(folder)
+    assert not find(spec).path.exists()
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,8 @@ def test_a_launch_whose_record_leads_out_of_its_folder_is_refused() -> None:
 def test_a_damaged_launch_is_a_sentence(name: str, damage: Callable[[str], str]) -> None:
     folder, _ = launch()
     path = folder.path / name
-    assert (text := path.read_text()) != damage(text)
+    text = path.read_text()
+    assert text != damage(text)
     path.write_text(damage(text))
     with pytest.raises(UserError, match=r"launch.json|is not a list of runs"):
         run_worker(folder)
