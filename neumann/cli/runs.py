@@ -116,6 +116,8 @@ def _output(words: Sequence[str]) -> tuple[Path, list[str]]:
             names.append(word)
         elif output is not None:
             raise UserError(f"neumann runs lists one results folder at a time, not {output} and {given}")
+        elif not given:
+            raise UserError("output is empty: name a results folder, or . for the working directory")
         else:
             output = Path(folder_of("output", given))
     return output or Path("runs"), names

@@ -61,5 +61,7 @@ def derived(*, max_epochs: float, eval_every_epochs: float, batch_size: int, tra
 
 
 def _at_least_one(epochs: float, steps_per_epoch: int, key: str) -> int:
-    Bounds(above=0, below=MOST_STEPS / steps_per_epoch).check(key, epochs)
+    Bounds(above=0).check(key, epochs)
+    if epochs * steps_per_epoch >= MOST_STEPS:
+        raise UserError(f"{key}={epochs:g} is more steps than can be counted: choose fewer epochs")
     return max(1, round(epochs * steps_per_epoch))

@@ -121,3 +121,9 @@ def test_runs_of_a_sweep_that_are_one_run_are_not_counted_as_two(
     assert "are the same run" in capsys.readouterr().err
     assert not Path("runs").exists()
     assert cli(["train", "-m", "--cfg", "job", "optimizer=sgd", "study=a,b"]) == 0
+
+
+@pytest.mark.parametrize("words", [["train", "--config-dir", ""], ["runs", "output="], ["runs", "clean", "output="]])
+def test_an_empty_folder_is_not_the_working_directory(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(words) == 2
+    assert "is empty: name a" in capsys.readouterr().err
