@@ -127,3 +127,8 @@ def test_runs_of_a_sweep_that_are_one_run_are_not_counted_as_two(
 def test_an_empty_folder_is_not_the_working_directory(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli(words) == 2
     assert "is empty: name a" in capsys.readouterr().err
+
+
+def test_resume_names_why_it_takes_no_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(["runs", "resume", "3c1f", "optimizer.lr=3"]) == 2
+    assert "takes no 'optimizer.lr=3': with another optimizer.lr it would be another run" in capsys.readouterr().err
