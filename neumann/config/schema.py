@@ -7,7 +7,6 @@ the only valid ones, so a new optimizer costs one YAML and is as strict as the o
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
@@ -17,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from neumann.bounds import check_fields, choice, kinds_of, number
 from neumann.config.launch_settings import LAUNCHES, LaunchConfig, LocalLaunchConfig, SlurmLaunchConfig, check_slurm
+from neumann.config.wandb_settings import check_logger
 from neumann.data.settings import KINDS as DATA_KINDS
 from neumann.errors import UserError, did_you_mean, printable
 
@@ -78,9 +78,6 @@ class CheckpointConfig:
     keep: str = choice("eval-weights", "none", "last", "eval-weights")
 
 
-LONGEST_TAG, LONGEST_PROJECT, NOT_IN_A_PROJECT = 64, 128, "/\\#?%:"  # W&B's rules: characters
-
-
 @dataclass
 class LoggerConfig:
     """The mirror of a run on Weights & Biases, under its names."""
@@ -91,15 +88,6 @@ class LoggerConfig:
     entity: str | None = None  # user or team; null: the account's own
     job_type: str = "train"  # by which W&B groups runs
     tags: list[str] = field(default_factory=list)  # by which W&B filters runs
-
-
-def ignored_mode(logger: LoggerConfig) -> str | None:
-    """Return a sentence where $WANDB_MODE asks for another mode than ``logger``, which alone decides; else None."""
-    asked = os.environ.get("WANDB_MODE", "").strip()
-    remedies = {"online": "logger.mode=online", "offline": "logger.mode=offline", "disabled": "logger=none"}
-    if logger.kind != "wandb" or asked not in remedies or asked == logger.mode:
-        return None
-    return f"WANDB_MODE={asked} has no effect: logger.mode={logger.mode} decides, and {remedies[asked]} changes it"
 
 
 @dataclass
@@ -188,8 +176,7 @@ def check_values(config: RunConfig) -> None:
         )
     if isinstance(config.launch, SlurmLaunchConfig):
         check_slurm(config.launch)
-    if config.logger.kind == "wandb":
-        _check_names(config.logger)
+    check_logger(config.logger)
     if not config.output:
         raise UserError("output is empty: name the folder that results go to")
     for key, value in (("study", config.study), ("name", config.name)):
@@ -199,15 +186,3 @@ def check_values(config: RunConfig) -> None:
             raise UserError(
                 f"{key}={value!r} cannot be a folder's name: leave out slashes, line breaks and what is no character"
             )
-
-
-def _check_names(logger: LoggerConfig) -> None:
-    """Raise UserError for names that W&B's client would refuse, hours later: it starts when the run trains."""
-    for tag in logger.tags:
-        if not 1 <= len(tag) <= LONGEST_TAG:
-            raise UserError(f"logger.tags: '{tag}' has {len(tag)} characters, and W&B takes 1 to {LONGEST_TAG}")
-    if len(logger.project) > LONGEST_PROJECT or any(c in logger.project for c in NOT_IN_A_PROJECT):
-        raise UserError(
-            f"logger.project={logger.project} is not a name that W&B takes: at most {LONGEST_PROJECT} characters, none "
-            f"of them one of {' '.join(NOT_IN_A_PROJECT)}"
-        )

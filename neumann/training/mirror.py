@@ -21,7 +21,7 @@ from typing import Any
 
 from neumann import compat
 from neumann.config import RunSpec
-from neumann.config.schema import LONGEST_TAG
+from neumann.config.wandb_settings import TAG_LENGTH, hide_variables, under_agent
 from neumann.errors import UserError, first_line
 from neumann.store import RunFolder
 from neumann.store.scores import OBJECTIVE, objective
@@ -68,6 +68,7 @@ class Mirror:
         self._spec, self._folder, self._record, self._attempt = spec, folder.resolve(), dict(record), attempt
         self._work: SimpleQueue[Callable[[Any], object] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._mirror, name="neumann-mirror", daemon=True)
+        hide_variables()  # here, in the main thread: no other may read the environment meanwhile
         if spec.config.logger.mode == "online":
             try:
                 wandb.login()
@@ -136,7 +137,7 @@ class Mirror:
             job_type=logger.job_type,
             tags=[
                 *logger.tags,
-                *(f"{group}:{option}"[:LONGEST_TAG] for group, option in spec.choices.items() if group in groups),
+                *(f"{group}:{option}"[:TAG_LENGTH] for group, option in spec.choices.items() if group in groups),
             ],
             config={
                 **spec.as_dict(),
@@ -154,11 +155,6 @@ class Mirror:
         run.define_metric("*", step_metric="step")
         run.define_metric("by_examples/*", step_metric="examples")
         return run
-
-
-def under_agent() -> bool:
-    """Return whether an agent of a W&B sweep has started this process."""
-    return bool(os.environ.get("WANDB_SWEEP_ID"))
 
 
 def replay(spec: RunSpec, folder: RunFolder, result: Mapping[str, Any]) -> None:
