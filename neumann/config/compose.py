@@ -85,7 +85,7 @@ class Composer:
         for override in values:
             check_key(override, chosen)
         config = self._with_values(baseline, [self._parse(as_meant(o)) for o in values])
-        if config.launch.get("kind") != baseline.launch.get("kind"):
+        if _written(config.launch, "kind") != _written(baseline.launch, "kind"):
             raise UserError(f"launch.kind is set by launch={choices['launch']}: choose another file of that group")
         extra = [f"{group}={option}" for group, option in choices.items() if group not in SECTIONS]
         if extra:  # an ablation or an experiment file, whose keys are to be checked as well
@@ -154,6 +154,11 @@ class Composer:
                 schema[section] = OmegaConf.to_container(chosen[section], resolve=False)
             self._schemas[files] = schema
         return self._schemas[files]
+
+
+def _written(section: DictConfig, key: str) -> Any:
+    """Return a setting as it is written, an interpolation as its text."""
+    return OmegaConf.to_container(section, resolve=False).get(key)  # type: ignore[union-attr]
 
 
 @contextmanager

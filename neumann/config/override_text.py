@@ -1,7 +1,8 @@
 """Overrides as a user writes them: read by Hydra's grammar, and taken for what they mean.
 
 The grammar knows no settings, so it makes a number of every word that looks like one. `as_meant` gives a setting that
-is a text the text as it was written (``name=1.10``, ``study=2024_01``), and refuses 1_0 for a number.
+is a text the text as it was written (``name=1.10``, ``study=2024_01``), and refuses for a number 1_0, and 1e-400, which
+no float can hold.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from hydra.errors import HydraException
 from neumann.config.schema import OPEN_NODES, TEXTS
 from neumann.errors import UserError
 
+NUMBER = re.compile(r"(?<![\w.'\"-])[-+]?(?:\d+\.?\d*|\.\d+)[eE]-\d+(?![\w.'\"-])")  # 1e-400, with a negative exponent
 UNDERSCORED = re.compile(r"(?<![\w.'\"-])[-+]?\d[\d.]*(?:_\d+)+(?:[.eE][-+\d]*)?(?![\w'\"-])")  # 1_000
 
 
@@ -88,26 +90,38 @@ def as_meant(override: Override) -> str:
     """Return an override as Hydra is to take it.
 
     A setting that is a text by the schema gets the text as it was written. A new setting in a free-form section needs
-    no plus before it. Raises UserError for a number with underscores, which is another number elsewhere or none.
+    no plus before it. Raises UserError for a number with underscores, which is another number elsewhere or none, and
+    for one that would become zero.
     """
     line, key, value = str(override.input_line), override.key_or_group, override.value()
     written = line.partition("=")[2].strip()
     if isinstance(value, bool | int | float) and key in TEXTS:
         line = f"{line.partition('=')[0]}={quoted_text(written)}"
     else:
-        refuse_underscored(line, value)
+        refuse_misread(line, value)
     free = any(key.startswith(f"{node}.") for node in OPEN_NODES)
     return f"++{line.lstrip('+')}" if free and not override.is_delete() else line
 
 
-def refuse_underscored(line: str, value: Any) -> None:
-    """Refuse an override ``line`` with a number like 1_0 in its ``value``, outside its texts. Raises UserError."""
+def refuse_misread(line: str, value: Any) -> None:
+    """Refuse an override ``line`` with a number like 1_0 or 1e-400 in its ``value``, outside its texts.
+
+    Raises UserError.
+    """
     texts = set(_texts(value))
+    for number in NUMBER.findall(line.partition("=")[2]):
+        if vanishes(number) and not any(number in text for text in texts):
+            raise UserError(f"'{line}': {number} is nearer to zero than a number can be here: write 0 if you mean it")
     for number in UNDERSCORED.findall(line.partition("=")[2]):
         if not any(number in text for text in texts):
             raise UserError(
                 f"'{line}': write {number.replace('_', '')} for the number, or '{number}' in quotes for the text"
             )
+
+
+def vanishes(number: str) -> bool:
+    """Return whether ``number``, in decimal digits, is not zero and would be read as zero."""
+    return float(number) == 0 and any(digit in "123456789" for digit in re.split("[eE]", number)[0])
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -53,7 +53,17 @@ class _Loader(yaml.SafeLoader):
         made: dict[Any, Any] = super().construct_mapping(node, deep=deep)
         return made
 
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        value: float = super().construct_yaml_float(node)
+        if value == 0 and any(digit in "123456789" for digit in re.split("[eE]", node.value)[0]):
+            raise yaml.constructor.ConstructorError(
+                problem=f"{node.value} is nearer to zero than a number can be here: write 0 if you mean it",
+                problem_mark=node.start_mark,
+            )
+        return value
 
+
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 for _tag, _pattern, _first in WORDS:
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _first)
 

@@ -19,7 +19,7 @@ from typing import Any
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 
 from neumann.config import why_not_tuned
-from neumann.config.override_text import refuse_underscored
+from neumann.config.override_text import refuse_misread
 from neumann.config.schema import TEXTS
 from neumann.errors import UserError, did_you_mean
 
@@ -301,7 +301,7 @@ def listed_values(override: Override) -> list[str]:
         if len(written) == len(texts) and not any(mark in line for mark in "'\"([{\\$"):
             meanings = texts = written
     else:
-        refuse_underscored(line, elements)
+        refuse_misread(line, elements)
         if len(elements) == len(texts):  # 0.1 and 1e-1 are one run
             meanings = [x if isinstance(x, int | float) and not isinstance(x, bool) else str(x) for x in elements]
     once: dict[Any, str] = {}
@@ -313,6 +313,7 @@ def listed_values(override: Override) -> list[str]:
 def _interval(key: str, line: str, sweep: IntervalSweep) -> Interval:
     if key == "seed":
         raise UserError(f"'{line}': seeds are not searched, list those that every trial is trained at, as seed=0,1,2")
+    refuse_misread(line, None)
     low, high = sweep.start, sweep.end
     assert low is not None
     assert high is not None

@@ -181,24 +181,36 @@ def _curve(by_epoch: Mapping[float, Sequence[tuple[float, float]]]) -> Curve | N
 
 
 def _compare(study: Study, measured: Mapping[str, RowMeasurements]) -> tuple[Comparison, ...]:
-    """Return the primary comparison, which stands alone, then the others, whose p are adjusted together by Holm."""
+    """Return the primary comparison, which stands alone, then the others, whose p are adjusted together by Holm.
+
+    A pair that is listed in both orders is one hypothesis, and one member of the family.
+    """
     config = study.config.comparisons
     pairs = [(config.primary, config.reference)]
     pairs += [(row, config.reference) for row in study.config.rows if row not in (config.primary, config.reference)]
     pairs += [(a, b) for a, b in config.also if (a, b) not in pairs]
     found = [_paired(measured[a], measured[b]) for a, b in pairs]
     # A comparison on one seed has no p and is not a member of the family
-    family = {str(i): one.p for i, one in enumerate(found) if i > 0 and one is not None and one.p is not None}
+    names = ["/".join(sorted(pair)) for pair in pairs]
+    members = zip(names, found, strict=True)
+    family = {name: one.p for name, one in members if name != names[0] and one is not None and one.p is not None}
     adjusted = holm(family, ALPHA) if family else {}
     comparisons = []
     for i, ((row, against), one) in enumerate(zip(pairs, found, strict=True)):
-        p = adjusted[str(i)].adjusted if str(i) in adjusted else None
+        p = adjusted[names[i]].adjusted if names[i] in adjusted else None
         verdict = None
         if one is not None:
             verdict = decide(one, config.smallest_effect / 100, ALPHA, adjusted_p=p, power=POWER)
         note = "the rows share no evaluation seed that is over" if one is None else None
-        comparisons.append(Comparison(row, against, i == 0, one, p, verdict, note))
+        comparisons.append(Comparison(row, against, i == 0, None if one is None else _bounded(one), p, verdict, note))
     return tuple(comparisons)
+
+
+def _bounded(found: Paired) -> Paired:
+    """Return a comparison of errors, its interval without what no difference of two errors can be."""
+    if found.low is None or found.high is None:
+        return found
+    return replace(found, low=max(-1.0, found.low), high=min(1.0, found.high))
 
 
 def _paired(a: RowMeasurements, b: RowMeasurements) -> Paired | None:

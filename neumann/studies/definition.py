@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,8 @@ def _check(config: StudyConfig) -> None:
     for pair in config.comparisons.also:
         if len(pair) != 2 or pair[0] == pair[1]:
             raise UserError(f"comparisons.also: {pair} is not a pair of two rows, written [row, against]")
+        if config.comparisons.also.count(pair) > 1:  # each would count in Holm's family
+            raise UserError(f"comparisons.also: {pair} stands there twice")
     across = config.comparisons.across
     if across is not None and across not in AXES:
         raise UserError(f"comparisons.across={across} cannot be compared by seed: {did_you_mean(across, AXES)}")
@@ -217,6 +220,9 @@ def _check(config: StudyConfig) -> None:
             raise UserError(f"paper.rows.{name}={value} is not a finite number")
     if FULL in config.budgets:
         raise UserError(f"budgets.{FULL} is the study as it stands: give this one another name")
+    for name in config.budgets:
+        if not re.fullmatch(r"\w[\w.+-]*", name):
+            raise UserError(f"budgets.'{name}' ends the name of a folder, report-NAME: use letters and digits")
     for name in config.figures:
         if name not in FIGURES:
             raise UserError(f"there is no figure '{name}': {did_you_mean(name, FIGURES)}")
@@ -298,6 +304,8 @@ def _check_spaces(config: StudyConfig) -> None:
         space = config.space if row.space is None else row.space
         where = "space" if row.space is None else f"rows.{name}.space"
         for key, values in space.items():
+            if key.startswith("~") or [key_of(other) for other in space].count(key_of(key)) > 1:
+                raise UserError(f"{where}.{key} names {key_of(key)}, which is written once, alone")
             if not all(isinstance(v, int | float | str) and not isinstance(v, bool) for v in values):
                 raise UserError(f"{where}.{key}={values}: values are numbers or words")
             if not values or any(v in values[:i] for i, v in enumerate(values)):

@@ -110,7 +110,7 @@ def build_schedule(section: Mapping[str, Any]) -> Callable[[int], float]:
     call, settings, name = split_target(section, "schedule")
     if section["_target_"] in TARGETS:
         for key, value in settings.items():
-            check_kind(f"schedule.{key}", value, float)
+            check_kind(f"schedule.{key}", value, int if key.endswith("_steps") else float)
             SCHEDULE_BOUNDS[key].check(f"schedule.{key}", value)
     factor = partial(call, **settings)
     try:

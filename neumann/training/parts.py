@@ -17,6 +17,7 @@ from torch import Tensor
 from neumann.config import RunSpec
 from neumann.config.signature import normalised_as_pretrained
 from neumann.config.weights import weights_of
+from neumann.data import DataFacts
 from neumann.data.module import ImageData
 from neumann.data.module import build as build_data
 from neumann.errors import UserError, first_line
@@ -29,7 +30,9 @@ from neumann.training.classifier import ImageClassifier
 from neumann.training.distributed import TIMEOUT, RankEnvironment, RankGroup
 from neumann.training.instantiate import build_schedule
 from neumann.training.optimizers import build_optimizer
-from neumann.training.rate_schedules import RateSchedule
+from neumann.training.rate_schedules import RateSchedule, odd_rates
+
+FEW_IMAGES = 100  # of a split
 
 
 @dataclass
@@ -75,6 +78,8 @@ def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
     optimizer = build_optimizer_of(spec, model)
     if group.is_main:
         _warn_of_burn_in(optimizer, config.derived.total_steps)
+        for said in (*odd_rates(factor, config.schedule, config.derived.total_steps), *coarse_scores(spec.facts)):
+            warnings.warn(said, stacklevel=2)
     return Parts(
         data=data,
         module=ImageClassifier(model, lambda _: optimizer, label_smoothing=config.recipe.label_smoothing),
@@ -196,6 +201,16 @@ def _keep_average(optimizer: torch.optim.Optimizer, gamma: float | None) -> None
                 f"recipe.weight_average={gamma} is not optimizer.gamma={own}: {name} keeps an average of its own, so "
                 "set both to the same γ"
             )
+
+
+def coarse_scores(facts: DataFacts) -> list[str]:
+    """Return sentences on splits of so few images that one of them is more than a percentage point of error."""
+    counts = {"validation": facts.validation_count, "test": facts.test_count}
+    return [
+        f"{split} holds {count} images, so one image is {100 / count:.3g} percentage points of error"
+        for split, count in counts.items()
+        if 0 < count < FEW_IMAGES
+    ]
 
 
 def _warn_of_burn_in(optimizer: torch.optim.Optimizer, total_steps: int) -> None:

@@ -7,7 +7,7 @@ conf/schedule turn epochs into steps (``${steps:...}``), by ``timing=paper`` or 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch.optim import Optimizer
@@ -16,6 +16,7 @@ from neumann.optim.private_names import runs_step_hooks
 from neumann.optim.wrappers import wrapped
 
 Factor = Callable[[int], float]
+FEW_STEPS = 50  # of a run: with 40, most optimizers here are near chance on ten classes
 
 
 def _ramp(step: int, ramp_steps: int) -> float:
@@ -48,6 +49,38 @@ def synchronous(step: int, *, factor: float, every_steps: int, ramp_steps: int) 
     85, 125 and 165.
     """
     return _ramp(step, ramp_steps) * factor ** (max(0, step - ramp_steps) // every_steps)
+
+
+def odd_rates(factor: Factor, section: Mapping[str, Any], run_steps: int) -> list[str]:
+    """Return sentences on a schedule of another length than the run of ``run_steps`` steps, and on a run of few steps.
+
+    ``section`` is the schedule's configuration, and ``factor`` what was built of it.
+    """
+    told = []
+    ramp = section.get("ramp_steps", 0)
+    if isinstance(ramp, int) and run_steps <= ramp:
+        told.append(
+            f"the rate never reaches optimizer.lr: schedule.ramp_steps={ramp} and the run has {run_steps} steps; "
+            "timing=relative makes the ramp 2 % of the run"
+        )
+    idle = next((step for step in range(run_steps) if not _is_zero(factor, run_steps - 1 - step)), run_steps)
+    if idle > 1:
+        told.append(
+            f"the schedule's rate is zero in the last {idle} of the run's {run_steps} steps, which train nothing"
+        )
+    if run_steps < FEW_STEPS:
+        told.append(
+            f"the run has {run_steps} optimizer steps, in which little can be learnt: a smaller batch.size or a longer "
+            "trainer.max_epochs gives it more"
+        )
+    return told
+
+
+def _is_zero(factor: Factor, step: int) -> bool:
+    try:
+        return float(factor(step)) == 0
+    except Exception:  # noqa: BLE001 - the user's own function may raise anything, and does so when the run gets there
+        return False
 
 
 class RateSchedule:

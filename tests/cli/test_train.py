@@ -114,7 +114,7 @@ def test_cfg_prints_the_resolved_configuration_and_trains_nothing(capsys: pytest
 
 @pytest.mark.medium
 def test_a_run_ends_with_a_panel_and_is_returned_at_once_the_second_time() -> None:
-    first = neumann("train", *QUICK, "trainer.max_epochs=1", "batch.size=64")
+    first = neumann("train", *QUICK, "trainer.max_epochs=1", "batch.size=16")
     assert first.returncode == 0, first.stderr
     assert "test error" in first.stdout
     assert "finished" in first.stdout
@@ -125,7 +125,7 @@ def test_a_run_ends_with_a_panel_and_is_returned_at_once_the_second_time() -> No
         "assert code == 0 and 'torch' not in sys.modules and 'pytorch_lightning' not in sys.modules"
     )
     again = subprocess.run(
-        [sys.executable, "-c", code, "train", *QUICK, "trainer.max_epochs=1", "batch.size=64"],
+        [sys.executable, "-c", code, "train", *QUICK, "trainer.max_epochs=1", "batch.size=16"],
         capture_output=True,
         text=True,
     )

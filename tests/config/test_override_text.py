@@ -17,6 +17,7 @@ from neumann.errors import UserError
     [
         ("name=1.10", "name", "1.10"),
         ("name=1e3", "name", "1e3"),
+        ("name=1e-400", "name", "1e-400"),
         ("name=true", "name", "true"),
         ("name='it''s'", "name", None),
         ("name=null", "name", None),
@@ -63,6 +64,16 @@ def test_texts_of_a_section_are_what_was_written() -> None:
         (["seed='3'"], "seed='3' is not a whole number"),
         (["seed=1_0"], "'seed=1_0': write 10 for the number"),
         (["optimizer.lr=1_0.5"], "write 10.5 for the number"),
+        (["optimizer.lr=1e-400"], "1e-400 is nearer to zero than a number can be here"),
+        (["optimizer.momentum=[-2.5e-999,0.9]"], "-2.5e-999 is nearer to zero"),
+        (["timing.burn_in=.1e-500"], ".1e-500 is nearer to zero"),
+        (["launch.threads=32768"], "launch.threads=32768 is out of range: it must be at least 1 and below 32768"),
+        (["launch.parallel=32768"], "launch.parallel=32768 is out of range"),
+        (["recipe.recalibrate_batch_norm=1000000"], "must be at least 0 and below 1000000"),
+        *[
+            ([f"launch.kind={value}"], "launch.kind is set by launch=local")
+            for value in ("slurm", "${steps:1}", "${hydra:runtime.cwd}", "${nope:1}", "${nope.x}", "${launch.kind}")
+        ],
         (["optimizer.momentum=[0_1,0.9]"], "optimizer.momentum[0]='0_1' is not a number"),
         (["optimizer.momentum=[1_0,0.9]"], "write 10 for the number"),
         (["optimizer.lr=1:30"], "optimizer.lr='1:30' is not a number"),

@@ -97,8 +97,10 @@ def test_every_setting_of_our_schedules_has_bounds_and_every_bound_a_setting() -
         ("factor", 0.0, "must be above 0"),
         ("every_steps", 0, "must be at least 1"),
         ("ramp_steps", -1, "must be at least 0"),
-        ("ramp_steps", None, "null is not a number"),
+        ("ramp_steps", None, "null is not a whole number"),
         ("factor", float("inf"), "out of range"),
+        ("ramp_steps", 1.5, "is not a whole number"),
+        ("every_steps", 2.5, "is not a whole number"),
     ],
 )
 def test_the_bounds_hold_for_our_schedules_wherever_they_lie(setting: str, value: Any, words: str) -> None:

@@ -42,6 +42,7 @@ def test_only_plain_decimals_are_numbers(text: str, value: object, tmp_path: Pat
         (b"a: 1\n'': 2\n", "line 2 cannot be read: a key is empty"),
         (b"a: 1\n~: 2\n", "line 2 cannot be read: a key is empty"),
         (b"a: 1\n? [b]\n: 2\n", "line 2 cannot be read: a key is not a word"),
+        (b"a: 0.0\nb: 1e-400\n", "line 2 cannot be read: 1e-400 is nearer to zero than a number can be here"),
         (b"a: {b\n", "line 2 cannot be read"),
         (b"a: *b\n", "cannot be read: found undefined alias 'b'"),
         (b"a: !!python/object:os.system x\n", "cannot be read"),

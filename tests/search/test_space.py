@@ -141,6 +141,8 @@ def test_settings_and_their_defaults() -> None:
         (["optimizer.lr=0.1"], "there is nothing to search"),
         (["seed=int(interval(0,9))"], "seeds are not searched, list those"),
         (["optimizer.lr=interval(1,0.1)"], "from a lower to a higher number"),
+        (["optimizer.lr=interval(1e-400,1)"], "1e-400 is nearer to zero than a number can be"),
+        (["optimizer.lr=0.1,1e-400"], "1e-400 is nearer to zero than a number can be"),
         (["optimizer.lr=interval(0.1,inf)"], "from a lower to a higher number"),
         (["optimizer.lr=tag(log,interval(0,1))"], "begins above 0"),
         (["optimizer.lr=tag(int,interval(0,1))"], "the tag 'int' has no meaning here"),

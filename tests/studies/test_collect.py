@@ -400,3 +400,31 @@ def test_no_interval_holds_an_error_that_cannot_be(study: Study) -> None:
             assert got is not None
             assert 0 <= got <= 1
             assert end is None or got == end
+
+
+def test_a_pair_listed_in_both_orders_is_one_hypothesis() -> None:
+    def holm_of(also: list[list[str]], name: str) -> dict[tuple[str, str], float | None]:
+        content = copy.deepcopy(STUDY)
+        content["comparisons"]["also"] = also
+        write_study(content, name)
+        study = load_study(name)
+        tuned(study, {0.1: 0.03, 0.3: 0.01, 1.0: 0.02})
+        evaluated(study, "sgd", 0.3, [0.04, 0.03, 0.05])
+        evaluated(study, "neumann", 0.3, [0.03, 0.03, 0.02])
+        return {(c.row, c.against): c.adjusted for c in results_of(study).comparisons}
+
+    alone = holm_of([], "alone")
+    mirrored = holm_of([["sgd", "averaged"], ["sgd", "neumann"]], "mirrored")
+    assert alone["averaged", "sgd"] is not None
+    assert mirrored["averaged", "sgd"] == mirrored["sgd", "averaged"] == alone["averaged", "sgd"]
+    assert mirrored["sgd", "neumann"] is None  # the primary comparison, which is not adjusted, in the other order
+
+
+def test_the_interval_of_a_difference_is_within_what_errors_can_differ_by(study: Study) -> None:
+    tuned(study, {0.1: 0.03, 0.3: 0.01, 1.0: 0.02})
+    evaluated(study, "sgd", 0.3, [0.0, 0.01, 0.0])
+    evaluated(study, "neumann", 0.3, [1.0, 0.99, 1.0])
+    found = results_of(study).comparisons[0].paired
+    assert found is not None
+    assert found.low == pytest.approx(0.9933333333 - 0.0286844, abs=1e-6)
+    assert found.high == 1.0

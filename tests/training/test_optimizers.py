@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,8 @@ from neumann.optim import at, eval_point
 from neumann.training.distributed import RankGroup
 from neumann.training.instantiate import build_schedule
 from neumann.training.optimizers import build_optimizer, param_groups
-from neumann.training.parts import build_parts
-from neumann.training.rate_schedules import RateSchedule, constant, cosine, exponential, synchronous
+from neumann.training.parts import build_parts, coarse_scores
+from neumann.training.rate_schedules import RateSchedule, constant, cosine, exponential, odd_rates, synchronous
 from tests.support.quick_runs import quick
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -193,4 +195,36 @@ def test_a_run_that_never_leaves_its_burn_in_says_so() -> None:
         build_parts(short, group)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        build_parts(quick("optimizer=neumann", "trainer.max_epochs=2"), group)
+        build_parts(quick("optimizer=neumann", "trainer.max_epochs=3"), group)
+
+
+def test_a_ramp_that_outlasts_the_run_and_few_steps_and_few_images_are_told() -> None:
+    short = quick("timing=paper", "trainer.max_epochs=2", "optimizer=sgd")
+    short = replace(short, facts=replace(short.facts, validation_count=2))
+    with pytest.warns(UserWarning, match="optimizer steps|never reaches|validation holds") as caught:
+        build_parts(short, RankGroup(None))
+    said = [str(one.message) for one in caught]
+    ramp = short.config.schedule["ramp_steps"]
+    assert f"the rate never reaches optimizer.lr: schedule.ramp_steps={ramp} and the run has 36 steps" in said[0]
+    assert said[1].startswith("the run has 36 optimizer steps")
+    assert said[2] == "validation holds 2 images, so one image is 50 percentage points of error"
+    assert len(said) == 3
+
+
+def test_a_schedule_of_another_length_than_the_run_is_told() -> None:
+    ended = odd_rates(partial(cosine, total_steps=60), {"total_steps": 60}, 100)
+    assert ended == ["the schedule's rate is zero in the last 40 of the run's 100 steps, which train nothing"]
+    assert odd_rates(lambda step: 0.0, {}, 100)[0].startswith("the schedule's rate is zero in the last 100 of the")
+    assert odd_rates(partial(cosine, total_steps=100), {"total_steps": 100}, 100) == []
+    assert odd_rates(lambda step: 1 - step / 99, {}, 100) == []  # a user's own may end at zero
+    assert odd_rates(partial(constant, ramp_steps=99), {"ramp_steps": 99}, 100) == []
+    assert len(odd_rates(partial(constant, ramp_steps=100), {"ramp_steps": 100}, 100)) == 1
+    assert [len(odd_rates(constant, {}, steps)) for steps in (49, 50)] == [1, 0]
+
+
+def test_scores_on_a_hundred_images_need_no_word() -> None:
+    facts = quick().facts
+    assert coarse_scores(replace(facts, validation_count=100, test_count=0)) == []
+    assert coarse_scores(replace(facts, validation_count=100, test_count=16)) == [
+        "test holds 16 images, so one image is 6.25 percentage points of error"
+    ]
