@@ -16,6 +16,7 @@ from neumann.optim.private_names import runs_step_hooks
 from neumann.optim.wrappers import wrapped
 
 Factor = Callable[[int], float]
+MOST_LOOKED_AT = 10_000  # steps from the end of a run
 FEW_STEPS = 50  # of a run: with 40, most optimizers here are near chance on ten classes
 
 
@@ -63,10 +64,13 @@ def odd_rates(factor: Factor, section: Mapping[str, Any], run_steps: int) -> lis
             f"the rate never reaches optimizer.lr: schedule.ramp_steps={ramp} and the run has {run_steps} steps; "
             "timing=relative makes the ramp 2 % of the run"
         )
-    idle = next((step for step in range(run_steps) if not _is_zero(factor, run_steps - 1 - step)), run_steps)
+    looked = min(run_steps, MOST_LOOKED_AT)
+    idle = next((step for step in range(looked) if not _is_zero(factor, run_steps - 1 - step)), looked)
     if idle > 1:
+        more = " and more" if looked == idle < run_steps else ""
         told.append(
-            f"the schedule's rate is zero in the last {idle} of the run's {run_steps} steps, which train nothing"
+            f"the schedule's rate is zero in the last {idle:,}{more} of the run's {run_steps:,} steps, which train "
+            "nothing"
         )
     if run_steps < FEW_STEPS:
         told.append(

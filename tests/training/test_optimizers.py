@@ -215,6 +215,8 @@ def test_a_schedule_of_another_length_than_the_run_is_told() -> None:
     ended = odd_rates(partial(cosine, total_steps=60), {"total_steps": 60}, 100)
     assert ended == ["the schedule's rate is zero in the last 40 of the run's 100 steps, which train nothing"]
     assert odd_rates(lambda step: 0.0, {}, 100)[0].startswith("the schedule's rate is zero in the last 100 of the")
+    (long,) = odd_rates(partial(cosine, total_steps=1), {"total_steps": 1}, 10**12)
+    assert "zero in the last 10,000 and more of the run's 1,000,000,000,000 steps" in long
     assert odd_rates(partial(cosine, total_steps=100), {"total_steps": 100}, 100) == []
     assert odd_rates(lambda step: 1 - step / 99, {}, 100) == []  # a user's own may end at zero
     assert odd_rates(partial(constant, ramp_steps=99), {"ramp_steps": 99}, 100) == []
