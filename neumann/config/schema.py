@@ -19,6 +19,7 @@ from neumann.config.launch_settings import LAUNCHES, LaunchConfig, LocalLaunchCo
 from neumann.config.wandb_settings import check_logger
 from neumann.data.settings import KINDS as DATA_KINDS
 from neumann.errors import UserError, did_you_mean
+from neumann.folders import check_letters
 
 
 @dataclass
@@ -182,3 +183,5 @@ def check_values(config: RunConfig) -> None:
     for key, value in (("study", config.study), ("name", config.name)):
         if value is not None and (not value or value in (".", "..") or any(c in value for c in "/\\\0\n")):
             raise UserError(f"{key}={value!r} cannot be a folder's name: leave out slashes and line breaks")
+        if value is not None:
+            check_letters(key, value)

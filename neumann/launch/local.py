@@ -23,7 +23,7 @@ from neumann.launch.fork_server import ForkServer
 from neumann.launch.gpus import GpuPool, chosen_gpus
 from neumann.launch.process_pool import TICK_S, ProcessPool
 from neumann.launch.protocol import LaunchView, RunOutcome, run_key
-from neumann.launch.run_main import file_stale_logs
+from neumann.launch.run_logs import file_stale_logs
 from neumann.launch.run_processes import RunProcesses
 from neumann.processes.ranks import world_size
 from neumann.processes.signals import listening
@@ -125,12 +125,13 @@ class _Scheduler:
 
     def run(self, specs: Sequence[RunSpec]) -> dict[tuple[Path, str], RunOutcome]:
         """Return the outcome of each run under its `run_key`; where a signal came, some have none."""
+        for folder in {spec.folder.parent for spec in specs}:
+            file_stale_logs(folder)
         self._waiting.extend(spec for spec in specs if not self._is_over(spec))
         if not self._waiting:
             return self._outcomes
         for folder in {spec.folder.parent for spec in self._waiting}:
             make_folder(folder)
-            file_stale_logs(folder)
         self._server.warm_up()
         self._launcher.build_check(self._waiting, self._view.label, self._tells_no_stop)
         try:
