@@ -24,6 +24,7 @@ from neumann.store.folder import Claimed, RunFolder
 from neumann.store.lookup import find, finished_result
 from neumann.store.scores import diverged_at
 
+UNKNOWN = 255  # the exit code that Python gives to a process whose fork server is gone
 FAILURE_WAIT_S = 2.0  # between a rank's failure and the kill of the others
 
 
@@ -142,6 +143,9 @@ class RunProcesses:
             return answer
         who = f"rank {process.rank} of {len(self._processes)} " if len(self._processes) > 1 else ""
         code = process.exit_code()
+        if code == UNKNOWN:
+            starter = "or the fork server that had started it was killed; out of memory?"
+            return "failed", f"{who or 'its process '}left with exit code {code}, {starter}"
         if code >= 0:
             return "failed", f"{who or 'its process '}left with exit code {code}"
         name = signal.Signals(-code).name if -code in set(signal.Signals) else "unknown"

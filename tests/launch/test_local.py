@@ -183,7 +183,8 @@ def test_a_signal_leaves_every_run_where_the_same_command_goes_on(number: int) -
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_second_ctrl_c_kills(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_ctrl_c_kills(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("neumann.launch.local.SLOW_S", 0.2)
     dirs = (own_optimizer(Path.cwd()),)
     monkeypatch.syspath_prepend(str(Path.cwd()))
     specs = quick("optimizer=mine", "optimizer.ends=hang", dirs=dirs)
@@ -200,6 +201,9 @@ def test_a_second_ctrl_c_kills(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(sent) == 2
     assert time.monotonic() - sent[1] < 5
     assert not find(specs[0]).held()
+    told = capsys.readouterr().err
+    assert told.count("1 of the runs have not left yet") == 1
+    assert "a second Ctrl-C or signal kills them" in told
 
 
 def test_an_error_of_the_caller_leaves_no_run_behind() -> None:
