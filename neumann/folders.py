@@ -27,7 +27,7 @@ def folder_of(key: str, text: str) -> str:
 
 
 def check_letters(key: str, text: str) -> None:
-    """Raise UserError where no file can have ``text``, the value of ``key``, in its name: this locale lacks a letter."""
+    """Raise UserError where no file can have ``text`` of ``key``, in its name, as the locale lacks a letter."""
     try:
         os.fsencode(text)
     except UnicodeEncodeError:

@@ -126,11 +126,13 @@ def test_an_override_has_a_key_and_a_value() -> None:
 
 
 def test_a_word_that_is_not_text_in_the_locale_is_refused_as_a_name_of_a_file_is() -> None:
-    """``\udcc3`` is what Python makes of a byte outside the locale's encoding, ``\ud800`` is in no encoding."""
-    with pytest.raises(UserError, match="'name=.*' is not text in this locale's encoding, utf-8: set LC_ALL=C.UTF-8"):
+    r"""``\udcc3`` is what Python makes of a byte outside the locale's encoding, ``\ud800`` is in no encoding."""
+    with pytest.raises(UserError, match=r"'name=.*' is not text in this locale's encoding, utf-8: set LC_ALL=C.UTF-8"):
         value_of("name='gr\udcc3\udcb6'")
     assert folder_of("output", "gr\udcc3\udcb6") == "gr\udcc3\udcb6"  # a folder that is there has that name
-    with pytest.raises(UserError, match="data.root=.*: this locale writes the names of files in utf-8, which lacks a"):
+    with pytest.raises(
+        UserError, match=r"data\.root=.*: this locale writes the names of files in utf-8, which lacks a"
+    ):
         folder_of("data.root", "\ud800")
 
 

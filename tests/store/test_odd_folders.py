@@ -161,7 +161,9 @@ def test_logs_of_killed_launchers_are_filed() -> None:
     file_stale_logs(study)
     assert {kind for kind, log in logs.items() if log.exists()} == {"held", "new", "over_held"}
     assert (study / ".notes.log").exists()
-    said = {kind: (study / names[kind] / "output.log").read_text("utf-8") for kind in ("left", "logged", "older", "over")}
+    said = {
+        kind: (study / names[kind] / "output.log").read_text("utf-8") for kind in ("left", "logged", "older", "over")
+    }
     assert said == {
         "left": "said by left",
         "logged": "of another attempt",
