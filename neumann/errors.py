@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Iterable
 
@@ -22,6 +23,10 @@ class Interrupted(Exception):  # noqa: N818 - it is not an error
     signal: int | None = None
 
 
+LONGEST = 1000  # characters of a message that is not ours
+
+WORKER_KILLED = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: Killed")  # as torch 2.15 says it
+
 # exit codes of a command: something failed, the input is wrong, Ctrl-C (128 + SIGINT, as shells report it)
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -37,7 +42,13 @@ def ending_of(error: BaseException) -> tuple[str, str]:
         return "interrupted", str(error) or "stopped"
     if isinstance(error, SystemExit):
         return "failed", f"the program left with exit code {error.code}"
-    return "failed", first_line(error)
+    said = first_line(error)
+    if killed := WORKER_KILLED.match(said):
+        return "failed", (
+            f"decoding worker {killed[1]} was killed by signal 9 (SIGKILL); out of memory? The kernel's log (dmesg) "
+            "tells; fewer data.workers need less"
+        )
+    return "failed", said
 
 
 def did_you_mean(word: str, choices: Iterable[str], *, listed: int = 12) -> str:
@@ -52,9 +63,18 @@ def did_you_mean(word: str, choices: Iterable[str], *, listed: int = 12) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's message, or the name of its type where it has none."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    """Return the first line of an exception's message, or the name of its type where it has none.
+
+    A line that only announces what follows (``Error(s) in loading state_dict:``) takes the next one with it, and the
+    key of a KeyError stands behind that word.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if isinstance(error, KeyError):
+        return f"{type(error).__name__}: {lines[0]}"
+    said = f"{lines[0]} {lines[1]}" if lines[0].endswith(":") and lines[1:] else lines[0]
+    return said if len(said) <= LONGEST else f"{said[: LONGEST - 1]}…"
 
 
 def printable(text: object, *, lines: bool = False) -> str:

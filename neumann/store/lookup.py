@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from neumann.errors import UserError
 from neumann.store.files import plain, read_json
-from neumann.store.folder import RunFolder
+from neumann.store.folder import EDITED, RunFolder, unwritable
+from neumann.store.vouching import is_edited
 
 if TYPE_CHECKING:
     from neumann.config import RunSpec
@@ -20,7 +21,11 @@ def find(spec: RunSpec) -> RunFolder:
 
     Raises UserError where a folder with the same signature holds another configuration; signatures have 48 bits.
     """
-    for path in sorted(spec.folder.parent.glob(f"*-{spec.signature}")):
+    try:
+        there = sorted(spec.folder.parent.glob(f"*-{spec.signature}"))
+    except OSError as error:  # such as a path that is too long
+        raise unwritable(spec.folder, error) from error
+    for path in there:
         folder = RunFolder(path)
         signed = read_json(folder.signed)
         if signed is not None and signed != json.loads(json.dumps(plain(spec.signed()))):
@@ -37,11 +42,13 @@ def finished_result(spec: RunSpec) -> dict[str, Any] | None:
 def result_in(folder: RunFolder, spec: RunSpec) -> dict[str, Any] | None:
     """Return the result of ``spec`` in ``folder``, or None; a result without one of the keys `WHOLE` does not count.
 
-    Raises UserError where it is the result of another run.
+    Raises UserError where it is the result of another run, or has been edited.
     """
     result = folder.result()
     if result is None or not result.keys() >= WHOLE:
         return None
     if result["signature"] != spec.signature:
         raise UserError(f"{folder.path}/result.json is that of the run {result['signature']}: move it away")
+    if is_edited(result):
+        raise UserError(f"{folder.path}/{EDITED}: put back what it wrote, or move it away to train the run again")
     return result
