@@ -25,7 +25,10 @@ class Interrupted(Exception):  # noqa: N818 - it is not an error
 
 LONGEST = 1000  # characters of a message that is not ours
 
-WORKER_KILLED = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: Killed")  # as torch 2.15 says it
+# as torch 2.15 says it, from its handler of SIGCHLD or while it waits for a batch
+WORKER_ENDED = re.compile(
+    r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: Killed|exited unexpectedly$)"
+)
 
 # exit codes of a command: something failed, the input is wrong, Ctrl-C (128 + SIGINT, as shells report it)
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -43,11 +46,9 @@ def ending_of(error: BaseException) -> tuple[str, str]:
     if isinstance(error, SystemExit):
         return "failed", f"the program left with exit code {error.code}"
     said = first_line(error)
-    if killed := WORKER_KILLED.match(said):
-        return "failed", (
-            f"decoding worker {killed[1]} was killed by signal 9 (SIGKILL); out of memory? The kernel's log (dmesg) "
-            "tells; fewer data.workers need less"
-        )
+    if ended := WORKER_ENDED.match(said):
+        cause = "out of memory? The kernel's log (dmesg) tells; fewer data.workers need less"
+        return "failed", f"a decoding worker (process {ended[1]}) was killed or has ended by itself; {cause}"
     return "failed", said
 
 
