@@ -27,6 +27,7 @@ NOT_SIGNED: dict[str, str] = {
     "checkpoint": "what is kept afterwards",
     "launch": "where it trains, beside how many; threads change rounding at most, and provenance.json records them",
     "data.root": "where the images lie; what they are is signed by the fingerprint",
+    "data.download": "how the images got there",
     "data.workers": "order and augmentation are keyed by sample, not by worker",
 }
 

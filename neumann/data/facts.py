@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from neumann.data import cache, digits, folder, settings
+from neumann.data import arrays, cache, folder, settings
 from neumann.data.copies import find_copies
 from neumann.data.scan import Scan, scan
 from neumann.data.splits import Examples
@@ -74,26 +74,27 @@ def facts(data: Mapping[str, Any]) -> DataFacts:
     or a file that is not an image.
     """
     wanted = settings.parse(data)
-    return _digits(wanted) if isinstance(wanted, settings.Digits) else _image_folder(wanted)
+    return _image_folder(wanted) if isinstance(wanted, settings.ImageFolder) else _arrays(str(data["kind"]), wanted)
 
 
-def _digits(wanted: settings.Digits) -> DataFacts:
-    images, labels = digits.read()
-    examples = digits.examples(labels, wanted.split_seed)
+def _arrays(kind: str, wanted: settings.Settings) -> DataFacts:
+    found = arrays.read(wanted)
+    _tell(str(getattr(wanted, "root", kind)), found.told)
+    _, channels, height, width = found.images.shape
     return DataFacts(
-        kind="digits",
-        fingerprint=digits.fingerprint(images, labels),
-        num_classes=10,
-        class_names=tuple("0123456789"),
-        image_size=(8, 8),
-        native_size=(8, 8),
-        channels=1,
-        pixel_max=digits.PIXEL_MAX,
+        kind=kind,
+        fingerprint=found.fingerprint(),
+        num_classes=len(found.class_names),
+        class_names=found.class_names,
+        image_size=(height, width),
+        native_size=(height, width),
+        channels=channels,
+        pixel_max=found.pixel_max,
         in_memory=True,
         copies={},
-        split_rule=f"300 test and 300 validation images of all 1,797, stratified, by split seed {wanted.split_seed}",
-        test_is="300 images cut from the whole set",
-        **_counts(examples),
+        split_rule=found.split_rule,
+        test_is=found.test_is,
+        **_counts(found.examples),
     )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from neumann.data import digits, resident, settings, shared_memory
+from neumann.data import arrays, resident, settings, shared_memory
 from neumann.data.batches import Batches, DealtPlan, Finish, ShardPlan, StreamBatches, TensorBatches
 from neumann.data.facts import DataFacts
 from neumann.data.images import ImageFiles
@@ -52,8 +53,11 @@ def build(
     # refuses a batch that is too large before anything is decoded
     ShardPlan(facts.examples.train, batch_size, seed=0, world_size=world_size)
     files = pixels = None
-    if isinstance(wanted, settings.Digits):
-        pixels = resident.measure(torch.from_numpy(digits.read()[0].copy()))
+    if not isinstance(wanted, settings.ImageFolder):
+        found = arrays.read(wanted)
+        if found.fingerprint() != facts.fingerprint:
+            raise UserError(f"the files of data={data['kind']} have changed since this command looked at them")
+        pixels = resident.measure(torch.from_numpy(np.require(found.images, requirements=("C", "W"))))
     else:
         native = facts.native_size == facts.image_size
         examples = facts.examples
@@ -94,7 +98,7 @@ class ImageData(pl.LightningDataModule):
     def __init__(
         self,
         facts: DataFacts,
-        wanted: settings.Digits | settings.ImageFolder,
+        wanted: settings.Settings,
         *,
         pixels: resident.Pixels | None,
         files: ImageFiles | None,
@@ -211,10 +215,11 @@ def _eval_batch_size(facts: DataFacts, batch_size: int) -> int:
 
 
 def _normalisation(
-    facts: DataFacts, wanted: settings.Digits | settings.ImageFolder, pixels: resident.Pixels | None
+    facts: DataFacts, wanted: settings.Settings, pixels: resident.Pixels | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if isinstance(wanted, settings.ImageFolder) and wanted.mean is not None and wanted.std is not None:
-        return wanted.mean, wanted.std
+    mean, std = getattr(wanted, "mean", None), getattr(wanted, "std", None)
+    if mean is not None and std is not None:
+        return mean, std
     if pixels is not None:
         return pixels.mean_and_std(facts.examples.train, facts.pixel_max)
     if facts.channels == 3:

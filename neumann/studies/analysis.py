@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from neumann.data.settings import KINDS
 from neumann.store import OVER
 from neumann.store.code_digests import as_code, codes, differing
 from neumann.studies.answer import answer, incomplete
@@ -208,9 +209,7 @@ def _paired(a: RowMeasurements, b: RowMeasurements) -> Paired | None:
 
 
 def _data(facts: Any, section: Mapping[str, Any]) -> str:
-    name = "digits (scikit-learn's 8×8 handwritten digits)" if facts.kind == "digits" else facts.kind
-    if section.get("root"):
-        name = f"images under {section['root']}"
+    name = KINDS[facts.kind].title or f"images under {section['root']}"
     copied = facts.copies.get("test_in_train", 0)
     leak = f", {copied:,} of its images are training images too" if copied else ""
     return (
