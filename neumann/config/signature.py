@@ -32,7 +32,7 @@ NOT_SIGNED: dict[str, str] = {
 }
 
 # The settings that decide which images a run is judged on: the easiest images would be chosen, not the best setting
-JUDGED_ON = ("data", "data.kind", "data.split_seed", "data.val_fraction", "data.test_fraction")
+JUDGED_ON = ("data", "data.kind", "data.split_seed", "data.noise_seed", "data.val_fraction", "data.test_fraction")
 
 
 def why_not_tuned(key: str) -> str | None:

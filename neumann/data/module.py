@@ -10,10 +10,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from neumann.data import arrays, resident, settings, shared_memory
+from neumann.data import arrays, noise, resident, settings, shared_memory
 from neumann.data.batches import Batches, DealtPlan, Finish, ShardPlan, StreamBatches, TensorBatches
 from neumann.data.facts import DataFacts
-from neumann.data.images import ImageFiles
+from neumann.data.images import ImageFiles, NoiseImages
 from neumann.data.splits import Indices
 from neumann.errors import UserError
 from neumann.seeds import derive
@@ -52,8 +52,14 @@ def build(
     wanted = settings.parse(data)
     # refuses a batch that is too large before anything is decoded
     ShardPlan(facts.examples.train, batch_size, seed=0, world_size=world_size)
-    files = pixels = None
-    if not isinstance(wanted, settings.ImageFolder):
+    files: ImageFiles | None = None
+    pixels = None
+    if isinstance(wanted, settings.Fake):
+        total = len(facts.examples.labels)
+        files = NoiseImages(total, seed=wanted.noise_seed, size=wanted.image_size, channels=wanted.channels)
+        if facts.in_memory:
+            pixels = resident.measure(files.everything())
+    elif not isinstance(wanted, settings.ImageFolder):
         found = arrays.read(wanted)
         if found.fingerprint() != facts.fingerprint:
             raise UserError(f"the files of data={data['kind']} have changed since this command looked at them")
@@ -114,7 +120,7 @@ class ImageData(pl.LightningDataModule):
         self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
         self.augmentation = wanted.augmentation
         self.mean, self.std = _normalisation(facts, wanted, pixels)
-        self._workers = wanted.workers if isinstance(wanted, settings.ImageFolder) else 0
+        self._workers: int = getattr(wanted, "workers", 0)
         self._pixels, self._files, self._device, self._place = pixels, files, device, place
         self._resident: tuple[torch.device, Tensor, Tensor] | None = None
 
@@ -220,6 +226,8 @@ def _normalisation(
     mean, std = getattr(wanted, "mean", None), getattr(wanted, "std", None)
     if mean is not None and std is not None:
         return mean, std
+    if isinstance(wanted, settings.Fake):  # the same, whether the images are held or not
+        return (noise.MEAN,) * wanted.channels, (noise.STD,) * wanted.channels
     if pixels is not None:
         return pixels.mean_and_std(facts.examples.train, facts.pixel_max)
     if facts.channels == 3:

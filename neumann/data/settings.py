@@ -160,6 +160,36 @@ class ImageFolder(Settings):
     workers: int = number(2, at_least=0)
 
 
+@dataclass(frozen=True)
+class Fake(Settings):
+    """Noise of any shape, for timing.
+
+    Args:
+        image_size: (height, width) in pixels.
+        channels: any number of them.
+        num_classes: number of classes; the label of image i is i modulo it.
+        train_count: number of training images; ``validation_count`` and ``test_count`` likewise.
+        validation_count: see ``train_count``.
+        test_count: see ``train_count``.
+        noise_seed: seed of the pixels.
+        in_memory: whether all images are made at the start and held on the device; None: by size.
+        workers: processes that make images that are not held; 0 makes them in the process that trains.
+        augmentation: see `Settings`.
+    """
+
+    title: ClassVar[str] = "fake (noise, for timing)"
+
+    image_size: tuple[int, int] = 32  # type: ignore[assignment] # as in the YAML; a pair once it is parsed
+    channels: int = number(3, at_least=1)
+    num_classes: int = number(10, at_least=2)
+    train_count: int = number(45_000, at_least=1)
+    validation_count: int = number(5_000, at_least=1)
+    test_count: int = number(10_000, at_least=1)
+    noise_seed: int = number(0, at_least=0, below=1 << 63)
+    in_memory: bool | None = None
+    workers: int = number(2, at_least=0)
+
+
 KINDS: dict[str, type[Settings]] = {
     "digits": Digits,
     "fashion14": Fashion14,
@@ -168,6 +198,7 @@ KINDS: dict[str, type[Settings]] = {
     "mnist": Mnist,
     "fashion_mnist": FashionMnist,
     "image_folder": ImageFolder,
+    "fake": Fake,
 }
 
 
@@ -194,6 +225,10 @@ def parse(data: Mapping[str, Any]) -> Settings:
         if wanted.channels not in (1, 3):
             raise UserError(f"data.channels={wanted.channels} is not a choice: images have 1 channel (grey) or 3 (RGB)")
         wanted = replace(wanted, image_size=_image_size(wanted.image_size))
+    if isinstance(wanted, Fake):
+        if (size := _image_size(wanted.image_size)) is None:
+            raise UserError("data.image_size=null is not a size: noise has none of its own, give a number of pixels")
+        wanted = replace(wanted, image_size=size)
     return _normalised(wanted) if isinstance(wanted, ImageFolder | TorchvisionSet) else wanted
 
 
