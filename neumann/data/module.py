@@ -15,6 +15,7 @@ from neumann.data.batches import Batches, DealtPlan, Finish, ShardPlan, StreamBa
 from neumann.data.facts import DataFacts
 from neumann.data.images import ImageFiles, NoiseImages
 from neumann.data.splits import Indices
+from neumann.data.unchanged import check_unchanged
 from neumann.errors import UserError
 from neumann.seeds import derive
 
@@ -47,7 +48,8 @@ def build(
         rank: this process, from 0, until a trainer says.
         world_size: the number of processes that share each split, until a trainer says.
 
-    Raises UserError for a batch larger than the training split and for files that cannot be decoded.
+    Raises UserError for a batch larger than the training split, files that cannot be decoded, and files that are no
+    longer those of ``facts``.
     """
     wanted = settings.parse(data)
     # refuses a batch that is too large before anything is decoded
@@ -62,13 +64,18 @@ def build(
     elif not isinstance(wanted, settings.ImageFolder):
         found = arrays.read(wanted)
         if found.fingerprint() != facts.fingerprint:
-            raise UserError(f"the files of data={data['kind']} have changed since this command looked at them")
+            raise UserError(
+                f"the files of data={data['kind']} have changed since the command began, so their images are not those "
+                "that the run is signed by: put them back, or repeat the command for a run of the new ones"
+            )
         pixels = resident.measure(torch.from_numpy(np.require(found.images, requirements=("C", "W"))))
     else:
         native = facts.native_size == facts.image_size
         examples = facts.examples
         files = ImageFiles(examples.root, examples.paths, size=facts.image_size, channels=facts.channels, native=native)
-        if facts.in_memory:
+        if not facts.in_memory:
+            check_unchanged(facts)
+        else:
             pixels = resident.load(facts, files, workers=wanted.workers)
     return ImageData(
         facts,
@@ -157,6 +164,11 @@ class ImageData(pl.LightningDataModule):
         seed = derive(self.seed, "evaluation")
         plan = DealtPlan(indices, size, rank=rank, world_size=world_size, count=count, order_seed=seed)
         return self._load(plan, augmentation=self.augmentation, seed=seed)
+
+    def check_stream(self) -> None:
+        """Raise UserError where files that are streamed have changed, so that a run trained on others than its own."""
+        if self._pixels is None:
+            check_unchanged(self.facts)
 
     def check_shared_memory(self, processes: int) -> None:
         """Raise UserError where the batches of ``processes``, which train on this machine, have no room in /dev/shm.
