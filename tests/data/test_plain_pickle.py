@@ -79,6 +79,7 @@ WHOLE = Python2Pickle(CONTENT).bytes
         (WHOLE.replace(b"(J\x04\x00\x00\x00J\x06", b"(J\x05\x00\x00\x00J\x06"), "cannot reshape"),
         (b"\x80\x02r\xff\xff\xff\xff.", "is not a whole file of plain data"),
     ],
+    ids=lambda value: "" if isinstance(value, bytes) else value,
 )
 def test_a_damaged_file_is_one_sentence(tmp_path, content, words):
     (tmp_path / "batch").write_bytes(content)

@@ -208,6 +208,7 @@ def batch(**more: Any) -> bytes:
         (batch(labels=[0, 1, 2, -1]), "has the label -1"),
         (batch(labels=[0, 1, 2, "cat"]), "has the label b'cat'"),
     ],
+    ids=lambda value: "" if isinstance(value, bytes) else value,
 )
 def test_a_damaged_batch_of_cifar_is_one_sentence(tmp_path, content, words):
     file = data_files.cifar10(tmp_path) / "data_batch_3"
