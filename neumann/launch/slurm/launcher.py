@@ -16,6 +16,8 @@ from filelock import FileLock
 
 from neumann.config import RunSpec, SlurmLaunchConfig
 from neumann.errors import Interrupted, UserError
+from neumann.launch.build_check import BuildCheck
+from neumann.launch.fork_server import ForkServer
 from neumann.launch.protocol import LaunchView, RunOutcome, run_key
 from neumann.launch.slurm import queue
 from neumann.launch.slurm.folder import LIMITS, JournalReader, LaunchFolder
@@ -46,6 +48,8 @@ class SlurmLauncher:
         self.settings = settings
         self.parallel = settings.workers * settings.runs_per_worker
         self._say = say
+        self._server = ForkServer()
+        self.build_check = BuildCheck(self._server, here=False)
 
     def __enter__(self) -> SlurmLauncher:
         return self
@@ -54,13 +58,15 @@ class SlurmLauncher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave the jobs in the queue: they need no launcher."""
+        self._server.close()
 
     def run(self, specs: Sequence[RunSpec], view: LaunchView) -> list[RunOutcome]:
         """Have jobs train the runs that are not over yet, and return the outcomes in the order of ``specs``.
 
         Where jobs of the same launch are in the queue, it joins them. Raises Interrupted at Ctrl-C, which leaves the
-        jobs in the queue, and UserError where Slurm refuses, where the jobs in the queue have other settings, and where
-        one run is to lie in two folders.
+        jobs in the queue, and UserError where Slurm refuses, where the jobs in the queue have other settings, where one
+        run is to lie in two folders, and where a model, optimizer or schedule cannot be built; no job is submitted
+        then.
         """
         unique = {run_key(spec): spec for spec in reversed(specs)}
         outcomes: dict[tuple[Path, str], RunOutcome] = {}
@@ -77,9 +83,29 @@ class SlurmLauncher:
             raise UserError(f"launch=slurm: {twice[0].name} is to lie in two folders: use a command for each folder")
         if missing:
             folder = LaunchFolder.of(list(unique.values()))
-            monitor = _LaunchMonitor(self.settings, folder, missing, view, self._say)
+            monitor = _LaunchMonitor(self.settings, folder, missing, view, self._say, self._check)
             outcomes |= {run_key(outcome.spec): outcome for outcome in monitor.run()}
         return [replace(outcomes[run_key(spec)], spec=spec) for spec in specs]
+
+    def _check(self, specs: Sequence[RunSpec], view: LaunchView) -> None:
+        """Build every distinct configuration before jobs wait for it, here, where the data's facts were read too.
+
+        Raises UserError where one cannot be built. A machine that cannot import PyTorch, for which launch.setup may
+        have lines, builds none.
+        """
+
+        def proceed() -> bool:
+            view.tick([], len(specs))
+            return True
+
+        self._server.warm_up()
+        try:
+            while not self._server.is_warm(TICK_S):
+                proceed()
+        except UserError:
+            self._say("PyTorch cannot be imported here, so a wrong value is found when its run's turn comes")
+            return
+        self.build_check(specs, view.label, proceed)
 
 
 class _LaunchMonitor:
@@ -90,6 +116,7 @@ class _LaunchMonitor:
     specs      the runs that are not over yet
     view       is told of every start and outcome
     say        is called with notes for the user
+    check      is called before jobs are submitted for runs, and raises UserError where one cannot be built
     """
 
     def __init__(
@@ -99,8 +126,9 @@ class _LaunchMonitor:
         specs: Sequence[RunSpec],
         view: LaunchView,
         say: Callable[[str], None],
+        check: Callable[[Sequence[RunSpec], LaunchView], None],
     ) -> None:
-        self._settings, self._folder, self._view, self._say = settings, folder, view, say
+        self._settings, self._folder, self._view, self._say, self._check = settings, folder, view, say, check
         self._specs = {spec.signature: spec for spec in specs}
         self._outcomes: dict[str, RunOutcome] = {}
         self._journals = JournalReader(folder)
@@ -146,6 +174,7 @@ class _LaunchMonitor:
                 state = self._state()
                 if state.spent:
                     raise UserError(str(state.stopped))
+                self._check(list(self._specs.values()), self._view)
                 self._folder.write(self._settings, list(self._specs.values()), self._submission)
                 self._submit(list(self._specs.values()))
                 if not self._jobs.of():

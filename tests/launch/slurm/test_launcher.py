@@ -86,7 +86,37 @@ class PlayedLaunch:
 def place(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> PlayedLaunch:
     monkeypatch.setattr("neumann.launch.slurm.launcher.TICK_S", 0.001)
     monkeypatch.setattr("neumann.launch.slurm.launcher.POLL_S", 0.0)
+    # these runs can be built, which takes seconds to find out
+    monkeypatch.setattr(SlurmLauncher, "_check", lambda launcher, specs, view: None)
     return PlayedLaunch(fake)
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_be_built_is_refused_before_any_job_is_submitted(
+    fake: FakeSlurm, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "-m", *QUICK, "launch=slurm", "launch.gpus_per_node=1", "trainer.accelerator=gpu"]
+    assert main([*words, "optimizer.alpha=0.1,-3"]) == 2
+    err = " ".join(capfd.readouterr().err.split())
+    assert "1 of 2 runs cannot be trained, so none was started: optimizer.alpha=-3" in err
+    assert not fake.scripts()
+    fake.refuse("Invalid account")
+    assert main([*words, "optimizer.alpha=0.1,0.2"]) == 2  # no GPU is needed here
+    assert "Slurm takes no job: Invalid account" in " ".join(capfd.readouterr().err.split())
+
+
+@pytest.mark.slow
+def test_a_login_node_without_pytorch_submits_all_the_same(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_warm(server: object, timeout: float = 0.0) -> bool:
+        raise UserError("no run can be started")
+
+    monkeypatch.setattr("neumann.launch.fork_server.ForkServer.warm_up", lambda server: None)
+    monkeypatch.setattr("neumann.launch.fork_server.ForkServer.is_warm", is_warm)
+    fake.refuse("Invalid account")
+    place = PlayedLaunch(fake)
+    with pytest.raises(UserError, match="Invalid account"):
+        place.launch()
+    assert "PyTorch cannot be imported here, so a wrong value is found when its run's turn comes" in place.said
 
 
 def test_outcomes_come_from_journals_and_results(place: PlayedLaunch) -> None:
