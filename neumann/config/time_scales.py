@@ -1,4 +1,4 @@
-"""The conversion of epochs to optimizer steps: the resolvers ``${steps:…}`` and ``${share:…}``, and `derived`.
+"""The conversion of epochs to optimizer steps: the resolvers of the YAML files, and `horizon`.
 
 ``${steps:X}`` is X epochs in optimizer steps, ``${share:X}`` the share X of the run in epochs. Both read the
 configuration they stand in, so they follow the data set, the batch size and the horizon, and a user's own YAML may use
@@ -38,23 +38,32 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("share", share, replace=True)
 
 
-def derived(*, max_epochs: float, eval_every_epochs: float, batch_size: int, train_count: int) -> dict[str, int]:
-    """Return the section ``derived``: the horizon and the evaluation grid in optimizer steps.
+def steps_per_epoch(batch_size: int, train_count: int) -> int:
+    """Return how many whole global batches the training images hold: an epoch drops the last, incomplete one.
+
+    Raises UserError for a batch larger than the training split.
+    """
+    steps = train_count // batch_size if batch_size > 0 else 0
+    if steps < 1:
+        raise UserError(
+            f"batch.size={batch_size} does not fit the {train_count} training images: choose from 1 to {train_count}"
+        )
+    return steps
+
+
+def horizon(*, max_epochs: float, eval_every_epochs: float, batch_size: int, train_count: int) -> dict[str, int]:
+    """Return the counts of ``derived`` in optimizer steps: the horizon and the evaluation grid.
 
     An epoch has as many steps as whole global batches of ``batch_size`` examples fit the ``train_count`` training
     images. ``max_epochs`` and ``eval_every_epochs`` may be fractions and become at least one step. Raises UserError
     for a batch larger than the training split and for epochs that are not above 0.
     """
-    steps_per_epoch = train_count // batch_size if batch_size > 0 else 0
-    if steps_per_epoch < 1:
-        raise UserError(
-            f"batch.size={batch_size} does not fit the {train_count} training images: choose from 1 to {train_count}"
-        )
+    steps = steps_per_epoch(batch_size, train_count)
     return {
         "train_examples": train_count,
-        "steps_per_epoch": steps_per_epoch,
-        "total_steps": _at_least_one(max_epochs, steps_per_epoch, "trainer.max_epochs"),
-        "eval_every_steps": _at_least_one(eval_every_epochs, steps_per_epoch, "trainer.check_val_every_n_epoch"),
+        "steps_per_epoch": steps,
+        "total_steps": _at_least_one(max_epochs, steps, "trainer.max_epochs"),
+        "eval_every_steps": _at_least_one(eval_every_epochs, steps, "trainer.check_val_every_n_epoch"),
     }
 
 
