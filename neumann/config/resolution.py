@@ -38,7 +38,6 @@ from neumann.data import DataFacts, facts
 from neumann.errors import UserError
 from neumann.folders import folder_of
 
-
 READ_BY_DERIVED = {
     "trainer": ("max_epochs", "check_val_every_n_epoch", "devices", "num_nodes"),
     "batch": tuple(f.name for f in fields(BatchConfig)),

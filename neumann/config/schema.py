@@ -39,6 +39,8 @@ class TimingConfig:
     reset_period: float | None = number(10.0, above=0)  # to Neumann's second reset; null: one reset, after burn-in
     drop_every: float = number(40.0, above=0)  # between the drops of the synchronous schedule
     decay_every: float = number(2.0, above=0)  # between the decays of the exponential schedule
+    average: float | None = number(None, above=0)  # that Neumann's average remembers; null: γ is the paper's a step
+    momentum_unit: float | None = number(None, above=0)  # of t in Neumann's μ(t); null: one step, as in the paper
 
 
 @dataclass

@@ -42,6 +42,8 @@ CAME_LATER: dict[str, Any] = {
     "derived.accumulation": 1,
     "recipe.lr_scaling": "none",
     "recipe.lr_base_size": None,
+    "timing.average": None,
+    "timing.momentum_unit": None,
 }
 
 # The settings that decide which images a run is judged on: the easiest images would be chosen, not the best setting
@@ -87,7 +89,8 @@ def _parent(config: dict[str, Any], dotted: str) -> dict[str, Any]:
     node: Any = config
     for key in dotted.split(".")[:-1]:
         node = node.get(key, {})
-    return node  # type: ignore[no-any-return]
+    section: dict[str, Any] = node
+    return section
 
 
 def normalised_as_pretrained(config: Mapping[str, Any]) -> bool:

@@ -78,12 +78,13 @@ def use_ghost_batches(model: nn.Module, size: int, images: Tensor) -> None:
                 f"batch.norm_size={size}: the model's {name} takes {count} rows of {len(images)} images: {why}"
             )
     for layer in layers.values():
-        layer.__class__ = _ghost_class(type(layer))
-        layer.ghost_size = size
+        kind: Any = type(layer)
+        object.__setattr__(layer, "__class__", _ghost_class(kind))
+        object.__setattr__(layer, "ghost_size", size)
 
 
 @cache
-def _ghost_class(kind: type[nn.Module]) -> type[nn.Module]:
+def _ghost_class(kind: Any) -> Any:
     """Return the subclass of ``kind``, a class of batch norm, for ghost batches."""
     if issubclass(kind, GhostBatchNorm):
         return kind
