@@ -194,11 +194,16 @@ def batch_split(config: RunConfig) -> BatchSplit:
     return solver_of(config.batch, config.trainer).split(config.batch.size)
 
 
+def rate_factor_of(config: RunConfig) -> float:
+    """Return the factor on a run's ``optimizer.lr``. Raises UserError where its recipe does not say it."""
+    return rate_factor(config.recipe.lr_scaling, config.batch.size, config.recipe.lr_base_size)
+
+
 def check_values(config: RunConfig) -> None:
     """Raise UserError for the first value outside its choices or bounds, or at odds with another."""
     check_fields(config)
     batch_split(config)
-    rate_factor(config.recipe.lr_scaling, config.batch.size, config.recipe.lr_base_size)
+    rate_factor_of(config)
     if isinstance(config.launch, SlurmLaunchConfig):
         check_slurm(config.launch)
     if not config.output:

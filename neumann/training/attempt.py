@@ -17,7 +17,7 @@ from torch import Tensor
 
 from neumann import compat
 from neumann.config import RunSpec
-from neumann.config.schema import batch_split
+from neumann.config.schema import batch_split, rate_factor_of
 from neumann.errors import EXIT_INTERRUPTED, Interrupted, ending_of
 from neumann.optim import eval_point
 from neumann.store.scores import headline
@@ -240,7 +240,7 @@ class Attempt:
             last = measured[-1]["validation_recalibrated"]
             recalibrated = {"validation_recalibrated": last, "test_recalibrated": again}
         config, split = self.spec.config, batch_split(self.spec.config)
-        rate = config.optimizer.get("lr")
+        rate, factor = config.optimizer.get("lr"), rate_factor_of(config)
         return {
             "status": "diverged" if diverged else "finished",
             "signature": self.spec.signature,
@@ -260,9 +260,9 @@ class Attempt:
                 "norm_size": config.batch.norm_size or split.micro_batch,
             },
             "lr": {
-                "base": rate,
-                "factor": config.derived.rate_factor,
-                "scaled": None if rate is None else rate * config.derived.rate_factor,
+                "given": rate,
+                "factor": factor,
+                "scaled": None if rate is None else rate * factor,
             },
             "distinct_examples": {
                 "training": self.census.distinct,

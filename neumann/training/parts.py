@@ -15,7 +15,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
 from neumann.config import RunSpec
-from neumann.config.schema import batch_split
+from neumann.config.schema import batch_split, rate_factor_of
 from neumann.config.signature import normalised_as_pretrained
 from neumann.config.weights import weights_of
 from neumann.data.module import ImageData
@@ -123,7 +123,7 @@ def build_model_of(spec: RunSpec) -> torch.nn.Module:
 
 def build_optimizer_of(spec: RunSpec, model: torch.nn.Module) -> torch.optim.Optimizer:
     """Return the run's optimizer over ``model``, with the recipe's weight average. Raises UserError."""
-    section, factor = dict(spec.config.optimizer), spec.config.derived.rate_factor
+    section, factor = dict(spec.config.optimizer), rate_factor_of(spec.config)
     if factor != 1.0:
         section["lr"] *= factor
     optimizer = build_optimizer(model, section, spec.config.recipe.weight_decay_filter)

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-from neumann.config import RunSpec
+from neumann.config import RunSpec, make_spec
 from neumann.errors import Interrupted
 from neumann.store import RunFolder, find
 from neumann.training import run as run_module
@@ -149,24 +149,14 @@ def test_a_whole_batch_without_ghosts_has_other_statistics_than_micro_batches(tr
     assert_equal(weights(ghosts), weights(beside), buffers=True)
 
 
-def test_an_epoch_has_whole_global_batches_only(train: Train) -> None:
-    result, folder = train("optimizer=sgd", "trainer.max_epochs=3", "trainer.check_val_every_n_epoch=0.5", *OF_500)
+def test_an_epoch_has_whole_global_batches_only() -> None:
+    words = ("batch.size=500", "batch.max_per_device=100", "trainer.max_epochs=3", "trainer.check_val_every_n_epoch=0.5")
+    spec = make_spec(["optimizer=sgd", *words, "+model.kwargs.width=8", "logger=none"])
+    result, folder = run(spec, Console(quiet=True)), find(spec)
     assert result["batch"]["accumulation"] == 5
     assert (result["step"], result["examples"], result["epoch"]) == (6, 3000, 3.0)
     assert result["distinct_examples"]["training"] == 1000  # 197 of 1,197 are left out, others in each epoch
     assert [m["step"] for m in folder.read_measurements()] == [1, 2, 3, 4, 5, 6]
-
-
-OF_500 = ("batch.max_per_device=100", "study=accumulated")
-
-
-@pytest.fixture(autouse=True)
-def _large(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.node.name == "test_an_epoch_has_whole_global_batches_only":  # settings may be given once
-        monkeypatch.setattr(
-            "tests.support.quick_runs.QUICK",
-            ("batch.size=500", "+model.kwargs.width=8", "logger=none"),
-        )
 
 
 def test_the_rate_is_scaled_before_the_schedule(train: Train) -> None:
@@ -174,8 +164,8 @@ def test_the_rate_is_scaled_before_the_schedule(train: Train) -> None:
         "optimizer=nesterov", "optimizer.lr=0.025", "recipe.lr_scaling=linear", "recipe.lr_base_size=32"
     )
     plain, other = train("optimizer=nesterov", "optimizer.lr=0.05")
-    assert scaled["lr"] == {"base": 0.025, "factor": 2.0, "scaled": 0.05}
-    assert plain["lr"] == {"base": 0.05, "factor": 1.0, "scaled": 0.05}
+    assert scaled["lr"] == {"given": 0.025, "factor": 2.0, "scaled": 0.05}
+    assert plain["lr"] == {"given": 0.05, "factor": 1.0, "scaled": 0.05}
     assert all(torch.equal(value, weights(other)[key]) for key, value in weights(one).items())
     assert_same_run(scaled, plain, but=("signature", "lr"))
 
