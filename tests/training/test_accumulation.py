@@ -150,7 +150,12 @@ def test_a_whole_batch_without_ghosts_has_other_statistics_than_micro_batches(tr
 
 
 def test_an_epoch_has_whole_global_batches_only() -> None:
-    words = ("batch.size=500", "batch.max_per_device=100", "trainer.max_epochs=3", "trainer.check_val_every_n_epoch=0.5")
+    words = (
+        "batch.size=500",
+        "batch.max_per_device=100",
+        "trainer.max_epochs=3",
+        "trainer.check_val_every_n_epoch=0.5",
+    )
     spec = make_spec(["optimizer=sgd", *words, "+model.kwargs.width=8", "logger=none"])
     result, folder = run(spec, Console(quiet=True)), find(spec)
     assert result["batch"]["accumulation"] == 5
