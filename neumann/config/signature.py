@@ -56,6 +56,8 @@ def why_not_tuned(key: str) -> str | None:
     ``key`` may have the plus of an override before it.
     """
     name = key.lstrip("+")
+    if name in ("batch.max_per_device", "batch.round"):
+        return f"{name} is a matter of memory, so there is nothing to search in it; batch norm's batch is batch.norm_size"
     if any(name == setting or name.startswith(f"{setting}.") for setting in NOT_SIGNED):
         return f"{name} cannot change a result, so there is nothing to search in it"
     if name == "seed":

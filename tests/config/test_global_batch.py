@@ -8,6 +8,7 @@ import pytest
 
 from neumann.config import load_spec, make_spec
 from neumann.config.global_batch import BatchSolver, BatchSplit, rate_factor
+from neumann.config.signature import why_not_tuned
 from neumann.errors import UserError
 
 
@@ -112,6 +113,12 @@ def test_what_changes_the_numbers_is_signed() -> None:
         )
     ]
     assert len({plain, accumulated, *different}) == 2 + len(different)
+
+
+@pytest.mark.parametrize("key", ["batch.max_per_device", "+batch.round"])
+def test_what_is_a_matter_of_memory_is_not_searched(key: str) -> None:
+    assert "is a matter of memory" in str(why_not_tuned(key))
+    assert why_not_tuned("batch.norm_size") is None
 
 
 def test_settings_that_came_later_leave_earlier_signatures_alone() -> None:
