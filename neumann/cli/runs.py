@@ -18,6 +18,7 @@ from rich.text import Text
 
 from neumann.cli.arguments import Parser, parsed
 from neumann.errors import UserError, did_you_mean, printable
+from neumann.fitting import SHORTEST, shortened
 from neumann.folders import folder_of
 from neumann.store import details, records, removal
 from neumann.store.code_digests import codes, contributing, differing, in_words
@@ -151,7 +152,6 @@ def _list(output: Path, filters: Filters, given: argparse.Namespace, console: Co
 COLUMNS = ("study", "name", "status", "step", "validation", "test", "seed", "age", "differs in", "signature")
 RIGHT = ("step", "validation", "test", "seed", "age")
 DROPPED = ("age", "step", "seed", "study")  # from a terminal that is too narrow, in this order; a name has its seed
-SHORTEST = 12  # characters of a name there
 
 
 def _table(rows: Sequence[Row], width: int | None = None) -> Text:
@@ -189,7 +189,7 @@ def _table(rows: Sequence[Row], width: int | None = None) -> Text:
             del widths["differs in"]
         if _wide(widths) > width:
             most = widths["name"] = max(SHORTEST, widths["name"] - (_wide(widths) - width))
-            columns["name"] = [_shortened(name, most) for name in columns["name"]]
+            columns["name"] = [shortened(name, most) for name in columns["name"]]
     text = Text(no_wrap=True, overflow="ignore")
     for i, line in enumerate(zip(*columns.values(), strict=True)):
         for name, cell in zip(columns, line, strict=True):
@@ -204,12 +204,6 @@ def _table(rows: Sequence[Row], width: int | None = None) -> Text:
 
 def _wide(widths: Mapping[str, int]) -> int:
     return sum(widths.values()) + 2 * (len(widths) - 1)
-
-
-def _shortened(name: str, most: int) -> str:
-    """Return ``name`` in ``most`` characters: its end has the optimizer and the seed."""
-    left = (most - 1) // 3
-    return name if len(name) <= most else f"{name[:left]}…{name[left + 1 - most :]}"
 
 
 def _differs(row: Row) -> str:
@@ -278,7 +272,7 @@ def _show(folder: Path, given: argparse.Namespace, console: Console) -> int:
                 Text(f"last lines of {path.name}:", style="bold"),
                 Text(printable("\n".join(lines), lines=True)),
             ]
-    console.print(Group(*parts), soft_wrap=not console.is_terminal)
+    console.print(Group(*parts), soft_wrap=True)  # folded by the terminal, so that what is copied is whole
     return 0
 
 

@@ -90,7 +90,7 @@ def train_one(spec: RunSpec) -> int:
         ranks.check(spec)
     result = finished_result(spec) if ranks is None else None  # answered without importing torch; ranks decide together
     if result is None:
-        _say_ignored_mode(spec)
+        _say_ignored_variables(spec)
     else:
         if spec.config.logger.kind == "wandb" and os.environ.get("WANDB_SWEEP_ID"):
             from neumann.training.mirror import replay
@@ -187,7 +187,7 @@ def _launch(specs: Sequence[RunSpec], labels: Sequence[str]) -> int:
     from neumann.launch.progress import SweepView, status_table
     from neumann.store.folder import OVER
 
-    _say_ignored_mode(specs[0])
+    _say_ignored_variables(specs[0])
     console = Console()
     with (
         make_launcher(specs[0].config.launch, console) as launcher,
@@ -198,11 +198,11 @@ def _launch(specs: Sequence[RunSpec], labels: Sequence[str]) -> int:
     return 0 if all(outcome.status in OVER for outcome in outcomes) else EXIT_FAILED
 
 
-def _say_ignored_mode(spec: RunSpec) -> None:
-    from neumann.config import ignored_mode
+def _say_ignored_variables(spec: RunSpec) -> None:
+    from neumann.config import ignored_variables
 
-    if (sentence := ignored_mode(spec.config.logger)) is not None:
-        Console(stderr=True).print(Text(sentence), soft_wrap=True)
+    for sentence in ignored_variables(spec.config):
+        Console(stderr=True).print(Text(printable(sentence)), soft_wrap=True)
 
 
 def print_failure(what: str) -> None:

@@ -3,9 +3,10 @@
 from neumann.config.from_overrides import MakeSpecs, make_spec, make_specs, making_specs
 from neumann.config.from_record import load_spec
 from neumann.config.launch_settings import LaunchConfig, LocalLaunchConfig, SlurmLaunchConfig
-from neumann.config.schema import RunConfig, ignored_mode
+from neumann.config.schema import RunConfig
 from neumann.config.signature import NOT_SIGNED, RESULTS_VERSION, why_not_tuned
 from neumann.config.spec import RunSpec
+from neumann.config.wandb_settings import ignored_variables
 
 __all__ = [
     "NOT_SIGNED",
@@ -16,7 +17,7 @@ __all__ = [
     "RunConfig",
     "RunSpec",
     "SlurmLaunchConfig",
-    "ignored_mode",
+    "ignored_variables",
     "load_spec",
     "make_spec",
     "make_specs",

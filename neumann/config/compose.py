@@ -23,11 +23,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from neumann import compat
-from neumann.config.keys import check_key, check_keys, check_option, refuse_hydra
+from neumann.config.keys import Chosen, check_key, check_keys, check_option, refuse_hydra
 from neumann.config.override_text import as_meant, parse_override
 from neumann.config.schema import CHOSEN_SECTIONS, SECTIONS, structured
 from neumann.config.time_scales import register_resolvers
-from neumann.config.yaml_files import StrictFiles
+from neumann.config.yaml_files import StrictFiles, read_yaml
 from neumann.errors import UserError
 from neumann.folders import folder_of
 
@@ -75,14 +75,15 @@ class Composer:
         parsed = [
             o for o in parsed if o.key_or_group not in groups or o.key_or_group in SECTIONS or o.value() is not None
         ]
-        chosen = [o for o in parsed if o.key_or_group in groups]
-        for override in chosen:
+        options = [o for o in parsed if o.key_or_group in groups]
+        for override in options:
             check_option(override, groups)
-        files = tuple(str(o.input_line) for o in chosen)
+        files = tuple(str(o.input_line) for o in options)
         baseline, choices = self._files(files)
         values = [o for o in parsed if o.key_or_group not in groups]
+        chosen = Chosen(baseline, choices, groups, self._having)
         for override in values:
-            check_key(override, baseline, choices, groups)
+            check_key(override, chosen)
         config = self._with_values(baseline, [self._parse(as_meant(o)) for o in values])
         if config.launch.get("kind") != baseline.launch.get("kind"):
             raise UserError(f"launch.kind is set by launch={choices['launch']}: choose another file of that group")
@@ -114,6 +115,27 @@ class Composer:
                 del config["hydra"]
             self._composed[overrides] = config, choices
         return self._composed[overrides]
+
+    def _having(self, group: str, key: str) -> list[str]:
+        """Return the options of ``group`` whose files have the setting ``key``."""
+        return [
+            option for option in self.groups.get(group, []) if group in SECTIONS and key in self._keys(group, option)
+        ]
+
+    def _keys(self, group: str, option: str) -> set[str]:
+        """Return the keys of an option's file and of those that it builds on; of one that cannot be read, none."""
+        keys: set[str] = set()
+        for path in (folder / group / f"{option}.yaml" for folder in self.folders):
+            try:
+                content = read_yaml(path) if path.is_file() else {}
+            except UserError:
+                continue
+            bases = content.pop("defaults", None) or []
+            keys |= {str(key) for key in content}
+            for base in bases if isinstance(bases, list) else []:
+                if isinstance(base, str) and base not in ("_self_", option):
+                    keys |= self._keys(group, base)
+        return keys
 
     @staticmethod
     def _with_values(files: DictConfig, values: list[Override]) -> DictConfig:

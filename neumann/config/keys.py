@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import SequenceMatcher, get_close_matches
 from typing import Any
 
@@ -10,13 +12,25 @@ from omegaconf import DictConfig, ListConfig
 
 from neumann import compat
 from neumann.bounds import check_kind
+from neumann.config import other_words
 from neumann.config.schema import CHOSEN_SECTIONS, FILLED_IN, OPEN_NODES
 from neumann.errors import UserError, did_you_mean
 
-ANY_NAME = {  # groups of which one option takes any name of a library
-    "model": "any model of timm is model=timm model.name=resnet18",
-    "optimizer": "any other is optimizer=torch or timm with optimizer.name=Adagrad",
-}
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is chosen, and what could be: the places that a wrong key is looked for in.
+
+    files      the configuration that the chosen files make
+    choices    {group: chosen option}
+    groups     {group: its options}
+    having     returns the options of a group whose files have a key
+    """
+
+    files: DictConfig
+    choices: Mapping[str, str]
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    having: Callable[[str, str], list[str]] = lambda group, key: []
 
 
 def refuse_hydra(override: Override) -> None:
@@ -46,30 +60,34 @@ def check_option(override: Override, groups: dict[str, list[str]]) -> None:
             f"'{override.input_line}' leaves {group} without a choice: choose from {', '.join(groups[group])}"
         )
     if not isinstance(option, str) or option not in groups[group]:
-        near = isinstance(option, str) and get_close_matches(option, groups[group], n=1, cutoff=0.75)
-        any_of = f"; {ANY_NAME[group]}" if group in ANY_NAME and not near else ""
-        raise UserError(f"there is no {group} '{option}': {did_you_mean(str(option), groups[group])}{any_of}")
+        raise UserError(f"there is no {group} '{option}': {_option_meant(group, str(option), groups[group])}")
 
 
-def check_key(override: Override, baseline: DictConfig, choices: dict[str, str], groups: dict[str, list[str]]) -> None:
+def _option_meant(group: str, option: str, options: list[str]) -> str:
+    """Return what was meant by an ``option`` that is not among the group's ``options``."""
+    if meant := other_words.option_meant(group, option):
+        return f"did you mean {meant}?"
+    if near := get_close_matches(option.lower(), options, n=1, cutoff=0.75):
+        return f"did you mean '{near[0]}'?"
+    any_other = other_words.any_other(group, option)
+    return did_you_mean("", options) + (f"; {any_other}" if any_other else "")
+
+
+def check_key(override: Override, chosen: Chosen) -> None:
     """Refuse an override of a setting that does not exist, and one that deletes a setting. Raises UserError.
 
-    Args:
-        override: sets or deletes one dotted key; not a choice in a group.
-        baseline: the configuration that the chosen files make, against which the key is checked part by part.
-        choices: {group: chosen option}, to name the file that lacks the key.
-        groups: {group: its options}, of which the nearest is named where the key's first part is not one.
+    ``override`` sets or deletes one dotted key, and is not a choice in a group. The key is checked part by part.
     """
     key = override.key_or_group
     parts = key.split(".")
     if parts[0] in FILLED_IN:
         raise UserError(f"'{parts[0]}' follows from data, batch and trainer and cannot be set")
-    if any(key == node or key.startswith(f"{node}.") for node in OPEN_NODES) and parts[1] in baseline[parts[0]]:
+    if any(key == node or key.startswith(f"{node}.") for node in OPEN_NODES) and parts[1] in chosen.files[parts[0]]:
         return
-    node: Any = baseline
+    node: Any = chosen.files
     for depth, part in enumerate(parts):
         if not isinstance(node, DictConfig) or not _has(node, part):
-            _refuse_key(parts, depth, node, choices, groups)
+            _refuse_key(parts, depth, node, chosen)
         node = compat.child(node, part)
     if isinstance(node, ListConfig) and isinstance(override.value(), dict):
         raise UserError(f"'{key}' is a list, such as [a, b], and not a section")
@@ -82,38 +100,76 @@ def _has(node: DictConfig, key: str) -> bool:
     return key in keys
 
 
-def _refuse_key(parts: list[str], depth: int, node: Any, choices: dict[str, str], groups: dict[str, list[str]]) -> None:
+def _refuse_key(parts: list[str], depth: int, node: Any, chosen: Chosen) -> None:
     """Raise UserError for the key ``parts``, of which ``node`` at ``parts[:depth]`` lacks the next."""
     where, word = ".".join(parts[:depth]), parts[depth]
     if not isinstance(node, DictConfig):
         raise UserError(f"'{where}' is a single value and has no setting '{word}'")
-    valid = [str(k) for k in node if k not in FILLED_IN]
+    valid = [str(k) for k in node if k not in FILLED_IN and k != "_target_"]
     if not where:
-        raise UserError(f"there is no setting or group '{word}': {_nearest(word, {*valid, *groups}, node)}")
-    of = f"{where}={choices[where]}" if where in choices else where
-    raise UserError(f"{of} has no setting '{word}': {did_you_mean(word, [k for k in valid if k != '_target_'])}")
+        meant = _inner(word, chosen) or _elsewhere(word, chosen)
+        raise UserError(f"there is no setting or group '{word}': {meant or _nearest(word, valid, chosen)}")
+    of = f"{where}={chosen.choices[where]}" if where in chosen.choices else where
+    raise UserError(f"{of} has no setting '{word}': {_in_section(where, word, valid, chosen)}")
 
 
-def _nearest(word: str, top: set[str], files: DictConfig) -> str:
-    """Return the setting of a section that is called ``word``, or the name nearest to it; ``top`` is without a dot."""
-    inner = [
+def _in_section(where: str, word: str, valid: list[str], chosen: Chosen) -> str:
+    """Return what was meant by a word that the section ``where`` does not have among its settings ``valid``."""
+    near = get_close_matches(word.lower(), valid, n=1, cutoff=0.8)
+    others = [option for option in chosen.having(where, word) if option != chosen.choices.get(where)]
+    if not near and not others:
+        if word in ("name", "type") and where in chosen.groups and where != "logger":  # a mirror has a name too
+            return f"did you mean {where}=OPTION, which is one of {', '.join(chosen.groups[where])}?"
+        meant = _elsewhere(word, chosen) or _inner(word, chosen)
+        if meant:
+            return meant
+    told = did_you_mean("" if others and not near else word, near or valid)
+    return f"{told} ('{word}' is a setting of {where}={', '.join(others)})" if others else told
+
+
+def _elsewhere(word: str, chosen: Chosen) -> str | None:
+    """Return what says here what ``word`` says in another framework; None where it is not known."""
+    plain = other_words.plain(word)
+    key = other_words.KEY_OF.get(plain)
+    if key is None:
+        return other_words.SENTENCE_OF.get(plain)
+    section, _, name = key.partition(".")
+    node = compat.child(chosen.files, section) if section in chosen.files else None
+    if name and "=" not in key and isinstance(node, DictConfig) and not _has(node, name):
+        options = chosen.having(section, name)
+        if options:
+            return f"did you mean '{key}' of {section}={options[0]}, which {section}={chosen.choices[section]} lacks?"
+    return f"did you mean '{key}'?"
+
+
+def _inner(word: str, chosen: Chosen) -> str | None:
+    """Return the setting that is called ``word``, or those of sections that are; None where there is none."""
+    top = [word] if word in chosen.files and word not in FILLED_IN else []
+    same = top or [key for key in _inner_keys(chosen.files) if key.partition(".")[2] == word]
+    listed = " or ".join(f"'{key}'" for key in same)
+    return f"did you mean {listed}?" if same else None
+
+
+def _inner_keys(files: DictConfig) -> list[str]:
+    return [
         f"{section!s}.{key!s}"
         for section in files
         if section not in FILLED_IN and isinstance(child := compat.child(files, section), DictConfig)
         for key in child
         if key != "_target_"
     ]
-    same = [key for key in inner if key.partition(".")[2] == word]
-    if same:
-        listed = " or ".join(f"'{key}'" for key in same)
-        return f"did you mean {listed}?"
+
+
+def _nearest(word: str, valid: Sequence[str], chosen: Chosen) -> str:
+    """Return the setting or group that is spelt most like ``word``, or those that are without a dot."""
+    top = {*valid, *chosen.groups}
 
     def likeness(name: str) -> float:
         forms = {name, name.partition(".")[2] or name}
         return max(SequenceMatcher(None, word.lower(), form.lower()).ratio() for form in forms)
 
-    best = max([*sorted(top), *inner], key=likeness)
-    return f"did you mean '{best}'?" if likeness(best) >= 0.6 else did_you_mean("", top, listed=len(top))
+    best = max([*sorted(top), *_inner_keys(chosen.files)], key=likeness)
+    return f"did you mean '{best}'?" if likeness(best) >= 0.7 else did_you_mean("", top, listed=len(top))
 
 
 def check_keys(node: DictConfig, schema: DictConfig, choices: dict[str, str], prefix: str = "") -> None:
@@ -131,7 +187,7 @@ def check_keys(node: DictConfig, schema: DictConfig, choices: dict[str, str], pr
         key = f"{prefix}{raw!s}"
         if not _has(schema, str(raw)):
             parts = key.split(".")
-            _refuse_key(parts, len(parts) - 1, schema, choices, {})
+            _refuse_key(parts, len(parts) - 1, schema, Chosen(schema, choices))
         child, other = compat.child(node, raw), compat.child(schema, raw)
         if compat.is_missing(child):
             group = key.split(".")[0]

@@ -7,7 +7,6 @@ the only valid ones, so a new optimizer costs one YAML and is as strict as the o
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
@@ -18,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from neumann.bounds import check_fields, choice, kinds_of, number
 from neumann.config.global_batch import BatchSolver, BatchSplit, rate_factor
 from neumann.config.launch_settings import LAUNCHES, LaunchConfig, LocalLaunchConfig, SlurmLaunchConfig, check_slurm
+from neumann.config.wandb_settings import check_logger
 from neumann.data.settings import KINDS as DATA_KINDS
 from neumann.errors import UserError, did_you_mean
 
@@ -96,15 +96,6 @@ class LoggerConfig:
     entity: str | None = None  # user or team; null: the account's own
     job_type: str = "train"  # by which W&B groups runs
     tags: list[str] = field(default_factory=list)  # by which W&B filters runs
-
-
-def ignored_mode(logger: LoggerConfig) -> str | None:
-    """Return a sentence where $WANDB_MODE asks for another mode than ``logger``, which alone decides; else None."""
-    asked = os.environ.get("WANDB_MODE", "").strip()
-    remedies = {"online": "logger.mode=online", "offline": "logger.mode=offline", "disabled": "logger=none"}
-    if logger.kind != "wandb" or asked not in remedies or asked == logger.mode:
-        return None
-    return f"WANDB_MODE={asked} has no effect: logger.mode={logger.mode} decides, and {remedies[asked]} changes it"
 
 
 @dataclass
@@ -206,6 +197,7 @@ def check_values(config: RunConfig) -> None:
     rate_factor_of(config)
     if isinstance(config.launch, SlurmLaunchConfig):
         check_slurm(config.launch)
+    check_logger(config.logger)
     if not config.output:
         raise UserError("output is empty: name the folder that results go to")
     for key, value in (("study", config.study), ("name", config.name)):

@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from neumann.data import augment
-from neumann.data.images import ImageFiles, Request, as_is, ignore_ctrl_c
+from neumann.data.decoding_workers import decoded, pass_over_signals
+from neumann.data.images import ImageFiles, Request, as_is
 from neumann.data.scan import report_unreadable
 from neumann.data.splits import Indices, order
 from neumann.errors import UserError
@@ -268,7 +269,7 @@ class StreamBatches(Batches):
             batch_sampler=self._requests,
             num_workers=workers,
             collate_fn=as_is,
-            worker_init_fn=ignore_ctrl_c,
+            worker_init_fn=pass_over_signals,
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,
             generator=torch.Generator(),  # without it every epoch would draw from torch's global stream
@@ -284,7 +285,7 @@ class StreamBatches(Batches):
             ]
             for batch in batches
         )
-        for batch, images in zip(batches, self._loader, strict=True):
+        for batch, images in zip(batches, decoded(self._loader), strict=True):
             if isinstance(images, list):
                 problems = [(one.path, one.reason) for one in images]
                 report_unreadable(self._files.root, problems, len(self._files))

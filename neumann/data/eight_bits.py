@@ -6,6 +6,9 @@ As in torchvision's ImageFolder, EXIF orientation is ignored and transparency dr
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 import numpy as np
 from PIL import ExifTags, Image
 
@@ -13,12 +16,26 @@ DEEP = "have more than 8 bits a channel, of which 8 are kept (of 16 bits the upp
 TRANSPARENT = "have transparency, which is dropped"
 TURNED = "have an EXIF orientation, which is not applied"
 MOVING = "have several frames, of which the first is taken"
+# Pillow warns from 89 million pixels on and refuses from 179 million; the refusal is told, and half of it is allowed
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def as_eight_bits(image: Image.Image, channels: int) -> Image.Image:
-    """Return ``image``, decoded, as 8-bit grey (1 channel) or RGB (3)."""
+    """Return ``image``, decoded, as 8-bit grey (1 channel) or RGB (3).
+
+    Raises ValueError for pixels whose full value is not known, and for EPS under an image's name.
+    """
+    if image.format == "EPS":  # decoding it would start Ghostscript, if it is installed, on a program from the file
+        raise ValueError("EPS is a program that draws: convert it to PNG")
+    if image.mode == "F":  # Pillow would clip to 0 to 255: black where the full value is 1
+        raise ValueError("its pixels are floating-point numbers, whose full value is not known: convert it to 8 bits")
     if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to 255 rather than scale
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 0xFFFF:  # whose upper 8 of 16 bits would be noise
+            raise ValueError(
+                f"its pixels go from {values.min()} to {values.max()}, which is not 0 to 65535: convert it"
+            )
+        image = Image.fromarray((values >> 8).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     image.load()
@@ -29,7 +46,7 @@ def losses(image: Image.Image) -> tuple[str, ...]:
     """Return what `as_eight_bits` loses of ``image``, just opened, each as the end of a sentence about images."""
     found = []
     deep = image.mode[0] in "IF"
-    if deep or any(";16" in str(tile) for tile in getattr(image, "tile", ())):  # Pillow reads RGB of 16 bits as RGB
+    if deep or any(_is_deep(tile) for tile in getattr(image, "tile", ())):  # Pillow reads RGB of 16 bits as RGB
         found.append(DEEP)
     if getattr(image, "is_animated", False):
         found.append(MOVING)
@@ -42,3 +59,12 @@ def losses(image: Image.Image) -> tuple[str, ...]:
     if not deep and image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
         found.append(TRANSPARENT)
     return tuple(found)
+
+
+def _is_deep(tile: Any) -> bool:
+    """Return whether ``tile``, Pillow's plan of decoding, begins at more than 8 bits a channel.
+
+    It names the raw mode (``RGB;16B``), for PPM the file's full value.
+    """
+    args = tile[3]
+    return ";16" in str(args) or (str(tile[0]).startswith("ppm") and isinstance(args, tuple) and args[1] > 255)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from neumann.data import cache, digits, folder, settings
+from neumann.data.assignment import assign
 from neumann.data.copies import find_copies
 from neumann.data.scan import Scan, scan
 from neumann.data.splits import Examples
@@ -99,11 +100,11 @@ def _digits(wanted: settings.Digits) -> DataFacts:
 
 def _image_folder(wanted: settings.ImageFolder) -> DataFacts:
     listing = folder.walk(wanted.root)
-    examples, split_rule, test_is = folder.assign(listing, wanted)
+    examples, split_rule, test_is = assign(listing, wanted)
     found = scan(listing)
     size = wanted.image_size or found.native_size or DEFAULT_SIZE
     copies = find_copies(listing, examples, found)
-    _tell(str(listing.root), (*listing.left_out.told(), *_told(found, wanted), *copies.told))
+    _tell(str(listing.root), (*_told_of_splits(listing), *listing.left_out.told(), *_told(found, wanted), *copies.told))
     decoded = len(listing.files) * wanted.channels * size[0] * size[1]
     return DataFacts(
         kind="image_folder",
@@ -121,6 +122,17 @@ def _image_folder(wanted: settings.ImageFolder) -> DataFacts:
         stat_digest=found.stat_digest,
         **_counts(examples),
     )
+
+
+def _told_of_splits(listing: folder.Listing) -> list[str]:
+    """Return what a user is told of a validation folder that is not the validation split."""
+    own = listing.folders
+    if "validation" not in own or "test" in own:
+        return []
+    return [
+        f"{own['validation']}/ is the test split, the only labelled one beside {own['train']}/, and validation is cut "
+        f"from {own['train']}/"
+    ]
 
 
 def _told(found: Scan, wanted: settings.ImageFolder) -> list[str]:

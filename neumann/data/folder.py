@@ -22,21 +22,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from neumann.data import settings
 from neumann.data.left_out import LeftOut
-from neumann.data.splits import Examples, Indices, stratified
+from neumann.data.split_names import SPLITS, splits_among
+from neumann.data.splits import Indices
 from neumann.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-    "testing": "test",
-}
 # folders that systems and tools leave behind, in lower case: of NAS boxes, recycle bins, file managers, version control
 LITTER = (
     *("__macosx*", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "lost+found"),
@@ -102,6 +93,8 @@ def walk(root: str) -> Listing:
                 f"the splits of '{top}' must have the same classes, but class folder '{classes[has][odd[0]]}' is in "
                 f"{folders[has]}/ and not in {folders[lacks]}/"
             )
+    if not folders:
+        _refuse_splits(top, list(classes["train"].values()))
     rows: list[tuple[File, str, str]] = []
     for part, found in classes.items():
         for key, name in list(found.items()):
@@ -128,60 +121,6 @@ def walk(root: str) -> Listing:
         folders=folders,
         left_out=left_out,
     )
-
-
-def assign(listing: Listing, wanted: settings.ImageFolder) -> tuple[Examples, str, str]:
-    """Return the three splits, and as sentences the rule that made them and what the test split is.
-
-    Raises UserError for a class with fewer images than the splits that are cut from it.
-    """
-    own, folders = dict(listing.parts), listing.folders
-    by = f"stratified, by split seed {wanted.split_seed}"
-    source = f"{folders['train']}/" if folders else "the class folders"
-    if "validation" in own and "test" in own:
-        rule = f"{source}, {folders['validation']}/ and {folders['test']}/ as they are"
-        test_is = f"the folder {folders['test']}/"
-    elif "validation" in own or "test" in own:
-        # Published results are on the labelled folder beside train/, whatever its name (ImageNet's "val"): our test.
-        name = folders["test" if "test" in own else "validation"]
-        own["test"] = own.pop("validation", own.get("test", own["train"]))
-        own["validation"], own["train"] = _cut(listing, own["train"], (wanted.val_fraction,), wanted.split_seed)
-        rule = f"{name}/ is the test split; validation is {wanted.val_fraction:g} of {source}, {by}"
-        test_is = f"the folder {name}/" + (
-            "" if SPLITS[name.lower()] == "test" else ", the only labelled one beside train/"
-        )
-    else:
-        fractions = (wanted.test_fraction, wanted.val_fraction)
-        own["test"], own["validation"], own["train"] = _cut(listing, own["train"], fractions, wanted.split_seed)
-        rule = f"test is {wanted.test_fraction:g} of {source} and validation {wanted.val_fraction:g} of the rest, {by}"
-        test_is = f"{wanted.test_fraction:g} of {source}, cut by us"
-    examples = Examples(
-        labels=listing.labels,
-        root=str(listing.root),
-        paths=tuple(file.path for file in listing.files),
-        **{part: own[part] for part in ("train", "validation", "test")},
-    )
-    return examples, rule, test_is
-
-
-def _cut(listing: Listing, indices: Indices, fractions: tuple[float, ...], seed: int) -> list[Indices]:
-    """Cut a stratified part of each fraction from ``indices``; return the parts, then the rest. Raises UserError."""
-    labels = listing.labels[indices]
-    counts = np.bincount(labels, minlength=len(listing.class_names))
-    needed = len(fractions) + 1
-    if counts.min() < needed:
-        label, few = int(counts.argmin()), int((counts < needed).sum())
-        where = listing.root / listing.folders.get("train", "")
-        parts = "training, validation and test" if needed == 3 else "training and validation"
-        others = f" ({few - 1} other class(es) have too few as well)" if few > 1 else ""
-        raise UserError(
-            f"class '{listing.class_names[label]}' in '{where}' has {counts[label]} image(s), too few to split: "
-            f"{parts} need at least {needed}{others}"
-        )
-    totals: list[int] = []
-    for fraction in fractions:  # each is a fraction of what the parts before it leave
-        totals.append(round(fraction * (len(indices) - sum(totals))))
-    return [indices[part] for part in stratified(labels, tuple(totals), seed)]
 
 
 def _split_folders(top: Path, left_out: LeftOut) -> dict[str, str]:
@@ -211,7 +150,22 @@ def _split_folders(top: Path, left_out: LeftOut) -> dict[str, str]:
             )
         if any(_holds_images(top / name / inner) for inner in _folders(top / name)):
             left_out.beside_splits.append(name)
+        elif SPLITS.get(name.lower()):
+            left_out.empty_splits.append(name)
+    left_out.lost_links += [e.name for e in _scan(top) if e.is_symlink() and not os.path.exists(e.path)]
     return found
+
+
+def _refuse_splits(top: Path, names: list[str]) -> None:
+    """Raise UserError where class folders read as splits and hold the same folders, which are the classes then."""
+    splits = splits_among(names)
+    inner = [set(_folders(top / name)) for name in splits if not _holds_images(top / name)]
+    if len(inner) == len(splits) > 0 and (shared := set.intersection(*inner)):
+        listed = " and ".join(f"'{name}'" for name in splits[:2])
+        raise UserError(
+            f"the class folders {listed} of '{top}' read as splits and both hold '{min(shared)}': rename them to train "
+            "and test (or val), or put each one's images directly in it"
+        )
 
 
 def _class_folders(top: Path, left_out: LeftOut) -> dict[str, str]:

@@ -6,7 +6,6 @@ fits inside, then cut in the centre.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,11 +89,6 @@ def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     scale = max(height / CENTRE / image.height, width / CENTRE / image.width)
     scaled = [max(height, round(image.height * scale)), max(width, round(image.width * scale))]
     return functional.center_crop(functional.resize(image, scaled, antialias=True), [height, width])
-
-
-def ignore_ctrl_c(worker: int) -> None:
-    """Ignore SIGINT in a worker: a terminal sends it to all processes, and the main one still wants its batches."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def as_is(batch: Any) -> Any:

@@ -18,6 +18,7 @@ class LeftOut:
         hidden: images whose names begin with a dot, among them macOS's ``._NAME``.
         other_kinds: files in class folders that are not images by their names.
         beside_classes: images that lie beside the class folders.
+        empty_splits: split folders beside train/ without class folders or images in them.
         beside_splits: folders of class folders beside train/ whose names are not a split's.
         lost_links: links beside the class folders that lead nowhere.
         nested: images that lie in a folder inside their class folder; these alone are trained on.
@@ -27,6 +28,7 @@ class LeftOut:
     hidden: list[str] = field(default_factory=list)
     other_kinds: list[str] = field(default_factory=list)
     beside_classes: list[str] = field(default_factory=list)
+    empty_splits: list[str] = field(default_factory=list)
     beside_splits: list[str] = field(default_factory=list)
     lost_links: list[str] = field(default_factory=list)
     nested: list[str] = field(default_factory=list)
@@ -41,7 +43,8 @@ class LeftOut:
             _some(self.hidden, "hidden image(s)"),
             _some(others, f"file(s) that are not images by name ({kinds})"),
             _some(self.beside_classes, "image(s) beside the class folders"),
-            _some(self.beside_splits, "folder(s) beside train/ that are no split by name"),
+            _some(self.empty_splits, "split folder(s) that hold no images"),
+            _some(self.beside_splits, "folder(s) beside train/ that are no split by name (val/ and test/ are)"),
             _some(self.lost_links, "link(s) that lead nowhere"),
         ]
         left_out = [phrase for phrase in phrases if phrase]

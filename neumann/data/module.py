@@ -14,6 +14,7 @@ from neumann.data.batches import Batches, DealtPlan, Finish, ShardPlan, StreamBa
 from neumann.data.facts import DataFacts
 from neumann.data.images import ImageFiles
 from neumann.data.splits import Indices
+from neumann.data.unchanged import check_unchanged
 from neumann.errors import UserError
 from neumann.seeds import derive
 
@@ -50,7 +51,8 @@ def build(
         accumulation: training batches of one process in an optimizer step, see `ShardPlan`.
         norm_size: batch norm's ghost batch, of which `calibration_batches` are whole multiples; None: there is none.
 
-    Raises UserError for a batch larger than the training split and for files that cannot be decoded.
+    Raises UserError for a batch larger than the training split, files that cannot be decoded, and files that are no
+    longer those of ``facts``.
     """
     wanted = settings.parse(data)
     # refuses a batch that is too large before anything is decoded
@@ -62,7 +64,9 @@ def build(
         native = facts.native_size == facts.image_size
         examples = facts.examples
         files = ImageFiles(examples.root, examples.paths, size=facts.image_size, channels=facts.channels, native=native)
-        if facts.in_memory:
+        if not facts.in_memory:
+            check_unchanged(facts)
+        else:
             pixels = resident.load(facts, files, workers=wanted.workers)
     return ImageData(
         facts,
@@ -160,6 +164,11 @@ class ImageData(pl.LightningDataModule):
         seed = derive(self.seed, "evaluation")
         plan = DealtPlan(indices, size, rank=rank, world_size=world_size, count=count, order_seed=seed)
         return self._load(plan, augmentation=self.augmentation, seed=seed)
+
+    def check_stream(self) -> None:
+        """Raise UserError where files that are streamed have changed, so that a run trained on others than its own."""
+        if self._pixels is None:
+            check_unchanged(self.facts)
 
     def check_shared_memory(self, processes: int) -> None:
         """Raise UserError where the batches of ``processes``, which train on this machine, have no room in /dev/shm.

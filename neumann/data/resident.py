@@ -16,10 +16,12 @@ from torch.utils.data import DataLoader
 
 from neumann.cache_folder import cache_folder
 from neumann.data import cache, shared_memory
+from neumann.data.decoding_workers import decoded, pass_over_signals
 from neumann.data.facts import DataFacts
-from neumann.data.images import ImageFiles, Request, as_is, ignore_ctrl_c
+from neumann.data.images import ImageFiles, Request, as_is
 from neumann.data.scan import report_unreadable
 from neumann.data.splits import Indices
+from neumann.data.unchanged import check_unchanged
 from neumann.errors import first_line
 
 VERSION = 1  # of decoding and of the file: raise it when either changes
@@ -65,13 +67,15 @@ def measure(images: Tensor) -> Pixels:
 def load(facts: DataFacts, files: ImageFiles, *, workers: int) -> Pixels:
     """Return all images of ``facts``, decoded by ``workers`` processes or from the cache.
 
-    Raises UserError naming the first file that cannot be decoded and how many there are.
+    Raises UserError naming the first file that cannot be decoded and how many there are, and where the files are no
+    longer those of ``facts``: the cache keeps pixels under their fingerprint.
     """
     kept = cache_folder() / "decoded" / f"{_key(facts)}.pt"
     with cache.lock(kept):
         if (known := _recall(kept, facts)) is not None:
             return known
         pixels = measure(_decode(files, workers))
+        check_unchanged(facts)
         content = {**vars(pixels), "version": VERSION, "checksum": _checksum(pixels)}
         cache.write(kept, lambda path: torch.save(content, path))
     return pixels
@@ -120,15 +124,15 @@ def _decode(files: ImageFiles, workers: int) -> Tensor:
         batch_sampler=chunks,
         num_workers=fitting,
         collate_fn=as_is,
-        worker_init_fn=ignore_ctrl_c,
+        worker_init_fn=pass_over_signals,
         generator=torch.Generator(),
     )
     images = torch.empty((len(files), files.channels, *files.size), dtype=torch.uint8)
     problems: list[tuple[str, str]] = []
-    for chunk, decoded in zip(chunks, loader, strict=True):
-        if isinstance(decoded, list):
-            problems.extend((one.path, one.reason) for one in decoded)
+    for chunk, answer in zip(chunks, decoded(loader), strict=True):
+        if isinstance(answer, list):
+            problems.extend((one.path, one.reason) for one in answer)
         elif not problems:
-            images[chunk[0].index : chunk[-1].index + 1] = decoded
+            images[chunk[0].index : chunk[-1].index + 1] = answer
     report_unreadable(files.root, problems, len(files))
     return images

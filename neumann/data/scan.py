@@ -26,10 +26,11 @@ from neumann.data.eight_bits import as_eight_bits, losses
 from neumann.data.folder import File, Listing
 from neumann.errors import UserError
 
-VERSION = 2  # of the kept file: raise it when its content or meaning changes
+VERSION = 3  # of the kept file: raise it when its content or meaning changes
 CONTENT_LIMIT = 1 << 30  # bytes in all; larger folders are told apart by names and sizes
 SMALL_FILE = 1 << 12  # bytes a file; below it threads cost more than the waiting they hide, because of Python's lock
 AT_ONCE = 4096  # files that the threads are given at a time
+DAMAGED = "are PNG files with a wrong checksum or without an end, so their pixels may be wrong"
 TELL_EVERY_S = 60  # while a folder is read
 # raised by Pillow's readers for bytes that are not an image, or only a part of one
 UNREADABLE: tuple[type[BaseException], ...] = (
@@ -85,7 +86,7 @@ def scan(listing: Listing) -> Scan:
 
     Raises UserError naming the first file that is not a whole image, and how many there are.
     """
-    stats = _stat_digest(listing.files)
+    stats = stat_digest(listing.files)
     place = hashlib.sha256(str(listing.root).encode(errors="surrogateescape")).hexdigest()[:24]
     kept = cache_folder() / "scans" / f"{place}.json"
     with cache.lock(kept):
@@ -112,7 +113,8 @@ def explain(error: BaseException) -> str:
     return "no known image format" if "cannot identify image file" in text else text or type(error).__name__
 
 
-def _stat_digest(files: tuple[File, ...]) -> str:
+def stat_digest(files: tuple[File, ...]) -> str:
+    """Return a digest of the names, sizes and times of ``files``."""
     digest = hashlib.sha256()
     for file in files:
         line = f"{file.path}\0{file.size}\0{file.mtime_ns}\0{file.ctime_ns}\n"
@@ -223,7 +225,18 @@ def _look(path: Path, *, whole: bool) -> _Seen:
             size = (image.height, image.width)
             lost = losses(image)
             pixels = as_eight_bits(image, 3)
+            lost += (DAMAGED,) if image.format == "PNG" and not _is_whole(content) else ()
         seen = hashlib.blake2b(str(size).encode() + pixels.tobytes(), digest_size=16).digest()
         return _Seen(hashlib.sha256(content).digest() if whole else b"", size, seen, lost)
     except UNREADABLE as error:
         return _Seen(b"", (0, 0), problem=explain(error))
+
+
+def _is_whole(png: bytes) -> bool:
+    """Return whether a PNG file has its end and every checksum fits, neither of which decoding it checks."""
+    with Image.open(io.BytesIO(png)) as image:
+        try:
+            image.verify()
+        except UNREADABLE:
+            return False
+    return True

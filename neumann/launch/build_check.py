@@ -30,16 +30,19 @@ class BuildCheck:
 
     server   makes the process in which they are built
     gpus     of the launch, as CUDA_VISIBLE_DEVICES names them; where empty, those of this process
+    here     whether this machine trains the runs, so that it must have their devices
     """
 
-    def __init__(self, server: ForkServer, gpus: Sequence[str] = ()) -> None:
-        self._server, self._gpus = server, list(gpus)
+    def __init__(self, server: ForkServer, gpus: Sequence[str] = (), *, here: bool = True) -> None:
+        self._server, self._gpus, self._here = server, list(gpus), here
         self._built: set[str] = set()
 
     def __call__(
         self, specs: Sequence[RunSpec], label: Callable[[RunSpec], str], proceed: Callable[[], bool] = lambda: True
     ) -> None:
         """Raise UserError where one of ``specs`` has a model, optimizer or schedule that cannot be built.
+
+        Raises it also where the server cannot start.
 
         specs     the runs
         label     says what a run is called in the message
@@ -72,7 +75,7 @@ class BuildCheck:
         variables = dict(os.environ) | ({"CUDA_VISIBLE_DEVICES": ",".join(self._gpus)} if self._gpus else {})
         environment = ProcessEnvironment(variables, os.getcwd(), path, 1, os.devnull)
         with without_main():
-            child = context.Process(target=_build, args=(specs, environment, answer), daemon=True)
+            child = context.Process(target=_build, args=(specs, environment, answer, self._here), daemon=True)
             child.start()
         answer.close()
         try:
@@ -104,10 +107,10 @@ def _configuration(spec: RunSpec) -> str:
     )
 
 
-def _build(specs: list[RunSpec], environment: ProcessEnvironment, answer: Connection) -> None:
+def _build(specs: list[RunSpec], environment: ProcessEnvironment, answer: Connection, here: bool) -> None:
     """Send what is wrong with each of ``specs``; the main function of the child."""
     environment.enter()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     from neumann.training.build_check import wrong_settings
 
-    answer.send(wrong_settings(specs))
+    answer.send(wrong_settings(specs, here=here))

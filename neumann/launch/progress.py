@@ -12,11 +12,11 @@ from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from neumann.config import RunSpec
 from neumann.errors import printable
+from neumann.fitting import fitted, table_width
 from neumann.launch.protocol import RunOutcome
 from neumann.store.code_digests import CodeCheck
 from neumann.store.folder import OVER, STYLES, RunFolder
@@ -102,16 +102,16 @@ class LiveView(ABC):
         parts = [self.overview(), self._running(running), self._footer(bool(running), waiting)]
         self._live.update(Group(*(part for part in parts if part is not None)), refresh=True)
 
-    def _running(self, running: Sequence[RunSpec]) -> Table:
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        for name in ("running", "step", "validation error"):
-            table.add_column(name, justify="left" if name == "running" else "right", no_wrap=True)
+    def _running(self, running: Sequence[RunSpec]) -> Text:
+        rows = []
         for spec in running:
             measured = self._folders[spec.signature].last_measurement()
             error = f"{100 * headline(measured['validation'])['error']:.2f} %" if measured else ""
             step = measured["step"] if measured else 0
-            table.add_row(Text(self.label(spec)), f"{step}/{spec.config.derived.total_steps}", error)
-        return table
+            steps = f"{step}/{spec.config.derived.total_steps}"
+            rows.append([Text(printable(self.label(spec))), Text(steps), Text(error)])
+        names = ("running", "step", "validation error")
+        return fitted(names, rows, self._console.width, right=names[1:])
 
     def _footer(self, running: bool, waiting: int) -> Text:
         counts = Counter(outcome.status for outcome in self._over.values())
@@ -189,6 +189,23 @@ def print_notes(found: Sequence[tuple[RunSpec, Path, Mapping[str, Any]]]) -> Non
         )
 
 
+def _print_rows(console: Console, names: Sequence[str], rows: Sequence[Sequence[Text]]) -> None:
+    """Print a line for each run; a terminal that is too narrow gets its folder, the last cell, on a line below."""
+    right = ("validation", "test", "seconds")
+    wide = table_width(names, rows)
+    if not console.is_terminal or wide <= console.width:
+        console.print(fitted(names, rows, wide, right=right), soft_wrap=True)
+        return
+    console.print(Text(names[-1]), style="bold", soft_wrap=True)
+    for row in rows:
+        found = [
+            Text.assemble(f"{name} ", cell) for name, cell in zip(names[2:-1], row[2:-1], strict=True) if cell.plain
+        ]
+        same = row[-1].plain.startswith(f"{row[0].plain}-")  # a run without a label has its folder's name
+        console.print(Text("  ").join([*([] if same else [row[0]]), row[1], *found]), soft_wrap=True)
+        console.print(Text("  ").append_text(row[-1]), soft_wrap=True)
+
+
 def _lacks(spec: RunSpec, folder: Path, result: Mapping[str, Any]) -> str | None:
     """Return the file that ``spec`` keeps of a finished run and that ``folder`` does not have, None for none."""
     run, keep = RunFolder(folder), spec.config.checkpoint.keep
@@ -210,24 +227,23 @@ def status_table(console: Console, outcomes: Sequence[RunOutcome], labels: Seque
     """
     home = {outcome.folder.parent for outcome in outcomes}
     where = f"folder in {home.pop()}" if len(home) == 1 else "folder"
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("run", "status", "validation", *(("test",) if test else ()), "seconds", where):
-        right = name in ("validation", "test", "seconds")
-        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name in ("status", "run"))
+    names = ("run", "status", "validation", *(("test",) if test else ()), "seconds", where)
+    rows = []
     for outcome, label in zip(outcomes, labels, strict=True):
         status = outcome.status
         if outcome.reused:
             status = "already there" if status == "finished" else f"{status}, already there"
-        table.add_row(
-            Text(label or outcome.spec.name),
-            Text(status, style=STYLES[outcome.status]),
-            _error(outcome, "validation"),
-            *((_error(outcome, "test"),) if test else ()),
-            "" if outcome.reused else f"{outcome.seconds:.1f}",
-            Text(str(outcome.folder) if where == "folder" else outcome.folder.name),
+        rows.append(
+            [
+                Text(printable(label or outcome.spec.name)),
+                Text(status, style=STYLES[outcome.status]),
+                Text(_error(outcome, "validation")),
+                *([Text(_error(outcome, "test"))] if test else []),
+                Text("" if outcome.reused else f"{outcome.seconds:.1f}"),
+                Text(printable(outcome.folder if where == "folder" else outcome.folder.name)),
+            ]
         )
-    wide = console if console.is_terminal else Console(file=console.file, width=500)  # a file has no width to fold at
-    wide.print(table)
+    _print_rows(console, names, rows)
     print_notes([(o.spec, o.folder, o.result) for o in outcomes if o.result is not None])
     unfinished = [(o, label) for o, label in zip(outcomes, labels, strict=True) if o.status not in OVER]
     for outcome, label in unfinished:

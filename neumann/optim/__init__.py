@@ -9,8 +9,9 @@
   there and back.
 
 Importing this package imports torch and nothing else, so it can be lifted out, with `neumann/cache_folder.py`, in which
-the compiled kernel looks for its place. Two modules are imported by name: `neumann.optim.timm` registers the optimizers
-with timm's factory, and `neumann.optim.lightning` evaluates a LightningModule at the eval point.
+the compiled kernel looks for its place. Three modules are imported by name: `neumann.optim.timm` registers the
+optimizers with timm's factory, `neumann.optim.lightning` evaluates a LightningModule at the eval point, and
+`neumann.optim.transformers` has transformers' Trainer save there.
 """
 
 from neumann.optim.average import WeightAverage

@@ -21,6 +21,14 @@ BETA_COUNTS = ("tensors", "scalars", "absolute")
 KEYS_OF_A_GROUP = ("params", "param_names", "point", "step")  # beside the hyperparameters
 
 
+def no_clipping(setting: str, remedy: str = "leave gradient clipping off") -> ValueError:
+    """Return the error for a framework's ``setting`` that would clip Neumann's gradients."""
+    return ValueError(
+        f"{setting} would break the method: a clipped gradient is not the gradient at Neumann's displaced point; "
+        f"{remedy}, and lower lr where training is not stable"
+    )
+
+
 def number(name: str, value: Any, *, above: float | None = None, below: float | None = None) -> float:
     """Return ``value`` as a finite float >= 0 (or > ``above``) and < ``below``, where these are given.
 

@@ -18,9 +18,9 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from torch.utils.hooks import RemovableHandle
 
 from neumann.optim import argument_checks
-from neumann.optim.private_names import CALLER_OF_MODULE, DEFAULT_OF_LOADING
+from neumann.optim.private_names import CALLER_OF_MODULE, DEFAULT_OF_LOADING, write_count
 from neumann.optim.sharding import all_zero, sharded_as
-from neumann.optim.tensors import local_gradient, name_of
+from neumann.optim.tensors import local, local_gradient, name_of
 
 
 class DisplacedOptimizer(Optimizer):
@@ -43,6 +43,7 @@ class DisplacedOptimizer(Optimizer):
     # what was found valid last: names of hyperparameters, their values in each group, each group's rate and momentum
     _checked: tuple[tuple[str, ...], list[tuple[Any, ...]], list[tuple[Any, Any]]] | None
     _asked_by_name = False  # within a block that has asked for a point by name, so that the watcher need not warn
+    _written: list[tuple[Tensor, int]] | None = None  # how often torch had written to each parameter that was moved
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         self._checked = None
@@ -93,6 +94,8 @@ class DisplacedOptimizer(Optimizer):
     def move_to(self, point: str) -> None:
         """Move the parameters to one of :attr:`points`; changes made to them anywhere but at ``"held"`` are dropped.
 
+        A warning says so where something else, such as ``model.load_state_dict()``, has put other weights there.
+
         Raises:
             ValueError: ``point`` is not one of :attr:`points`.
         """
@@ -101,6 +104,7 @@ class DisplacedOptimizer(Optimizer):
         if point == self.point:
             return
         if self.point != "held":
+            self._warn_of_dropped()
             for p, state in self._with_state():
                 p.copy_(state.pop("held"))
             self._set_point("held")
@@ -110,6 +114,25 @@ class DisplacedOptimizer(Optimizer):
             self._set_point(point)
             for p, state in self._with_state():
                 p.copy_(self._weights_at(point, p, state))
+            self._written = [(p, write_count(p)) for p, _ in self._with_state() if not p.is_inference()]
+
+    def _warn_of_dropped(self) -> None:
+        """Warn where a parameter is not where :meth:`move_to` has left it, since what is there now is dropped."""
+        written, self._written = self._written, None
+        for p, count in written or ():
+            state = self.state.get(p, {})
+            if write_count(p) == count or "held" not in state:
+                continue
+            there = self._weights_at(self.point, state["held"], state)
+            if not torch.allclose(local(p), local(there), rtol=0, atol=0, equal_nan=True):
+                name = type(self).__name__
+                warnings.warn(
+                    f"other weights were put into the model while {name} held it at the point {self.point!r}: they are "
+                    "dropped, and training goes on from the held weights. To train on from the others, put them there "
+                    f"after optimizer.train(), with a new {name} for a fresh start",
+                    stacklevel=4,
+                )
+                return
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as in :class:`torch.optim.Optimizer`; hyperparameters that it does not name are the defaults.
@@ -134,7 +157,7 @@ class DisplacedOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._checked = None
+        self._checked = self._written = None
         for group in self.param_groups:
             group.setdefault("point", "held")
             for name, default in self.defaults.items():

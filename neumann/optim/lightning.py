@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from neumann.optim.argument_checks import no_clipping
 from neumann.optim.average import WeightAverage
 from neumann.optim.neumann import Neumann
 from neumann.optim.points import eval_point, is_moved, move_back, move_to_eval_point
-from neumann.optim.private_names import attached_trainer, base_optimizer
+from neumann.optim.private_names import attached_trainer
+from neumann.optim.wrappers import load_states, shares_groups, states_inside, wrapped
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule as _Module
@@ -31,6 +33,7 @@ else:
 # keys of a checkpoint
 HELD_WEIGHTS = "held_weights"  # the weights that training goes on from, by the names that `state_dict` has for them
 WEIGHT_AVERAGES = "weight_averages"  # of each optimizer: the state of its `WeightAverage`, or None
+WRAPPED_STATES = "wrapped_optimizer_states"  # of each optimizer: (states of those that it wraps, which share groups)
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size in bytes
 
 
@@ -77,7 +80,7 @@ class AtEvalPoint(_Module):
     _modes: dict[nn.Module, bool] | None = None  # of the parts before an evaluation that has not ended
     _sums: Tensor | None = None  # of the weights' bits at the end of the last epoch
     _exchanged: tuple[int, Tensor] | None = None  # the step at which a callback put other weights here, and their sums
-    _averages: list[dict[str, Any] | None] | None = None  # from a checkpoint, until there are optimizers
+    _left_out: dict[str, Any] | None = None  # of a checkpoint, what Lightning does not load, until there are optimizers
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Put the part of this class around the hooks that ``cls`` has, whoever defines them."""
@@ -103,16 +106,30 @@ class AtEvalPoint(_Module):
             _join_devices(optimizer)
             move_to_eval_point(optimizer)
 
-    def _move_back(self) -> None:
+    def _move_back(self, *, quietly: bool = False) -> None:
         for optimizer in self.trainer.optimizers:
-            move_back(optimizer)
+            move_back(optimizer, quietly=quietly)
 
-    def _load_averages(self) -> None:
-        states, self._averages = self._averages, None
-        for optimizer, state in zip(self.trainer.optimizers, states or (), strict=False):
+    def _load_what_is_left_out(self) -> None:
+        """Load what Lightning leaves out: the states of wrapped optimizers, and averages."""
+        left, self._left_out = self._left_out, None
+        if left is None:
+            return
+        optimizers = self.trainer.optimizers
+        inside = zip(optimizers, left.get("optimizer_states", ()), left.get(WRAPPED_STATES, ()), strict=False)
+        for optimizer, own, (states, shared) in inside:
+            if states:
+                load_states(optimizer, own, states, shared)
+        for optimizer, state in zip(optimizers, left.get(WEIGHT_AVERAGES, ()), strict=False):
             average = WeightAverage.of(optimizer)
             if average is not None and state is not None:
                 average.load_state_dict(state)
+
+    def _add_wrapped_states(self, checkpoint: dict[str, Any]) -> None:
+        """Put the states that wrappers leave out into ``checkpoint``, as they are now."""
+        inside = [(states_inside(each), shares_groups(each)) for each in self.trainer.optimizers]
+        if any(states for states, _ in inside):
+            checkpoint[WRAPPED_STATES] = inside
 
     def _note_exchange(self) -> None:
         """Note whether a callback has changed the weights since the end of the last epoch, as SWA does at the end."""
@@ -126,7 +143,7 @@ class AtEvalPoint(_Module):
     def _around_train_start(self) -> Iterator[None]:
         _require_sound(self.trainer)
         self._sums = self._exchanged = None
-        self._load_averages()
+        self._load_what_is_left_out()
         self._move_back()
         if self._modes is not None:  # an evaluation that an exception has ended
             _put_modes(self._modes)
@@ -151,7 +168,7 @@ class AtEvalPoint(_Module):
 
     @contextmanager
     def _around_model_eval(self) -> Iterator[None]:
-        self._load_averages()
+        self._load_what_is_left_out()
         self._move()
         if self._modes is None:
             self._modes = {part: part.training for part in self.modules()}
@@ -171,14 +188,14 @@ class AtEvalPoint(_Module):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> Iterator[None]:
-        if gradient_clip_val and isinstance(optimizer, Neumann):
-            raise ValueError(_NO_CLIPPING.format(f"clip_gradients(gradient_clip_val={gradient_clip_val})"))
+        if gradient_clip_val and isinstance(wrapped(optimizer)[-1], Neumann):
+            raise no_clipping(f"clip_gradients(gradient_clip_val={gradient_clip_val})")
         yield
 
     @contextmanager
     def _around_save_checkpoint(self, checkpoint: dict[str, Any]) -> Iterator[None]:
         """Put the eval point's weights into ``checkpoint``, and the held ones beside them with the state at them."""
-        self._load_averages()
+        self._load_what_is_left_out()
         trainer = self.trainer
         is_state = "optimizer_states" in checkpoint
         averages = [WeightAverage.of(optimizer) for optimizer in trainer.optimizers]
@@ -186,6 +203,8 @@ class AtEvalPoint(_Module):
             checkpoint[WEIGHT_AVERAGES] = [None if each is None else each.state_dict() for each in averages]
         optimizers = self._optimizers_moving()
         if not optimizers:
+            if is_state:
+                self._add_wrapped_states(checkpoint)
             yield
             return
         params = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
@@ -193,11 +212,12 @@ class AtEvalPoint(_Module):
         are_moved = any(map(is_moved, optimizers))
         for optimizer in optimizers:
             _join_devices(optimizer)
-            move_back(optimizer)
+            move_back(optimizer, quietly=True)
         held = _Weights(params)
         if is_state:  # perhaps taken at the eval point, where ModelCheckpoint may save
             states = [trainer.strategy.optimizer_state(optimizer) for optimizer in trainer.optimizers]
             checkpoint["optimizer_states"] = states
+            self._add_wrapped_states(checkpoint)
         # a callback may have put an average there; what it has saved of this module is what training goes on from
         is_replaced = not held.are_in(checkpoint["state_dict"])
         if is_replaced:
@@ -211,13 +231,13 @@ class AtEvalPoint(_Module):
             answer = _Weights(params)
             if is_state and not is_replaced:
                 checkpoint[HELD_WEIGHTS] = held.by_name(checkpoint["state_dict"], self)
-            done = ("optimizer_states", HELD_WEIGHTS, WEIGHT_AVERAGES)
+            done = ("optimizer_states", HELD_WEIGHTS, WEIGHT_AVERAGES, WRAPPED_STATES)
             for key in checkpoint.keys() - done:
                 checkpoint[key] = answer.copied_into(checkpoint[key])
         finally:
             if not are_moved:
                 for optimizer in optimizers:
-                    move_back(optimizer)
+                    move_back(optimizer, quietly=True)
             _put(params, present)
 
     @contextmanager
@@ -225,8 +245,9 @@ class AtEvalPoint(_Module):
         """Load the held weights where training goes on, and those of the eval point for any other purpose."""
         trainer = attached_trainer(self)
         if trainer is not None and trainer.state.fn == "fit":
-            self._move_back()
-            self._averages = checkpoint.get(WEIGHT_AVERAGES)
+            self._move_back(quietly=True)
+            left_out = ["optimizer_states", WRAPPED_STATES] if WRAPPED_STATES in checkpoint else []
+            self._left_out = {key: checkpoint[key] for key in (*left_out, WEIGHT_AVERAGES) if key in checkpoint}
             held = checkpoint.get(HELD_WEIGHTS, {})
             checkpoint["state_dict"] = {k: held.get(k, value) for k, value in checkpoint["state_dict"].items()}
         elif trainer is not None:
@@ -267,22 +288,16 @@ def _with(
     return call
 
 
-_NO_CLIPPING = (
-    "{} would break the method: a clipped gradient is not the gradient at Neumann's displaced point; leave gradient "
-    "clipping off, and lower lr where training is not stable"
-)
-
-
 def _require_sound(trainer: Any) -> None:
     """Refuse what would train or save something else than it seems.
 
     Raises:
         ValueError: the trainer has been given such a thing; the message says what to do instead.
     """
-    optimizers = [base_optimizer(each) or each for each in trainer.optimizers]
+    optimizers = [wrapped(each)[-1] for each in trainer.optimizers]
     neumanns = [each for each in optimizers if isinstance(each, Neumann)]
     if neumanns and trainer.gradient_clip_val:
-        raise ValueError(_NO_CLIPPING.format(f"Trainer(gradient_clip_val={trainer.gradient_clip_val})"))
+        raise no_clipping(f"Trainer(gradient_clip_val={trainer.gradient_clip_val})")
     ramps = [each for each in neumanns if isinstance(each.defaults["momentum"], (tuple, list))]
     for callback in trainer.callbacks:
         names = {each.__name__ for each in type(callback).__mro__}
@@ -369,8 +384,8 @@ def _sums(module: nn.Module) -> Tensor:
 
 def _join_devices(optimizer: Any) -> None:
     """Move the state to its parameters: after fit, Lightning leaves it on the CPU, and test moves the module alone."""
-    optimizer = base_optimizer(optimizer) or optimizer
-    for p, state in optimizer.state.items():
-        for name, value in state.items():
-            if isinstance(value, Tensor) and value.shape == p.shape and value.device != p.device:
-                state[name] = value.to(p.device)
+    for each in wrapped(optimizer):
+        for p, state in getattr(each, "state", {}).items():
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.shape == p.shape and value.device != p.device:
+                    state[name] = value.to(p.device)

@@ -115,8 +115,9 @@ class Neumann(PhasedOptimizer):
     skipped whole, though its w − v counts in the norm; one added later joins at the current step with m = 0, v = w.
 
     Two habits do not carry over: groups are not independent of each other (the norm is global), and lr = 0 does not
-    freeze the weights (the rate lives inside m). A first step of rate 0 with gradients that are all 0 only makes the
-    state and is not counted: that is how ``torch.distributed.checkpoint`` asks for it.
+    freeze the weights: the rate lives inside m, so they coast by μ²/(1 − μ)·m in all. A first step of rate 0 with
+    gradients that are all 0 only makes the state and is not counted: that is how ``torch.distributed.checkpoint`` asks
+    for it.
 
     Raises:
         ValueError: an argument is not valid, or a parameter is not a real floating-point tensor.

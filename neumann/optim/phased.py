@@ -22,11 +22,11 @@ from neumann.optim.paths import PathPlan, plan_of, takes_fused_path
 from neumann.optim.phased_state import (
     carried_squares,
     counters_are_placed,
+    defaults_of_today,
     make_missing_states,
     note_coefficient,
     place_counters,
     state_dict_with_squares,
-    with_defaults_of_today,
     with_squares,
 )
 from neumann.optim.phases import Phase
@@ -68,7 +68,12 @@ class PhasedOptimizer(DisplacedOptimizer):
         place_counters(self.param_groups, self._with_state())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(with_defaults_of_today(type(self), state))
+        if "defaults" in state:  # load_state_dict() passes states and groups alone
+            given = {**defaults_of_today(type(self)), **state["defaults"]}
+            known = self._validated(given, set_later=True)
+            # what a subclass takes beside the hyperparameters is none of a group's
+            state = {**state, "defaults": {k: v for k, v in given.items() if k in known or k in state["defaults"]}}
+        super().__setstate__(state)
         self._plan = None
         self.__dict__.setdefault("process_group", None)
         for group in self.param_groups:

@@ -105,13 +105,14 @@ def state_dict_with_squares(state_dict: dict[str, Any], groups: Groups, carried:
     return {**state_dict, "state": state}
 
 
-def with_defaults_of_today(optimizer: type, pickled: dict[str, Any]) -> dict[str, Any]:
-    """Return an unpickled optimizer's attributes with defaults for the arguments that it did not have when pickled."""
-    if "defaults" not in pickled:  # load_state_dict() passes states and groups alone
-        return pickled
-    arguments = inspect.signature(optimizer).parameters.items()
-    today = {name: argument.default for name, argument in arguments if name not in ("params", "process_group")}
-    return {**pickled, "defaults": {**today, **pickled["defaults"]}}
+def defaults_of_today(optimizer: type) -> dict[str, Any]:
+    """Return the defaults of the constructor of ``optimizer``, and of its bases', to which it may pass keywords on."""
+    today: dict[str, Any] = {}
+    for kind in reversed(optimizer.__mro__):
+        if "__init__" in vars(kind):
+            arguments = inspect.signature(vars(kind)["__init__"]).parameters.values()
+            today.update((each.name, each.default) for each in arguments if each.default is not each.empty)
+    return today
 
 
 def _on_device(value: Scalar, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -20,19 +20,12 @@ from torch.optim.optimizer import Optimizer
 
 from neumann.optim.average import WeightAverage
 from neumann.optim.displaced import DisplacedOptimizer
-from neumann.optim.private_names import base_optimizer, is_sharding_wrapper, passes_modes_on
+from neumann.optim.private_names import is_sharding_wrapper, passes_modes_on
+from neumann.optim.wrappers import wrapped
 
 POINTS = ("held", "base", "average")
 # attribute of an optimizer at its base point: the held weights, which nested blocks and move_back restore
 HELD = "_neumann_held"
-
-
-def wrapped(optimizer: Optimizer) -> list[Optimizer]:
-    """Return ``optimizer``, the one that it wraps, the one that this one wraps, and so on, to the innermost."""
-    chain = [optimizer]
-    while (inside := base_optimizer(chain[-1])) is not None and all(inside is not each for each in chain):
-        chain.append(inside)
-    return chain
 
 
 def points(optimizer: Optimizer) -> tuple[str, ...]:
@@ -116,22 +109,29 @@ def move_to_eval_point(optimizer: Optimizer) -> None:
         optimizer.eval()
     elif eval_point(optimizer) == "base" and getattr(optimizer, HELD, None) is None:
         setattr(optimizer, HELD, _stash(optimizer))
-        if _has_modes(optimizer):
+        if has_modes(optimizer):
             _switch_mode(optimizer, training=False)
         else:
             _move_to_nesterov_base(optimizer)
 
 
-def move_back(optimizer: Optimizer) -> None:
-    """Undo :func:`move_to_eval_point`, bit for bit. Idempotent."""
+def move_back(optimizer: Optimizer, *, quietly: bool = False) -> None:
+    """Undo :func:`move_to_eval_point`, bit for bit. Idempotent.
+
+    Args:
+        optimizer: any torch optimizer, or a wrapper around one.
+        quietly: do not warn where other weights are dropped, since the caller has a copy of them or replaces them.
+    """
     optimizer = _unwrapped(optimizer)
     if isinstance(optimizer, DisplacedOptimizer):
+        if quietly:
+            optimizer._written = None
         optimizer.train()
         return
     held: list[tuple[Tensor, Tensor]] | None = getattr(optimizer, HELD, None)
     if held is None:
         return
-    if _has_modes(optimizer):
+    if has_modes(optimizer):
         _switch_mode(optimizer, training=True)
     _restore(held)
     setattr(optimizer, HELD, None)
@@ -160,7 +160,7 @@ def _unwrapped(optimizer: Optimizer) -> Optimizer:
     if inside is optimizer:
         return optimizer
     if _own_points(inside) == ("held",):
-        return next(filter(_has_modes, chain), inside)
+        return next(filter(has_modes, chain), inside)
     outer, inner = ({id(p) for group in each.param_groups for p in group["params"]} for each in (optimizer, inside))
     if outer != inner or any(map(is_sharding_wrapper, wrapped(optimizer))):
         raise ValueError(
@@ -191,7 +191,7 @@ def _own_points(optimizer: Optimizer) -> tuple[str, ...]:
     """Return the points that ``optimizer`` has without an average that was attached to it."""
     if isinstance(optimizer, DisplacedOptimizer):
         return optimizer.points
-    return ("held", "base") if _has_nesterov(optimizer) or _has_modes(optimizer) else ("held",)
+    return ("held", "base") if _has_nesterov(optimizer) or has_modes(optimizer) else ("held",)
 
 
 @contextmanager
@@ -202,7 +202,7 @@ def _at_own(optimizer: Optimizer, point: str) -> Iterator[None]:
             yield
     elif _own_points(optimizer) == ("held",):
         yield
-    elif _has_modes(optimizer):
+    elif has_modes(optimizer):
         stash = _stash(optimizer)
         leave = _nothing
         try:
@@ -236,7 +236,8 @@ def _has_nesterov(optimizer: Optimizer) -> bool:
     return is_sgd and any(group["nesterov"] and group["momentum"] > 0 for group in optimizer.param_groups)
 
 
-def _has_modes(optimizer: Optimizer) -> bool:
+def has_modes(optimizer: Optimizer) -> bool:
+    """Return whether ``optimizer`` has ``eval()`` and ``train()`` of its own, which move the weights."""
     has_both = all(callable(getattr(optimizer, mode, None)) for mode in ("eval", "train"))
     return has_both and not passes_modes_on(optimizer)
 

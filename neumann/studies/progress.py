@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from neumann.config import RunSpec
+from neumann.errors import printable
+from neumann.fitting import fitted
 from neumann.launch.progress import LiveView
 from neumann.store.folder import OVER
 from neumann.studies.collect import StudyRun, scores
@@ -58,21 +58,27 @@ class StudyView(LiveView):
     def _signatures(self) -> set[str]:
         return {run.spec.signature for run in self._runs[self._phase]}
 
-    def overview(self) -> Table:
+    def overview(self) -> Text:
         """Return a line per row: how far tuning is, the chosen setting, how far evaluation is, the test error."""
-        table = Table(title=f"{self._study.name}, budget {self._study.budget}", title_justify="left")
-        for name in ("row", "tuning", "chosen", "evaluation", "test error"):
-            table.add_column(name, justify="left" if name in ("row", "chosen") else "right", no_wrap=True)
+        rows = []
         for key, row in self._study.config.rows.items():
             setting = chosen(self._trials.get(key, ()))
-            table.add_row(
-                escape(row.label),
-                self._count(TUNING, key),
-                ", ".join(f"{k.removeprefix('optimizer.')}={v}" for k, v in setting.items()) if setting else "",
-                self._count(EVALUATION, key),
-                self._error(key),
+            said = ", ".join(f"{k.removeprefix('optimizer.')}={v}" for k, v in setting.items()) if setting else ""
+            rows.append(
+                [
+                    Text(printable(row.label)),
+                    self._count(TUNING, key),
+                    Text(said),
+                    self._count(EVALUATION, key),
+                    Text(self._error(key)),
+                ]
             )
-        return table
+        names = ("row", "tuning", "chosen", "evaluation", "test error")
+        narrow = ("test error", "evaluation", "chosen") if self._phase == TUNING else ("tuning", "chosen", "evaluation")
+        table = fitted(names, rows, self._console.width, right=("tuning", "evaluation", "test error"), drop=narrow)
+        return (
+            Text(f"{self._study.name}, budget {self._study.budget}\n", style="italic").append_text(table).append("\n")
+        )
 
     def _own(self, role: str, key: str) -> list[StudyRun]:
         return [run for run in self._runs[role] if run.planned.row == key]

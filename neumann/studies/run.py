@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from neumann.config import NOT_SIGNED, ignored_mode
+from neumann.config import NOT_SIGNED, ignored_variables
 from neumann.config.override_text import key_of, value_of
 from neumann.errors import UserError, did_you_mean
 from neumann.folders import folder_of
@@ -29,7 +29,8 @@ from neumann.studies.analysis import analyse
 from neumann.studies.collect import StudyRun, StudyRuns, collect
 from neumann.studies.definition import FULL, PACKAGED, list_studies, read_study
 from neumann.studies.earlier import lost_runs, stands_on
-from neumann.studies.numbers import duration, setting_text
+from neumann.studies.estimate import time_left
+from neumann.studies.numbers import setting_text
 from neumann.studies.plan import Study, load_study
 from neumann.studies.results import StudyResults, TuningTrial, chosen
 
@@ -166,7 +167,7 @@ class Training:
             make_folder(folder)  # refused now, not after hours of training
             title, question = self._study.config.title, self._study.config.question
             self._console.print(f"[bold]{escape(title)}[/]: {escape(question)}", highlight=False)
-            if (ignored := ignored_mode(runs[0].spec.config.logger)) is not None:
+            for ignored in ignored_variables(runs[0].spec.config):
                 self._console.print(escape(ignored), highlight=False, soft_wrap=True)
             _print_lost(folder, runs, self._console)
             launcher = make_launcher(runs[0].spec.config.launch, self._console)
@@ -291,21 +292,8 @@ def _print_plan(runs: StudyRuns, console: Console) -> None:
         soft_wrap=True,
     )
     _print_lost(tuning[0].spec.folder.parent / one.report, tuning, console)
-    if left or unchosen:
-        most = len(left) + unchosen * len(one.evaluation_seeds)
-        console.print(_time_left(runs, most), highlight=False, soft_wrap=True)
-
-
-def _time_left(runs: StudyRuns, most: int) -> str:
-    """Return how long the at most ``most`` runs that are left take, by those that are over; start-up is not in it."""
-    over = {run.spec.signature: run.result["train_seconds"] for run in (*runs.tuning, *runs.evaluation) if run.result}
-    if not over:
-        return "how long that takes is not known: no run of this study is over yet"
-    mean = sum(over.values()) / len(over)
-    return (
-        f"that is up to {duration(mean * most)} of training, shared by the runs at once "
-        f"({mean:.1f} s a run so far, n = {len(over)})"
-    )
+    if (sentence := time_left(runs)) is not None:
+        console.print(escape(sentence), highlight=False, soft_wrap=True)
 
 
 def _publish(one: Study, folder: Path, incomplete: str | None, console: Console) -> None:

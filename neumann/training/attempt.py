@@ -188,6 +188,7 @@ class Attempt:
         self.session.failed(self.progress.step, message, traceback.format_exc(), rank)
 
     def _measured(self, measurement: Measurement) -> None:
+        self.group.on_main(self.parts.data.check_stream)  # before a checkpoint and the record take on what was read
         self.session.measured(measurement)
         self.display.measured(measurement)
         if self.mirror is not None:
@@ -233,6 +234,7 @@ class Attempt:
         test, again = None, None
         if not diverged:
             test, again = evaluate(self.parts.module, self.batches["test"], self.group, self.calibration)
+            self.group.on_main(self.parts.data.check_stream)
         point = eval_point(trainer.optimizers[0])
         errors = [headline(m["validation"])["error"] for m in measured]
         recalibrated = {}

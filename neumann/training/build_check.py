@@ -17,19 +17,22 @@ from neumann.training.instantiate import build_schedule
 from neumann.training.parts import build_model_of, build_optimizer_of, check_device
 
 
-def wrong_settings(specs: Sequence[RunSpec]) -> list[str | None]:
+def wrong_settings(specs: Sequence[RunSpec], *, here: bool = True) -> list[str | None]:
     """Return for each run the sentence that says why it cannot be built on this machine, or None where it can.
+
+    Where it is not trained ``here``, this machine need not have its devices.
 
     Models are built on the meta device, which takes neither time nor memory for weights, and each distinct one once.
     What fails there is built again on the CPU, whose answer counts: not every model knows the meta device.
     """
     models: dict[str, nn.Module | UserError] = {}
-    return [_wrong(spec, models) for spec in specs]
+    return [_wrong(spec, models, here) for spec in specs]
 
 
-def _wrong(spec: RunSpec, models: dict[str, nn.Module | UserError]) -> str | None:
+def _wrong(spec: RunSpec, models: dict[str, nn.Module | UserError], here: bool) -> str | None:
     try:
-        check_device(spec)
+        if here:
+            check_device(spec)
         build_schedule(spec.config.schedule)
         with contextlib.suppress(UserError), torch.device("meta"):
             build_optimizer_of(spec, _model(spec, models, "meta"))

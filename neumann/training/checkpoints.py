@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 import os
 import random
 import struct
@@ -28,7 +27,7 @@ from torch.optim import Optimizer
 from neumann.data.batches import Batches
 from neumann.errors import UserError, first_line
 from neumann.optim import WeightAverage, at, eval_point
-from neumann.optim.points import wrapped
+from neumann.optim.wrappers import load_states, states_inside
 from neumann.seeds import derive
 from neumann.store.session import Follower, Session
 from neumann.training.census import Census, check_weights
@@ -147,26 +146,6 @@ class Randomness:
             torch.cuda.set_rng_state(state["cuda"])
 
 
-def load_optimizer(optimizer: Optimizer, state: dict[str, Any], inside: list[dict[str, Any]]) -> None:
-    """Load the states of ``optimizer`` and of those that it wraps, from the innermost outwards.
-
-    torch makes new groups when it loads. Wrappers that share theirs with the optimizer inside (SAM) seldom share the
-    new ones, and a rate that is set in one of them would not reach the other: they share them again.
-
-    Args:
-        optimizer: an optimizer, or a wrapper around one.
-        state: what its own ``state_dict()`` was.
-        inside: those of the optimizers that it wraps, from the outermost inwards.
-    """
-    chain = wrapped(optimizer)
-    shared = [outer.param_groups is inner.param_groups for outer, inner in itertools.pairwise(chain)]
-    for each, own in reversed([*zip(chain, [state, *inside], strict=False)]):
-        each.load_state_dict(own)
-    for (outer, inner), together in reversed([*zip(itertools.pairwise(chain), shared, strict=True)]):
-        if together and outer.param_groups is not inner.param_groups:
-            outer.param_groups = inner.param_groups
-
-
 class TrainingState(pl.Callback):
     """Everything that decides the rest of the run: gathered for a checkpoint, and put back when a run goes on.
 
@@ -211,7 +190,7 @@ class TrainingState(pl.Callback):
             "rng": self._group.gather(Randomness.state()),
             "threads": torch.get_num_threads(),
         }
-        inside = [each.state_dict() for each in wrapped(trainer.optimizers[0])[1:]]
+        inside = states_inside(trainer.optimizers[0])
         if inside:  # a wrapper's own state may leave it out; tensors that both have are written once
             state["wrapped_optimizer_states"] = inside
         average = WeightAverage.of(trainer.optimizers[0])
@@ -234,7 +213,7 @@ class TrainingState(pl.Callback):
         with _fitting():
             pl_module.load_state_dict(state["state_dict"])
             optimizer: Optimizer = trainer.optimizers[0]
-            load_optimizer(optimizer, state["optimizer_states"][0], state.get("wrapped_optimizer_states", []))
+            load_states(optimizer, state["optimizer_states"][0], state.get("wrapped_optimizer_states", []))
             average = WeightAverage.of(optimizer)
             if average is not None:
                 average.load_state_dict(state["weight_average"])

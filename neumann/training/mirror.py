@@ -21,6 +21,7 @@ from typing import Any
 
 from neumann import compat
 from neumann.config import RunSpec
+from neumann.config.wandb_settings import hide_variables, under_agent
 from neumann.errors import UserError, first_line
 from neumann.store import RunFolder
 from neumann.store.scores import OBJECTIVE, objective
@@ -67,6 +68,7 @@ class Mirror:
         self._spec, self._folder, self._record, self._attempt = spec, folder.resolve(), dict(record), attempt
         self._work: SimpleQueue[Callable[[Any], object] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._mirror, name="neumann-mirror", daemon=True)
+        hide_variables()  # here, in the main thread: no other may read the environment meanwhile
         if spec.config.logger.mode == "online":
             try:
                 wandb.login()
@@ -150,11 +152,6 @@ class Mirror:
         run.define_metric("*", step_metric="step")
         run.define_metric("by_examples/*", step_metric="examples")
         return run
-
-
-def under_agent() -> bool:
-    """Return whether an agent of a W&B sweep has started this process."""
-    return bool(os.environ.get("WANDB_SWEEP_ID"))
 
 
 def replay(spec: RunSpec, folder: RunFolder, result: Mapping[str, Any]) -> None:

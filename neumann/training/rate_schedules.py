@@ -12,8 +12,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from neumann.optim.points import wrapped
 from neumann.optim.private_names import runs_step_hooks
+from neumann.optim.wrappers import wrapped
 
 Factor = Callable[[int], float]
 

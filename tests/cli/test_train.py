@@ -192,8 +192,9 @@ def test_online_without_a_login_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_a_terminal_reaches_every_process_and_still_leaves_a_clean_run(photos: Path) -> None:
-    """The terminal signals the whole group: decoding workers and W&B's service too."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_every_process_of_a_run_still_leaves_a_clean_run(number: int, photos: Path) -> None:
+    """A terminal, `timeout` and scancel signal the whole group: decoding workers and W&B's service too."""
     words = ["train", "+model.kwargs.width=8", "data=image_folder", f"data.root={photos}", "data.in_memory=false"]
     words += ["batch.size=4", "trainer.max_epochs=40", "schedule=constant", "data.workers=1"]
     process = subprocess.Popen(
@@ -206,7 +207,7 @@ def test_ctrl_c_in_a_terminal_reaches_every_process_and_still_leaves_a_clean_run
     deadline = time.time() + 120
     while not any(RunFolder(p).read_measurements() for p in Path("runs/default").glob("*")) and time.time() < deadline:
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err

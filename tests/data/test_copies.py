@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from neumann.data import facts
+from neumann.data.eight_bits import as_eight_bits
 from neumann.errors import UserError
 
 
@@ -114,3 +117,84 @@ def test_what_8_bits_lose_is_told_where_the_classes_stay(make_folder, caplog):
     with caplog.at_level(logging.WARNING):
         describe(root)
     assert "12 images have transparency, which is dropped, e.g. 'cat/000.png'" in caplog.text
+
+
+def only(make_folder, make):
+    """Return a folder of two classes whose 12 files are written by ``make(path without suffix, seed)``."""
+    root = make_folder({"cat": 0, "dog": 0})
+    for seed in range(12):
+        make(root / ("cat", "dog")[seed % 2] / f"{seed}", np.random.default_rng(seed))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda random: random.random((8, 8), dtype=np.float32), "floating-point numbers, whose full value is not"),
+        (lambda random: random.integers(0, 1 << 20, (8, 8), dtype=np.int32), "which is not 0 to 65535"),
+        (lambda random: random.integers(-9, 9, (8, 8), dtype=np.int32), "its pixels go from -9 to 8"),
+    ],
+)
+def test_pixels_whose_full_value_is_not_known_are_refused(make_folder, make, told):
+    """Of 32-bit integers the upper 8 of 16 bits are noise, and floats would be clipped."""
+    root = only(make_folder, lambda path, random: Image.fromarray(make(random)).save(f"{path}.tif"))
+    with pytest.raises(UserError) as error:
+        describe(root)
+    assert told in str(error.value)
+    assert "12 of the 12 image files cannot be read" in str(error.value)
+
+
+def test_deep_integers_within_16_bits_are_scaled(make_folder):
+    values = np.arange(64, dtype=np.int32).reshape(8, 8) * 1000
+    path = make_folder({"cat": 0}) / "cat" / "a.tif"
+    Image.fromarray(values).save(path)
+    assert np.array_equal(np.asarray(as_eight_bits(Image.open(path), 1)), values >> 8)
+
+
+@pytest.mark.parametrize("full", [255, 4095, 65535])
+def test_colour_ppm_of_more_than_8_bits_is_told(make_folder, caplog, full):
+    def write(path, random):
+        depth = ">u2" if full > 255 else ">u1"
+        pixels = random.integers(0, full + 1, (8, 8, 3)).astype(depth)
+        path.with_suffix(".ppm").write_bytes(f"P6 8 8 {full}\n".encode() + pixels.tobytes())
+
+    with caplog.at_level(logging.WARNING):
+        describe(only(make_folder, write))
+    assert ("12 images have more than 8 bits a channel" in caplog.text) == (full > 255)
+
+
+def test_png_files_with_a_wrong_checksum_are_told(make_folder, caplog):
+    root = make_folder({"cat": 6, "dog": 6})
+    path = root / "cat" / "003.png"
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IEND") - 5] ^= 1  # of the checksum of the pixels, which Pillow does not read
+    path.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        describe(root)
+    assert "1 images are PNG files with a wrong checksum or without an end" in caplog.text
+    assert "e.g. 'cat/003.png'" in caplog.text
+
+
+def test_a_program_under_an_images_name_is_not_started(make_folder, monkeypatch):
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was called"))
+    root = make_folder({"cat": 6, "dog": 6})
+    drawing = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+    (root / "cat" / "000.png").write_bytes(drawing)
+    with pytest.raises(UserError, match="EPS is a program that draws: convert it to PNG"):
+        describe(root)
+
+
+def test_large_images_below_the_limit_are_no_warning(make_folder):
+    root = make_folder({"cat": 6, "dog": 6})  # 16×16
+    code = (
+        "import sys; from PIL import Image; from neumann.data import facts; Image.MAX_IMAGE_PIXELS = 200; "
+        "facts({'kind': 'image_folder', 'root': sys.argv[1]}); print(Image._decompression_bomb_check((20, 15)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(root)], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("None\n", "")
+
+
+def test_images_above_the_limit_are_refused(make_folder, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UserError, match="exceeds limit of 200 pixels"):
+        describe(make_folder({"cat": 6, "dog": 6}))

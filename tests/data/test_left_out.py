@@ -94,7 +94,66 @@ def test_training_and_testing_are_splits(make_folder, caplog):
 def test_a_split_of_another_name_is_told(make_folder, caplog):
     root = make_folder({f"{part}/{name}": 5 for part in ("train", "holdout") for name in ("cat", "dog")})
     said = look(root, caplog)[1]
-    assert "1 folder(s) beside train/ that are no split by name, e.g. 'holdout'" in said
+    assert "1 folder(s) beside train/ that are no split by name (val/ and test/ are), e.g. 'holdout'" in said
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train_set", "test_set"),
+        ("seg_train", "seg_test"),
+        ("dev", "eval"),
+        ("Training Data", "val2017"),
+        ("trn", "tst"),
+    ],
+)
+def test_class_folders_that_read_as_splits_are_refused(make_folder, caplog, names):
+    root = make_folder({f"{part}/{name}": 5 for part in names for name in ("cat", "dog")})
+    assert "read as splits and both hold 'cat': rename them to train and test (or val)" in refusal(root)
+    shutil.rmtree(root)
+    make_folder(dict.fromkeys(names, 5))  # images directly in them are those of classes
+    assert set(look(root, caplog)[0].class_names) == set(names)
+    shutil.rmtree(root)
+    make_folder({f"{part}/{part}-day": 5 for part in names})  # other folders in each are no classes of both
+    assert set(look(root, caplog)[0].class_names) == set(names)
+
+
+def test_a_val_folder_that_is_the_test_split_is_told(make_folder, caplog):
+    root = make_folder({f"{part}/{name}": 5 for part in ("train", "Val") for name in ("cat", "dog")})
+    said = look(root, caplog)[1]
+    assert "Val/ is the test split, the only labelled one beside train/, and validation is cut from train/" in said
+    make_folder({"test/cat": 2, "test/dog": 2})
+    assert "is the test split" not in look(root, caplog)[1]
+
+
+@pytest.mark.parametrize("content", ["nothing", "an archive", "a link that leads nowhere"])
+def test_a_split_folder_without_images_is_told(make_folder, caplog, content):
+    root = make_folder({"train/cat": 5, "train/dog": 5})
+    if content == "a link that leads nowhere":
+        (root / "test").symlink_to(root / "missing")
+        assert "left out: 1 link(s) that lead nowhere, e.g. 'test'" in look(root, caplog)[1]
+        return
+    (root / "test").mkdir()
+    if content == "an archive":
+        (root / "test" / "images.zip").write_bytes(b"x")
+    found, said = look(root, caplog)
+    assert "left out: 1 split folder(s) that hold no images, e.g. 'test'" in said
+    assert found.test_is == "0.2 of train/, cut by us"
+
+
+def test_a_cut_that_is_not_made_cannot_be_set(make_folder):
+    def refused(root, **more):
+        with pytest.raises(UserError) as error:
+            facts({"kind": "image_folder", "root": str(root), **more})
+        return str(error.value)
+
+    root = make_folder({f"{part}/{name}": 8 for part in ("train", "val") for name in ("cat", "dog")})
+    said = refused(root, test_fraction=0.3)
+    assert said == f"data.test_fraction=0.3 has no effect on '{root}', which has val/ beside train/: leave it out"
+    facts({"kind": "image_folder", "root": str(root), "test_fraction": 0.2, "val_fraction": 0.3, "split_seed": 1})
+    make_folder({"test/cat": 3, "test/dog": 3})
+    assert "has test/ and val/ beside train/: leave it out" in refused(root, val_fraction=0.3)
+    assert "data.split_seed=1 has no effect" in refused(root, split_seed=1)
 
 
 def test_a_hidden_class_is_not_dropped_in_silence(make_folder):

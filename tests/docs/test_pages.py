@@ -10,7 +10,13 @@ from tests.support.markdown_pages import NOT_RUN, ROOT, blocks, is_slow, run_pag
 
 pytestmark = pytest.mark.medium
 
-TESTED_CLOSER = ("plain-loop", "timm", "lightning", "export")  # by test_tutorials.py
+TESTED_CLOSER = (
+    "plain-loop",
+    "timm",
+    "lightning",
+    "export",
+    "transformers",
+)  # by test_tutorials.py and, the last, optim
 PAGES = sorted({*(ROOT / "docs").rglob("*.md")} - {ROOT / "docs" / "LOG.md"})
 
 

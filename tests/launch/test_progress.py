@@ -104,3 +104,33 @@ def test_the_table_at_the_end_tells_how_every_run_ended(test: bool, tmp_path: Pa
         "interrupted: seed=2: no reason is known",
         "2 of 3 runs did not finish: once the cause is mended, the same command tries them again",
     ]
+
+
+def narrow(width: int) -> Console:
+    return Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+
+
+@pytest.mark.parametrize("width", [80, 60, 40])
+def test_a_narrow_terminal_cuts_no_folder_status_or_error(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setattr(progress, "REFRESH_S", 0.0)
+    words = ["logger=none", "checkpoint=none", "optimizer=neumann_literal", "ablation=no_regularizers"]
+    specs = [make_spec([*words, f"seed={seed}"]) for seed in (0, 1)]
+    console = narrow(width)
+    why = "ValueError: " + "a long reason " * 10
+    status_table(console, [outcome_of(specs[0]), outcome_of(specs[1], "failed", why)], ["", "optimizer.lr=0.3"])
+    lines = text_of(console).splitlines()
+    for spec in specs:
+        assert any(line.strip() == spec.folder.name for line in lines)  # whole, and alone where it does not fit
+    assert any("finished" in line and "12.50 %" in line for line in lines)
+    assert any(line.startswith("optimizer.lr=0.3") and "failed" in line for line in lines)
+    assert any(why.strip() in line for line in lines)
+
+    view = SweepView(console, "importing PyTorch", specs, ["", ""])
+    for spec in specs:
+        view.started(spec)
+    console = narrow(width)
+    console.print(view._running(specs))
+    header, *rows = (line.rstrip() for line in text_of(console).splitlines())
+    assert header.endswith("validation error")
+    assert [row.split()[-1] for row in rows] == ["0/740", "0/740"]
+    assert [row.split()[0][-2:] for row in rows] == ["s0", "s1"]

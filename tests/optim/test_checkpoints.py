@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 
-from neumann.optim import NesterovInner, Neumann
+from neumann.optim import BurnInSGD, NesterovInner, Neumann
 from tests.support.optimizer_paths import EVERY_PATH, QUICK, path
 from tests.support.optimizer_problems import copies, new_params, relative, same_bits, set_gradients, train
 
@@ -249,3 +249,44 @@ def test_an_optimizer_is_freed_with_its_last_reference(name):
             assert there() is None
         finally:
             gc.enable()
+
+
+class Passing(Neumann):
+    """A subclass that passes keywords on, with a default and an argument of its own."""
+
+    def __init__(self, params, note="mine", *, gamma=0.8, **settings):
+        super().__init__(params, gamma=gamma, **settings)
+        self.note = note
+
+
+class Plain(BurnInSGD):
+    """A subclass that passes everything on."""
+
+    def __init__(self, params, **settings):
+        super().__init__(params, **settings)
+
+
+@pytest.mark.parametrize("kind", [Passing, Plain])
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_a_subclass_that_passes_keywords_on_is_copied_with_its_defaults(kind, duplicate):
+    params = new_params()
+    optimizer = kind(params, lr=0.05)
+    train(optimizer, params, range(5))
+    copied, members = duplicate((optimizer, params))
+    groups = [[{k: v for k, v in group.items() if k != "params"} for group in each.param_groups] for each in (optimizer, copied)]  # fmt: skip
+    assert groups[0] == groups[1]
+    assert {k: copied.defaults[k] for k in optimizer.defaults} == optimizer.defaults
+    assert copied.defaults.keys() - optimizer.defaults.keys() <= {"differentiable"}
+    train(optimizer, params, range(5, 10))
+    train(copied, members, range(5, 10))
+    assert same_bits(params, members)
+
+
+def test_a_subclass_pickled_before_a_setting_was_there_gets_its_own_default():
+    optimizer = Passing(new_params())
+    pickled = optimizer.__getstate__()
+    for each in (pickled["defaults"], *pickled["param_groups"]):
+        del each["gamma"], each["reset_growth"]
+    opened = Passing.__new__(Passing)
+    opened.__setstate__(pickled)
+    assert [opened.param_groups[0][key] for key in ("gamma", "reset_growth")] == [0.8, 2.0]

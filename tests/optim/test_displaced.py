@@ -269,3 +269,112 @@ def test_a_model_can_be_scripted_once_the_handle_is_removed() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert torch.equal(torch.jit.script(model)(INPUTS), model(INPUTS))
+
+
+# other weights at the eval point
+
+
+DROPPED = "other weights were put into the model while .* they are dropped, and training goes on from the held weights"
+
+
+@pytest.mark.parametrize("kind", ["neumann", "nesterov_inner"])
+@pytest.mark.parametrize("how", ["eval", "block"])
+def test_weights_loaded_at_the_eval_point_are_dropped_with_a_warning(kind: str, how: str) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = KINDS[kind](model.parameters())
+    params = [*model.parameters()]
+    train(optimizer, params, range(20))
+    held, best = copies(params), nn.Linear(3, 2).state_dict()
+
+    def load() -> None:
+        model.load_state_dict(best)
+        assert torch.equal(model.weight, best["weight"])
+
+    def judge() -> None:
+        if how == "block":
+            with evaluating(optimizer):
+                load()
+        else:
+            optimizer.eval()
+            load()
+            optimizer.eval()  # an evaluation of what was loaded takes it as it is
+            assert torch.equal(model.weight, best["weight"])
+            optimizer.train()
+
+    with pytest.warns(UserWarning, match=DROPPED) as said:
+        judge()
+    assert len(said) == 1
+    assert same_bits(params, held)
+    load()  # at the held point they are trained on from
+    train(optimizer, params, range(20, 21))
+    assert not same_bits(params, held)
+
+
+@pytest.mark.parametrize("kind", ["neumann", "nesterov_inner"])
+def test_what_is_put_back_at_the_eval_point_is_not_warned_about(kind: str) -> None:
+    params = new_params(torch.float32)
+    optimizer = KINDS[kind](params)
+    train(optimizer, params, range(20))
+    held = copies(params)
+    for point in ("base", *(["average"] if kind == "neumann" else [])):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            optimizer.move_to(point)
+            there = copies(params)
+            with torch.no_grad():
+                for p, value in zip(params, there, strict=True):  # an average's swap, and back
+                    p.zero_()
+                    p.copy_(value)
+            copied = copy.deepcopy((params, optimizer))
+            state = copy.deepcopy(optimizer.state_dict())
+            with torch.no_grad():
+                params[0].fill_(1.0)
+            optimizer.load_state_dict(state)  # the weights of a checkpoint, and then its state
+            for ours, its in ((params, optimizer), copied):
+                its.train()
+                assert same_bits(ours, held)
+
+
+def test_weights_that_are_not_finite_are_put_back_without_a_warning() -> None:
+    params = new_params(torch.float32)
+    optimizer = KINDS["neumann"](params)
+    train(optimizer, params, range(5))
+    params[0].data[0] = torch.nan
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error")
+        optimizer.eval()
+        params[0].copy_(params[0].clone())
+        optimizer.train()
+
+
+# a rate of 0
+
+
+@pytest.mark.parametrize("kind", ["neumann", "nesterov_inner"])
+def test_at_a_rate_of_0_the_weights_coast_by_what_is_left_of_the_momentum(kind: str) -> None:
+    make = {"neumann": lambda p: Neumann(p, lr=0.05, momentum=0.8), "nesterov_inner": lambda p: NesterovInner(p, 0.05, momentum=0.8)}  # fmt: skip
+    params = new_params()
+    optimizer = make[kind](params)
+    train(optimizer, params, range(20))
+    held, momenta = copies(params), [optimizer.state[p]["m"].clone() for p in params]
+    optimizer.param_groups[0]["lr"] = 0.0
+    for count in range(1, 4):
+        train(optimizer, params, range(20 + count, 21 + count))
+        way = sum(0.8 ** (k + 1) for k in range(1, count + 1))
+        for p, w, m in zip(params, held, momenta, strict=True):
+            torch.testing.assert_close(p.detach(), w + way * m)
+    train(optimizer, params, range(30, 230))
+    for p, w, m in zip(params, held, momenta, strict=True):
+        torch.testing.assert_close(p.detach(), w + 0.8**2 / (1 - 0.8) * m)
+    with evaluating(optimizer):
+        for p, w, m in zip(params, held, momenta, strict=True):
+            torch.testing.assert_close(p.detach(), w + 0.8**2 / (1 - 0.8) * m)
+
+
+def test_a_rate_of_0_from_the_start_moves_nothing() -> None:
+    params = new_params()
+    optimizer = Neumann([{"params": params[:1], "lr": 0.0}, {"params": params[1:]}], lr=0.05)
+    before = copies(params)
+    train(optimizer, params, range(20))
+    assert same_bits(params[:1], before[:1])
+    assert not same_bits(params[1:], before[1:])

@@ -12,6 +12,7 @@ import timm.optim
 import torch
 from timm.models import resume_checkpoint
 from timm.scheduler import CosineLRScheduler
+from timm.task import ClassificationTask, resume_task_checkpoint
 from timm.utils import CheckpointSaver
 from torch import nn
 
@@ -198,16 +199,22 @@ def test_lookahead_is_evaluated_at_the_base_point_of_what_it_wraps(name: str) ->
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), held.parameters(), strict=True))
 
 
-def test_what_timms_train_script_saves_is_the_answer_and_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("script", ["of tasks", "older"])
+def test_what_timms_train_script_saves_is_the_answer_and_goes_on_to_the_same_bits(script: str, tmp_path: Path) -> None:
     whole, model, resumed = network(), network(), network()
+    tasks = [ClassificationTask(net) if script == "of tasks" else None for net in (model, resumed)]
     optimizers = [timm.optim.create_optimizer_v2(net, opt="neumann", lr=0.1) for net in (whole, model, resumed)]
     fit(whole, optimizers[0])
     fit(model, optimizers[1])
     with evaluating(optimizers[1]):
         answer = copy.deepcopy(model)
-        saver = CheckpointSaver(model, optimizers[1], checkpoint_dir=str(tmp_path), recovery_dir=str(tmp_path))
+        folder = str(tmp_path)
+        saver = CheckpointSaver(model, optimizers[1], task=tasks[0], checkpoint_dir=folder, recovery_dir=folder)
         saver.save_checkpoint(0, 1.0)
-    resume_checkpoint(resumed, str(tmp_path / "last.pth.tar"), optimizers[2])
+    if script == "of tasks":
+        resume_task_checkpoint(tasks[1], str(tmp_path / "last.pth.tar"), optimizers[2])
+    else:
+        resume_checkpoint(resumed, str(tmp_path / "last.pth.tar"), optimizers[2])
     assert same(resumed, answer)
     optimizers[2].train()
     assert same(resumed, whole)

@@ -11,6 +11,7 @@ from torch.distributed.optim import PostLocalSGDOptimizer
 
 from neumann.optim import NesterovInner, Neumann, NeumannReference, WeightAverage, at, eval_point, evaluating, points
 from neumann.optim.private_names import base_optimizer
+from neumann.optim.wrappers import load_states, wrapped
 from tests.support.optimizer_problems import copies, new_params, relative, same_bits, train
 
 
@@ -67,12 +68,15 @@ class Averager(averagers.ModelAverager):
 
 
 def prepared(optimizer):
-    accelerate = pytest.importorskip("accelerate")
-    return accelerate.Accelerator(cpu=True).prepare_optimizer(optimizer)
+    from accelerate import Accelerator  # imports for seconds
+
+    return Accelerator(cpu=True).prepare_optimizer(optimizer)
 
 
 def lookahead(optimizer):
-    return pytest.importorskip("timm.optim").Lookahead(optimizer, k=100)
+    from timm.optim import Lookahead
+
+    return Lookahead(optimizer, k=100)
 
 
 WRAPPERS = {
@@ -261,9 +265,6 @@ def test_what_looks_like_a_wrapper_and_is_none():
 @pytest.mark.parametrize("kind", ["Neumann", "Nesterov", "Adam"])
 @pytest.mark.parametrize("wrap", [Sharpness, lookahead, lambda inner: Passing(Sharpness(inner))])
 def test_a_runs_checkpoint_holds_what_a_wrappers_own_state_leaves_out(wrap, kind):
-    from neumann.optim.points import wrapped
-    from neumann.training.checkpoints import load_optimizer
-
     make = INNER[kind][0]
     params, others = new_params(), new_params()
     optimizer, resumed = wrap(make(params)), wrap(make(others))
@@ -271,7 +272,7 @@ def test_a_runs_checkpoint_holds_what_a_wrappers_own_state_leaves_out(wrap, kind
     for p, q in zip(params, others, strict=True):
         q.data.copy_(p.data)
     first, *inside = (copy.deepcopy(each.state_dict()) for each in wrapped(optimizer))
-    load_optimizer(resumed, first, inside)
+    load_states(resumed, first, inside)
     for each in (optimizer, resumed):
         each.param_groups[0]["lr"] = 0.02  # reaches the optimizer inside
     train(optimizer, params, range(10, 20))

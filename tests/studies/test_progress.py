@@ -92,3 +92,23 @@ def test_on_a_terminal_every_row_is_a_line_with_its_setting_and_test_error(
     assert f"{neumann.name} lr={neumann.config.optimizer['lr']} 0/36" in first
     assert "6 finished, 3 waiting" in first[-1]  # both rows that it judges share their runs
     assert "SGD, averaged 6/6 lr=0.3 3/3 12.50 % (n = 3)" in second  # at its own point
+
+
+@pytest.mark.parametrize("width", [80, 60, 40])
+def test_a_narrow_terminal_cuts_no_count_setting_or_error(study: Study, width: int) -> None:
+    tuning = runs_of(study.tuning(), make_specs)
+    evaluation = runs_of(study.evaluation("averaged", {"optimizer.lr": 0.3}), make_specs)
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    view = StudyView(console, "importing PyTorch", study, tuning)
+    chosen: Any = SimpleNamespace(chosen=True, setting={"optimizer.lr": 0.3})
+    view.evaluating({"averaged": [chosen]}, evaluation)
+    for run in evaluation:
+        view._over[run.spec.signature] = outcome_of(run)
+    console.print(view.overview())
+    lines = text_of(console).splitlines()
+    (row,) = (line for line in lines if "12.50 %" in line)
+    assert row.startswith("SGD")
+    assert row.endswith("12.50 % (n = 3)")
+    assert width == 40 or "3/3" in row
+    assert width < 60 or "lr=0.3" in row
+    assert max(map(len, lines)) <= width

@@ -6,6 +6,7 @@ import copy
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -237,11 +238,27 @@ def test_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.medium
 def test_a_plan_says_how_long_it_takes_or_that_it_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*words: str) -> str:
+        assert main(["study", "mine", "--plan", *words]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
     write_study(small())
-    assert main(["study", "mine", "--plan"]) == 0
-    assert "not known: no run of this study is over yet" in " ".join(capsys.readouterr().out.split())
+    assert "not known: no run like these was measured in runs yet" in said()
     finish(load_study("mine").tuning()[0], 0.02)  # 1.5 s
+    text = said("launch.parallel=1")
+    assert "to train: 3 runs and up to 6 evaluation runs" in text
+    assert "with 1 run at once" in text
+    assert "1.5 s a run, by 1 run like these that was measured in runs" in text
+    one, three = (re.search(r"up to (\d+) s with", said(f"launch.parallel={n}")) for n in (1, 3))
+    assert one is not None
+    assert three is not None
+    assert int(one[1]) == pytest.approx(3 * int(three[1]), abs=2)
+
+
+@pytest.mark.medium
+def test_a_plan_is_timed_by_equal_runs_of_another_study(capsys: pytest.CaptureFixture[str]) -> None:
+    write_study(small())
+    write_study(small(), "other")
+    finish(load_study("other").tuning()[0], 0.02)
     assert main(["study", "mine", "--plan"]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "to train: 3 runs and up to 6 evaluation runs" in said
-    assert "up to 14 s of training, shared by the runs at once (1.5 s a run so far, n = 1)" in said
+    assert "1.5 s a run, by 1 run like these" in " ".join(capsys.readouterr().out.split())

@@ -118,7 +118,11 @@ def test_a_failure_finishes_the_mirror_too(train: Train, monkeypatch: pytest.Mon
 
 @pytest.mark.medium
 def test_a_client_that_cannot_start_costs_a_warning_and_no_run(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["logger=wandb", f"logger.tags=[{'x' * 65}]", "optimizer=sgd"]  # a tag has 64 characters at most
+    def refuse(**settings: Any) -> None:
+        raise wandb.Error("no room")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    words = ["logger=wandb", "optimizer=sgd"]
     with pytest.warns(UserWarning, match="is not mirrored"):
         result, _ = train(*words, "trainer.max_epochs=1")
     assert result["status"] == "finished"
@@ -131,6 +135,25 @@ def test_a_client_that_cannot_start_costs_a_warning_and_no_run(train: Train, mon
     monkeypatch.setattr(Stop, "on_train_batch_end", stop)
     with pytest.raises(Interrupted), pytest.warns(UserWarning, match="is not mirrored"):
         train(*words, "trainer.max_epochs=3")
+
+
+@pytest.mark.medium
+def test_the_surroundings_do_not_change_what_is_mirrored(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    extra = tmp_path / "extra.yaml"
+    extra.write_text("wandb_version: 1\noptimizer:\n  value: another\n", encoding="utf-8")
+    given = {"RUN_ID": "abc", "PROJECT": "theirs", "NAME": "theirs", "RUN_GROUP": "theirs", "JOB_TYPE": "theirs"}
+    given |= {"TAGS": "theirs", "RESUME": "must", "FORK_FROM": "abc?_step=3", "CONFIG_PATHS": str(extra)}
+    given |= {"MODE": "foo", "DIR": "/nowhere", "IGNORE_GLOBS": "*"}
+    for name, value in given.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    result, folder = train("logger=wandb", "optimizer=sgd", "trainer.max_epochs=1", "study=ours")
+    (run,) = read_offline(folder)
+    assert (run["id"], run["group"], run["job_type"]) == (f"{result['signature']}-1", "ours", "train")
+    assert (run["name"], run["project"]) == (folder.path.name.rpartition("-")[0], "neumann")
+    assert run["config"]["optimizer"]["momentum"] == 0.9
+    assert run["exit"] == 0
 
 
 @pytest.mark.medium

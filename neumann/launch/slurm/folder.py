@@ -1,6 +1,7 @@
 """The folder of one launch, which its jobs share: the launch's settings, its runs, and a journal of each job.
 
-launch.json       settings, limits, the working directory and sys.path of the command, and the number of submissions
+launch.json       settings, limits, the working directory and sys.path of the command, the number of submissions, what
+                  each job of the last one is for, and which jobs have ended
 runs.jsonl        a line for each run that was not over when jobs were last submitted
 journal-*.jsonl   what one job has done, written by that job alone, so that no two machines append to one file
 slurm/            what submitit keeps: scripts, logs
@@ -13,7 +14,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -111,13 +112,24 @@ class LaunchFolder:
 
     def write(self, launch: SlurmLaunchConfig, specs: Sequence[RunSpec], submission: int) -> None:
         """Write the settings and the runs of the jobs that will be submitted next; ``submission`` counts from 1."""
-        lines = [json.dumps(plain(vars(ListedRun.of(spec)))) + "\n" for spec in specs]
-        replace_file(self.path / "runs.jsonl", "".join(lines).encode())
+        self._list(ListedRun.of(spec) for spec in specs)
         place = {"cwd": os.getcwd(), "path": [os.path.abspath(folder) for folder in sys.path]}
         write_json(
             self.path / "launch.json",
-            {"launch": asdict(launch), "submission": submission, "gone": [], "asked": time.time(), **place},
+            {"launch": asdict(launch), "submission": submission, "jobs": {}, "gone": []}
+            | {"asked": time.time(), **place},
         )
+
+    def add_runs(self, specs: Sequence[RunSpec]) -> None:
+        """Add those of ``specs`` that are not among the runs: they were over when jobs were last submitted."""
+        there = self.runs()
+        listed = {run.signature for run in there}
+        if new := [ListedRun.of(spec) for spec in specs if spec.signature not in listed]:
+            self._list([*there, *new])
+
+    def _list(self, runs: Iterable[ListedRun]) -> None:
+        lines = [json.dumps(plain(vars(run))) + "\n" for run in runs]
+        replace_file(self.path / "runs.jsonl", "".join(lines).encode())
 
     def set_limits(self, launch: SlurmLaunchConfig) -> None:
         """Change the limits, which jobs read while they wait and while they run."""
@@ -126,8 +138,17 @@ class LaunchFolder:
         write_json(self.path / "launch.json", {**known, "launch": {**known["launch"], **{k: asked[k] for k in LIMITS}}})
 
     def set_gone(self, jobs: Iterable[str]) -> None:
-        """Tell the jobs to come that ``jobs`` have ended, whatever their journals say."""
+        """Tell the other jobs that ``jobs`` have ended, whatever their journals say."""
         write_json(self.path / "launch.json", {**self.settings(), "gone": sorted(jobs)})
+
+    def add_jobs(self, purposes: Mapping[str, str]) -> None:
+        """Record what jobs are for that have just been submitted, for other launchers of the same runs."""
+        known = self.settings()
+        write_json(self.path / "launch.json", {**known, "jobs": {**known.get("jobs", {}), **purposes}})
+
+    def jobs(self) -> dict[str, str]:
+        """Return what the recorded jobs of the last submission are for; empty where launch.json cannot be read."""
+        return dict((self.known_settings() or {}).get("jobs", {}))
 
     def runs(self) -> list[ListedRun]:
         """Return the runs. Raises UserError where runs.jsonl is not a list of runs."""

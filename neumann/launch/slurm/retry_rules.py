@@ -1,6 +1,6 @@
 """Rules by which runs on a cluster are tried again, and by which a launch stops.
 
-A worker applies them to the journals and launch.json; the launcher also asks squeue once no job is left. The same
+A job applies them to the journals and launch.json; the launcher also asks squeue which jobs are gone. The same
 failure twice is final; a vanished node is not. A run that a time limit or preemption stopped may go on for ever, as
 long as every attempt gets further than the last.
 """
@@ -101,7 +101,7 @@ def launch_state(
     entries      of all its journals
     limits       the launch's settings, of which `neumann.launch.slurm.folder.LIMITS` are read
     submission   whose attempts and failures count; GPU-hours count over all submissions
-    alive        the jobs that the queue knows; where it is None, a job is alive while it writes and is not ``gone``
+    alive        the jobs that are not gone by the queue; None: a job is alive while it writes and is not ``gone``
     gone         jobs that have ended, whatever their journals say
     now          seconds since 1970; None: the clock's
     """

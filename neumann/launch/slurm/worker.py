@@ -260,7 +260,7 @@ class _WorkerStart:
             self._heartbeat_at = time.monotonic()
             self.journal.write("beat")
 
-    def _reap(self, *, asked: bool = False) -> None:
+    def _reap(self) -> None:
         for run in self._pool.wait():
             listed, _ = self._training.pop(run)
             status, message, result = run.reap()
@@ -271,8 +271,6 @@ class _WorkerStart:
                 self._over.add(listed.signature)
             elif status == "claimed":
                 self._later[listed.signature] = time.monotonic() + LATER_S
-            elif asked and status == "failed":  # a signal to the whole job reaches decoding workers too
-                status = "interrupted"
             seconds = round(run.seconds(), 1)
             self.journal.write("end", run=listed.signature, status=status, message=message, step=step, seconds=seconds)
             if status not in OVER:
@@ -293,7 +291,7 @@ class _WorkerStart:
             while due and time.monotonic() - began >= due[0][0]:
                 _, now = due.pop(0)
                 self._pool.stop(at_once=now)
-            self._reap(asked=True)
+            self._reap()
 
     def _state(self, *, fresh: bool = False) -> LaunchState:
         return self._throttled(self._read_on, fresh=fresh)

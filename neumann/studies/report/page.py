@@ -7,6 +7,7 @@ nothing has changed.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from neumann.studies.report.figures.svg import Drawing
 
 HERE = Path(__file__).parent
+UNBROKEN = re.compile(r" (?=[=<] )|(?<= [=<]) |(?<=\d) (?=%)")  # spaces at which no line may end: α = 0, n = 5, 95 %
 ONE_VALUE = ("commit", "torch", "device")  # provenance that may move the numbers where runs differ in it
 
 
@@ -75,6 +77,10 @@ def render(results: StudyResults, folder: Path) -> list[Path]:
     return [folder / name for name in files]
 
 
+def _bound(text: str) -> str:
+    return UNBROKEN.sub("\N{NO-BREAK SPACE}", text)
+
+
 def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
     """Return report.html, with ``drawings`` (by name) inside."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -89,7 +95,7 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda v: v if isinstance(v, Markup) or not isinstance(v, str) else printable(v),
+        finalize=lambda v: v if isinstance(v, Markup) or not isinstance(v, str) else _bound(printable(v)),
     )
     return environment.get_template("report.html.j2").render(
         r=results,

@@ -86,7 +86,37 @@ class PlayedLaunch:
 def place(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> PlayedLaunch:
     monkeypatch.setattr("neumann.launch.slurm.launcher.TICK_S", 0.001)
     monkeypatch.setattr("neumann.launch.slurm.launcher.POLL_S", 0.0)
+    # these runs can be built, which takes seconds to find out
+    monkeypatch.setattr(SlurmLauncher, "_check", lambda launcher, specs, view: None)
     return PlayedLaunch(fake)
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_be_built_is_refused_before_any_job_is_submitted(
+    fake: FakeSlurm, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "-m", *QUICK, "launch=slurm", "launch.gpus_per_node=1", "trainer.accelerator=gpu"]
+    assert main([*words, "optimizer.alpha=0.1,-3"]) == 2
+    err = " ".join(capfd.readouterr().err.split())
+    assert "1 of 2 runs cannot be trained, so none was started: optimizer.alpha=-3" in err
+    assert not fake.scripts()
+    fake.refuse("Invalid account")
+    assert main([*words, "optimizer.alpha=0.1,0.2"]) == 2  # no GPU is needed here
+    assert "Slurm takes no job: Invalid account" in " ".join(capfd.readouterr().err.split())
+
+
+@pytest.mark.slow
+def test_a_login_node_without_pytorch_submits_all_the_same(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_warm(server: object, timeout: float = 0.0) -> bool:
+        raise UserError("no run can be started")
+
+    monkeypatch.setattr("neumann.launch.fork_server.ForkServer.warm_up", lambda server: None)
+    monkeypatch.setattr("neumann.launch.fork_server.ForkServer.is_warm", is_warm)
+    fake.refuse("Invalid account")
+    place = PlayedLaunch(fake)
+    with pytest.raises(UserError, match="Invalid account"):
+        place.launch()
+    assert "PyTorch cannot be imported here, so a wrong value is found when its run's turn comes" in place.said
 
 
 def test_outcomes_come_from_journals_and_results(place: PlayedLaunch) -> None:
@@ -164,7 +194,7 @@ def test_runs_of_a_vanished_job_get_another(place: PlayedLaunch) -> None:
     assert [outcome.status for outcome in outcomes] == ["finished"] * 3
     assert len(place.fake.scripts()) == 2
     assert "2 runs have no job left, and get others" in place.said[1]
-    assert place.folder.settings()["gone"] == ["7_0"]  # so that the next job need not wait for its silence
+    assert "7_0" in place.folder.settings()["gone"]  # so that the next job need not wait for its silence
 
 
 def test_a_cancelled_job_of_an_earlier_submission_is_no_reason_to_give_up(place: PlayedLaunch) -> None:
@@ -263,32 +293,217 @@ def test_runs_on_several_devices_have_a_job_each(fake: FakeSlurm, place: PlayedL
     assert "array=0-1" in groups
 
 
+class MixedLaunch(PlayedLaunch):
+    """A launch of runs on one device, which share workers, and of runs on two, which have a job each.
+
+    The queue answers at every tick with `states`; jobs that are submitted are added to it as pending.
+    """
+
+    def __init__(self, fake: FakeSlurm, seeds: str = "0,1") -> None:
+        super().__init__(fake, "trainer.devices=1,2", f"seed={seeds}", "trainer.accelerator=cpu")
+        self.alone = [spec for spec in self.specs if spec.config.trainer.devices == 1]
+        self.groups = [spec for spec in self.specs if spec.config.trainer.devices == 2]
+        self.states: dict[str, str] = {}
+
+    def play(self, act: Callable[[int], None]) -> list[RunOutcome]:
+        """Launch it while ``act`` plays the jobs, called with the number of each tick."""
+
+        def step(tick: int) -> None:
+            for job in self.folder.jobs():
+                self.states.setdefault(job, "RUNNING")
+            act(tick)
+            self.fake.queue(self.states)
+
+        return self.launch(PlayingView(step))
+
+    def job_of(self, spec: RunSpec) -> str:
+        """Return the last job that was submitted for a run on two devices."""
+        return [job for job, purpose in self.folder.jobs().items() if purpose == spec.signature][-1]
+
+    def finish(self, job: str, *specs: RunSpec) -> None:
+        """Play a job that trains ``specs`` and ends."""
+        self.train(self.journal(job), *specs)
+        self.states[job] = "COMPLETED"
+
+
+@pytest.fixture
+def mixed(fake: FakeSlurm, place: PlayedLaunch) -> MixedLaunch:
+    return MixedLaunch(fake)
+
+
 @pytest.mark.medium
-def test_a_submission_that_is_refused_loses_no_job_of_another(
-    fake: FakeSlurm, place: PlayedLaunch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mixed = PlayedLaunch(fake, "trainer.devices=1,2", "trainer.accelerator=cpu")
-    submit = queue.submit
-    groups = iter([True, False])
-
-    def refuse_groups_once(*words: Any) -> list[str]:
-        if words[3] != (1, 1) and next(groups):
-            raise queue.Refused("Slurm takes no job: too many nodes", [])
-        return submit(*words)
-
-    monkeypatch.setattr(queue, "submit", refuse_groups_once)
+def test_a_lost_run_of_several_devices_gets_a_job_while_others_live(mixed: MixedLaunch) -> None:
+    lost: list[str] = []
 
     def act(tick: int) -> None:
-        alone, group = sorted(mixed.specs, key=lambda spec: spec.config.trainer.devices)
-        if len(fake.scripts()) == 1:
-            fake.queue({})
-            mixed.train(mixed.journal(), alone)
-        else:
-            mixed.train(mixed.journal("8_0"), group)
+        first, second = mixed.groups
+        if tick == 2:
+            lost.append(mixed.job_of(first))
+            mixed.journal(lost[0]).write("start", run=first.signature)
+            mixed.states[lost[0]] = "NODE_FAIL"
+        elif tick > 2 and mixed.job_of(first) not in lost and mixed.states.get("7_0") == "RUNNING":
+            assert mixed.states[mixed.job_of(second)] == "RUNNING"
+            assert lost[0] in mixed.folder.settings()["gone"]
+            mixed.finish(mixed.job_of(first), first)
+            mixed.finish(mixed.job_of(second), second)
+            mixed.finish("7_0", *mixed.alone)
 
-    outcomes = mixed.launch(PlayingView(act))
-    assert [outcome.status for outcome in outcomes] == ["finished"] * 2
-    assert any("too many nodes; the runs without a job get one when the others are over" in said for said in mixed.said)
+    assert [outcome.status for outcome in mixed.play(act)] == ["finished"] * 4
+    _, groups, again = mixed.fake.scripts()
+    assert "array=0-1" in groups
+    assert "array=" not in again  # it is for this run alone
+    assert "ntasks-per-node=2" in again
+    assert sum("1 runs have no job left, and get others" in said for said in mixed.said) == 1
+
+
+@pytest.mark.medium
+def test_lost_workers_are_replaced_while_a_run_of_several_devices_trains(mixed: MixedLaunch) -> None:
+    def act(tick: int) -> None:
+        if tick == 2:
+            mixed.journal("7_0").write("start", run=mixed.alone[0].signature)
+            mixed.states |= {"7_0": "FAILED", "7_1": "COMPLETED"}
+        elif mixed.states.get("9_0") == "RUNNING":
+            assert mixed.states[mixed.job_of(mixed.groups[0])] == "RUNNING"
+            mixed.finish("9_0", *mixed.alone)
+            for group in mixed.groups:
+                mixed.finish(mixed.job_of(group), group)
+
+    assert [outcome.status for outcome in mixed.play(act)] == ["finished"] * 4
+    assert "ntasks-per-node=1" in mixed.fake.scripts()[2]
+
+
+@pytest.fixture
+def groups_refused(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Have Slurm refuse jobs of several processes while the list is not empty, an entry for each array."""
+    submit = queue.submit
+    refusals: list[bool] = []
+
+    def refuse_groups(*words: Any) -> list[str]:
+        if words[3] != (1, 1) and refusals:
+            refusals.pop()
+            raise queue.Refused("Slurm takes no job: too many jobs", [])
+        return submit(*words)
+
+    monkeypatch.setattr(queue, "submit", refuse_groups)
+    return refusals
+
+
+@pytest.mark.medium
+def test_jobs_that_slurm_refused_are_submitted_when_another_job_has_ended(
+    mixed: MixedLaunch, groups_refused: list[bool]
+) -> None:
+    groups_refused += [True, True]
+
+    def act(tick: int) -> None:
+        if tick < 20:
+            assert len(mixed.fake.scripts()) == 1  # nothing has changed since
+            assert len(groups_refused) == 1
+        elif tick == 20:
+            mixed.finish("7_1", mixed.alone[1])
+        elif len(mixed.fake.scripts()) == 1 and not groups_refused and mixed.states["7_0"] == "RUNNING":
+            mixed.finish("7_0", mixed.alone[0])  # refused again, until this one has ended too
+        elif mixed.groups[1].signature in mixed.folder.jobs().values():
+            for group in mixed.groups:
+                mixed.finish(mixed.job_of(group), group)
+
+    assert [outcome.status for outcome in mixed.play(act)] == ["finished"] * 4
+    assert sum("too many jobs; 2 runs have no job yet: Slurm is asked again" in said for said in mixed.said) == 1
+    assert not any("no job left" in said for said in mixed.said)
+
+
+@pytest.mark.medium
+def test_jobs_that_slurm_refused_are_tried_again_after_a_while(
+    mixed: MixedLaunch, groups_refused: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neumann.launch.slurm.launcher.REFUSED_S", 0.0)
+    groups_refused += [True] * 5
+
+    def act(tick: int) -> None:
+        if mixed.groups[1].signature in mixed.folder.jobs().values():
+            for job, specs in [("7_0", mixed.alone), *((mixed.job_of(run), [run]) for run in mixed.groups)]:
+                mixed.finish(job, *specs)
+
+    assert [outcome.status for outcome in mixed.play(act)] == ["finished"] * 4
+    assert not groups_refused
+
+
+@pytest.mark.medium
+def test_what_slurm_refuses_to_the_end_has_failed_with_its_sentence(
+    mixed: MixedLaunch, groups_refused: list[bool]
+) -> None:
+    groups_refused += [True] * 9
+
+    def act(tick: int) -> None:
+        if tick == 2:
+            mixed.finish("7_0", *mixed.alone)
+            mixed.states["7_1"] = "COMPLETED"
+
+    outcomes = {outcome.spec.signature: outcome for outcome in mixed.play(act)}
+    assert [outcomes[spec.signature].status for spec in mixed.alone] == ["finished"] * 2
+    for spec in mixed.groups:
+        assert (outcomes[spec.signature].status, outcomes[spec.signature].message) == (
+            "failed",
+            "Slurm takes no job: too many jobs",
+        )
+
+
+@pytest.mark.medium
+def test_after_a_cancelled_job_nothing_is_submitted_any_more(mixed: MixedLaunch, groups_refused: list[bool]) -> None:
+    groups_refused += [True]
+
+    def act(tick: int) -> None:
+        if tick == 2:
+            mixed.states |= {"7_0": "CANCELLED", "7_1": "CANCELLED"}
+
+    outcomes = mixed.play(act)
+    assert {(outcome.status, outcome.message) for outcome in outcomes} == {("interrupted", "job 7 was cancelled")}
+    assert len(mixed.fake.scripts()) == 1
+
+
+@pytest.mark.medium
+def test_a_second_launcher_takes_over_the_jobs_that_the_first_has_submitted_again(mixed: MixedLaunch) -> None:
+    other = MixedLaunch(mixed.fake)
+    first = mixed.groups[0]
+
+    def act(tick: int) -> None:
+        if tick == 2:
+            lost = mixed.job_of(first)
+            mixed.journal(lost).write("start", run=first.signature)
+            mixed.states[lost] = "NODE_FAIL"
+        elif mixed.states.get("9") == "RUNNING":
+            other.states = mixed.states
+            mixed.fake.queue(mixed.states)
+            other.play(finish_all)
+
+    def finish_all(tick: int) -> None:
+        if tick == 5:
+            for job, specs in [("7_0", mixed.alone), *((mixed.job_of(run), [run]) for run in mixed.groups)]:
+                mixed.finish(job, *specs)
+
+    assert [outcome.status for outcome in mixed.play(act)] == ["finished"] * 4
+    assert len(mixed.fake.scripts()) == 3
+    assert "joined: 5 of its jobs" not in other.said[0]  # the lost one is not among them
+    assert "joined: 4 of its jobs" in other.said[0]
+
+
+@pytest.mark.medium
+def test_a_job_that_no_launcher_has_recorded_may_be_for_any_run(mixed: MixedLaunch) -> None:
+    """A launcher that is killed right after sbatch records nothing: what its job trains is not submitted twice."""
+
+    def act(tick: int) -> None:
+        if tick == 2:
+            mixed.states["33_0"] = "RUNNING"
+            lost = mixed.job_of(mixed.groups[0])
+            mixed.journal(lost).write("start", run=mixed.groups[0].signature)
+            mixed.states[lost] = "NODE_FAIL"
+        elif tick == 20:
+            assert len(mixed.fake.scripts()) == 2
+            mixed.states["33_0"] = "FAILED"
+        elif len(mixed.fake.scripts()) == 3:
+            for job, specs in [("7_0", mixed.alone), *((mixed.job_of(run), [run]) for run in mixed.groups)]:
+                mixed.finish(job, *specs)
+
+    assert [outcome.status for outcome in mixed.play(act)] == ["finished"] * 4
 
 
 def test_one_run_in_two_folders_is_refused(fake: FakeSlurm) -> None:

@@ -177,26 +177,43 @@ def test_a_time_limit_a_lost_job_and_ctrl_c_cost_no_step(cluster: slurm.Cluster,
     assert [m["step"] for m in folder.read_measurements()] == [18 * (i + 1) for i in range(100)]
 
 
-def test_two_ranks_train_as_a_job_of_their_own_and_go_on_after_a_signal(cluster: slurm.Cluster, tmp_path: Path) -> None:
-    two = [*slurm_optimizers.write(tmp_path), "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=20"]
-    head = Head(cluster, tmp_path, *two, "optimizer.ends=slow,second")
-    until(lambda: any(folder.read_measurements() for folder in folders(tmp_path, "ends: slow")), head)
-    (folder,) = folders(tmp_path, "ends: slow")
-    assert len(re.findall(r"submitted: 2 jobs for 2 runs", head.said)) == 1
+def test_two_ranks_train_as_a_job_of_their_own_and_go_on_after_a_signal_and_a_loss(
+    cluster: slurm.Cluster, tmp_path: Path
+) -> None:
+    two = [*slurm_optimizers.write(tmp_path), "trainer.accelerator=cpu", "trainer.max_epochs=100"]
+    head = Head(cluster, tmp_path, *two, "trainer.devices=2,1", "optimizer.ends=slow,second")
+    of_two = lambda: [f for f in folders(tmp_path, "ends: slow") if "devices: 2" in f.config.read_text()]  # noqa: E731
+    until(lambda: any(folder.read_measurements() for folder in of_two()), head)
+    (folder,) = of_two()
+    said = re.search(r"submitted: 4 jobs for 4 runs \((\d+) \d+\)", head.said)
+    assert said, head.said
     start = next(event for event in events(tmp_path) if event.get("run") and event["run"] in folder.path.name)
-    job = next(
-        p.stem.split("-")[2] for p in tmp_path.glob("runs/.launches/*/journal*") if start["run"] in p.read_text()
-    )
-    cluster.ask("scancel", "--signal=USR2", job)  # as before the time limit, or at preemption
+
+    def job() -> str:
+        journals = [p for p in tmp_path.glob("runs/.launches/*/journal*") if start["run"] in p.read_text()]
+        return max(journals, key=lambda p: p.stat().st_mtime).stem.split("-")[2]
+
+    cluster.ask("scancel", "--signal=USR2", job())  # as before the time limit, or at preemption
     until(lambda: any(event.get("requeued") for event in events(tmp_path)), head)
+    steps = len(folder.read_measurements())
+    until(lambda: attempts(folder) == 2 and len(folder.read_measurements()) > steps, head)
+
+    # the job vanishes: its run gets another while the worker goes on with a run of one process
+    workers = {one for one in cluster.jobs("running") if one.startswith(f"{said.group(1)}_")}
+    assert workers, head.told()
+    cluster.kill(cluster.ask("squeue", "--noheader", "--format=%A", f"--jobs={job()}").strip())
+    until(lambda: "1 runs have no job left, and get others" in head.said, head)
+    assert workers & cluster.jobs("running").keys(), head.told()
+    until(lambda: attempts(folder) == 3, head)
     (tmp_path / "go").touch()
     assert head.wait() == 1, head.told()
     result, record = folder.result(), read_json(folder.provenance)
     assert result is not None
-    assert (result["status"], result["step"]) == ("finished", 360)
-    assert [len(attempt["ranks"]) for attempt in record["attempts"]] == [2, 2]
-    assert [m["step"] for m in folder.read_measurements()] == [18 * (i + 1) for i in range(20)]
-    (broken,) = folders(tmp_path, "ends: second")
+    assert (result["status"], result["step"]) == ("finished", 1800)
+    assert [len(attempt["ranks"]) for attempt in record["attempts"]] == [2, 2, 2]
+    assert [m["step"] for m in folder.read_measurements()] == [18 * (i + 1) for i in range(100)]
+    (broken,) = [f for f in folders(tmp_path, "ends: second") if "devices: 2" in f.config.read_text()]
     assert "failed twice alike: rank 1: it broke on one rank" in " ".join(head.said.split())
     assert "it broke on one rank" in broken.error.read_text()
     assert attempts(broken) == 2
+    assert sum(one.result() is not None for one in folders(tmp_path)) == 3

@@ -119,6 +119,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
+        data = data.replace("\N{NO-BREAK SPACE}", " ")
         self.text += data
         if ("td" in self.open or "th" in self.open) and "svg" not in self.open:
             self.tables[self.section][-1][-1] += data

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from neumann.studies.numbers import RATE, printable, setting_text, value
 from neumann.studies.report.figures.parts import Grid, finite, fit_y, heading, legend, nothing, plain_log, sheet
-from neumann.studies.report.figures.svg import BLUE, INK, SOFT, VERMILION, Drawing, save
+from neumann.studies.report.figures.svg import BLUE, INK, PAPER, SOFT, VERMILION, Drawing, save
 from neumann.studies.results import RowResult, TuningTrial
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def _name(axes: Axes, x: float, y: float, text: str) -> None:
         color=BLUE,
         fontweight="bold",
         zorder=6,
+        bbox={"boxstyle": "square,pad=0.1", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.85},  # over the line
     )
 
 

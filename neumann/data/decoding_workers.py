@@ -1,0 +1,42 @@
+"""Processes of a DataLoader that decode images, and how they take the signals that ask a run to stop.
+
+A terminal, `timeout` and a cluster send such a signal to all processes of a run. The training process then finishes
+its step, for which it wants its batches, and ends its workers itself. So they pass over stop signals, except a SIGTERM
+that their own parent sends, which is how multiprocessing ends a process that hangs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+
+def decoded(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Return an iterator over ``loader``, whose workers begin with SIGTERM blocked, in all of their threads."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def pass_over_signals(worker: int) -> None:
+    """Leave stop signals to the training process; a loader calls it in each of its workers."""
+    for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        threading.Thread(target=_end_at_parents_word, name="neumann-signals", daemon=True).start()
+    else:  # macOS does not tell who has sent a signal
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _end_at_parents_word() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)  # as torch's own handler of the signal does

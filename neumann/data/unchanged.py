@@ -1,0 +1,24 @@
+"""A look at whether a folder still holds the images that a run's signature names, for a run that reads them later."""
+
+from __future__ import annotations
+
+from neumann.data.facts import DataFacts
+from neumann.data.folder import walk
+from neumann.data.scan import scan, stat_digest
+from neumann.errors import UserError
+
+
+def check_unchanged(facts: DataFacts) -> None:
+    """Raise UserError where the files of ``facts`` are no longer what its fingerprint covers.
+
+    Where names, sizes and times are the same, no file is read. Embedded data does not change.
+    """
+    if not facts.examples.root:
+        return
+    listing = walk(facts.examples.root)
+    same = stat_digest(listing.files) == facts.stat_digest
+    if not same and scan(listing).fingerprint != facts.fingerprint:
+        raise UserError(
+            f"the images in '{facts.examples.root}' have changed since the command began, so they are not those that "
+            "the run is signed by: put them back, or repeat the command for a run of the new ones"
+        )

@@ -1,0 +1,80 @@
+"""Decoding workers: stop signals to all processes of a run leave them at work, and none outlives its parent."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neumann.data import facts
+from neumann.data.module import build
+from tests.data.conftest import MakeFolder
+
+ALL = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"]
+
+
+def stream(root: Path) -> Any:
+    data = {"kind": "image_folder", "root": str(root), "in_memory": False, "workers": 2, "image_size": 16}
+    return build(data, facts(data), batch_size=4, seed=0).train_dataloader()
+
+
+@pytest.mark.medium
+def test_stop_signals_leave_workers_at_work_and_their_parent_ends_them(make_folder: MakeFolder) -> None:
+    before = {child.pid for child in multiprocessing.active_children()}
+    batches = stream(make_folder({"a": 40, "b": 40}))
+    whole = [images.sum().item() for images, _ in batches]
+    workers = [child for child in multiprocessing.active_children() if child.pid not in before]
+    assert len(workers) == 2
+    again = stream(make_folder({"a": 40, "b": 40}))
+    passes = iter(again)
+    seen = [next(passes)[0].sum().item()]
+    its = [child for child in multiprocessing.active_children() if child.pid not in before and child not in workers]
+    assert len(its) == 2
+    for name in ALL:
+        subprocess.run(["/bin/kill", f"-{name.removeprefix('SIG')}", *[str(worker.pid) for worker in its]], check=True)
+    seen += [images.sum().item() for images, _ in passes]
+    assert seen == whole
+    assert all(worker.is_alive() for worker in its)
+    for worker in (*workers, *its):  # as torch does where one does not end, and multiprocessing at exit
+        worker.terminate()
+        worker.join(20)
+        assert not worker.is_alive()
+
+
+HOLDER = """
+import os, sys
+from pathlib import Path
+from tests.data.test_decoding_workers import stream
+batches = iter(stream(Path(sys.argv[1])))
+next(batches)
+import multiprocessing
+print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+if sys.argv[2] == "wait":
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["killed", "exits"])
+def test_no_worker_outlives_its_parent(end: str, make_folder: MakeFolder) -> None:
+    root = make_folder({"a": 40, "b": 40})
+    words = [sys.executable, "-c", HOLDER, str(root), "wait" if end == "killed" else "exit"]
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as parent:
+        assert parent.stdout is not None
+        workers = [int(word) for word in parent.stdout.readline().split()]
+        assert len(workers) == 2
+        if end == "killed":
+            parent.send_signal(signal.SIGKILL)
+        parent.wait(60)
+        deadline = time.monotonic() + 30  # torch has a worker look for its parent every 5 s
+        while any(Path(f"/proc/{worker}").exists() for worker in workers):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
