@@ -71,7 +71,8 @@ def _batch(result: Mapping[str, Any]) -> str | None:
     size, asked, micro, accumulation, devices, norm = (batch[key] for key in keys)
     if size == asked == micro == norm:
         return None
-    words = [f"{size:,} = {micro:,} × {accumulation} micro-batches × {devices} devices"]
+    on = "1 device" if devices == 1 else f"{devices} devices"
+    words = [f"{size:,} = {micro:,} × {accumulation} micro-batch{'es' * (accumulation > 1)} × {on}"]
     words += [f"rounded from {asked:,}"] if asked != size else []
     words += [f"ghost batches of {norm:,}"] if norm != micro else []
     return ", ".join(words)

@@ -57,7 +57,7 @@ def why_not_tuned(key: str) -> str | None:
     """
     name = key.lstrip("+")
     if name in ("batch.max_per_device", "batch.round"):
-        return f"{name} is a matter of memory, so there is nothing to search in it; batch norm's batch is batch.norm_size"
+        return f"{name} is a matter of memory and not searched; batch norm's batch is batch.norm_size"
     if any(name == setting or name.startswith(f"{setting}.") for setting in NOT_SIGNED):
         return f"{name} cannot change a result, so there is nothing to search in it"
     if name == "seed":

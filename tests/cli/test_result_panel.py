@@ -37,8 +37,9 @@ def test_a_path_is_one_piece_and_the_upload_names_where_the_files_are(width: int
 @pytest.mark.parametrize(
     ("batch", "words"),
     [
-        ((1008, 1009, 252, 4, 1, 252), "1,008 = 252 × 4 micro-batches × 1 devices, rounded from 1,009"),
+        ((1008, 1009, 252, 4, 1, 252), "1,008 = 252 × 4 micro-batches × 1 device, rounded from 1,009"),
         ((32_000, 32_000, 160, 25, 8, 32), "32,000 = 160 × 25 micro-batches × 8 devices, ghost batches of 32"),
+        ((64, 64, 32, 1, 2, 32), "64 = 32 × 1 micro-batch × 2 devices"),
         ((64, 64, 64, 1, 1, 64), None),
         (None, None),
     ],
