@@ -3,8 +3,9 @@
 import os
 import sys
 
-# Python has put the working directory first, where a user's random.py would stand for Python's own. The command itself
-# puts it last where it is needed. It stays first where this package is found there and nowhere else.
+# Python has put the working directory first, where a user's random.py would stand for Python's own.
+# `locate` puts it last for a run that names code which lies there alone. It stays first where this package is found
+# there and nowhere else.
 if sys.path[:1] == [os.getcwd()] and os.path.dirname(os.path.dirname(os.path.abspath(__file__))) != sys.path[0]:
     del sys.path[0]
 

@@ -34,7 +34,7 @@ class Bounds:
     def check(self, key: str, value: float, *, or_null: bool = False) -> None:
         """Raise UserError where ``value`` of the setting ``key`` is outside; ``or_null`` names null as a choice."""
         within = (
-            math.isfinite(value)
+            is_finite(value)
             and (self.at_least is None or value >= self.at_least)
             and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)
@@ -43,6 +43,14 @@ class Bounds:
             sides = (("at least", self.at_least), ("above", self.above), ("below", self.below))
             words = " and ".join(f"{word} {bound}" for word, bound in sides if bound is not None)
             raise UserError(f"{key}={value} is out of range: it must be {words}{', or null' if or_null else ''}")
+
+
+def is_finite(value: float) -> bool:
+    """Return whether ``value`` is a number that a float can hold, as whole numbers of 309 digits cannot."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def choice(default: str, *choices: str, also: Mapping[str, str] | None = None) -> Any:

@@ -22,6 +22,8 @@ class Interrupted(Exception):  # noqa: N818 - it is not an error
     signal: int | None = None
 
 
+LONGEST = 1000  # characters of a message that is not ours
+
 # exit codes of a command: something failed, the input is wrong, Ctrl-C (128 + SIGINT, as shells report it)
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -52,9 +54,18 @@ def did_you_mean(word: str, choices: Iterable[str], *, listed: int = 12) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's message, or the name of its type where it has none."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    """Return the first line of an exception's message, or the name of its type where it has none.
+
+    A line that only announces what follows (``Error(s) in loading state_dict:``) takes the next one with it, and the
+    key of a KeyError stands behind that word.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if isinstance(error, KeyError):
+        return f"{type(error).__name__}: {lines[0]}"
+    said = f"{lines[0]} {lines[1]}" if lines[0].endswith(":") and lines[1:] else lines[0]
+    return said if len(said) <= LONGEST else f"{said[: LONGEST - 1]}…"
 
 
 def printable(text: object, *, lines: bool = False) -> str:

@@ -12,6 +12,7 @@ neumann worker FOLDER            train runs of a launch here too: what the jobs 
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -33,6 +34,12 @@ from neumann.errors import (
 )
 from neumann.processes.output import open_streams
 
+# what a folder or a disk is to blame for, and not the program
+OF_THE_PLACE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EIO),
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 failed, 2 wrong input, 130 interrupted.
@@ -42,10 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if argv is None and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # an α that the locale lacks must not end a command
-    if argv is None and (words[:1] in [["train"], ["study"], ["worker"]] or words[:2] == ["runs", "resume"]):
-        # What trains may need a user's optimizer that lies there. Last, so that no file there stands for a module of
-        # Python's, of ours or of a package's, and not for commands that only read: a folder may be another user's.
-        sys.path.append(os.getcwd())
     commands = {
         "train": train.main,
         "wandb-sweep": wandb_sweep.main,
@@ -100,6 +103,7 @@ def _run(
     try:
         if words[0] not in commands:
             raise UserError(f"there is no command '{words[0]}': {did_you_mean(words[0], commands)}")
+        _check_working_directory()
         return commands[words[0]](words[1:])
     except BrokenPipeError:
         raise
@@ -109,8 +113,9 @@ def _run(
             sentence = escape(printable(message, lines=True))
             errors.print(f"[bold red]error:[/] {sentence}", soft_wrap=True, highlight=False)
             return EXIT_USAGE
-        if isinstance(error, PermissionError) and error.filename is not None and not hasattr(error, "__notes__"):
-            sentence = escape(printable(f"{error.filename} cannot be read: permission denied"))
+        if isinstance(error, OSError) and error.errno in OF_THE_PLACE and _is_bare(error):
+            verb = "read" if isinstance(error, PermissionError) else "used"
+            sentence = escape(printable(f"{error.filename} cannot be {verb}: {(error.strerror or '').lower()}"))
             errors.print(f"[bold red]error:[/] {sentence}", soft_wrap=True, highlight=False)
             return EXIT_USAGE
         if status == "interrupted":
@@ -123,6 +128,19 @@ def _run(
             raise
         train.print_failure(message + notes)
         return EXIT_FAILED
+
+
+def _check_working_directory() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"the working directory cannot be used ({reason}): change to another folder") from None
+
+
+def _is_bare(error: OSError) -> bool:
+    """Return whether ``error`` names a file and says nothing more."""
+    return error.filename is not None and not hasattr(error, "__notes__")
 
 
 def _runs(words: Sequence[str]) -> int:

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -64,7 +65,11 @@ def main(words: Sequence[str], console: Console, train: Callable[[RunSpec], int]
     if given is None:
         return 0
     own = [word for word in given.words if verb == "resume" and word.partition("=")[0].split(".")[0] in OWN]
-    output, names = _output([word for word in given.words if word not in own])
+    rest = [word for word in given.words if word not in own]
+    if verb == "resume" and (more := [word for word in rest if re.match(r"(?!output=)[\w.]+=", word)]):
+        key = more[0].partition("=")[0]
+        raise UserError(f"{parser.prog} takes no '{more[0]}': with another {key} it would be another run")
+    output, names = _output(rest)
     if verb in ("show", "resume"):
         if len(names) != 1:
             raise UserError(f"{parser.prog} takes one run: a signature's beginning, a name or a path")
@@ -117,6 +122,8 @@ def _output(words: Sequence[str]) -> tuple[Path, list[str]]:
             names.append(word)
         elif output is not None:
             raise UserError(f"neumann runs lists one results folder at a time, not {output} and {given}")
+        elif not given:
+            raise UserError("output is empty: name a results folder, or . for the working directory")
         else:
             output = Path(folder_of("output", given))
     return output or Path("runs"), names

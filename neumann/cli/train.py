@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -173,12 +174,30 @@ def _train_many(overrides: Sequence[str], config_dirs: Sequence[str], *, print_o
     runs = asked if isinstance(asked, list) else expand(overrides, config_dirs)
     specs = make_specs(runs, config_dirs)
     labels = [" ".join(words) for words in varying(runs)]
+    _refuse_same(specs, labels)
     if print_only:
         for label, spec in zip(labels, specs, strict=True):
             print(f"--- # {label}")
             _print_config(spec)
         return 0
     return _launch(specs, labels)
+
+
+def _refuse_same(specs: Sequence[RunSpec], labels: Sequence[str]) -> None:
+    """Raise UserError where runs of a sweep differ in nothing that makes them two: one would not be trained."""
+    from neumann.store.records import flat
+
+    first: dict[tuple[Path, str], tuple[RunSpec, str]] = {}
+    for spec, label in zip(specs, labels, strict=True):
+        other, its_label = first.setdefault((spec.folder.parent, spec.signature), (spec, label))
+        if other.config == spec.config:
+            continue
+        one = dict(flat(other.as_dict()))
+        differ = [key for key, value in flat(spec.as_dict()) if one.get(key) != value]
+        raise UserError(
+            f"'{its_label}' and '{label}' are the same run, since {differ[0] if differ else 'what differs'} cannot "
+            "change a result: give it one value, or a study=NAME to each"
+        )
 
 
 def _launch(specs: Sequence[RunSpec], labels: Sequence[str]) -> int:

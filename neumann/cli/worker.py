@@ -16,7 +16,9 @@ def main(words: Sequence[str]) -> int:
     )
     parser.add_argument("folder", metavar="FOLDER", help="the folder of the launch, <output>/.launches/NUMBER")
     parser.take_help()
-    parser.add_argument("--trust", action="store_true", help="run optimizers that the launch brings from elsewhere")
+    parser.add_argument(
+        "--trust", action="store_true", help="the launch is your own: allow its optimizers, its server, its folders"
+    )
     given = parsed(parser, words)
     if given is None:
         return 0

@@ -181,6 +181,8 @@ def search_path(config_dirs: Sequence[str]) -> list[Path]:
     Raises UserError where one is missing, and where two have a file of one name: whichever was taken, the other would
     be ignored, and an option of that name would mean two things.
     """
+    if "" in config_dirs:  # as from a variable of the shell that is not set; it would be the working directory
+        raise UserError("--config-dir is empty: name a folder, or . for the working directory")
     own = (Path(folder_of("--config-dir", folder)).resolve() for folder in config_dirs)
     folders = [CONF, *(folder for folder in dict.fromkeys(own) if folder != CONF.resolve())]
     known: dict[Path, Path] = {}

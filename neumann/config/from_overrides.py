@@ -75,7 +75,7 @@ def _without_seed(overrides: Sequence[str]) -> tuple[tuple[str, ...], int | None
     """Return the overrides without the seed, and the seed, None unless it is set once to a plain whole number."""
     seeds = [word for word in overrides if word.startswith("seed=")]
     value = seeds[0].removeprefix("seed=") if len(seeds) == 1 else ""
-    if not (value.isascii() and value.isdigit() and str(int(value)) == value):
+    if not (value.isascii() and value.isdigit() and len(value) < 309 and str(int(value)) == value):
         return tuple(overrides), None
     return tuple(word for word in overrides if word is not seeds[0]), int(value)
 

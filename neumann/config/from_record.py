@@ -48,11 +48,8 @@ def load_spec(record: Mapping[str, Any], *, trust: bool = False) -> RunSpec:
                 check_target(text, key)
             except UserError as error:
                 raise UserError(f"the record of run {signature} does not fit this version: {error}") from error
-            if not (trust or text in TARGETS or TRUSTED.fullmatch(text)):
-                raise UserError(
-                    f"{key}={text} would run code that is neither ours nor an optimizer of torch.optim or timm.optim: "
-                    "add --trust to allow it"
-                )
+    if not trust:
+        refuse_foreign_code(config)
     try:
         loaded = OmegaConf.to_object(OmegaConf.merge(structured(config.get("launch")), config))
     except OmegaConfBaseException as error:
@@ -67,6 +64,16 @@ def load_spec(record: Mapping[str, Any], *, trust: bool = False) -> RunSpec:
             f"the record of run {signature} now gives run {spec.signature}: its data or the code has changed"
         )
     return spec
+
+
+def refuse_foreign_code(config: Mapping[str, Any]) -> None:
+    """Raise UserError for a ``_target_`` in a configuration that is neither in `TARGETS` nor `TRUSTED`."""
+    for key, text in _texts(config):
+        if key.endswith("._target_") and not (text in TARGETS or TRUSTED.fullmatch(text)):
+            raise UserError(
+                f"{key}={text} would run code that is neither ours nor an optimizer of torch.optim or timm.optim: "
+                "add --trust to allow it"
+            )
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

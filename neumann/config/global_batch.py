@@ -84,7 +84,7 @@ class BatchSolver:
         if rest or not ghosts:
             return None
         most = ghosts if self.max_per_device is None else self.max_per_device // self._unit  # in a micro-batch
-        least = math.ceil(ghosts / most)
+        least = -(-ghosts // most)
         for accumulation in range(least, 2 * least + 1):
             if ghosts % accumulation == 0:
                 return BatchSplit(ghosts // accumulation * self._unit, accumulation, self.devices)

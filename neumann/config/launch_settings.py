@@ -9,6 +9,8 @@ from typing import Any
 from neumann.bounds import number
 from neumann.errors import UserError
 
+MANY = 2**15  # processes and threads of one machine; torch counts threads in 32 bits
+
 
 @dataclass
 class LaunchConfig:
@@ -21,8 +23,8 @@ class LaunchConfig:
 class LocalLaunchConfig(LaunchConfig):
     """Runs on this machine, each in processes of its own."""
 
-    parallel: int | None = number(None, at_least=1)  # runs at once; null: as many as GPUs, else as cores
-    threads: int | None = number(None, at_least=1)  # torch's, of each process; null: the cores shared out
+    parallel: int | None = number(None, at_least=1, below=MANY)  # runs at once; null: as many as GPUs, else as cores
+    threads: int | None = number(None, at_least=1, below=MANY)  # torch's, of each process; null: the cores shared out
     devices: list[int] | None = None  # GPUs, counted among the visible ones; null: all
     runs_per_device: int = number(1, at_least=1)  # runs that share a GPU
 

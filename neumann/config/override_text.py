@@ -28,6 +28,8 @@ def parse_override(parser: OverridesParser, text: str) -> Override:
         (override,) = parser.parse_overrides([f"launch.devices=[{devices[1]}]" if devices else text])
     except HydraException as error:
         raise UserError(f"cannot read '{text}': {_remedy(parser, text)}") from error
+    except (ValueError, RecursionError) as error:  # of Python: a number of 4,300 digits, brackets within brackets
+        raise UserError(f"cannot read '{text[:40]}…': its value is too long a number, or too deep") from error
     return override
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from neumann.bounds import check_fields, check_plain
+from neumann.bounds import check_fields, check_plain, is_finite
 from neumann.config.global_batch import rate_factor
 from neumann.config.optimizer_bounds import check_optimizer
 from neumann.config.schema import (
@@ -182,5 +181,5 @@ def _check_finite(where: str, value: Any) -> None:
     elif isinstance(value, list | tuple):
         for child in value:
             _check_finite(where, child)
-    elif isinstance(value, float) and not math.isfinite(value):
+    elif isinstance(value, int | float) and not is_finite(value):
         raise UserError(f"{where}={value} is not a finite number")

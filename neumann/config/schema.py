@@ -19,7 +19,7 @@ from neumann.config.global_batch import BatchSolver, BatchSplit, rate_factor
 from neumann.config.launch_settings import LAUNCHES, LaunchConfig, LocalLaunchConfig, SlurmLaunchConfig, check_slurm
 from neumann.config.wandb_settings import check_logger
 from neumann.data.settings import KINDS as DATA_KINDS
-from neumann.errors import UserError, did_you_mean
+from neumann.errors import UserError, did_you_mean, printable
 
 
 @dataclass
@@ -201,5 +201,9 @@ def check_values(config: RunConfig) -> None:
     if not config.output:
         raise UserError("output is empty: name the folder that results go to")
     for key, value in (("study", config.study), ("name", config.name)):
-        if value is not None and (not value or value in (".", "..") or any(c in value for c in "/\\\0\n")):
-            raise UserError(f"{key}={value!r} cannot be a folder's name: leave out slashes and line breaks")
+        if value is not None and (
+            not value or value in (".", "..") or "/" in value or "\\" in value or printable(value) != value
+        ):
+            raise UserError(
+                f"{key}={value!r} cannot be a folder's name: leave out slashes, line breaks and what is no character"
+            )

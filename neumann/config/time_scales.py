@@ -15,6 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from neumann.bounds import Bounds
 from neumann.errors import UserError
 
+MOST_STEPS = 2**53  # of a run: a float counts no further
+
 
 def steps(epochs: float | None, *, _root_: DictConfig) -> int | None:
     """Return ``epochs`` in whole optimizer steps, at least one unless ``epochs`` is zero; None stays None.
@@ -92,4 +94,6 @@ def horizon(*, max_epochs: float, eval_every_epochs: float, batch_size: int, tra
 
 def _at_least_one(epochs: float, steps_per_epoch: int, key: str) -> int:
     Bounds(above=0).check(key, epochs)
+    if epochs * steps_per_epoch >= MOST_STEPS:
+        raise UserError(f"{key}={epochs:g} is more steps than can be counted: choose fewer epochs")
     return max(1, round(epochs * steps_per_epoch))

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from neumann.config import LaunchConfig, LocalLaunchConfig, SlurmLaunchConfig
+from neumann.errors import printable
 from neumann.launch.local import LocalLauncher
 from neumann.launch.protocol import Launcher, LaunchView, RunOutcome
 
@@ -20,6 +21,6 @@ def make_launcher(launch: LaunchConfig, console: Console) -> Launcher:
     if isinstance(launch, SlurmLaunchConfig):
         from neumann.launch.slurm.launcher import SlurmLauncher
 
-        return SlurmLauncher(launch, lambda text: console.print(Text(text), soft_wrap=True))
+        return SlurmLauncher(launch, lambda text: console.print(Text(printable(text)), soft_wrap=True))
     assert isinstance(launch, LocalLaunchConfig), launch
     return LocalLauncher(launch)

@@ -226,7 +226,7 @@ def status_table(console: Console, outcomes: Sequence[RunOutcome], labels: Seque
     test       False leaves the test error out: the runs of a search must not be chosen by it
     """
     home = {outcome.folder.parent for outcome in outcomes}
-    where = f"folder in {home.pop()}" if len(home) == 1 else "folder"
+    where = f"folder in {printable(home.pop())}" if len(home) == 1 else "folder"
     names = ("run", "status", "validation", *(("test",) if test else ()), "seconds", where)
     rows = []
     for outcome, label in zip(outcomes, labels, strict=True):
@@ -252,7 +252,7 @@ def status_table(console: Console, outcomes: Sequence[RunOutcome], labels: Seque
         text.append(printable(reason), style="default")
         trace = RunFolder(outcome.folder).error
         if outcome.status == "failed" and trace.exists():
-            text.append(f" (traceback in {trace})", style="default")
+            text.append(printable(f" (traceback in {trace})"), style="default")
         console.print(text, soft_wrap=True)
     if unfinished:
         failed = any(outcome.status == "failed" for outcome, _ in unfinished)

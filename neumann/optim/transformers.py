@@ -17,7 +17,7 @@ from neumann.optim.points import eval_point, has_modes
 from neumann.optim.wrappers import wrapped
 
 
-class SaveAtEvalPoint(TrainerCallback):  # type: ignore[misc]  # the checker does not read transformers
+class SaveAtEvalPoint(TrainerCallback):
     """Callback that moves the weights to the eval point before each evaluation and save, and at the end of training.
 
     The Trainer (5.24) itself calls ``optimizer.eval()`` in ``evaluate`` and ``optimizer.train()`` in the next training
@@ -33,7 +33,7 @@ class SaveAtEvalPoint(TrainerCallback):  # type: ignore[misc]  # the checker doe
 
     def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
         """Refuse what would train or save something else than it seems."""
-        *_, inside = wrapped(optimizer)
+        inside = wrapped(optimizer)[-1]
         if isinstance(inside, Neumann) and args.max_grad_norm:
             told = f"TrainingArguments(max_grad_norm={args.max_grad_norm}), 1.0 where none is given,"
             raise no_clipping(told, "pass max_grad_norm=0")

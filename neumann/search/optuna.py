@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from neumann.config import MakeSpecs, RunSpec, making_specs
-from neumann.errors import Interrupted, UserError
+from neumann.errors import Interrupted, UserError, printable
 from neumann.launch import make_launcher
 from neumann.launch.local import LocalLauncher
 from neumann.launch.progress import SweepView, status_table
@@ -86,13 +86,13 @@ def run_search(wanted: Search, config_dirs: Sequence[str], console: Console) -> 
             make_launcher(corners[0].config.launch, console) as launcher,
             SweepView(console, launcher.preparation, total=total) as view,
         ):
-            console.print(Text(_heading(wanted, launcher)), soft_wrap=True)
+            console.print(Text(printable(_heading(wanted, launcher))), soft_wrap=True)
             trials = search(wanted, make, launcher, view, corners)
     outcomes = [outcome for trial in trials for outcome in trial.outcomes]
     labels = [_run_label(wanted, trial, outcome.spec) for trial in trials for outcome in trial.outcomes]
     status_table(console, outcomes, labels, test=False)
     for line in conclusion(wanted, trials, config_dirs):
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(printable(line)), soft_wrap=True)
     return all(outcome.status in OVER for outcome in outcomes)
 
 

@@ -273,7 +273,7 @@ def _clear(folder: Path, number: int) -> None:
         with contextlib.suppress(OSError):
             if rest == str(number - 1):
                 _give_back(folder / name)
-            elif not rest.isdigit() or int(rest) < number:
+            elif not (rest.isascii() and rest.isdigit()) or int(rest) < number:
                 os.unlink(folder / name)
 
 

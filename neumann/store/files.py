@@ -86,7 +86,7 @@ def append_line(path: Path, line: bytes) -> None:
     followed: in another user's folder it may lead to any file of ours.
     """
     claim.require(path.parent)
-    with writing(path), open(_to_append(path), "ab+", buffering=0) as file:
+    with writing(path), open(to_append(path), "ab+", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         cut = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
         content = b"\n" * cut + line + b"\n"
@@ -99,7 +99,11 @@ def append_line(path: Path, line: bytes) -> None:
             raise
 
 
-def _to_append(path: Path) -> int:
+def to_append(path: Path) -> int:
+    """Return a descriptor that appends to ``path``, which is made where it is missing; the caller closes it.
+
+    Raises OSError, also for a link, which may lead to any file of ours, and for anything but a regular file.
+    """
     if path.is_symlink():
         raise OSError(errno.ELOOP, "it is a link, and a run writes in its own folder alone", str(path))
     handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)

@@ -224,7 +224,7 @@ class RunFolder:
             try:
                 held = stack.enter_context(claim.hold(self.path))
             except OSError as error:
-                raise _unwritable(self.path, error) from error
+                raise unwritable(self.path, error) from error
             yield held
 
     def held(self) -> bool:
@@ -302,9 +302,16 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         claim.touch_probe(path)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
-def _unwritable(path: Path, error: OSError) -> UserError:
+def unwritable(path: Path, error: OSError) -> UserError:
+    """Return the error that says why the folder ``path`` cannot be used, and what to do."""
     reason = (error.strerror or str(error)).lower()
+    if error.errno == errno.ENAMETOOLONG:
+        long = max(path.parts, key=lambda part: len(os.fsencode(part)))
+        return UserError(
+            f"the results folder has a path of {len(os.fsencode(path))} bytes, and in it a name of "
+            f"{len(os.fsencode(long))}, {long[:20]}… ({reason}): shorten output, study or name"
+        )
     return UserError(f"the results folder {path} cannot be written ({reason}): name another with output=FOLDER")

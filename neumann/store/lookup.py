@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from neumann.errors import UserError
 from neumann.store.files import plain, read_json
-from neumann.store.folder import RunFolder
+from neumann.store.folder import RunFolder, unwritable
 
 if TYPE_CHECKING:
     from neumann.config import RunSpec
@@ -20,7 +20,11 @@ def find(spec: RunSpec) -> RunFolder:
 
     Raises UserError where a folder with the same signature holds another configuration; signatures have 48 bits.
     """
-    for path in sorted(spec.folder.parent.glob(f"*-{spec.signature}")):
+    try:
+        there = sorted(spec.folder.parent.glob(f"*-{spec.signature}"))
+    except OSError as error:  # such as a path that is too long
+        raise unwritable(spec.folder, error) from error
+    for path in there:
         folder = RunFolder(path)
         signed = read_json(folder.signed)
         if signed is not None and signed != json.loads(json.dumps(plain(spec.signed()))):

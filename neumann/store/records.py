@@ -32,12 +32,12 @@ def read_config(folder: Path) -> dict[str, Any]:
         content = read_file(path, LARGEST).decode()
         if "*" in content and any(isinstance(token, AliasToken) for token in scan(content)):
             raise ValueError("it has aliases, which no run writes, and a few of which stand for any size")
-        config = OmegaConf.to_container(OmegaConf.create(content), resolve=False)
+        config = OmegaConf.to_container(OmegaConf.create(content), resolve=False) if content.strip() else None
     except FileNotFoundError:
         raise UserError(f"{folder} has no config.yaml: it is not a run's folder, or the run never began") from None
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError) as error:
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError, AssertionError) as error:
         raise UserError(f"{path} is damaged or not plain data: {first_line(error)}") from error
-    if not isinstance(config, dict):
+    if not isinstance(config, dict) or not config:
         raise UserError(f"{path} is not a run's configuration")
     return {str(key): value for key, value in config.items()}
 

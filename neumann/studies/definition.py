@@ -288,7 +288,7 @@ def _meaning(text: str) -> Any:
     """Return what an override makes of ``text``; the text itself where it cannot be read."""
     try:
         return OverridesParser.create().parse_override(f"x={text}").value()
-    except HydraException:
+    except (HydraException, ValueError):  # the latter for a number of 4,300 digits
         return text
 
 

@@ -68,7 +68,7 @@ class StudyView(LiveView):
                 [
                     Text(printable(row.label)),
                     self._count(TUNING, key),
-                    Text(said),
+                    Text(printable(said)),
                     self._count(EVALUATION, key),
                     Text(self._error(key)),
                 ]
@@ -76,9 +76,8 @@ class StudyView(LiveView):
         names = ("row", "tuning", "chosen", "evaluation", "test error")
         narrow = ("test error", "evaluation", "chosen") if self._phase == TUNING else ("tuning", "chosen", "evaluation")
         table = fitted(names, rows, self._console.width, right=("tuning", "evaluation", "test error"), drop=narrow)
-        return (
-            Text(f"{self._study.name}, budget {self._study.budget}\n", style="italic").append_text(table).append("\n")
-        )
+        title = Text(printable(f"{self._study.name}, budget {self._study.budget}"), style="italic")
+        return title.append("\n").append_text(table).append("\n")
 
     def _own(self, role: str, key: str) -> list[StudyRun]:
         return [run for run in self._runs[role] if run.planned.row == key]

@@ -14,12 +14,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from neumann.config import NOT_SIGNED, ignored_variables
 from neumann.config.override_text import key_of, value_of
-from neumann.errors import UserError, did_you_mean
+from neumann.errors import UserError, did_you_mean, printable
 from neumann.folders import folder_of
 from neumann.store.code_digests import CodeCheck, targets_of
 from neumann.store.files import replace_file
@@ -76,14 +76,14 @@ def study(
     from neumann.studies.report.tables import terminal_table
 
     console.print(terminal_table(results))
-    console.print(escape(results.answer), highlight=False)
+    _say(console, results.answer, folded=True)
     if kept is None:
         _print_end(console, folder, results.headline, note)
     else:
-        console.print(escape(kept), highlight=False, soft_wrap=True)
+        _say(console, kept)
     for run in results.runs:
         if run.status == "failed":
-            console.print(f"[red]failed:[/] {escape(f'{run.folder}: {run.message}')}", highlight=False, soft_wrap=True)
+            _say(console, ("failed: ", "red"), f"{run.folder}: {run.message}")
     return 1 if training.failed else 0
 
 
@@ -119,7 +119,7 @@ def report(
     _print_end(console, folder, headline, note)
     if incomplete:
         again = "" if budget == FULL else f" --budget {budget}"
-        console.print(escape(f"{incomplete} neumann study {name}{again} trains them."), highlight=False, soft_wrap=True)
+        _say(console, f"{incomplete} neumann study {name}{again} trains them.")
     if publish:
         _publish(one, folder, incomplete, console)
     return 0
@@ -130,9 +130,9 @@ def print_studies(console: Console) -> None:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, file in list_studies().items():
         try:
-            table.add_row(name, escape(read_study(file).question))
+            table.add_row(_text(name), _text(read_study(file).question))
         except UserError as error:
-            table.add_row(name, f"[red]{escape(str(error))}[/]")
+            table.add_row(_text(name), _text((str(error), "red")))
     console.print(table)
 
 
@@ -166,9 +166,9 @@ class Training:
             folder = runs[0].spec.folder.parent / self._study.report
             make_folder(folder)  # refused now, not after hours of training
             title, question = self._study.config.title, self._study.config.question
-            self._console.print(f"[bold]{escape(title)}[/]: {escape(question)}", highlight=False)
+            _say(self._console, (title, "bold"), f": {question}", folded=True)
             for ignored in ignored_variables(runs[0].spec.config):
-                self._console.print(escape(ignored), highlight=False, soft_wrap=True)
+                _say(self._console, ignored)
             _print_lost(folder, runs, self._console)
             launcher = make_launcher(runs[0].spec.config.launch, self._console)
             self._launcher = self._open.enter_context(launcher)
@@ -177,6 +177,17 @@ class Training:
             self._view.evaluating(trials, runs)
         outcomes = self._launcher.run([run.spec for run in runs], self._view)
         self.failed += sum(outcome.status == "failed" for outcome in outcomes)
+
+
+def _text(*parts: str | tuple[str, str]) -> Text:
+    """Return ``parts``, texts or (text, style), as one Text. None steers a terminal: a study may be another user's."""
+    styled = [(part, "") if isinstance(part, str) else part for part in parts]
+    return Text.assemble(*((printable(text), style) for text, style in styled))
+
+
+def _say(console: Console, *parts: str | tuple[str, str], folded: bool = False) -> None:
+    """Print ``parts`` as `_text` makes them; ``folded`` breaks the line at the terminal's width."""
+    console.print(_text(*parts), soft_wrap=not folded)
 
 
 def _checked(overrides: Sequence[str]) -> list[str]:
@@ -242,21 +253,21 @@ def _print_end(console: Console, folder: Path, headline: str, note: str | None) 
     from neumann.launch.progress import print_note
 
     print_note(note)
-    console.print(f"[bold]{escape(headline)}[/]", highlight=False, soft_wrap=True)
-    console.print(escape(f"report: {folder / REPORT}"), highlight=False, soft_wrap=True)
+    _say(console, (headline, "bold"))
+    _say(console, f"report: {folder / REPORT}")
 
 
 def _print_lost(folder: Path, tuning: Sequence[StudyRun], console: Console) -> None:
     """Say which runs of the report that is there will not be used."""
     lost = lost_runs(folder, tuning)
     if lost:
-        console.print(f"[yellow]{escape(lost)}[/]", highlight=False, soft_wrap=True)
+        _say(console, (lost, "yellow"))
 
 
 def _print_plan(runs: StudyRuns, console: Console) -> None:
     """Print how many runs each row needs and has."""
     one, tuning, evaluation = runs.study, runs.tuning, runs.evaluation
-    console.print(f"[bold]{escape(one.name)}[/], budget {one.budget}: {escape(one.config.question)}", highlight=False)
+    _say(console, (one.name, "bold"), f", budget {one.budget}: {one.config.question}", folded=True)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("row", "judged at", "tuning", "chosen", "evaluation"):
         table.add_column(column, justify="right" if column in ("tuning", "evaluation") else "left", no_wrap=True)
@@ -268,32 +279,28 @@ def _print_plan(runs: StudyRuns, console: Console) -> None:
         settings = " | ".join(setting_text(tried) for tried in one.spaces[key])
         spaces.setdefault(f"{', '.join(one.spaces[key][0])}: {settings}", []).append(row.label)
         table.add_row(
-            escape(row.label),
+            _text(row.label),
             row.point,
             f"{sum(run.over for run in own)}/{len(own)}",
-            setting_text(setting) if setting else "after tuning",
+            _text(setting_text(setting) if setting else "after tuning"),
             f"{sum(run.over for run in its)}/{len(one.evaluation_seeds)}",
         )
     console.print(table)
     for space, labels in spaces.items():
         of = "every row" if len(labels) == len(one.config.rows) else ", ".join(labels)
-        console.print(escape(f"tried for {of}: {space}"), highlight=False, soft_wrap=True)
+        _say(console, f"tried for {of}: {space}")
     untuned = [row.label for key, row in one.config.rows.items() if len(one.spaces[key]) == 1]
     if untuned:
-        console.print(escape(f"not tuned, one setting only: {', '.join(untuned)}"), highlight=False, soft_wrap=True)
+        _say(console, f"not tuned, one setting only: {', '.join(untuned)}")
     seeds = [", ".join(map(str, those)) for those in (one.tuning_seeds, one.evaluation_seeds)]
-    console.print(f"tuning seeds {seeds[0]}; evaluation seeds {seeds[1]}", highlight=False, soft_wrap=True)
+    _say(console, f"tuning seeds {seeds[0]}; evaluation seeds {seeds[1]}")
     left = {run.spec.signature for run in (*tuning, *evaluation) if not run.over}
     unchosen = sum(chosen(its) is None for its in runs.trials.values())
     later = f" and up to {unchosen * len(one.evaluation_seeds)} evaluation runs after tuning" if unchosen else ""
-    console.print(
-        f"to train: {len(left)} runs{later} (rows that differ only in the evaluation point share theirs)",
-        highlight=False,
-        soft_wrap=True,
-    )
+    _say(console, f"to train: {len(left)} runs{later} (rows that differ only in the evaluation point share theirs)")
     _print_lost(tuning[0].spec.folder.parent / one.report, tuning, console)
     if (sentence := time_left(runs)) is not None:
-        console.print(escape(sentence), highlight=False, soft_wrap=True)
+        _say(console, sentence)
 
 
 def _publish(one: Study, folder: Path, incomplete: str | None, console: Console) -> None:
@@ -316,4 +323,4 @@ def _publish(one: Study, folder: Path, incomplete: str | None, console: Console)
         if old.name not in names and old.suffix in TO_PUBLISH:
             old.unlink()
     shutil.copystat(folder / REPORT, target / REPORT)
-    console.print(escape(f"published: {target}"), highlight=False, soft_wrap=True)
+    _say(console, f"published: {target}")

@@ -9,7 +9,9 @@ import pytorch_lightning as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
+from neumann.errors import printable
 from neumann.store.scores import headline
 from neumann.store.session import Measurement
 from neumann.training.evaluation import Evaluation
@@ -35,7 +37,7 @@ class Display(pl.Callback):
     def __init__(self, console: Console, evaluation: Evaluation, *, name: str, total_steps: int) -> None:
         self._console = console
         self._evaluation = evaluation
-        self._name = name
+        self._name = Text(printable(name))
         self._total = total_steps
         self._error = "–"
         self._bar: RichProgress | None = None
@@ -48,7 +50,7 @@ class Display(pl.Callback):
         self._clock = (time.perf_counter(), self._evaluation.progress.step)
         if not self._console.is_terminal:
             return
-        self._console.print(self._name, highlight=False)
+        self._console.print(self._name)
         self._bar = RichProgress(
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
@@ -82,10 +84,9 @@ class Display(pl.Callback):
         self._error = f"{100 * scores['error']:.2f} %"
         if self._bar is None:
             self._console.print(
-                f"{self._name}  step {measurement['step']}/{self._total}  epoch {measurement['epoch']:.4g}  "
+                self._name + f"  step {measurement['step']}/{self._total}  epoch {measurement['epoch']:.4g}  "
                 f"lr {measurement['lr']:.3g}  loss {measurement['train_loss']:.4f}  val error {self._error}",
                 soft_wrap=True,
-                highlight=False,
             )
 
     def close(self) -> None:

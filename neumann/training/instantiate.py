@@ -6,10 +6,14 @@ Every error on the way is a UserError of one sentence.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import logging
+import os
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib.machinery import PathFinder
 from typing import Any
 
 from hydra.utils import get_object
@@ -27,7 +31,11 @@ SCHEDULE_BOUNDS = {  # of our own schedules' settings
 
 
 def locate(target: str, where: str) -> Callable[..., Any]:
-    """Return the class or function with the dotted name ``target``. Raises UserError, which names ``where``."""
+    """Return the class or function with the dotted name ``target``. Raises UserError, which names ``where``.
+
+    The working directory joins the import path where it alone has the target's module.
+    """
+    _reach(place_of(target).partition(".")[0])
     logging.getLogger("hydra").setLevel(logging.CRITICAL)  # it logs what is raised anyway
     try:
         found = get_object(place_of(target))
@@ -39,6 +47,19 @@ def locate(target: str, where: str) -> Callable[..., Any]:
     if not callable(found):
         raise UserError(f"{where}={target} is not a class or a function")
     return found
+
+
+def _reach(module: str) -> None:
+    """Put the working directory on the import path, last, where ``module`` lies there and nowhere else.
+
+    Only such a run needs it. The folder may be another user's, and many packages import what need not be installed
+    (apex, hydra_plugins, opt_einsum): a file of that name there would be executed by every command.
+    """
+    try:
+        if importlib.util.find_spec(module) is None and PathFinder.find_spec(module, [here := os.getcwd()]) is not None:
+            sys.path.append(here)
+    except (ImportError, ValueError, OSError):  # no name of a module, or the folder is gone: the import says more
+        pass
 
 
 def _nearest(target: str) -> str | None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from neumann import compat
 from neumann.config import RunSpec
-from neumann.config.wandb_settings import hide_variables, under_agent
+from neumann.config.wandb_settings import TAG_LENGTH, hide_variables, under_agent
 from neumann.errors import UserError, first_line
 from neumann.store import RunFolder
 from neumann.store.scores import OBJECTIVE, objective
@@ -135,7 +135,10 @@ class Mirror:
             name=spec.name,
             group=spec.config.study,
             job_type=logger.job_type,
-            tags=[*logger.tags, *(f"{group}:{option}" for group, option in spec.choices.items() if group in groups)],
+            tags=[
+                *logger.tags,
+                *(f"{group}:{option}"[:TAG_LENGTH] for group, option in spec.choices.items() if group in groups),
+            ],
             config={
                 **spec.as_dict(),
                 **({"resolved": spec.as_dict()} if agent else {}),

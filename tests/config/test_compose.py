@@ -94,7 +94,7 @@ def test_the_command_of_every_yaml_uses_it() -> None:
         (["batch.size=5000"], ["batch.size=5000", "choose from 1 to 1197"]),
         (["recipe.label_smoothing=1"], ["recipe.label_smoothing=1", "at least 0 and below 1"]),
         (["recipe.weight_average=1"], ["recipe.weight_average=1", "at least 0 and below 1, or null"]),
-        (["launch.parallel=0"], ["launch.parallel=0 is out of range: it must be at least 1, or null"]),
+        (["launch.parallel=0"], ["launch.parallel=0 is out of range: it must be at least 1 and below 32768, or null"]),
         (
             ["schedule=synchronous", "schedule.factor=small"],
             ["schedule.factor=small is not a number: its file has schedule.factor=0.3"],

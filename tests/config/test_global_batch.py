@@ -47,6 +47,7 @@ def test_few_micro_batches_are_taken() -> None:
     assert BatchSolver(1, 256, 32).split(32_000) == BatchSplit(256, 125, 1)
     assert BatchSolver(1, 200, 32).split(32_000) == BatchSplit(160, 200, 1)  # 1,000 ghost batches, 5 at once
     assert BatchSolver(4, 64).split(256) == BatchSplit(64, 1, 4)
+    assert BatchSolver(1, 10**400).split(32) == BatchSplit(32, 1, 1)
     assert BatchSolver(1).split(32_000) == BatchSplit(32_000, 1, 1)
 
 

@@ -20,12 +20,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from neumann.bounds import check_fields
 from neumann.config import RunSpec, SlurmLaunchConfig, load_spec
-from neumann.errors import UserError
-from neumann.store.files import plain, read_json, replace_file, write_json
+from neumann.config.from_record import refuse_foreign_code
+from neumann.errors import UserError, first_line
+from neumann.store.files import opened, plain, read_file, read_json, replace_file, to_append, write_json
 from neumann.store.folder import RunFolder, make_folder
 
 LAUNCHES = ".launches"  # in the output folder
+LARGEST = 2**28  # bytes of the list of runs; 10,000 take about 30 million
 LIMITS = ("max_attempts", "stop_after_failures", "gpu_hours")  # settings that may change while jobs are in the queue
 
 
@@ -57,6 +60,27 @@ class ListedRun:
     def alone(self) -> bool:
         """Return whether a single process trains it."""
         return self.ranks == (1, 1)
+
+    def refuse_foreign(self, output: Path) -> None:
+        """Raise UserError where the run would do what only its launcher may ask for, see `LaunchFolder.refuse_foreign`.
+
+        ``output`` is the results folder that the launch lies in.
+        """
+        config = self.record.get("config")
+        config = config if isinstance(config, Mapping) else {}
+        refuse_foreign_code(config)
+        logger = config.get("logger")
+        if isinstance(logger, Mapping) and logger.get("kind") != "none" and logger.get("mode") != "offline":
+            raise UserError(
+                f"logger.mode={logger.get('mode')} of the launch would send its runs to a server in your name: add "
+                "--trust to allow it"
+            )
+        for folder in (self.study, f"{config.get('output')}/{config.get('study')}"):
+            if Path(os.path.realpath(folder)).parent != Path(os.path.realpath(output)):
+                raise UserError(
+                    f"the launch would write to {folder}, which is not in {output}, where it lies: add --trust to "
+                    "allow it"
+                )
 
     def spec(self, *, trust: bool) -> RunSpec:
         """Return its specification. Raises UserError as `load_spec` does."""
@@ -99,16 +123,30 @@ class LaunchFolder:
         make_folder(self.path)
 
     def settings(self) -> dict[str, Any]:
-        """Return the content of launch.json. Raises UserError where there is none."""
+        """Return the content of launch.json. Raises UserError where there is none or it is damaged."""
         settings = self.known_settings()
         if settings is None:
             raise UserError(f"{self.path} is not a folder of a launch: it has no launch.json")
+        try:
+            if not all(isinstance(settings[key], kind) for key, kind in (("cwd", str), ("submission", int))):
+                raise TypeError("cwd is a text and submission a number")
+            check_fields(SlurmLaunchConfig(**settings["launch"]), "launch.")
+        except (KeyError, TypeError, UserError) as error:
+            raise UserError(f"{self.path / 'launch.json'} is damaged or of another version: {error}") from error
         return settings
 
     def known_settings(self) -> dict[str, Any] | None:
         """Return the content of launch.json, or None where it is missing or damaged."""
         settings = read_json(self.path / "launch.json")
         return settings if isinstance(settings, dict) and "launch" in settings else None
+
+    def refuse_foreign(self) -> None:
+        """Raise UserError where a run would execute code of its author's, feed a server, or write elsewhere.
+
+        The folder may be another user's, and only who launched the runs may ask for that.
+        """
+        for run in self.runs():
+            run.refuse_foreign(self.path.parent.parent)
 
     def write(self, launch: SlurmLaunchConfig, specs: Sequence[RunSpec], submission: int) -> None:
         """Write the settings and the runs of the jobs that will be submitted next; ``submission`` counts from 1."""
@@ -153,11 +191,14 @@ class LaunchFolder:
     def runs(self) -> list[ListedRun]:
         """Return the runs. Raises UserError where runs.jsonl is not a list of runs."""
         try:
-            lines = (self.path / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+            lines = read_file(self.path / "runs.jsonl", LARGEST).decode().splitlines()
             read = [json.loads(line) for line in lines]
-            return [ListedRun(**{**line, "ranks": tuple(line["ranks"])}) for line in read]
+            listed = [ListedRun(**{**line, "ranks": tuple(line["ranks"])}) for line in read]
+            if not all(isinstance(v, str) for run in listed for v in (run.signature, run.study, run.name)):
+                raise TypeError("signature, study and name are texts")
+            return listed
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{self.path / 'runs.jsonl'} is not a list of runs: {error}") from error
+            raise UserError(f"{self.path / 'runs.jsonl'} is not a list of runs: {first_line(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -192,7 +233,7 @@ class JournalWriter:
         """Append a line. A full disk costs a line of bookkeeping, never a run."""
         line = json.dumps(plain({"what": what, "at": time.time(), **said}), allow_nan=False) + "\n"
         try:
-            with open(self._path, "a", encoding="utf-8") as file:
+            with open(to_append(self._path), "a", encoding="utf-8") as file:
                 file.write(line)
         except OSError as error:
             print(f"the journal {self._path} cannot be written: {error}", file=sys.stderr, flush=True)
@@ -217,7 +258,7 @@ class JournalReader:
     def _rest(self, path: Path) -> Iterator[JournalEntry]:
         _, number, job = path.stem.split("-", 2)
         try:
-            with open(path, "rb") as file:
+            with opened(path) as file:
                 file.seek(self._read.get(path, 0))
                 text = file.read()
         except OSError:

@@ -45,7 +45,7 @@ class RankJob:
         """
         folder = LaunchFolder(Path(self.folder))
         settings = folder.settings()
-        enter_launch(settings)
+        enter_launch(settings, trust=True)
         listed = next(listed for listed in folder.runs() if listed.signature == self.run)
         raise_at_signals()  # until the run listens itself; submitit's own handlers would requeue the job
         if os.environ.get("SLURM_PROCID", "0") != "0":

@@ -58,15 +58,17 @@ def run_worker(folder: LaunchFolder, *, submission: int | None = None, trust: bo
 
     folder       of the launch
     submission   that this worker belongs to; None: the last one
-    trust        allow optimizers from outside the known packages, which the user who launched the runs has named
+    trust        the folder is this user's own: allow what `LaunchFolder.refuse_foreign` refuses, and its import path
 
-    Raises UserError where there is no launch in the folder or its working directory is not on this machine, and
-    SystemExit where the job has requeued itself.
+    Raises UserError where there is no launch in the folder, its working directory is not on this machine or it may not
+    do what it asks for, and SystemExit where the job has requeued itself.
     """
     settings = folder.settings()
     job, requeued = this_job(), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     in_slurm = "SLURM_JOB_ID" in os.environ
-    enter_launch(settings)
+    enter_launch(settings, trust=trust)
+    if not trust:
+        folder.refuse_foreign()
     submission = submission or int(settings["submission"])
     start = _WorkerStart(folder, settings, JournalWriter(folder, job, submission), submission, trust=trust)
     print(f"job {job} of the launch {folder.path}" + (f", requeued {requeued} times" if requeued else ""), flush=True)
@@ -82,8 +84,8 @@ def run_worker(folder: LaunchFolder, *, submission: int | None = None, trust: bo
     return why
 
 
-def enter_launch(settings: Mapping[str, Any]) -> None:
-    """Change to the launch's working directory, and add its sys.path to ours.
+def enter_launch(settings: Mapping[str, Any], *, trust: bool) -> None:
+    """Change to the launch's working directory, and with ``trust`` add its sys.path to ours.
 
     Raises UserError where the directory cannot be entered on this machine.
     """
@@ -94,7 +96,8 @@ def enter_launch(settings: Mapping[str, Any]) -> None:
         raise UserError(
             f"the launch was asked for in {settings['cwd']}, which cannot be entered here ({reason})"
         ) from None
-    sys.path.extend(folder for folder in settings.get("path", []) if folder not in sys.path)
+    if trust:
+        sys.path.extend(folder for folder in settings.get("path", []) if folder not in sys.path)
 
 
 @dataclass

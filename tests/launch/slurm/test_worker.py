@@ -17,7 +17,7 @@ import pytest
 from neumann.cli.main import main
 from neumann.config import RunSpec, SlurmLaunchConfig, make_specs
 from neumann.errors import UserError
-from neumann.launch.slurm.folder import JournalWriter, LaunchFolder
+from neumann.launch.slurm.folder import JournalReader, JournalWriter, LaunchFolder
 from neumann.launch.slurm.worker import _WorkerStart, run_worker
 from neumann.search.grid import expand
 from neumann.store import find
@@ -122,14 +122,84 @@ def test_failures_are_tried_twice_and_stop_the_launch_where_they_are_alike(tmp_p
     assert {event["message"] for event in told(folder, "end")} == {"it broke on purpose"}
 
 
-@pytest.mark.slow
 def test_what_a_stranger_launched_is_refused_unless_trusted(tmp_path: Path) -> None:
+    """Refused as a whole, before a journal calls a run failed, which the launch's own workers would believe."""
     folder, (spec,) = launch("optimizer=mine", place=tmp_path)
-    assert "nothing left" in run_worker(folder)
-    ends = told(folder, "end")
-    assert len(ends) == 2  # the same failure twice is final
-    assert all("--trust" in event["message"] for event in ends)
+    before = [*sys.path]
+    with pytest.raises(UserError, match=r"optimizer._target_=.*--trust"):
+        run_worker(folder)
+    assert sys.path == before  # the launch's import path has a folder with modules of any name
+    assert not events(folder)
     assert not find(spec).path.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["logger=wandb", "logger.mode=online"], r"logger.mode=online .*in your name"),
+        (["output=elsewhere"], r"would write to .*elsewhere/default"),
+        (["study=other"], None),
+    ],
+)
+def test_a_strangers_launch_neither_feeds_a_server_nor_writes_elsewhere(words: list[str], why: str | None) -> None:
+    folder, (spec,) = launch(*words)
+    moved = LaunchFolder(Path("runs/.launches/1"))
+    moved.path.parent.mkdir(parents=True, exist_ok=True)
+    os.rename(folder.path, moved.path)
+    if why is None:
+        moved.refuse_foreign()
+        return
+    with pytest.raises(UserError, match=f"{why}.*--trust"):
+        run_worker(moved)
+    assert not spec.folder.exists()
+
+
+def test_a_launch_whose_record_leads_out_of_its_folder_is_refused() -> None:
+    folder, (spec,) = launch()
+    (line,) = (folder.path / "runs.jsonl").read_text().splitlines()
+    for change in ({"study": "/tmp/out"}, {"study": "runs/../../out"}, {"study": "runs/a/b"}):
+        (folder.path / "runs.jsonl").write_text(json.dumps(json.loads(line) | change) + "\n")
+        with pytest.raises(UserError, match=r"would write to .*--trust"):
+            run_worker(folder)
+    assert not spec.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("launch.json", lambda text: text.replace('"cwd"', '"dwc"')),
+        ("launch.json", lambda text: text.replace('"grace": 120', '"grace": "long"')),
+        ("launch.json", lambda text: text.replace('"grace"', '"graze"')),
+        ("launch.json", lambda text: text.replace('"submission": 1', '"submission": "x"')),
+        ("launch.json", lambda text: "[]"),
+        ("runs.jsonl", lambda text: "[1]\n"),
+        ("runs.jsonl", lambda text: text.replace('"ranks": [', '"ranks": 3, "x": [')),
+        ("runs.jsonl", lambda text: text[: len(text) // 2]),
+    ],
+)
+def test_a_damaged_launch_is_a_sentence(name: str, damage: Callable[[str], str]) -> None:
+    folder, _ = launch()
+    path = folder.path / name
+    text = path.read_text()
+    assert text != damage(text)
+    path.write_text(damage(text))
+    with pytest.raises(UserError, match=r"launch.json|is not a list of runs"):
+        run_worker(folder)
+
+
+def test_pipes_and_links_in_a_launch_are_neither_waited_for_nor_followed(tmp_path: Path) -> None:
+    folder, _ = launch()
+    os.mkfifo(folder.path / "journal-001-x.jsonl")
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (folder.path / "journal-001-me.jsonl").symlink_to(victim)
+    JournalWriter(folder, "me", 1).write("began")
+    assert victim.read_text() == "mine"
+    assert not [entry for entry in JournalReader(folder).read_on() if entry.job == "x"]
+    (folder.path / "runs.jsonl").unlink()
+    os.mkfifo(folder.path / "runs.jsonl")
+    with pytest.raises(UserError, match="is not a list of runs"):
+        run_worker(folder)
 
 
 @pytest.mark.parametrize(("number", "requeues"), [(signal.SIGUSR2, True), (signal.SIGTERM, False)])
