@@ -74,7 +74,7 @@ class RecipeConfig:
     label_smoothing: float = number(0.0, at_least=0, below=1)  # share of the label spread over all classes
     weight_decay_filter: str = choice("norm_and_bias", "norm_and_bias", "none")  # what is not decayed
     weight_average: float | None = number(None, at_least=0, below=1)  # γ; null: no average
-    recalibrate_batch_norm: int = number(0, at_least=0)  # training batches before each evaluation
+    recalibrate_batch_norm: int = number(0, at_least=0, below=10**6)  # training batches before each evaluation
     lr_scaling: str = choice("none", "none", "linear", "sqrt")  # of the rate with the global batch size
     lr_base_size: int | None = number(None, at_least=1)  # the batch size that optimizer.lr is meant for
 

@@ -15,7 +15,7 @@ from typing import Any
 from neumann.config import RunConfig
 from neumann.config.schema import batch_split
 from neumann.store import OVER
-from neumann.store.code_digests import as_code, codes, differing
+from neumann.store.code_digests import LIBRARIES, as_code, codes, differing
 from neumann.studies.answer import answer, incomplete
 from neumann.studies.collect import RowMeasurements, StudyRun, StudyRuns
 from neumann.studies.definition import FULL, RowConfig
@@ -241,10 +241,12 @@ def _provenance(runs: Sequence[RunEntry]) -> dict[str, tuple[str, ...]]:
         commit, diff = _recorded(record, "git", "commit"), _recorded(record, "git", "diff_sha256")
         changed = f" with uncommitted changes {diff}" if diff else ""
         note("commit", f"{commit[:12]}{changed}" if isinstance(commit, str) else None)
-        for name, digest in as_code(record.get("code")).items():
-            note(f"{CODE_OF}{name}", digest)
-        for package in ("neumann", "torch", "pytorch-lightning", "timm", "numpy"):
-            note(package, _recorded(record, "packages", package))
+        code = as_code(record.get("code"))
+        for name in sorted(code.keys() - LIBRARIES.values()):
+            note(f"{CODE_OF}{name}", code[name])
+        note("neumann", _recorded(record, "packages", "neumann"))
+        for library in LIBRARIES.values():
+            note(library, code.get(library) or _recorded(record, "packages", library))
         note("python", _recorded(record, "python"))
         note("device", _recorded(record, "device"))
         note("processor", _recorded(record, "host", "processor"))

@@ -268,8 +268,9 @@ class Checkpointing(pl.Callback):
             self._evaluation.flush()
             state = self._state.gather(trainer)
             if self._group.is_main:
-                # measurements.jsonl may be edited; this file cannot be unseen, so a resumed run believes this one
-                self._session.checkpoint(encode({**state, "measurements": self._session.measurements}))
+                # the files beside it may be edited; this one cannot be unseen, so a resumed run believes this one
+                past = {"measurements": self._session.measurements, "attempts": self._session.attempts}
+                self._session.checkpoint(encode({**state, **past}))
 
 
 def eval_weights(module: pl.LightningModule, optimizer: Optimizer, description: dict[str, Any]) -> bytes:
