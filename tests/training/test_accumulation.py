@@ -40,7 +40,16 @@ SHORT = (
     "trainer.check_val_every_n_epoch=0.2",
 )
 RECIPE = ("recipe.label_smoothing=0.1", "data.augmentation=crop", "timing.reset_period=0.2")
-CLOCKS = ("train_seconds", "eval_seconds", "time", "first_step_at", "attempts", "study", "digest", "measurements_digest")
+CLOCKS = (
+    "train_seconds",
+    "eval_seconds",
+    "time",
+    "first_step_at",
+    "attempts",
+    "study",
+    "digest",
+    "measurements_digest",
+)
 
 
 def words(optimizer: str) -> tuple[str, ...]:
