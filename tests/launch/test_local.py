@@ -23,6 +23,7 @@ from neumann.launch.protocol import RunOutcome
 from neumann.search.grid import expand
 from neumann.store import RunFolder, find, finished_result
 from neumann.store.files import read_json
+from neumann.store.vouching import DIGEST
 from tests.support.launching import LONG, QUICK, RecordingView, left_over, own_optimizer, wait_for
 
 pytestmark = pytest.mark.medium
