@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from neumann.errors import UserError
 
 LARGEST_FILE = 2**18  # bytes; a long file of settings has some 10,000, and PyYAML takes seconds for this many
-MOST_VALUES = 10_000  # in one file, what its aliases stand for counted each time: a few of them can stand for any number
+MOST_VALUES = 10_000  # in one file; what an alias stands for is counted each time, and a few can stand for any number
 WORDS = (  # (tag, the plain scalars that have it, their first characters)
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -115,7 +115,7 @@ def _count_values(value: object, counted: dict[int, int]) -> int:
         return 1
     if not isinstance(value, dict | list):
         kind = {"date": "date", "datetime": "date", "bytes": "binary value"}.get(type(value).__name__, "tagged value")
-        raise ValueError(f"it holds a {kind}, and a setting is a text, a number, true, false, null, a list or a mapping")
+        raise ValueError(f"it holds a {kind}, and a setting is a text, number, true, false, null, list or mapping")
     if id(value) not in counted:
         counted[id(value)] = 0
         parts = [*value, *value.values()] if isinstance(value, dict) else value

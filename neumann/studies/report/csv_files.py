@@ -17,8 +17,8 @@ from neumann.studies.results import RunEntry, StudyResults
 from neumann.studies.statistics import Summary
 
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
-FORMULA = ("=", "+", "-", "@", "\N{FULLWIDTH EQUALS SIGN}", "\N{FULLWIDTH PLUS SIGN}", "\N{FULLWIDTH HYPHEN-MINUS}")
-FORMULA += ("\N{FULLWIDTH COMMERCIAL AT}",)  # spreadsheets in Japanese and Chinese take these for the same
+# the last four are full-width, which spreadsheets in Japanese and Chinese take for the same
+FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 Cell = str | int | float | bool | None
 
