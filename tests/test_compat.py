@@ -192,6 +192,8 @@ def _private_uses(path: Path) -> Iterator[str]:
 
     for node in ast.walk(ast.parse(path.read_text())):
         match node:
+            case ast.Attribute(value=ast.Name(id="os"), attr="_exit"):  # underscored, but documented by Python
+                hit = False
             case ast.ImportFrom(module=str() as module, names=names) if module != "__future__":
                 hit = not module.startswith("neumann") and (private(module) or any(private(n.name) for n in names))
             case ast.Import(names=names):

@@ -37,6 +37,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert modules == {name for name in names if name.endswith(".py")}
     settings = {f"neumann/{p.relative_to(ROOT)}" for p in (ROOT / "conf").rglob("*.yaml")}
     assert settings <= set(names)
+    embedded = {
+        f"neumann/{p.relative_to(ROOT / 'neumann')}" for p in (ROOT / "neumann" / "data" / "fashion14").iterdir()
+    }
+    assert len(embedded) == 3  # images, labels, and the licence that they come under
+    assert embedded <= set(names)
+    assert any(name.endswith("licenses/neumann/data/fashion14/LICENSE") for name in names)
+    assert wheel.stat().st_size < 4 << 20
     site = work / "site"
     subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", site, wheel], check=True)
     return site

@@ -94,7 +94,9 @@ def page() -> str:
         "# Configuration",
         "A run is composed from one option of every group and from settings of its own: "
         "`neumann train GROUP=OPTION SECTION.KEY=VALUE`. This page is generated from the files of `conf/`. "
-        "`${steps:X}` is X epochs in optimizer steps, `${share:X}` a share of the run in epochs, `???` must be given. "
+        "`${steps:X}` is X epochs in optimizer steps, `${share:X}` a share of the run in epochs, `${unit:X,N}` and "
+        "`${decay:X,G}` are [time scales](../explanation/batches.md#time-scales) in epochs, N and G where X is null, "
+        "`???` must be given. "
         "A key that is not listed is refused, with the nearest one that is.",
         "`neumann train --cfg job OVERRIDE ...` prints a configuration with every value filled in, and trains nothing.",
         "## Of every run",

@@ -35,6 +35,8 @@ def result_panel(console: Console, folder: Path, result: Mapping[str, Any], *, r
     trained += [f"{result['examples']:,} examples"] if result.get("examples") is not None else []
     trained += [f"{result['train_seconds']:.1f} s training"] if result.get("train_seconds") is not None else []
     rows.append(("trained", ", ".join(trained)))
+    if batch := _batch(result):
+        rows.append(("batch", batch))
     rows.append(("folder", str(folder)))
     kept = ["result.json", "measurements.jsonl", "config.yaml", "provenance.json", result.get("eval_weights")]
     rows.append(("in it", "  ".join(str(name) for name in kept if name)))
@@ -58,3 +60,19 @@ def result_panel(console: Console, folder: Path, result: Mapping[str, Any], *, r
     for label, value in rows:
         table.add_row(label, Text(value))
     console.print(Panel(table, title=title, border_style=style))
+
+
+def _batch(result: Mapping[str, Any]) -> str | None:
+    """Return how the global batch was split, None where it was not, or where an earlier version recorded nothing."""
+    batch = result.get("batch")
+    keys = ("size", "asked", "micro_batch", "accumulation", "devices", "norm_size")
+    if not isinstance(batch, Mapping) or not all(isinstance(batch.get(key), int) for key in keys):
+        return None
+    size, asked, micro, accumulation, devices, norm = (batch[key] for key in keys)
+    if size == asked == micro == norm:
+        return None
+    on = "1 device" if devices == 1 else f"{devices} devices"
+    words = [f"{size:,} = {micro:,} × {accumulation} micro-batch{'es' * (accumulation > 1)} × {on}"]
+    words += [f"rounded from {asked:,}"] if asked != size else []
+    words += [f"ghost batches of {norm:,}"] if norm != micro else []
+    return ", ".join(words)

@@ -138,7 +138,8 @@ def _elsewhere(word: str, chosen: Chosen) -> str | None:
     if name and "=" not in key and isinstance(node, DictConfig) and not _has(node, name):
         options = chosen.having(section, name)
         if options:
-            return f"did you mean '{key}' of {section}={options[0]}, which {section}={chosen.choices[section]} lacks?"
+            having = f"{section}={', '.join(options)}"
+            return f"did you mean '{key}' of {having}, which {section}={chosen.choices[section]} lacks?"
     return f"did you mean '{key}'?"
 
 

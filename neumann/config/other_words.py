@@ -26,6 +26,7 @@ _KEYS = {  # our setting or group: the words of others for it
     "data.workers": "workers num_workers nworkers n_workers nw dataloader_num_workers loader_workers",
     "data.augmentation": "aug augs augment augmentations transform transforms train_transform hflip vflip crop aa "
     "auto_augment autoaugment randaugment rand_augment color_jitter reprob mixup cutmix",
+    "data.download": "dataset_download",
     "data.val_fraction": "val_split val_size val_ratio valid_size valid_split validation_split validation_size",
     "data.test_fraction": "test_split test_size test_ratio",
     "data.mean": "normalize mean",
@@ -138,10 +139,14 @@ _OPTIONS = {  # by group, the words of others for an option: what to write
         **dict.fromkeys(("basic", "joblib", "multiprocessing", "submitit_local"), "launch=local"),
         **dict.fromkeys(("submitit", "submitit_slurm", "cluster", "sbatch"), "launch=slurm"),
     },
-    "data": dict.fromkeys(
-        ("mnist", "cifar10", "cifar100", "imagenet", "imagenet1k", "svhn", "imagefolder", "folder", "custom"),
-        "data=image_folder data.root=FOLDER",
-    ),
+    "data": {
+        **dict.fromkeys(("svhn", "imagefolder", "folder", "custom"), "data=image_folder data.root=FOLDER"),
+        **dict.fromkeys(("cifar", "cifar_10"), "data=cifar10 data.root=FOLDER"),
+        **dict.fromkeys(("cifar_100",), "data=cifar100 data.root=FOLDER"),
+        **dict.fromkeys(("fashionmnist", "fmnist"), "data=fashion_mnist data.root=FOLDER"),
+        **dict.fromkeys(("imagenet1k", "ilsvrc", "ilsvrc2012"), "data=imagenet data.root=FOLDER"),
+        **dict.fromkeys(("fakedata", "synthetic", "random", "noise", "dummy"), "data=fake"),
+    },
 }
 # What else a group takes, with the option that was asked for; printed where no option is spelt like it
 _ANY_OTHER = {

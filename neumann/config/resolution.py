@@ -8,31 +8,40 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from neumann.bounds import check_plain, is_finite
+from neumann.bounds import check_fields, check_plain, is_finite
+from neumann.config.global_batch import rate_factor
 from neumann.config.optimizer_bounds import check_optimizer
 from neumann.config.schema import (
     CHOSEN_SECTIONS,
     TYPED_SECTIONS,
     BatchConfig,
+    RecipeConfig,
     RunConfig,
     TrainerConfig,
     check_values,
+    solver_of,
     structured,
 )
 from neumann.config.signature import sign, signed_part
 from neumann.config.spec import RunSpec
 from neumann.config.targets import check_target
-from neumann.config.time_scales import derived
+from neumann.config.time_scales import horizon, steps_per_epoch
 from neumann.config.weights import weights_of
 from neumann.data import DataFacts, facts
 from neumann.errors import UserError
 from neumann.folders import folder_of
+
+READ_BY_DERIVED = {
+    "trainer": ("max_epochs", "check_val_every_n_epoch", "devices", "num_nodes"),
+    "batch": tuple(f.name for f in fields(BatchConfig)),
+    "recipe": ("lr_scaling", "lr_base_size"),
+}
 
 
 class Resolver:
@@ -41,7 +50,7 @@ class Resolver:
     def __init__(self) -> None:
         self._facts: dict[str, DataFacts] = {}
         self._typed: dict[tuple[str, str], Any] = {}
-        self._horizons: dict[str, tuple[float, float, int]] = {}
+        self._asked: dict[str, tuple[TrainerConfig, BatchConfig, RecipeConfig]] = {}
         self._schema = structured()
 
     def spec(self, composed: DictConfig, choices: dict[str, str]) -> RunSpec:
@@ -67,6 +76,7 @@ class Resolver:
         try:
             with open_dict(composed):
                 composed["derived"] = self._derived(composed, data_facts.train_count)
+                composed.batch.size = composed.derived.pop("batch_size")
             # the typed sections are checked before the others, whose interpolations are computed from them
             values = {section: self._value(section, composed) for section in TYPED_SECTIONS}
             check_values(RunConfig(**values))
@@ -77,24 +87,48 @@ class Resolver:
             _check_finite(section, values[section])
             check_target(values[section].get("_target_"), f"{section}._target_")
         check_optimizer(values["optimizer"])
+        _check_rate(values["optimizer"], values["recipe"])
         values["output"] = folder_of("output", values["output"])
         config = RunConfig(**values)
         check_values(config)
         return config
 
-    def _derived(self, composed: DictConfig, train_count: int) -> dict[str, int]:
+    def _derived(self, composed: DictConfig, train_count: int) -> dict[str, Any]:
+        """Return the section ``derived``, and with it ``batch_size``, the global batch after rounding."""
+        trainer, batch, recipe = self._known(composed)
+        steps_per_epoch(batch.size, train_count)  # refuses a batch that is too large, whatever its split
+        for section, name in ((trainer, "trainer"), (batch, "batch"), (recipe, "recipe")):
+            check_fields(section, f"{name}.")
+        solver = solver_of(batch, trainer)
+        split = (solver.rounded if batch.round else solver.split)(batch.size, train_count)
+        return {
+            **horizon(
+                max_epochs=trainer.max_epochs,
+                eval_every_epochs=trainer.check_val_every_n_epoch,
+                batch_size=split.size,
+                train_count=train_count,
+            ),
+            "batch_size": split.size,
+            "asked_batch_size": batch.size,
+            "micro_batch": split.micro_batch,
+            "accumulation": split.accumulation,
+            "rate_factor": rate_factor(recipe.lr_scaling, split.size, recipe.lr_base_size),
+        }
+
+    def _known(self, composed: DictConfig) -> tuple[TrainerConfig, BatchConfig, RecipeConfig]:
+        """Return the sections that ``derived`` follows from, as far as it does."""
+        kinds = {"trainer": TrainerConfig, "batch": BatchConfig, "recipe": RecipeConfig}
         asked = {
-            "trainer": {key: composed.trainer[key] for key in ("max_epochs", "check_val_every_n_epoch")},
-            "batch": {"size": composed.batch.size},
+            name: {str(key): composed[name][key] for key in composed[name] if key in READ_BY_DERIVED[name]}
+            for name in kinds
         }
         known = as_text(asked)
-        if known not in self._horizons:
-            check_plain(asked["trainer"], TrainerConfig, "trainer.")
-            check_plain(asked["batch"], BatchConfig, "batch.")
-            trainer, batch = (OmegaConf.merge(self._schema[section], asked[section]) for section in asked)
-            self._horizons[known] = trainer.max_epochs, trainer.check_val_every_n_epoch, batch.size
-        max_epochs, every, size = self._horizons[known]
-        return derived(max_epochs=max_epochs, eval_every_epochs=every, batch_size=size, train_count=train_count)
+        if known not in self._asked:
+            for name, kind in kinds.items():
+                check_plain(asked[name], kind, f"{name}.")
+            made = (OmegaConf.to_object(OmegaConf.merge(self._schema[name], asked[name])) for name in kinds)
+            self._asked[known] = tuple(made)  # type: ignore[assignment]
+        return self._asked[known]
 
     def _value(self, key: str, composed: DictConfig) -> Any:
         """Return a section or a setting with its interpolations replaced and its types those of the schema."""
@@ -127,6 +161,16 @@ def explained(error: OmegaConfBaseException) -> str:
     text = str(error).splitlines()[0].strip().split("raised while resolving interpolation: ")[-1]
     key = getattr(error, "full_key", None)
     return f"{key}: {text[0].lower()}{text[1:]}" if key else text
+
+
+def _check_rate(optimizer: Mapping[str, Any], recipe: RecipeConfig) -> None:
+    """Refuse to scale the rate of an optimizer whose YAML has none."""
+    rate = optimizer.get("lr")
+    if recipe.lr_scaling != "none" and (isinstance(rate, bool) or not isinstance(rate, int | float)):
+        raise UserError(
+            f"recipe.lr_scaling={recipe.lr_scaling} scales optimizer.lr, which is {rate}: give the optimizer an lr, or "
+            "choose recipe.lr_scaling=none"
+        )
 
 
 def _check_finite(where: str, value: Any) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from neumann.bounds import check_fields, choice, kinds_of, number
+from neumann.config.global_batch import BatchSolver, BatchSplit, rate_factor
 from neumann.config.launch_settings import LAUNCHES, LaunchConfig, LocalLaunchConfig, SlurmLaunchConfig, check_slurm
 from neumann.config.wandb_settings import check_logger
 from neumann.data.settings import KINDS as DATA_KINDS
@@ -38,13 +39,18 @@ class TimingConfig:
     reset_period: float | None = number(10.0, above=0)  # to Neumann's second reset; null: one reset, after burn-in
     drop_every: float = number(40.0, above=0)  # between the drops of the synchronous schedule
     decay_every: float = number(2.0, above=0)  # between the decays of the exponential schedule
+    average: float | None = number(None, above=0)  # that Neumann's average remembers; null: γ is the paper's a step
+    momentum_unit: float | None = number(None, above=0)  # of t in Neumann's μ(t); null: one step, as in the paper
 
 
 @dataclass
 class BatchConfig:
-    """The global batch: ``size`` examples per optimizer step, shared by all devices."""
+    """The global batch and how it is split (`neumann.config.global_batch`)."""
 
-    size: int = number(32, at_least=1)
+    size: int = number(32, at_least=1)  # examples per optimizer step, shared by all devices
+    max_per_device: int | None = number(None, at_least=1)  # examples that a device takes at once; null: no bound
+    round: bool = False  # take the nearest size that can be split
+    norm_size: int | None = number(None, at_least=1)  # batch norm's ghost batch; null: what a device takes at once
 
 
 @dataclass
@@ -68,7 +74,9 @@ class RecipeConfig:
     label_smoothing: float = number(0.0, at_least=0, below=1)  # share of the label spread over all classes
     weight_decay_filter: str = choice("norm_and_bias", "norm_and_bias", "none")  # what is not decayed
     weight_average: float | None = number(None, at_least=0, below=1)  # γ; null: no average
-    recalibrate_batch_norm: int = number(0, at_least=0)  # training batches before each evaluation
+    recalibrate_batch_norm: int = number(0, at_least=0, below=10**6)  # training batches before each evaluation
+    lr_scaling: str = choice("none", "none", "linear", "sqrt")  # of the rate with the global batch size
+    lr_base_size: int | None = number(None, at_least=1)  # the batch size that optimizer.lr is meant for
 
 
 @dataclass
@@ -98,6 +106,10 @@ class DerivedConfig:
     steps_per_epoch: int = 0  # whole global batches in the training split
     total_steps: int = 0  # optimizer steps of the run
     eval_every_steps: int = 0  # optimizer steps between evaluations
+    asked_batch_size: int = 0  # batch.size before batch.round
+    micro_batch: int = 0  # examples that one device takes at once
+    accumulation: int = 1  # micro-batches of each device in an optimizer step
+    rate_factor: float = 1.0  # on optimizer.lr, by recipe.lr_scaling
 
 
 @dataclass
@@ -163,17 +175,26 @@ def _texts() -> frozenset[str]:
 TEXTS = _texts()
 
 
+def solver_of(batch: BatchConfig, trainer: TrainerConfig) -> BatchSolver:
+    """Return what splits global batches over the devices of ``trainer``. Raises UserError."""
+    return BatchSolver(trainer.devices * trainer.num_nodes, batch.max_per_device, batch.norm_size)
+
+
+def batch_split(config: RunConfig) -> BatchSplit:
+    """Return how a run's global batch is split. Raises UserError where it cannot be."""
+    return solver_of(config.batch, config.trainer).split(config.batch.size)
+
+
+def rate_factor_of(config: RunConfig) -> float:
+    """Return the factor on a run's ``optimizer.lr``. Raises UserError where its recipe does not say it."""
+    return rate_factor(config.recipe.lr_scaling, config.batch.size, config.recipe.lr_base_size)
+
+
 def check_values(config: RunConfig) -> None:
     """Raise UserError for the first value outside its choices or bounds, or at odds with another."""
     check_fields(config)
-    processes = config.trainer.devices * config.trainer.num_nodes
-    if config.batch.size % processes:
-        least = config.batch.size // processes * processes
-        near = f"{least} or {least + processes}" if least else str(processes)
-        raise UserError(
-            f"batch.size={config.batch.size} is the global batch and cannot be shared evenly by {processes} devices: "
-            f"choose {near}"
-        )
+    batch_split(config)
+    rate_factor_of(config)
     if isinstance(config.launch, SlurmLaunchConfig):
         check_slurm(config.launch)
     check_logger(config.logger)

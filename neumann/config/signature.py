@@ -18,20 +18,37 @@ from neumann.data import DataFacts
 RESULTS_VERSION = 2
 
 # The settings that two requests for the same result may differ in, each with the reason why it cannot change a result.
-# Every other setting is signed.
+# Every other setting is signed, but for `CAME_LATER`.
 NOT_SIGNED: dict[str, str] = {
     "output": "where results are written",
     "study": "the folder they are filed under",
     "name": "what the run is called",
     "logger": "a mirror is only written to",
     "checkpoint": "what is kept afterwards",
+    "batch.max_per_device": "what a device takes at once follows from it and is signed: derived.accumulation",
+    "batch.round": "the batch size that it has chosen is signed",
+    "derived.asked_batch_size": "what was asked for before batch.round",
+    "derived.micro_batch": "it is batch.size by devices and derived.accumulation",
+    "derived.rate_factor": "it follows from batch.size and recipe.lr_scaling",
     "launch": "where it trains, beside how many; threads change rounding at most, and provenance.json records them",
     "data.root": "where the images lie; what they are is signed by the fingerprint",
+    "data.download": "how the images got there",
     "data.workers": "order and augmentation are keyed by sample, not by worker",
 }
 
+# Settings that came later, each with the value at which a run is what it was before: left out there, so that a run of
+# an earlier version is found.
+CAME_LATER: dict[str, Any] = {
+    "batch.norm_size": None,
+    "derived.accumulation": 1,
+    "recipe.lr_scaling": "none",
+    "recipe.lr_base_size": None,
+    "timing.average": None,
+    "timing.momentum_unit": None,
+}
+
 # The settings that decide which images a run is judged on: the easiest images would be chosen, not the best setting
-JUDGED_ON = ("data", "data.kind", "data.split_seed", "data.val_fraction", "data.test_fraction")
+JUDGED_ON = ("data", "data.kind", "data.split_seed", "data.noise_seed", "data.val_fraction", "data.test_fraction")
 
 
 def why_not_tuned(key: str) -> str | None:
@@ -40,6 +57,8 @@ def why_not_tuned(key: str) -> str | None:
     ``key`` may have the plus of an override before it.
     """
     name = key.lstrip("+")
+    if name in ("batch.max_per_device", "batch.round"):
+        return f"{name} is a matter of memory and not searched; batch norm's batch is batch.norm_size"
     if any(name == setting or name.startswith(f"{setting}.") for setting in NOT_SIGNED):
         return f"{name} cannot change a result, so there is nothing to search in it"
     if name == "seed":
@@ -56,16 +75,25 @@ def signed_part(config: Mapping[str, Any], data: DataFacts, weights: Mapping[str
     """
     part = copy.deepcopy(dict(config))
     for dotted in NOT_SIGNED:
-        *path, last = dotted.split(".")
-        node: Any = part
-        for key in path:
-            node = node.get(key, {})
-        node.pop(last, None)
+        _parent(part, dotted).pop(dotted.rpartition(".")[2], None)
+    for dotted, before in CAME_LATER.items():
+        node, last = _parent(part, dotted), dotted.rpartition(".")[2]
+        if last in node and node[last] == before:
+            del node[last]
     identity = {"fingerprint": data.fingerprint, "splits": data.split_digest}
     if normalised_as_pretrained(part):
         identity["normalisation"] = "of the pretrained weights"  # it was the data's once, which is another result
     initial = {"weights": dict(weights)} if weights else {}
     return {"config": part, "data": identity, **initial, "results_version": RESULTS_VERSION}
+
+
+def _parent(config: dict[str, Any], dotted: str) -> dict[str, Any]:
+    """Return the section that holds the setting ``dotted``; an empty one where there is none."""
+    node: Any = config
+    for key in dotted.split(".")[:-1]:
+        node = node.get(key, {})
+    section: dict[str, Any] = node
+    return section
 
 
 def normalised_as_pretrained(config: Mapping[str, Any]) -> bool:

@@ -36,7 +36,8 @@ class RunSpec:
         parts = [self.choices.get(group, group) for group in ("data", "model", "optimizer")]
         for i, (section, key) in enumerate((("data", "root"), ("model", "name"), ("optimizer", "name"))):
             value = self.section(section).get(key)
-            if value:  # image_folder, timm and torch say little: the folder's or the model's own name says more
+            # image_folder, timm and torch say little: the folder's or the model's own name says more
+            if value and (key != "root" or self.facts.kind == "image_folder"):
                 parts[i] = Path(str(value)).name if key == "root" else str(value).replace("/", "_")
         if "ablation" in self.choices:
             parts.append(self.choices["ablation"])

@@ -41,6 +41,8 @@ class ShardPlan:
         seed: of the training order, shuffled anew each epoch; None: evaluation, in the order of ``indices``.
         rank: this process, from 0.
         world_size: the number of processes that share the split.
+        accumulation: training batches of a process in one optimizer step. The step's examples are one stretch of the
+            order, however many batches and processes it is cut among, and an epoch has whole steps only.
 
     Raises UserError for a training batch larger than the split, and for a split with fewer examples than processes.
     """
@@ -50,13 +52,15 @@ class ShardPlan:
     seed: int | None = None
     rank: int = 0
     world_size: int = 1
+    accumulation: int = 1
 
     def __post_init__(self) -> None:
         count, processes = len(self.indices), self.world_size
-        if self.seed is not None and self.batch_size * processes > count:
+        share = self.batch_size * self.accumulation
+        if self.seed is not None and share * processes > count:
             each = f" in each of {processes} processes" if processes > 1 else ""
             raise UserError(
-                f"batch.size is {self.batch_size}{each} but the training split has {count} images: "
+                f"batch.size is {share}{each} but the training split has {count} images: "
                 f"batch.size can be at most {count // processes}"
             )
         if count < processes:
@@ -64,13 +68,13 @@ class ShardPlan:
 
     @property
     def span(self) -> int:
-        """The number of images in a step over all processes."""
+        """The number of images in a batch over all processes."""
         return self.batch_size * self.world_size
 
     def __len__(self) -> int:
         count = len(self.indices)
         if self.seed is not None:
-            return count // self.span
+            return count // (self.span * self.accumulation) * self.accumulation
         return max(1, min(-(-count // self.span), count // self.world_size))
 
     def batches(self, epoch: int) -> list[Indices]:

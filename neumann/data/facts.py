@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from neumann.data import cache, digits, folder, settings
+from neumann.data import arrays, cache, folder, noise, settings
 from neumann.data.assignment import assign
 from neumann.data.copies import find_copies
 from neumann.data.scan import Scan, scan
@@ -24,12 +25,12 @@ class DataFacts:
 
     Args:
         kind: one of `neumann.data.settings.KINDS`.
-        fingerprint: SHA-256 as hex digits, after what it covers: ``content:`` or ``names-sizes:``.
+        fingerprint: SHA-256 as hex digits, after what it covers: ``content:``, ``names-sizes:`` or ``noise:``.
         num_classes: number of classes.
         class_names: their names, by label.
         image_size: (height, width) as trained on, in pixels.
         native_size: (height, width) of the files; None where they differ.
-        channels: 1 (grey) or 3 (RGB).
+        channels: 1 (grey) or 3 (RGB), of noise any number.
         pixel_max: the decoded value of a full pixel.
         train_count, validation_count, test_count: images of each split.
         split_rule: how the splits were made, as a sentence.
@@ -75,26 +76,50 @@ def facts(data: Mapping[str, Any]) -> DataFacts:
     or a file that is not an image.
     """
     wanted = settings.parse(data)
-    return _digits(wanted) if isinstance(wanted, settings.Digits) else _image_folder(wanted)
+    if isinstance(wanted, settings.ImageFolder):
+        return _image_folder(wanted)
+    return _fake(wanted) if isinstance(wanted, settings.Fake) else _arrays(str(data["kind"]), wanted)
 
 
-def _digits(wanted: settings.Digits) -> DataFacts:
-    images, labels = digits.read()
-    examples = digits.examples(labels, wanted.split_seed)
+def _fake(wanted: settings.Fake) -> DataFacts:
+    counts = (wanted.train_count, wanted.validation_count, wanted.test_count)
+    shape = (wanted.channels, *wanted.image_size)
+    count = sum(counts)
     return DataFacts(
-        kind="digits",
-        fingerprint=digits.fingerprint(images, labels),
-        num_classes=10,
-        class_names=tuple("0123456789"),
-        image_size=(8, 8),
-        native_size=(8, 8),
-        channels=1,
-        pixel_max=digits.PIXEL_MAX,
+        kind="fake",
+        fingerprint=noise.fingerprint(seed=wanted.noise_seed, shape=shape, count=count, num_classes=wanted.num_classes),
+        num_classes=wanted.num_classes,
+        class_names=tuple(str(label) for label in range(wanted.num_classes)),
+        image_size=wanted.image_size,
+        native_size=wanted.image_size,
+        channels=wanted.channels,
+        pixel_max=255,
+        in_memory=_fits(count * math.prod(shape), wanted.in_memory),
+        copies={},
+        split_rule="training, validation and test images by their numbers, in this order",
+        test_is="noise, as all others",
+        **_counts(noise.examples(counts, wanted.num_classes)),
+    )
+
+
+def _arrays(kind: str, wanted: settings.Settings) -> DataFacts:
+    found = arrays.read(wanted)
+    _tell(str(getattr(wanted, "root", kind)), found.told)
+    _, channels, height, width = found.images.shape
+    return DataFacts(
+        kind=kind,
+        fingerprint=found.fingerprint(),
+        num_classes=len(found.class_names),
+        class_names=found.class_names,
+        image_size=(height, width),
+        native_size=(height, width),
+        channels=channels,
+        pixel_max=found.pixel_max,
         in_memory=True,
         copies={},
-        split_rule=f"300 test and 300 validation images of all 1,797, stratified, by split seed {wanted.split_seed}",
-        test_is="300 images cut from the whole set",
-        **_counts(examples),
+        split_rule=found.split_rule,
+        test_is=found.test_is,
+        **_counts(found.examples),
     )
 
 
@@ -115,13 +140,18 @@ def _image_folder(wanted: settings.ImageFolder) -> DataFacts:
         native_size=found.native_size,
         channels=wanted.channels,
         pixel_max=255,
-        in_memory=decoded <= MEMORY_LIMIT if wanted.in_memory is None else wanted.in_memory,
+        in_memory=_fits(decoded, wanted.in_memory),
         copies=copies.counts(),
         split_rule=split_rule,
         test_is=test_is,
         stat_digest=found.stat_digest,
         **_counts(examples),
     )
+
+
+def _fits(decoded: int, wanted: bool | None) -> bool:
+    """Return whether images of ``decoded`` bytes are held in memory: as is ``wanted``, else by size."""
+    return decoded <= MEMORY_LIMIT if wanted is None else wanted
 
 
 def _told_of_splits(listing: folder.Listing) -> list[str]:

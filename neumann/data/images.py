@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional
 
+from neumann.data import noise
 from neumann.data.augment import crop_boxes
 from neumann.data.eight_bits import as_eight_bits
 from neumann.data.scan import UNREADABLE, explain
@@ -81,6 +82,42 @@ class ImageFiles(Dataset[Any]):
         elif not self.native:
             image = fit(image, self.size)
         return functional.pil_to_tensor(image)
+
+
+class NoiseImages(ImageFiles):
+    """Noise that answers as `ImageFiles` does; see `neumann.data.noise`.
+
+    Args:
+        count: the number of images.
+        seed: of the noise.
+        size: (height, width) in pixels.
+        channels: any number of them.
+    """
+
+    def __init__(self, count: int, *, seed: int, size: tuple[int, int], channels: int) -> None:
+        super().__init__("", (), size=size, channels=channels, native=True)
+        self.count, self.seed = count, seed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def everything(self) -> Tensor:
+        """Return all images, uint8 [N, C, H, W]."""
+        images = torch.empty((self.count, self.channels, *self.size), dtype=torch.uint8)
+        for index in range(self.count):
+            images[index] = self._made(index)
+        return images
+
+    def _made(self, index: int) -> Tensor:
+        return torch.from_numpy(noise.image(index, seed=self.seed, shape=(self.channels, *self.size)))
+
+    def _read(self, request: Request) -> Tensor:
+        image = self._made(request.index)
+        if request.uniforms is None:
+            return image
+        box = crop_boxes(request.uniforms[None], *self.size)[0].tolist()
+        resized: Tensor = functional.resized_crop(image, *box[:4], size=list(self.size), antialias=True)
+        return resized
 
 
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from neumann.data import digits, resident, settings, shared_memory
+from neumann.data import arrays, noise, resident, settings, shared_memory
 from neumann.data.batches import Batches, DealtPlan, Finish, ShardPlan, StreamBatches, TensorBatches
 from neumann.data.facts import DataFacts
-from neumann.data.images import ImageFiles
+from neumann.data.images import ImageFiles, NoiseImages
 from neumann.data.splits import Indices
 from neumann.data.unchanged import check_unchanged
 from neumann.errors import UserError
@@ -33,6 +34,8 @@ def build(
     eval_batch_size: int | None = None,
     rank: int = 0,
     world_size: int = 1,
+    accumulation: int = 1,
+    norm_size: int | None = None,
 ) -> ImageData:
     """Return the data module of ``data``; an in-memory folder is decoded here, or read from the cache.
 
@@ -46,16 +49,30 @@ def build(
             images in memory, where a larger batch costs nothing and changes no prediction.
         rank: this process, from 0, until a trainer says.
         world_size: the number of processes that share each split, until a trainer says.
+        accumulation: training batches of one process in an optimizer step, see `ShardPlan`.
+        norm_size: batch norm's ghost batch, of which `calibration_batches` are whole multiples; None: there is none.
 
     Raises UserError for a batch larger than the training split, files that cannot be decoded, and files that are no
     longer those of ``facts``.
     """
     wanted = settings.parse(data)
     # refuses a batch that is too large before anything is decoded
-    ShardPlan(facts.examples.train, batch_size, seed=0, world_size=world_size)
-    files = pixels = None
-    if isinstance(wanted, settings.Digits):
-        pixels = resident.measure(torch.from_numpy(digits.read()[0].copy()))
+    ShardPlan(facts.examples.train, batch_size, seed=0, world_size=world_size, accumulation=accumulation)
+    files: ImageFiles | None = None
+    pixels = None
+    if isinstance(wanted, settings.Fake):
+        total = len(facts.examples.labels)
+        files = NoiseImages(total, seed=wanted.noise_seed, size=wanted.image_size, channels=wanted.channels)
+        if facts.in_memory:
+            pixels = resident.measure(files.everything())
+    elif not isinstance(wanted, settings.ImageFolder):
+        found = arrays.read(wanted)
+        if found.fingerprint() != facts.fingerprint:
+            raise UserError(
+                f"the files of data={data['kind']} have changed since the command began, so their images are not those "
+                "that the run is signed by: put them back, or repeat the command for a run of the new ones"
+            )
+        pixels = resident.measure(torch.from_numpy(np.require(found.images, requirements=("C", "W"))))
     else:
         native = facts.native_size == facts.image_size
         examples = facts.examples
@@ -74,6 +91,8 @@ def build(
         seed=seed,
         device=torch.device(device),
         place=(rank, world_size),
+        accumulation=accumulation,
+        norm_size=norm_size,
     )
 
 
@@ -93,12 +112,14 @@ class ImageData(pl.LightningDataModule):
         seed: the run's.
         device: where batches are put, until a trainer says.
         place: (rank, number of processes), until a trainer says.
+        accumulation: training batches of one process in an optimizer step.
+        norm_size: batch norm's ghost batch, or None.
     """
 
     def __init__(
         self,
         facts: DataFacts,
-        wanted: settings.Digits | settings.ImageFolder,
+        wanted: settings.Settings,
         *,
         pixels: resident.Pixels | None,
         files: ImageFiles | None,
@@ -107,14 +128,17 @@ class ImageData(pl.LightningDataModule):
         seed: int,
         device: torch.device,
         place: tuple[int, int] = (0, 1),
+        accumulation: int = 1,
+        norm_size: int | None = None,
     ) -> None:
         super().__init__()
         self.facts = facts
         self.num_classes, self.in_chans, self.image_size = facts.num_classes, facts.channels, facts.image_size
         self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
+        self.accumulation, self.norm_size = accumulation, norm_size
         self.augmentation = wanted.augmentation
         self.mean, self.std = _normalisation(facts, wanted, pixels)
-        self._workers = wanted.workers if isinstance(wanted, settings.ImageFolder) else 0
+        self._workers: int = getattr(wanted, "workers", 0)
         self._pixels, self._files, self._device, self._place = pixels, files, device, place
         self._resident: tuple[torch.device, Tensor, Tensor] | None = None
 
@@ -144,10 +168,12 @@ class ImageData(pl.LightningDataModule):
 
         Each batch has the images of a step over all processes, up to `CALIBRATION_IMAGES`, augmented as in training,
         and is dealt whole to one process, so that the batches do not depend on the number of processes. A process may
-        get none.
+        get none. Where steps are accumulated, a batch has no more images than a process takes at once.
         """
         indices, (rank, world_size) = self.facts.examples.train, self._whose()
-        size = min(self.batch_size * world_size, CALIBRATION_IMAGES)
+        most = self.batch_size * world_size if self.accumulation == 1 else self.batch_size
+        ghost = self.norm_size or 1
+        size = max(ghost, min(most, CALIBRATION_IMAGES) // ghost * ghost)
         seed = derive(self.seed, "evaluation")
         plan = DealtPlan(indices, size, rank=rank, world_size=world_size, count=count, order_seed=seed)
         return self._load(plan, augmentation=self.augmentation, seed=seed)
@@ -186,6 +212,7 @@ class ImageData(pl.LightningDataModule):
             seed=derive(self.seed, "order") if training else None,
             rank=rank,
             world_size=world_size,
+            accumulation=self.accumulation if training else 1,
         )
         augmentation = self.augmentation if training else "none"
         return self._load(plan, augmentation=augmentation, seed=derive(self.seed, "augmentation"))
@@ -220,10 +247,13 @@ def _eval_batch_size(facts: DataFacts, batch_size: int) -> int:
 
 
 def _normalisation(
-    facts: DataFacts, wanted: settings.Digits | settings.ImageFolder, pixels: resident.Pixels | None
+    facts: DataFacts, wanted: settings.Settings, pixels: resident.Pixels | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if isinstance(wanted, settings.ImageFolder) and wanted.mean is not None and wanted.std is not None:
-        return wanted.mean, wanted.std
+    mean, std = getattr(wanted, "mean", None), getattr(wanted, "std", None)
+    if mean is not None and std is not None:
+        return mean, std
+    if isinstance(wanted, settings.Fake):  # the same, whether the images are held or not
+        return (noise.MEAN,) * wanted.channels, (noise.STD,) * wanted.channels
     if pixels is not None:
         return pixels.mean_and_std(facts.examples.train, facts.pixel_max)
     if facts.channels == 3:

@@ -1,8 +1,8 @@
 """Digests of the code that trains a run: our package, and the files behind every ``_target_`` of the configuration.
 
 They are recorded with every attempt and not signed: whether an edit changes the result is the user's to say, so a
-difference is told and the result stands. A file counts by its bytes, comments included. Installed packages that
-provenance records by version (torch, timm) are left out.
+difference is told and the result stands. A file counts by its bytes, comments included. Installed packages
+count by their version, and so do environment variables that change how torch computes.
 
 Nothing is imported to find the files, so a run that is over is answered before torch, and a folder of another user
 executes nothing: a module is looked for where Python would look, and its ``import`` statements are read. What a module
@@ -12,11 +12,14 @@ imports by other means is not seen.
 from __future__ import annotations
 
 import ast
+import contextlib
+import functools
 import hashlib
 import importlib.util
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata
 from importlib.machinery import EXTENSION_SUFFIXES, PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,6 +32,19 @@ CODE = (".py", ".cpp")
 # import names of packages whose versions `neumann.store.provenance` records
 VERSIONED = {"torch", "torchvision", "pytorch_lightning", "timm", "hydra", "omegaconf", "wandb", "numpy", "sklearn"}
 KNOWN = {OWN, *VERSIONED, *sys.stdlib_module_names}
+# the libraries that compute a run's numbers: import names and what they are installed as
+LIBRARIES = {
+    "torch": "torch",
+    "pytorch_lightning": "pytorch-lightning",
+    "timm": "timm",
+    "numpy": "numpy",
+    "PIL": "pillow",
+}
+# variables of the environment by which these libraries compute in another precision, or by other kernels
+NUMERICS = (
+    *("ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "NVIDIA_TF32_OVERRIDE"),
+    *("ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
+)
 INSTALLED = {"site-packages", "dist-packages"}
 Code = Mapping[str, str]  # {OWN or a file, as its module is called: digest}
 
@@ -58,12 +74,42 @@ OWN_DIGEST = _of_folder(Path(__file__).resolve().parents[1])
 
 
 def code_of(targets: Iterable[str]) -> dict[str, str]:
-    """Return the code that a run of ``targets`` executes, as it is now; one that is not found adds nothing."""
+    """Return the code that a run of ``targets`` executes, as it is now; one that is not found adds nothing.
+
+    To it belong the versions of `LIBRARIES`, and what of `NUMERICS` is set, under its name after a $.
+    """
     importlib.invalidate_caches()
-    found = {OWN: OWN_DIGEST}
+    found = {OWN: OWN_DIGEST, **_libraries()}
+    found |= {f"${name}": os.environ[name] for name in NUMERICS if name in os.environ}
     for target in targets:
         found |= _Modules(target).digests()
     return found
+
+
+def _libraries() -> dict[str, str]:
+    """Return the version of each library of `LIBRARIES`, or the digest of one that is imported from another place."""
+    found = {}
+    for name, distribution in LIBRARIES.items():
+        module = _top(name)
+        if module is not None:
+            found[distribution] = _version(distribution, module)
+    return found
+
+
+def _version(distribution: str, module: _Module) -> str:
+    if module.is_installed:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(distribution)
+    return _of_package(module)
+
+
+@functools.cache  # in one process Python does not import another
+def _of_package_at(place: str) -> str:
+    return _of_folder(Path(place))
+
+
+def _of_package(module: _Module) -> str:
+    return _of_package_at(module.places[0]) if module.places else _digest([_read(module.file)])
 
 
 def targets_of(config: Mapping[str, Any]) -> list[str]:
@@ -110,7 +156,9 @@ class _Modules:
             return {name: _of_folder(Path(top.places[0])) if top.places else _digest([_read(top.file)])}
         waiting, found = [self._target], dict[str, str]()
         while waiting:
-            for module in self._chain(waiting.pop()):
+            wanted = waiting.pop()
+            found |= self._installed(wanted.partition(".")[0])
+            for module in self._chain(wanted):
                 assert module.file is not None
                 known_as = module.name.replace(".", "/") + ("/__init__" if module.places else "") + module.file.suffix
                 if known_as not in found:
@@ -118,6 +166,11 @@ class _Modules:
                     found[known_as] = _digest([content])
                     waiting += _imports(content, module.name, package=bool(module.places))
         return found
+
+    def _installed(self, name: str) -> dict[str, str]:
+        """Return the version of the installed package ``name`` that a module of the user's imports, if it is one."""
+        module = None if name in KNOWN else self._find(name)
+        return {name: _version(name, module)} if module is not None and module.is_installed else {}
 
     def _chain(self, name: str) -> list[_Module]:
         """Return the modules of the user's with a file on the way to ``name``, as far as it names modules."""
@@ -214,10 +267,18 @@ def as_code(value: object) -> dict[str, str]:
 
 
 def differing(versions: Iterable[Code]) -> list[str]:
-    """Return the names of which ``versions`` have different digests, or of which some have none."""
+    """Return the names of which ``versions`` have different digests, or of which some have none.
+
+    A library that a version does not name is no difference: its record may be from before libraries were in it.
+    """
     known = list(versions)
     names = dict.fromkeys(name for version in known for name in version)
-    return [name for name in names if len({version.get(name) for version in known}) > 1]
+    libraries = LIBRARIES.values()
+    return [
+        name
+        for name in names
+        if len({version.get(name) for version in known if name in version or name not in libraries}) > 1
+    ]
 
 
 def in_words(names: Iterable[str]) -> str:

@@ -32,6 +32,7 @@ from neumann.store import claim
 from neumann.store.claim import Claim, Claimed, Lost
 from neumann.store.files import append_line, opened, plain, read_file, read_json, replace_file, write_json
 from neumann.store.scores import is_number
+from neumann.store.vouching import has_curve, is_edited
 
 __all__ = ["OVER", "STATUSES", "STYLES", "Claimed", "Lost", "RunFolder", "make_folder", "remove_refused"]
 
@@ -39,6 +40,7 @@ STATUSES = ("pending", "running", "finished", "diverged", "failed", "interrupted
 STYLES = {"finished": "green", "running": "cyan", "diverged": "yellow", "failed": "red", "interrupted": "yellow"}
 MEASURED = 2**26  # bytes of measurements that are read; 10,000 evaluations take about 10 million
 END = 2**20  # bytes at the end of the measurements in which the latest is looked for
+EDITED = "result.json is not what the run wrote"
 OVER = ("finished", "diverged")  # diverged is a result and is kept as one
 
 
@@ -96,7 +98,7 @@ class RunFolder:
         found = self._recorded()
         result = self.result()
         if result is not None:
-            return {**found, "status": result["status"]}
+            return {**found, "status": result["status"], **({"message": EDITED} if is_edited(result) else {})}
         if found["status"] in OVER:
             return {**found, "status": "pending", "message": "its result.json is missing or damaged"}
         if found["status"] == "running" and (gone := self.why_free()) is not None:
@@ -172,6 +174,16 @@ class RunFolder:
         """
         return self._lines()[0]
 
+    def curve(self, result: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return the measurements of the run of ``result``. Raises UserError where they are not those that it made."""
+        measured, damaged = self._lines()
+        if damaged or not has_curve(result, measured):
+            raise UserError(
+                f"{self.measurements} is not what the run measured: put back what it wrote, or move {self.path} away "
+                "to train the run again"
+            )
+        return measured
+
     def _lines(self) -> tuple[list[dict[str, Any]], int]:
         """Return the whole measurements, and the number of damaged lines before the last of them."""
         try:
@@ -194,6 +206,13 @@ class RunFolder:
     def append_measurement(self, measurement: Mapping[str, Any]) -> None:
         """Append one line and sync it. Raises NotWritten, or Lost where another process has taken the run over."""
         append_line(self.measurements, _line(measurement))
+
+    def keep_measurements(self, measured: Sequence[Mapping[str, Any]]) -> None:
+        """Write the file again where it is not what was ``measured``: another process has changed it meanwhile."""
+        kept = [_line(one) for one in measured]
+        if self._lines() != ([json.loads(line) for line in kept], 0):
+            warnings.warn(f"{self.measurements} is not what was measured, and is written again", stacklevel=2)
+            replace_file(self.measurements, b"".join(line + b"\n" for line in kept))
 
     def restore_measurements(self, measured: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Make the file hold what a checkpoint says was ``measured`` until then, and return that as JSON types.

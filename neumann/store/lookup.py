@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from neumann.errors import UserError
 from neumann.store.files import plain, read_json
-from neumann.store.folder import RunFolder, unwritable
+from neumann.store.folder import EDITED, RunFolder, unwritable
+from neumann.store.vouching import is_edited
 
 if TYPE_CHECKING:
     from neumann.config import RunSpec
@@ -41,11 +42,13 @@ def finished_result(spec: RunSpec) -> dict[str, Any] | None:
 def result_in(folder: RunFolder, spec: RunSpec) -> dict[str, Any] | None:
     """Return the result of ``spec`` in ``folder``, or None; a result without one of the keys `WHOLE` does not count.
 
-    Raises UserError where it is the result of another run.
+    Raises UserError where it is the result of another run, or has been edited.
     """
     result = folder.result()
     if result is None or not result.keys() >= WHOLE:
         return None
     if result["signature"] != spec.signature:
         raise UserError(f"{folder.path}/result.json is that of the run {result['signature']}: move it away")
+    if is_edited(result):
+        raise UserError(f"{folder.path}/{EDITED}: put back what it wrote, or move it away to train the run again")
     return result

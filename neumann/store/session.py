@@ -8,6 +8,7 @@ fails.
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 import traceback
 import warnings
@@ -21,10 +22,11 @@ from neumann.seeds import AXES, derive
 from neumann.store.checkpoint_files import read_checkpoint, remove_checkpoints, write_checkpoint
 from neumann.store.claim import Claim
 from neumann.store.code_digests import code_of, codes, contributing, differing, in_words, targets_of
-from neumann.store.files import create_file, replace_file, write_json
+from neumann.store.files import create_file, plain, replace_file, write_json
 from neumann.store.folder import RunFolder, remove_refused
 from neumann.store.lookup import find, result_in
 from neumann.store.provenance import provenance
+from neumann.store.vouching import sealed, with_curve
 
 if TYPE_CHECKING:
     from neumann.config import RunSpec
@@ -75,9 +77,10 @@ def session(spec: RunSpec, decode: Callable[[BinaryIO], Any], state_format: int)
 class Session:
     """The run that this process holds. Every write raises NotWritten, or Lost where another process took the run over.
 
-    ``result`` is the result of a run that is over, ``state`` the checkpoint that an unfinished one goes on from; either
-    may be None. From `begin` on, ``attempt`` is the attempt's number, counted from 1, ``record`` its provenance, and
-    ``measurements`` the run's evaluations, those of earlier attempts included. ``trains`` is true from `training` on.
+    ``result`` is the result of a run that is over, ``state`` the checkpoint that an unfinished one goes on from;
+    either may be None. From `begin` on, ``attempt`` is the attempt's number, counted from 1, ``record`` its
+    provenance, and ``measurements`` the run's evaluations and ``attempts`` the records of all attempts, earlier ones
+    included. ``trains`` is true from `training` on.
     """
 
     def __init__(self, spec: RunSpec, folder: RunFolder, claim: Claim) -> None:
@@ -89,6 +92,7 @@ class Session:
         self.attempt = 0
         self.record: dict[str, Any] = {}
         self.measurements: list[Measurement] = []
+        self.attempts: list[dict[str, Any]] = []
         self.trains = False
         self._codes: list[dict[str, str]] = []
 
@@ -114,7 +118,8 @@ class Session:
         folder, spec = self._folder, self._spec
         for rest in folder.path.glob(".*.tmp"):  # of an attempt that was killed while it wrote: the claim is ours
             rest.unlink()
-        self.attempt = int(folder.status().get("attempt", 0)) + 1
+        earlier = self._earlier()
+        self.attempt = max(int(folder.status().get("attempt", 0)), len(earlier)) + 1
         self._write_config()
         write_json(folder.signed, spec.signed())
         self.record = {
@@ -128,9 +133,9 @@ class Session:
             "seeds": {axis: derive(spec.config.seed, axis) for axis in AXES},
             "choices": spec.choices,
         }
-        attempts = [*folder.attempts(), self.record]
-        write_json(folder.provenance, {"attempts": attempts})
-        self._codes = codes(contributing(attempts))
+        self.attempts = [*earlier, json.loads(json.dumps(plain(self.record)))]
+        write_json(folder.provenance, {"attempts": self.attempts})
+        self._codes = codes(contributing(self.attempts))
         if names := differing(self._codes):
             warnings.warn(
                 f"{in_words(names)} changed since the first {self.record['step']} steps of the run were trained: it "
@@ -138,8 +143,35 @@ class Session:
                 f"it and remove {folder.path}",
                 stacklevel=2,
             )
+        self._warn_of_another_device()
         self.measurements = folder.restore_measurements(self.state["measurements"] if self.state else [])
         folder.error.unlink(missing_ok=True)
+
+    def _warn_of_another_device(self) -> None:
+        """Warn where the steps of a checkpoint were taken on another device than the rest will be."""
+        here = self.record.get("device")
+        devices = dict.fromkeys(str(one["device"]) for one in contributing(self.attempts) if one.get("device"))
+        others = [device for device in devices if device != here]
+        if others:
+            warnings.warn(
+                f"the first {self.record['step']} steps of the run were trained on {' and '.join(others)}, and it goes "
+                f"on from there on {here}, which rounds otherwise: provenance.json names both",
+                stacklevel=3,
+            )
+
+    def _earlier(self) -> list[dict[str, Any]]:
+        """Return the records of earlier attempts: those that the checkpoint holds, and later ones as they lie there."""
+        recorded = self._folder.attempts()
+        held = self.state.get("attempts") if self.state else None
+        if not isinstance(held, list):  # a checkpoint of an earlier version
+            return recorded
+        if recorded[: len(held)] != held:
+            warnings.warn(
+                f"{self._folder.provenance} does not record the attempts that led to the checkpoint from which the run "
+                "goes on: they are restored from there",
+                stacklevel=3,
+            )
+        return [*held, *recorded[len(held) :]]
 
     def _write_config(self) -> None:
         from omegaconf import OmegaConf
@@ -182,6 +214,8 @@ class Session:
         if eval_weights is not None:
             replace_file(self._folder.eval_weights, eval_weights)
             result = {**result, "eval_weights": self._folder.eval_weights.name}
+        result = sealed(with_curve(result, self.measurements))
+        self._folder.keep_measurements(self.measurements)
         self._folder.write_result(result)
         with contextlib.suppress(OSError):  # the result is written, and it is what counts
             self._set_status(result["status"], result["step"])
@@ -208,6 +242,7 @@ class Follower:
 
     def __init__(self, path: Path, attempt: int, measurements: list[Measurement]) -> None:
         self.path, self.attempt, self.measurements = path, attempt, measurements
+        self.attempts: list[dict[str, Any]] = []  # rank 0 records them
 
     @contextmanager
     def training(self, step: int, lost: Callable[[], None]) -> Iterator[None]:

@@ -12,8 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from neumann.config import RunConfig
+from neumann.config.schema import batch_split
+from neumann.data.settings import KINDS
 from neumann.store import OVER
-from neumann.store.code_digests import as_code, codes, differing
+from neumann.store.code_digests import LIBRARIES, as_code, codes, differing
 from neumann.studies.answer import answer, incomplete
 from neumann.studies.collect import RowMeasurements, StudyRun, StudyRuns
 from neumann.studies.definition import FULL, RowConfig
@@ -147,13 +150,21 @@ def _settings(study: Study, tuning: Sequence[StudyRun]) -> dict[str, dict[str, t
         configs = [run.spec.config for run in tuning if run.planned.row == key]
         values = {
             "schedule": {_schedule(config.schedule) for config in configs},
-            "batch size": {str(config.batch.size) for config in configs},
+            "batch size": {_batch(config) for config in configs},
             "weight decay": {value(config.optimizer.get("weight_decay", 0)) for config in configs},
         }
         for what, its in values.items():
             said = its.pop() if len(its) == 1 else "tuned"
             found[what][said] = (*found[what].get(said, ()), row.label)
     return found
+
+
+def _batch(config: RunConfig) -> str:
+    """Return the batch size, and what batch norm takes its statistics over where that is less than a device's share."""
+    if config.batch.norm_size is not None:
+        return f"{config.batch.size}, ghost batches of {config.batch.norm_size}"
+    split = batch_split(config)
+    return f"{config.batch.size}" + (f", micro-batches of {split.micro_batch}" if split.accumulation > 1 else "")
 
 
 def _schedule(section: Mapping[str, Any]) -> str:
@@ -208,9 +219,7 @@ def _paired(a: RowMeasurements, b: RowMeasurements) -> Paired | None:
 
 
 def _data(facts: Any, section: Mapping[str, Any]) -> str:
-    name = "digits (scikit-learn's 8×8 handwritten digits)" if facts.kind == "digits" else facts.kind
-    if section.get("root"):
-        name = f"images under {section['root']}"
+    name = KINDS[facts.kind].title or f"images under {section['root']}"
     copied = facts.copies.get("test_in_train", 0)
     leak = f", {copied:,} of its images are training images too" if copied else ""
     return (
@@ -231,10 +240,12 @@ def _provenance(runs: Sequence[RunEntry]) -> dict[str, tuple[str, ...]]:
         commit, diff = _recorded(record, "git", "commit"), _recorded(record, "git", "diff_sha256")
         changed = f" with uncommitted changes {diff}" if diff else ""
         note("commit", f"{commit[:12]}{changed}" if isinstance(commit, str) else None)
-        for name, digest in as_code(record.get("code")).items():
-            note(f"{CODE_OF}{name}", digest)
-        for package in ("neumann", "torch", "pytorch-lightning", "timm", "numpy"):
-            note(package, _recorded(record, "packages", package))
+        code = as_code(record.get("code"))
+        for name in sorted(code.keys() - LIBRARIES.values()):
+            note(f"{CODE_OF}{name}", code[name])
+        note("neumann", _recorded(record, "packages", "neumann"))
+        for library in LIBRARIES.values():
+            note(library, code.get(library) or _recorded(record, "packages", library))
         note("python", _recorded(record, "python"))
         note("device", _recorded(record, "device"))
         note("processor", _recorded(record, "host", "processor"))

@@ -15,6 +15,7 @@ from neumann.config import MakeSpecs, RunSpec, making_specs
 from neumann.errors import UserError
 from neumann.store import OVER, RunFolder, find
 from neumann.store.code_digests import contributing
+from neumann.store.lookup import result_in
 from neumann.store.scores import is_number
 from neumann.studies.plan import EVALUATION, TUNING, PlannedRun, Study, check_comparable, check_points
 from neumann.studies.results import RunEntry, TuningTrial, chosen
@@ -128,7 +129,7 @@ def _tagged(spec: RunSpec, role: str) -> RunSpec:
 
 def _read(planned: PlannedRun, spec: RunSpec) -> StudyRun:
     folder = find(spec)
-    result = folder.result()
+    result = result_in(folder, spec)
     if result is not None and (lacking := NEEDED - result.keys()):
         raise UserError(
             f"{folder.path}/result.json lacks {', '.join(sorted(lacking))}: move it away to train the run again"
@@ -208,7 +209,8 @@ def _measured(study: Study, row: str, evaluation: Iterable[StudyRun]) -> RowMeas
     names = list(sound[0].result["test"]) if sound and sound[0].result else []
     by_epoch: dict[float, list[tuple[float, float]]] = {}
     for run in sound:
-        for line in run.folder.read_measurements():
+        assert run.result is not None
+        for line in run.folder.curve(run.result):
             try:
                 values = line["validation"][_point(run, point)]["error"], line["train_loss"], line["epoch"]
             except (KeyError, TypeError):

@@ -125,10 +125,10 @@ def _costs(signed: Mapping[str, Any]) -> list[str]:
     """Return what decides how long a step takes, as text, first with the optimizer, then for any."""
     config = signed.get("config")
     parts = config if isinstance(config, Mapping) else {}
-    optimizer, trainer = (
-        one if isinstance(one, Mapping) else {} for one in (parts.get("optimizer"), parts.get("trainer"))
+    optimizer, trainer, derived = (
+        one if isinstance(one, Mapping) else {} for one in map(parts.get, ("optimizer", "trainer", "derived"))
     )
-    same = [signed.get("data"), parts.get("model"), parts.get("batch")]
+    same = [signed.get("data"), parts.get("model"), parts.get("batch"), derived.get("accumulation")]
     same += [trainer.get(key) for key in ("accelerator", "devices", "num_nodes", "precision")]
     return [
         json.dumps(rest, sort_keys=True, default=str)

@@ -10,6 +10,7 @@ from typing import Any
 from neumann.store import RunFolder
 from neumann.store.code_digests import code_of
 from neumann.store.files import read_json, write_json
+from neumann.store.vouching import is_edited, sealed
 from neumann.studies.plan import Study
 
 NAME = ".stamp.json"
@@ -21,7 +22,8 @@ CODE, RECORDS = (".py", ".j2", ".css"), (".json", ".jsonl")  # by kind: a list o
 def digest(study: Study, runs: Path) -> str:
     """Return the digest of the study, its configuration, this package's code and the records of the runs in ``runs``.
 
-    YAML counts by its bytes; code and records, of which there are many, by size and time of change.
+    YAML counts by its bytes; code and records, of which there are many, by size and times. The time of the last change
+    of a file's entry is among them, since cp -p, rsync and touch set the other one.
     """
     words = [word for word in study.extra if word.startswith(ON_THE_PAGE)]
     made_of = hashlib.sha256(repr((str(study.file.resolve()), study.budget, words)).encode())
@@ -35,13 +37,13 @@ def digest(study: Study, runs: Path) -> str:
     return made_of.hexdigest()
 
 
-def _states(files: Iterable[Path]) -> Iterable[tuple[str, int, int]]:
+def _states(files: Iterable[Path]) -> Iterable[tuple[str, int, int, int]]:
     for file in files:
         try:
             state = file.stat()
         except OSError:
             continue
-        yield str(file), state.st_mtime_ns, state.st_size
+        yield str(file), state.st_mtime_ns, state.st_ctime_ns, state.st_size
 
 
 def write(
@@ -57,22 +59,26 @@ def write(
     ``data`` are the data sections of its runs, each with its fingerprint; ``targets`` what their configurations name as
     ``_target_``, whose code is looked at again; ``written`` are the report's files.
     """
-    outputs = [[path.name, path.stat().st_size] for path in written]
+    outputs = [[path.name, _sum(path)] for path in written]
     sections = [{"section": dict(section), "fingerprint": fingerprint} for section, fingerprint in data]
     names = sorted(set(targets))
-    made_of = {"digest": digest, "data": sections, "targets": names, "code": code_of(names), "outputs": outputs}
-    write_json(folder / NAME, {**made_of, **said})
+    made_of = {"inputs": digest, "data": sections, "targets": names, "code": code_of(names), "outputs": outputs}
+    write_json(folder / NAME, sealed({**made_of, **said}))
+
+
+def _sum(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def unchanged(folder: Path, digest: str) -> dict[str, Any] | None:
     """Return the stamp of ``folder`` where its report is whole and nothing it was made of has changed, else None."""
     stamp = read_json(folder / NAME)
-    if not isinstance(stamp, dict) or stamp.get("digest") != digest:
+    if not isinstance(stamp, dict) or stamp.get("inputs") != digest or is_edited(stamp):
         return None
     try:
-        for name, size in stamp["outputs"]:
+        for name, content in stamp["outputs"]:
             path = folder / name
-            if not path.is_file() or path.stat().st_size != size:
+            if not path.is_file() or _sum(path) != content:
                 return None
         if code_of(stamp["targets"]) != stamp["code"]:
             return None
@@ -81,6 +87,6 @@ def unchanged(folder: Path, digest: str) -> dict[str, Any] | None:
         for one in stamp["data"]:
             if facts(one["section"]).fingerprint != one["fingerprint"]:
                 return None
-    except (KeyError, TypeError, ValueError):  # a file that was edited or is of another version
+    except (KeyError, TypeError, ValueError, OSError):  # a file that was edited or is of another version
         return None
     return stamp

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 from rich.console import Console
+from torch import Tensor
 
 from neumann import compat
 from neumann.config import RunSpec
+from neumann.config.schema import batch_split, rate_factor_of
 from neumann.errors import EXIT_INTERRUPTED, Interrupted, ending_of
 from neumann.optim import eval_point
 from neumann.store.scores import headline
@@ -37,10 +39,20 @@ from neumann.training.stopping import Stop
 
 
 class _InTurn(pl.Callback):
-    """Several callbacks as one, since Lightning spends time on every hook of every callback, also on empty ones."""
+    """Several callbacks as one, called once an optimizer step; the census sees every micro-batch.
 
-    def __init__(self, callbacks: list[pl.Callback]) -> None:
-        self._callbacks = callbacks
+    They are called with the step's number in this attempt, and with the mean loss of its micro-batches, which Lightning
+    has divided by their number. One callback also spares the time that Lightning spends on every hook of each.
+
+    Args:
+        callbacks: called in this order.
+        census: counts the examples of every micro-batch.
+        accumulation: micro-batches in a step.
+    """
+
+    def __init__(self, callbacks: list[pl.Callback], census: Census, accumulation: int) -> None:
+        self._callbacks, self._census, self._accumulation = callbacks, census, accumulation
+        self._loss: Tensor | None = None  # of the micro-batches of the step under way
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for callback in self._callbacks:
@@ -49,8 +61,15 @@ class _InTurn(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self._census.count(batch)
+        loss = outputs["loss"].detach()
+        self._loss = loss if self._loss is None else self._loss + loss
+        step, left = divmod(batch_idx + 1, self._accumulation)
+        if left:  # a signal, too, waits for the end of the step, where a checkpoint can be
+            return
+        mean, self._loss = {"loss": self._loss}, None
         for callback in self._callbacks:
-            callback.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            callback.on_train_batch_end(trainer, pl_module, mean, batch, step - 1)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for callback in self._callbacks:
@@ -185,7 +204,9 @@ class Attempt:
         if config.checkpoint.keep != "none":
             callbacks.append(Checkpointing(self.session, self.evaluation, state, self.group, self.stop.agreed))
         callbacks += [self.display, _FirstAndLast(self._begun, self._finish)]
-        trainer = pl.Trainer(**self.parts.trainer_options, callbacks=[_InTurn(callbacks)])
+        accumulation = self.batches["training"].plan.accumulation
+        in_turn = _InTurn(callbacks, self.census, accumulation)
+        trainer = pl.Trainer(**self.parts.trainer_options, callbacks=[in_turn])
         compat.leave_signals_to_us(trainer)
         stream = Stream(self.batches["training"], self.progress.step, config.derived.total_steps)
         trainer.fit(self.parts.module, train_dataloaders=stream)
@@ -220,6 +241,8 @@ class Attempt:
         if self.calibration is not None:
             last = measured[-1]["validation_recalibrated"]
             recalibrated = {"validation_recalibrated": last, "test_recalibrated": again}
+        config, split = self.spec.config, batch_split(self.spec.config)
+        rate, factor = config.optimizer.get("lr"), rate_factor_of(config)
         return {
             "status": "diverged" if diverged else "finished",
             "signature": self.spec.signature,
@@ -230,6 +253,19 @@ class Attempt:
             "examples": progress.examples,
             "epoch": progress.step / self.spec.config.derived.steps_per_epoch,
             "world_size": self.group.world_size,
+            "batch": {
+                "asked": config.derived.asked_batch_size or config.batch.size,
+                "size": config.batch.size,
+                "micro_batch": split.micro_batch,
+                "accumulation": split.accumulation,
+                "devices": split.devices,
+                "norm_size": config.batch.norm_size or split.micro_batch,
+            },
+            "lr": {
+                "given": rate,
+                "factor": factor,
+                "scaled": None if rate is None else rate * factor,
+            },
             "distinct_examples": {
                 "training": self.census.distinct,
                 "validation": headline(measured[-1]["validation"])["n"],

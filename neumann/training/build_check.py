@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import torch
 from torch import nn
@@ -45,7 +46,8 @@ def _wrong(spec: RunSpec, models: dict[str, nn.Module | UserError], here: bool) 
 def _model(spec: RunSpec, models: dict[str, nn.Module | UserError], device: str) -> nn.Module:
     """Return the run's model on ``device``; ``models`` holds those that were made, and why others were not."""
     facts = spec.facts
-    fitted = facts.channels, facts.num_classes, facts.image_size, world_size(spec), spec.config.batch.size
+    batch = asdict(spec.config.batch)
+    fitted = facts.channels, facts.num_classes, facts.image_size, world_size(spec), batch
     recipe = spec.config.recipe.recalibrate_batch_norm
     key = json.dumps([device, spec.section("model"), recipe, fitted], default=str)
     if key not in models:

@@ -130,17 +130,27 @@ class Census(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check the group before the first step. Raises WrongShards."""
-        epoch = self._progress.step // len(self._batches)
+        epoch = self._progress.step // self._steps_per_epoch
         check_group(self._group, trainer, self._spec, self._all, epoch)
+
+    @property
+    def _steps_per_epoch(self) -> int:
+        return len(self._batches) // self._batches.plan.accumulation
+
+    def count(self, batch: Any) -> None:
+        """Count the examples of a micro-batch. Raises WrongShards where they are not as many as were loaded."""
+        if len(batch[1]) != len(self._batches.taken):
+            raise WrongShards(f"a batch has {len(batch[1])} examples where {len(self._batches.taken)} were loaded")
+        self._counts[self._batches.taken] += 1
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the batch, before the step is counted; at the end of an epoch, compare the counts of all ranks."""
-        if len(batch[1]) != len(self._batches.taken):
-            raise WrongShards(f"a batch has {len(batch[1])} examples where {len(self._batches.taken)} were loaded")
-        self._counts[self._batches.taken] += 1
-        step, steps = self._progress.step + 1, len(self._batches)
+        """Compare the weights of all ranks before an evaluation, and what they have counted, at the end of an epoch.
+
+        It is called after an optimizer step, before the step is counted.
+        """
+        step, steps = self._progress.step + 1, self._steps_per_epoch
         derived = self._spec.config.derived
         if step % derived.eval_every_steps == 0 or step == derived.total_steps:  # an evaluation is due
             check_weights(self._group, pl_module, trainer.optimizers[0], step)
@@ -149,13 +159,14 @@ class Census(pl.Callback):
 
     def _close(self, step: int, steps: int) -> None:
         counts = self._group.counts(self._counts)
-        distinct, expected = int((counts > 0).sum()), steps * self._batches.plan.span
+        plan = self._batches.plan
+        distinct, expected = int((counts > 0).sum()), steps * plan.accumulation * plan.span
         if distinct != expected or counts.sum() != expected:
             raise WrongShards(
                 f"the epoch that ended at step {step} trained on {distinct} distinct examples, {counts.sum()} in all, "
                 f"where {expected} were due, each once"
             )
-        if steps == len(self._batches) or self.distinct is None:
+        if steps == self._steps_per_epoch or self.distinct is None:
             self.distinct = distinct
         self._counts[:] = 0
 

@@ -1,8 +1,9 @@
 """Checkpoints: everything that decides a run's next step, as plain data in one file.
 
-To Lightning the whole run is one stream of batches: with E steps an epoch, step s is batch s mod E of epoch s // E. So
-the place in the data is one integer, and a checkpoint needs none of Lightning's own loop state, which has been off by
-one in the middle of an epoch (Lightning#19367). Where the files lie and which of them counts is the store's
+To Lightning the whole run is one stream of micro-batches: with E steps of A accumulated micro-batches an epoch, step s
+begins with micro-batch (s mod E) · A of epoch s // E. A checkpoint is made between two steps, so the place in the data
+is one integer, and it needs none of Lightning's own loop state, which has been off by one in the middle of an epoch
+(Lightning#19367), nor half-accumulated gradients. Where the files lie and which of them counts is the store's
 (`neumann.store.checkpoint_files`).
 """
 
@@ -44,24 +45,26 @@ MARK = b"sha256:"  # of the comment that ends a checkpoint's zip file
 
 
 class Stream:
-    """A run's training batches from ``first_step`` to ``total_steps``, epoch after epoch."""
+    """A run's micro-batches from optimizer step ``first_step`` to ``total_steps``, epoch after epoch."""
 
     def __init__(self, batches: Batches, first_step: int, total_steps: int) -> None:
         self._batches = batches
         self._first, self._total = first_step, total_steps
 
     def __len__(self) -> int:
-        return max(1, self._total - self._first)  # Lightning passes by a run of no batches, whose result is still due
+        # Lightning passes by a run of no batches, whose result is still due
+        return max(1, (self._total - self._first) * self._batches.plan.accumulation)
 
     def __iter__(self) -> Iterator[Batch]:
-        step = self._first
-        while step < self._total:
-            epoch, position = divmod(step, len(self._batches))
+        accumulation = self._batches.plan.accumulation
+        at, end = self._first * accumulation, self._total * accumulation  # in micro-batches
+        while at < end:
+            epoch, position = divmod(at, len(self._batches))
             self._batches.load_state_dict({"epoch": epoch, "position": position})
             for batch in self._batches:
                 yield batch
-                step += 1
-                if step == self._total:
+                at += 1
+                if at == end:
                     return
 
 
@@ -265,8 +268,9 @@ class Checkpointing(pl.Callback):
             self._evaluation.flush()
             state = self._state.gather(trainer)
             if self._group.is_main:
-                # measurements.jsonl may be edited; this file cannot be unseen, so a resumed run believes this one
-                self._session.checkpoint(encode({**state, "measurements": self._session.measurements}))
+                # the files beside it may be edited; this one cannot be unseen, so a resumed run believes this one
+                past = {"measurements": self._session.measurements, "attempts": self._session.attempts}
+                self._session.checkpoint(encode({**state, **past}))
 
 
 def eval_weights(module: pl.LightningModule, optimizer: Optimizer, description: dict[str, Any]) -> bytes:

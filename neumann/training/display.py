@@ -19,6 +19,11 @@ from neumann.training.evaluation import Evaluation
 REFRESH_S = 0.25  # reading the loss waits for the device, so it is read at most this often
 
 
+def _speed(steps_per_second: float) -> str:
+    """Write a speed; a step of many accumulated micro-batches takes longer than a second."""
+    return f"{steps_per_second:.0f}" if steps_per_second >= 10 else f"{steps_per_second:.2g}"
+
+
 class Display(pl.Callback):
     """Shows the learning rate, the training loss, the validation error and the speed of a run.
 
@@ -70,7 +75,7 @@ class Display(pl.Callback):
         speed = (step - step_then) / max(now - then, 1e-9)
         self._clock = (now, step)
         rate = float(trainer.optimizers[0].param_groups[0]["lr"])
-        metrics = f"lr {rate:.3g}  loss {float(outputs['loss']):.3f}  val error {self._error}  {speed:.0f} it/s"
+        metrics = f"lr {rate:.3g}  loss {float(outputs['loss']):.3f}  val error {self._error}  {_speed(speed)} it/s"
         self._bar.update(self._task, completed=step, metrics=metrics)
 
     def measured(self, measurement: Measurement) -> None:

@@ -15,12 +15,14 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
 from neumann.config import RunSpec
+from neumann.config.schema import batch_split, rate_factor_of
 from neumann.config.signature import normalised_as_pretrained
 from neumann.config.weights import weights_of
 from neumann.data.module import ImageData
 from neumann.data.module import build as build_data
 from neumann.errors import UserError, first_line
 from neumann.models.classifiers import build_model, own_statistics
+from neumann.models.ghost_batch_norm import use_ghost_batches
 from neumann.optim import WeightAverage, points
 from neumann.optim.batch_norm import batch_norms
 from neumann.processes.ranks import world_size
@@ -52,13 +54,15 @@ def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
     config = spec.config
     if weights_of(spec.section("model")) != spec.weights:
         raise UserError("the file of weights that the model starts from has changed since the command began: repeat it")
-    trainer = config.trainer
+    trainer, split = config.trainer, batch_split(config)
     device = _device(spec)
     factor = build_schedule(config.schedule)
     data = build_data(
         config.data,
         spec.facts,
-        batch_size=config.batch.size // group.world_size,
+        batch_size=split.micro_batch,
+        accumulation=split.accumulation,
+        norm_size=config.batch.norm_size,
         seed=config.seed,
         device=str(device),
         rank=group.rank,
@@ -84,6 +88,7 @@ def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
             "devices": trainer.devices,
             "num_nodes": trainer.num_nodes,
             **_distributed(group, accelerator_of(spec)),
+            "accumulate_grad_batches": split.accumulation,
             "precision": trainer.precision,
             "deterministic": trainer.deterministic or None,
             "max_epochs": 1,  # the whole run is one stream of batches (see checkpoints.py)
@@ -108,15 +113,20 @@ def build_model_of(spec: RunSpec) -> torch.nn.Module:
         num_classes=facts.num_classes,
         image_size=facts.image_size,
     )
-    if config.batch.size == world_size(spec):
-        check_one_image(model, torch.zeros(1, facts.channels, *facts.image_size), 2 * world_size(spec))
+    if config.batch.norm_size is not None:
+        use_ghost_batches(model, config.batch.norm_size, torch.zeros(2, facts.channels, *facts.image_size))
+    if 1 in (batch_split(config).micro_batch, config.batch.norm_size):
+        check_one_image(model, torch.zeros(1, facts.channels, *facts.image_size), _two_images(spec))
     check_recalibration(model, config.recipe.recalibrate_batch_norm, world_size(spec))
     return model
 
 
 def build_optimizer_of(spec: RunSpec, model: torch.nn.Module) -> torch.optim.Optimizer:
     """Return the run's optimizer over ``model``, with the recipe's weight average. Raises UserError."""
-    optimizer = build_optimizer(model, spec.config.optimizer, spec.config.recipe.weight_decay_filter)
+    section, factor = dict(spec.config.optimizer), rate_factor_of(spec.config)
+    if factor != 1.0:
+        section["lr"] *= factor
+    optimizer = build_optimizer(model, section, spec.config.recipe.weight_decay_filter)
     _keep_average(optimizer, spec.config.recipe.weight_average)
     return optimizer
 
@@ -145,10 +155,20 @@ def check_device(spec: RunSpec) -> None:
         raise UserError("trainer.precision=16-mixed needs a GPU: choose bf16-mixed or 32-true")
 
 
-def check_one_image(model: torch.nn.Module, image: Tensor, least: int) -> None:
+def _two_images(spec: RunSpec) -> str:
+    """Return the nearest settings by which batch norm gets more than one image at once."""
+    batch = spec.config.batch
+    if batch.norm_size == 1:
+        return "batch.norm_size=2 or more"
+    if batch.max_per_device == 1:
+        return "batch.max_per_device=2 or more"
+    return f"batch.size={2 * world_size(spec)} or more"
+
+
+def check_one_image(model: torch.nn.Module, image: Tensor, remedy: str) -> None:
     """Raise UserError where ``model`` cannot be trained on ``image`` alone, as batch norm over one pixel cannot.
 
-    It names ``least``, the smallest batch.size of more than one image a process. No trace is left in ``model``.
+    It names ``remedy``, the nearest settings for more images. No trace is left in ``model``.
     """
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
@@ -156,8 +176,8 @@ def check_one_image(model: torch.nn.Module, image: Tensor, least: int) -> None:
             model(image)
     except Exception as error:  # a network may refuse a single image by an exception of its own
         raise UserError(
-            f"batch.size gives each process one image, and the model cannot be trained on one ({first_line(error)}; "
-            f"batch norm needs several values a channel): choose batch.size={least} or more"
+            f"batch.size gives each process one image at once, or batch norm one, and the model cannot be trained on "
+            f"one ({first_line(error)}; batch norm needs several values a channel): choose {remedy}"
         ) from error
     finally:
         for buffer, value in kept:

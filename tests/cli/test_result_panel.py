@@ -32,3 +32,22 @@ def test_a_path_is_one_piece_and_the_upload_names_where_the_files_are(width: int
     assert f"wandb sync {folder}/wandb/offline-run-*" in said
     assert any(str(folder) in line and "wandb" not in line for line in said.splitlines())
     assert ("╭" in said) == (width == 250)
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        ((1008, 1009, 252, 4, 1, 252), "1,008 = 252 × 4 micro-batches × 1 device, rounded from 1,009"),
+        ((32_000, 32_000, 160, 25, 8, 32), "32,000 = 160 × 25 micro-batches × 8 devices, ghost batches of 32"),
+        ((64, 64, 32, 1, 2, 32), "64 = 32 × 1 micro-batch × 2 devices"),
+        ((64, 64, 64, 1, 1, 64), None),
+        (None, None),
+    ],
+)
+def test_a_batch_that_was_split_says_how(batch: tuple[int, ...] | None, words: str | None) -> None:
+    keys = ("size", "asked", "micro_batch", "accumulation", "devices", "norm_size")
+    result = {**RESULT, **({"batch": dict(zip(keys, batch, strict=True))} if batch else {})}
+    out = io.StringIO()
+    result_panel(Console(file=out, width=200, color_system=None), Path("runs/default/x"), result)
+    said = out.getvalue()
+    assert (f"batch             {words}" in said) if words else ("micro-batches" not in said)

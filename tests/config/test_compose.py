@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -176,6 +178,31 @@ def test_epochs_become_steps_by_timing() -> None:
     assert make_spec(["timing=paper", "timing.burn_in=0"]).config.optimizer["burn_in_steps"] == 0
     assert make_spec(["schedule=exponential", "timing=paper"]).config.schedule["every_steps"] == 74
     assert make_spec(["schedule=cosine", "trainer.max_epochs=3"]).config.schedule["total_steps"] == 111
+
+
+@pytest.mark.medium
+def test_neumanns_average_and_momentum_are_timed_in_epochs_on_request() -> None:
+    """A quarter of the batch makes four times as many steps, in which as much is forgotten."""
+
+    def optimizer(*overrides: str) -> dict[str, Any]:
+        return make_spec(["batch.size=64", *overrides]).config.optimizer
+
+    plain = optimizer()
+    assert (plain["gamma"], plain["momentum_unit"]) == (0.99, 1)
+    assert make_spec(["timing.average=null", "timing.momentum_unit=null"]).signature == make_spec([]).signature
+    timed = ("timing.average=0.5", "timing.momentum_unit=0.1")
+    large = optimizer(*timed)
+    assert large["gamma"] == pytest.approx(math.exp(-1 / 9))  # 18 steps an epoch
+    assert large["momentum_unit"] == pytest.approx(1.8)
+    small = make_spec(["batch.size=16", *timed]).config.optimizer  # 74 steps
+    assert small["gamma"] ** 37 == pytest.approx(math.exp(-1))
+    assert small["momentum_unit"] == pytest.approx(7.4)
+    assert optimizer("timing.average=0.5", "optimizer.gamma=0.9")["gamma"] == 0.9
+    shared = make_spec(["timing.average=0.5", "recipe.weight_average='${decay:${timing.average},0.99}'"]).config
+    assert shared.recipe.weight_average == shared.optimizer["gamma"]
+    for wrong in ("timing.average=0", "timing.momentum_unit=-1", "optimizer.gamma='${decay:0,0.99}'"):
+        with pytest.raises(UserError, match="above 0"):
+            make_spec([wrong])
 
 
 @pytest.mark.medium

@@ -135,6 +135,19 @@ def test_training_shards_are_parts_of_the_batches_of_one_process(world_size):
         assert np.array_equal(np.concatenate([shard[step] for shard in shards]), batch)
 
 
+@pytest.mark.parametrize(("accumulation", "world_size"), [(1, 1), (5, 1), (2, 2), (3, 4), (60, 1)])
+def test_the_examples_of_a_step_do_not_depend_on_micro_batches_nor_on_processes(accumulation, world_size):
+    """Each step is the same stretch of the order, in order, and an epoch has whole steps only."""
+    size = 60 // (accumulation * world_size)
+    whole = ShardPlan(np.arange(1197), 60, seed=5).batches(2)
+    plans = [ShardPlan(np.arange(1197), size, 5, rank, world_size, accumulation) for rank in range(world_size)]
+    shards = [plan.batches(2) for plan in plans]
+    assert {len(plan) for plan in plans} == {len(shard) for shard in shards} == {19 * accumulation}
+    for step, batch in enumerate(whole):
+        micro = range(step * accumulation, (step + 1) * accumulation)
+        assert np.array_equal(np.concatenate([shard[at] for at in micro for shard in shards]), batch)
+
+
 @pytest.mark.parametrize(
     ("count", "batch_size", "world_size"), [(300, 64, 4), (9, 4, 2), (5, 1, 4), (65, 32, 2), (4, 9, 4)]
 )

@@ -17,8 +17,9 @@ from omegaconf import OmegaConf
 
 import neumann
 from neumann.cache_folder import cache_folder
-from neumann.data import digits, facts, scan, settings, splits
+from neumann.data import embedded, facts, scan, settings, splits
 from neumann.errors import UserError
+from tests.support.data_files import cifar10
 
 CONF = Path(neumann.__file__).parent.parent / "conf" / "data"
 
@@ -39,7 +40,7 @@ def test_digits_are_split_1197_300_300_and_balanced():
 def test_digits_are_scikit_learns():
     from sklearn.datasets import load_digits
 
-    images, labels = digits.read()
+    images, labels = embedded.read_digits()
     reference = load_digits()
     assert np.array_equal(images[:, 0], reference.images)
     assert np.array_equal(labels, reference.target)
@@ -70,6 +71,8 @@ def test_facts_import_no_torch(make_folder):
     code = (
         "import sys; from neumann.data import facts; facts({'kind': 'digits'});"
         f"facts({{'kind': 'image_folder', 'root': {str(root)!r}}});"
+        "facts({'kind': 'fashion14'});"
+        f"facts({{'kind': 'cifar10', 'root': {str(cifar10(root.parent).parent)!r}, 'download': True}});"
         "print(sorted({'torch', 'torchvision', 'sklearn', 'pandas', 'scipy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -97,6 +100,18 @@ def test_yaml_has_the_settings_and_their_defaults(name):
         ({"kind": "digits", "augmentation": "crop_flop"}, "did you mean 'crop_flip'"),
         ({"kind": "digits", "augmentation": "crop_flip"}, "use crop"),
         ({"kind": "digits", "augmentation": "random_resized_crop"}, "use crop"),
+        ({"kind": "fashion14", "augmentation": "random_resized_crop"}, "too little of a 14×14 image: use crop_flip"),
+        ({"kind": "fake", "image_size": None}, "noise has none of its own"),
+        ({"kind": "fake", "image_size": 0}, "data.image_size=0 is not a size"),
+        ({"kind": "fake", "num_classes": 1}, "data.num_classes=1 is out of range"),
+        ({"kind": "fake", "channels": 0}, "data.channels=0 is out of range"),
+        ({"kind": "fake", "test_count": 0}, "data.test_count=0 is out of range"),
+        ({"kind": "cifar10"}, "data.root is missing"),
+        ({"kind": "cifar10", "root": "x", "mean": [0.5]}, "data.mean"),
+        ({"kind": "cifar10", "root": "x", "val_fraction": 1}, "data.val_fraction"),
+        ({"kind": "cifar10", "root": "x", "download": "yes"}, "data.download"),
+        ({"kind": "mnist", "root": "x", "augmentation": "crop_flip"}, "a mirrored digit is not a digit: use crop"),
+        ({"kind": "fashion14", "root": "x"}, "data=fashion14 has no setting 'root'"),
         ({"kind": "image_folder"}, "data.root is missing"),
         ({"kind": "image_folder", "root": None}, "data.root is missing"),
         ({"kind": "image_folder", "root": "???"}, "data.root is missing"),

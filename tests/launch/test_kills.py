@@ -38,7 +38,8 @@ CLOCKS = {"train_seconds", "eval_seconds", "time", "first_step_at", "attempts", 
 
 
 def spec_of(devices: int, seed: int, study: str) -> RunSpec:
-    return make_spec([*RUN, f"trainer.devices={devices}", f"seed={seed}", f"study={study}"])
+    accumulated = "batch.max_per_device=8" if seed % 2 else "batch.max_per_device=null"
+    return make_spec([*RUN, f"trainer.devices={devices}", f"seed={seed}", f"study={study}", accumulated])
 
 
 def ranks() -> list[int]:

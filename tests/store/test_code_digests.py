@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from importlib import metadata
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from neumann.cli.main import main as cli
 from neumann.config import make_spec
 from neumann.errors import Interrupted
 from neumann.store import RunFolder, code_digests, find
-from neumann.store.code_digests import OWN, OWN_DIGEST, code_of, contributing, differing, in_words
+from neumann.store.code_digests import LIBRARIES, OWN, OWN_DIGEST, code_of, contributing, differing, in_words
 from neumann.store.session import Session
 from neumann.training.run import run
 from tests.support.launching import QUICK
@@ -72,7 +74,7 @@ def test_a_targets_module_and_what_it_imports_are_found_and_nothing_is_imported(
     write("lab/unused.py", "a = 1\n")
     found = code_of(["mine_opt.Mine", "lab.deep.opt.Opt.make", "torch.optim.NAdam", "neumann.optim.Neumann", "no.such"])
     files = {"mine_opt.py", "mine_sign.py", "lab/__init__.py", "lab/deep/opt.py", "lab/deep/near.py", "lab/shared.py"}
-    assert found.keys() == {OWN, *files}
+    assert found.keys() - LIBRARIES.values() == {OWN, *files}
     assert not {"mine_opt", "lab", "lab.deep"} & sys.modules.keys()
     write("lab/shared.py", "a = 2\n")
     again = code_of(["mine_opt.Mine", "lab.deep.opt.Opt.make"])
@@ -84,9 +86,44 @@ def test_an_installed_package_counts_whole_and_by_any_file(monkeypatch: pytest.M
     write("venv/site-packages/theirs/core.py", "class Opt: pass\n")
     monkeypatch.syspath_prepend("venv/site-packages")
     before = code_of(["theirs.Opt"])
-    assert before.keys() == {OWN, "theirs"}
+    assert before.keys() - LIBRARIES.values() == {OWN, "theirs"}
     write("venv/site-packages/theirs/core.py", "class Opt: ...\n")
     assert differing([before, code_of(["theirs.Opt"])]) == ["theirs"]
+
+
+def test_an_installed_package_that_a_users_module_imports_counts(
+    own: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("venv/site-packages/helping/__init__.py", "a = 1\n")
+    monkeypatch.setattr(sys, "path", ["venv/site-packages", *sys.path])
+    write("mine_sign.py", "from helping import a\nsign = -1\n")
+    assert "helping" in code_of(["mine_opt.Mine"])
+
+
+def test_a_library_counts_by_its_version_and_by_its_files_where_it_is_not_the_installed_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = code_of([])
+    assert before["torch"] == version("torch")
+    assert before["pillow"] == version("pillow")
+    monkeypatch.setattr(metadata, "version", lambda name: "0.1" if name == "torch" else version(name))
+    assert differing([before, code_of([])]) == ["torch"]
+    write("fork/timm/__init__.py", "edited = True\n")
+    monkeypatch.syspath_prepend("fork")
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    assert "timm" in differing([before, code_of([])])
+
+
+def test_a_record_from_before_libraries_were_in_it_differs_in_none() -> None:
+    assert differing([{OWN: OWN_DIGEST}, code_of([])]) == []
+
+
+@pytest.mark.parametrize("name", ["NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE"])
+def test_a_variable_that_changes_the_precision_counts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(name, raising=False)
+    before = code_of([])
+    monkeypatch.setenv(name, "1")
+    assert differing([before, code_of([])]) == [f"${name}"]
 
 
 def test_our_own_code_counts_by_every_file(tmp_path: Path) -> None:
@@ -133,7 +170,7 @@ def test_a_result_of_other_code_is_told_and_stands_until_the_user_decides(
     spec = make_spec(own[2:], ["conf"])
     first = find(spec).result()
     assert first is not None
-    assert [set(code) for code in first["code"]] == [{OWN, "mine_opt.py", "mine_sign.py"}]
+    assert [code.keys() - LIBRARIES.values() for code in first["code"]] == [{OWN, "mine_opt.py", "mine_sign.py"}]
     assert first["code"] == [find(spec).attempts()[0]["code"]]
     capsys.readouterr()
     assert cli(["train", *own]) == 0

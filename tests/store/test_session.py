@@ -11,9 +11,9 @@ import pytest
 
 from neumann.config import RunSpec, make_spec
 from neumann.errors import UserError
-from neumann.store import RunFolder, find
+from neumann.store import RunFolder, find, finished_result
 from neumann.store.claim import Claimed, Lost
-from neumann.store.files import NotWritten, read_json
+from neumann.store.files import NotWritten, read_json, write_json
 from neumann.store.session import Follower, Measurement, Session, session
 from tests.support.forged_leases import forge, leases
 
@@ -101,6 +101,110 @@ def test_the_checkpoint_that_a_finished_run_keeps_is_a_setting(keep: str, left: 
     spec = spec_of(f"checkpoint={keep}")
     train(spec, 18, 36, end=lambda held: held.finish(RESULT, None) and None)
     assert {path.name for path in find(spec).path.glob("*.ckpt")} == left
+
+
+def finished(spec: RunSpec) -> RunFolder:
+    train(spec, 18, 36, end=lambda held: held.finish({**RESULT, "signature": spec.signature}, None) and None)
+    return find(spec)
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"step": 36', '"step": 18'),
+        ('"finished"', '"diverged"'),
+        ('"validation": {}', '"validation": {"held": {"error": 0.01}}'),
+        ('"validation"', '"note": "mine", "validation"'),
+    ],
+)
+def test_a_result_that_was_edited_is_refused_and_kept(old: str, new: str) -> None:
+    spec = spec_of()
+    folder = finished(spec)
+    assert finished_result(spec) == folder.result()
+    assert "message" not in folder.status()
+    edit(folder.path / "result.json", old, new)
+    with pytest.raises(UserError, match=r"result.json is not what the run wrote: put back .*, or move it away"):
+        finished_result(spec)
+    assert folder.status()["message"] == "result.json is not what the run wrote"
+    assert new in (folder.path / "result.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "lines", [["18"], ["36", "18"], ["18", "18", "36"], ["18", "37"], [], ["18", "x", "36"]], ids=" ".join
+)
+def test_a_finished_curve_that_was_edited_is_refused(lines: list[str]) -> None:
+    folder = finished(spec_of())
+    result = folder.result()
+    assert result is not None
+    assert folder.curve(result) == [{"step": 18}, {"step": 36}]
+    folder.measurements.write_text("".join(f'{{"step": {line}}}\n' for line in lines))
+    with pytest.raises(UserError, match=r"measurements.jsonl is not what the run measured"):
+        folder.curve(result)
+
+
+def test_a_curve_that_was_edited_while_the_run_went_on_is_written_again() -> None:
+    spec = spec_of()
+
+    def end(held: Session) -> None:
+        edit(find(spec).measurements, "18", "19")
+        held.finish({**RESULT, "signature": spec.signature}, None)
+
+    with pytest.warns(UserWarning, match=r"measurements.jsonl is not what was measured, and is written again"):
+        train(spec, 18, 36, end=end)
+    result = find(spec).result()
+    assert result is not None
+    assert find(spec).curve(result) == [{"step": 18}, {"step": 36}]
+
+
+def attempts_of(spec: RunSpec, *changes: tuple[str, str]) -> list[dict[str, Any]]:
+    """Interrupt a run, make ``changes`` to provenance.json (none: remove it), go on, and return its attempts."""
+
+    def stop(held: Session) -> None:
+        known = {"format": FORMAT, "signature": spec.signature, "global_step": 18}
+        held.checkpoint(json.dumps({**known, "measurements": held.measurements, "attempts": held.attempts}).encode())
+        held.interrupted(18)
+
+    train(spec, 18, end=stop)
+    folder = find(spec)
+    for old, new in changes:
+        edit(folder.provenance, old, new)
+    if not changes:
+        folder.provenance.unlink()
+    train(spec)
+    return folder.attempts()
+
+
+@pytest.mark.parametrize("changes", [[], [('"neumann": "', '"neumann": "0')], [('"attempt": 1', '"attempt": 7')]])
+def test_a_checkpoint_vouches_for_the_attempts_that_led_to_it(changes: list[tuple[str, str]]) -> None:
+    with pytest.warns(UserWarning, match=r"provenance.json does not record the attempts that led to the checkpoint"):
+        first, second = attempts_of(spec_of(), *changes)
+    assert (first["attempt"], second["attempt"], second["step"]) == (1, 2, 18)
+    assert first["code"] == second["code"]
+
+
+def test_a_run_that_goes_on_with_another_library_or_device_says_so() -> None:
+    spec = spec_of()
+    train(spec, 18)
+    attempts = find(spec).attempts()
+    attempts[0]["code"]["torch"] = "1.0"
+    attempts[0]["device"] = "A GPU"
+    write_json(find(spec).provenance, {"attempts": attempts})
+    with (
+        pytest.warns(UserWarning, match="torch has changed since the first 18 steps of the run were trained"),
+        pytest.warns(
+            UserWarning, match="the first 18 steps of the run were trained on A GPU, and it goes on .* on cpu"
+        ),
+    ):
+        train(spec, end=lambda held: held.finish({**RESULT, "signature": spec.signature}, None) and None)
+    result = find(spec).result()
+    assert result is not None
+    assert len(result["code"]) == 2
 
 
 def test_without_checkpoints_a_run_begins_again() -> None:

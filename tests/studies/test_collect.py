@@ -265,6 +265,17 @@ def test_test_values_of_tuning_runs_change_nothing_and_cannot_be_read(complete: 
     assert scores(tuning[0], "validation", "eval") is not None
 
 
+def test_results_that_were_swapped_between_runs_are_refused(complete: Study) -> None:
+    runs = [run for run in collect(complete).evaluation if run.planned.seed == complete.evaluation_seeds[0]]
+    one, other = (run.folder.path / "result.json" for run in (runs[0], runs[-1]))
+    assert one != other
+    contents = one.read_bytes(), other.read_bytes()
+    other.write_bytes(contents[0])
+    one.write_bytes(contents[1])
+    with pytest.raises(UserError, match=r"result.json is that of the run [0-9a-f]{12}: move it away"):
+        collect(complete)
+
+
 def test_a_failed_run_is_listed_with_its_message(study: Study) -> None:
     planned = study.tuning()[0]
     folder = finish(planned, 0.02)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +51,28 @@ def test_the_digest_follows_all_that_a_report_is_made_of(
     assert stamp.digest(study, RUN.parent) == before
     change()
     assert (stamp.digest(study, RUN.parent) != before) == matters
+
+
+def test_the_digest_notices_a_record_that_keeps_its_size_and_time(study: Study) -> None:
+    before = stamp.digest(study, RUN.parent)
+    file = RUN / "result.json"
+    state = file.stat()
+    file.write_text("[]")
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert stamp.digest(study, RUN.parent) != before
+
+
+def test_a_report_or_a_stamp_that_was_edited_is_rendered_again(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text("40.1 %")
+    stamp.write(tmp_path, "digest", [], [], [page], headline="worse")
+    page.write_text("10.1 %")
+    assert stamp.unchanged(tmp_path, "digest") is None
+    page.write_text("40.1 %")
+    assert stamp.unchanged(tmp_path, "digest") is not None
+    file = tmp_path / stamp.NAME
+    file.write_text(file.read_text().replace("worse", "better"))
+    assert stamp.unchanged(tmp_path, "digest") is None
 
 
 def test_the_digest_follows_the_code_and_its_templates(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,6 +171,7 @@ def counted(group: RankGroup, spec: RunSpec, repeat: bool) -> int | None:
         first = batches.taken if first is None else first
         if repeat and group.rank == 1:
             batches.taken = first
+        census.count(batch)
         census.on_train_batch_end(trainer, parts.module, None, batch, 0)  # type: ignore[arg-type]
         progress.step += 1
     return census.distinct
@@ -191,7 +192,7 @@ def test_a_batch_that_is_not_the_one_that_was_loaded_is_noticed() -> None:
     census = Census(spec, RankGroup(), {"training": batches}, TrainingProgress())
     images, labels = next(iter(batches))
     with pytest.raises(WrongShards, match="a batch has 63 examples where 64 were loaded"):
-        census.on_train_batch_end(None, None, None, (images[1:], labels[1:]), 0)  # type: ignore[arg-type]
+        census.count((images[1:], labels[1:]))
 
 
 def drifted(group: RankGroup, how: str) -> None:

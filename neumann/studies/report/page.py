@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neumann.store.code_digests import LIBRARIES
 from neumann.store.files import replace_file
 from neumann.store.folder import OVER
 from neumann.studies.analysis import CODE_OF
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 UNBROKEN = re.compile(r" (?=[=<] )|(?<= [=<]) |(?<=\d) (?=%)")  # spaces at which no line may end: α = 0, n = 5, 95 %
-ONE_VALUE = ("commit", "torch", "device")  # provenance that may move the numbers where runs differ in it
+ONE_VALUE = ("commit", *LIBRARIES.values(), "device")  # provenance that may move the numbers where runs differ in it
 
 
 def render(results: StudyResults, folder: Path) -> list[Path]:
