@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 
 from neumann.errors import UserError
 
@@ -14,11 +15,23 @@ def folder_of(key: str, text: str) -> str:
     """Return the path of the folder that ``text`` means, with a home folder in place of ``~`` or ``~user``.
 
     ``key`` is the setting, for the message. Raises UserError for an address (s3://...), which would become a folder of
-    that name, and for a home folder that is not known.
+    that name, for a home folder that is not known, and as `check_letters` does.
     """
     if ADDRESS.match(text):
         raise UserError(f"{key}={text} is an address, and only a folder can be used: mount it and give its path")
+    check_letters(key, text)
     path = os.path.expanduser(text)
     if path.startswith("~") and text.startswith("~"):
         raise UserError(f"{key}={text}: no home folder of that name is known, so write the whole path (./~ for itself)")
     return path
+
+
+def check_letters(key: str, text: str) -> None:
+    """Raise UserError where no file can have ``text`` of ``key``, in its name, as the locale lacks a letter."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{key}={text}: this locale writes the names of files in {sys.getfilesystemencoding()}, which lacks a "
+            "letter of it: set LC_ALL=C.UTF-8"
+        ) from None

@@ -113,6 +113,10 @@ def _output(words: Sequence[str]) -> tuple[Path, list[str]]:
     output, names = None, []
     for word in words:
         given = word.removeprefix("output=")
+        if given != word and given[:1] in ("'", '"'):  # as the same word is written for `neumann train`
+            from neumann.config.override_text import value_of  # it imports Hydra, which a list does without
+
+            given = value_of(word)
         folder = given != word or (Path(word).is_dir() and not records.RUN.fullmatch(Path(word).resolve().name))
         if not folder:
             if os.sep in word.rstrip(os.sep) and not any(mark in word for mark in "*?[") and not Path(word).exists():

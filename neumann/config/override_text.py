@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,7 +23,15 @@ UNDERSCORED = re.compile(r"(?<![\w.'\"-])[-+]?\d[\d.]*(?:_\d+)+(?:[.eE][-+\d]*)?
 
 
 def parse_override(parser: OverridesParser, text: str) -> Override:
-    """Return an override as Hydra reads it. Raises UserError, which says how a value that it cannot read is quoted."""
+    """Return an override as Hydra reads it. Raises UserError, which says how a value that it cannot read is quoted.
+
+    A word with bytes that are no text in the locale's encoding is refused too: a run's files are UTF-8.
+    """
+    if re.search("[\ud800-\udfff]", text):  # what Python makes of such bytes
+        raise UserError(
+            f"'{text}' is not text in this locale's encoding, {sys.getfilesystemencoding()}: set LC_ALL=C.UTF-8, or "
+            "write it in that encoding"
+        )
     devices = re.fullmatch(r"launch\.devices=(\d+(?:,\d+)*)", text)  # one value, not a sweep
     try:
         (override,) = parser.parse_overrides([f"launch.devices=[{devices[1]}]" if devices else text])

@@ -20,6 +20,7 @@ from neumann.config.launch_settings import LAUNCHES, LaunchConfig, LocalLaunchCo
 from neumann.config.wandb_settings import check_logger
 from neumann.data.settings import KINDS as DATA_KINDS
 from neumann.errors import UserError, did_you_mean, printable
+from neumann.folders import check_letters
 
 
 @dataclass
@@ -207,3 +208,4 @@ def check_values(config: RunConfig) -> None:
             raise UserError(
                 f"{key}={value!r} cannot be a folder's name: leave out slashes, line breaks and what is no character"
             )
+        check_letters(key, value or "")

@@ -22,8 +22,9 @@ from neumann.launch.build_check import BuildCheck
 from neumann.launch.fork_server import ForkServer
 from neumann.launch.gpus import GpuPool, chosen_gpus
 from neumann.launch.process_pool import TICK_S, ProcessPool
+from neumann.launch.progress import print_note
 from neumann.launch.protocol import LaunchView, RunOutcome, run_key
-from neumann.launch.run_main import file_stale_logs
+from neumann.launch.run_logs import file_stale_logs
 from neumann.launch.run_processes import RunProcesses
 from neumann.processes.ranks import world_size
 from neumann.processes.signals import listening
@@ -31,6 +32,7 @@ from neumann.store.folder import make_folder
 from neumann.store.lookup import find
 
 SAME_S = 2.0  # `timeout` and clusters send a signal to a process and to its group: that is one request
+SLOW_S = 10.0  # after a request to leave, until the user is told that runs have not left
 ELSEWHERE_S = 1.0  # between looks at runs that another launcher is training
 
 
@@ -122,15 +124,17 @@ class _Scheduler:
         self._looked_elsewhere = 0.0
         self._pool = ProcessPool()
         self._obeyed = 0  # signals
+        self._stopped_at: float | None = None  # when the runs were asked to leave, until that is told to take long
 
     def run(self, specs: Sequence[RunSpec]) -> dict[tuple[Path, str], RunOutcome]:
         """Return the outcome of each run under its `run_key`; where a signal came, some have none."""
+        for folder in {spec.folder.parent for spec in specs}:
+            file_stale_logs(folder)
         self._waiting.extend(spec for spec in specs if not self._is_over(spec))
         if not self._waiting:
             return self._outcomes
         for folder in {spec.folder.parent for spec in self._waiting}:
             make_folder(folder)
-            file_stale_logs(folder)
         self._server.warm_up()
         self._launcher.build_check(self._waiting, self._view.label, self._tells_no_stop)
         try:
@@ -207,7 +211,14 @@ class _Scheduler:
                 self._done(RunOutcome(run.spec, status, result, message, reused, seconds, folder))
         if len(self._signals) > self._obeyed:
             self._obeyed = len(self._signals)
+            self._stopped_at = time.monotonic()
             self._pool.stop(at_once=self._obeyed > 1)
+        if self._stopped_at is not None and time.monotonic() - self._stopped_at > SLOW_S and self._pool.training:
+            self._stopped_at = None
+            print_note(
+                f"{len(self._pool.training)} of the runs have not left yet: each finishes a step and writes a "
+                "checkpoint; a second Ctrl-C or signal kills them, and loses what came after their last checkpoint"
+            )
 
     def _is_over(self, spec: RunSpec) -> bool:
         outcome = RunOutcome.of_result(spec)

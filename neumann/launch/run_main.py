@@ -11,7 +11,6 @@ import importlib
 import io
 import multiprocessing
 import os
-import re
 import signal
 import socket
 import sys
@@ -26,16 +25,13 @@ from neumann import compat
 from neumann.config import RunSpec
 from neumann.errors import UserError, ending_of
 from neumann.launch.fork_server import THREADS
+from neumann.launch.run_logs import file_log
 from neumann.processes.output import open_streams, warn_in_sentences
 from neumann.processes.ranks import RankPlace
 from neumann.processes.signals import STOP_SIGNALS, ignore_signals, raise_at_signals
 from neumann.store.files import replace_file
-from neumann.store.folder import RunFolder
 from neumann.store.lookup import find
 
-LOG = "output.log"
-LEFT = re.compile(r"\.(.+-[0-9a-f]{12})\.\d+\.log", re.DOTALL)  # a log beside its run's folder, see RunProcesses
-STALE_S = 3600.0  # of a log; its process may be another machine's, and its run not claimed yet
 LONGEST = 2000  # characters of a message: it waits in a pipe until the run is over, and must not fill it
 
 
@@ -95,7 +91,8 @@ def run_main(
     compat.run_exit_functions()
     parent = multiprocessing.parent_process()
     if (ranks is None or ranks.rank == 0) and (parent is None or not parent.is_alive()):
-        file_log(Path(environment.log), spec)
+        with contextlib.suppress(UserError, OSError):
+            file_log(Path(environment.log), find(spec).path)
 
 
 def _train(
@@ -146,29 +143,3 @@ def _leave_with_parent() -> None:
     if parent is not None:
         parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def file_stale_logs(study: Path) -> None:
-    """File the logs that killed launchers have left in ``study``: untouched for `STALE_S`, their runs not held."""
-    for log in study.glob(".*.log"):
-        match = LEFT.fullmatch(log.name)
-        if match is None:
-            continue
-        folder = RunFolder(study / match[1])
-        with contextlib.suppress(OSError):
-            if time.time() - log.lstat().st_mtime < STALE_S or folder.held():
-                continue
-            if log.stat().st_size and folder.path.is_dir() and not (folder.path / LOG).exists():
-                os.replace(log, folder.path / LOG)
-            else:
-                log.unlink()
-
-
-def file_log(log: Path, spec: RunSpec) -> None:
-    """Move a run's log into its folder; delete a log that is empty or whose run has no folder."""
-    with contextlib.suppress(OSError):
-        folder = find(spec).path
-        if log.stat().st_size and folder.is_dir():
-            os.replace(log, folder / LOG)
-        else:
-            log.unlink()

@@ -16,13 +16,15 @@ from typing import Any
 from neumann.config import RunSpec
 from neumann.errors import UserError
 from neumann.launch.fork_server import without_main
-from neumann.launch.run_main import ProcessEnvironment, file_log, run_main
+from neumann.launch.run_logs import file_log, file_stale_logs, new_log
+from neumann.launch.run_main import ProcessEnvironment, run_main
 from neumann.processes.ranks import RankPlace, world_size
 from neumann.store.files import replace_file
 from neumann.store.folder import Claimed, RunFolder
 from neumann.store.lookup import find, finished_result
 from neumann.store.scores import diverged_at
 
+UNKNOWN = 255  # the exit code that Python gives to a process whose fork server is gone
 FAILURE_WAIT_S = 2.0  # between a rank's failure and the kill of the others
 
 
@@ -39,9 +41,7 @@ class RunProcesses:
     def __init__(self, spec: RunSpec, threads: int, gpus: Sequence[str] = ()) -> None:
         self.spec, self.gpus = spec, list(gpus)
         self._began = time.monotonic()
-        self._log = (spec.folder.parent / f".{spec.folder.name}.{os.getpid()}.log").resolve()
-        self._log.unlink(missing_ok=True)  # of a process that had this id before, or a link that leads elsewhere
-        self._log.touch(exist_ok=False)
+        self._log = new_log(spec.folder)
         self._stopped = False
         self._first_bad: tuple[_RankProcess, float] | None = None  # the rank that ended badly first, and when
         self._ended_others = False  # whether the others were killed since
@@ -55,6 +55,7 @@ class RunProcesses:
                     self._processes.append(_RankProcess(spec, environment, ranks, listener))
         except BaseException:
             self._kill()
+            self._log.unlink(missing_ok=True)
             raise
 
     def waitables(self) -> list[int | Connection]:
@@ -114,8 +115,9 @@ class RunProcesses:
         if any(process.answer() is None for process in self._processes):
             self._kill()  # what they have started lives in their process groups
         result = finished_result(self.spec)
-        file_log(self._log, self.spec)
+        file_log(self._log, find(self.spec).path)
         if result is not None:  # whatever happened afterwards, the run is over
+            file_stale_logs(self.spec.folder.parent, self.spec.signature)
             status = str(result["status"])
             return status, diverged_at(result) if status == "diverged" else None, result
         first = self._first_bad[0] if self._first_bad else self._processes[0]
@@ -141,6 +143,9 @@ class RunProcesses:
             return answer
         who = f"rank {process.rank} of {len(self._processes)} " if len(self._processes) > 1 else ""
         code = process.exit_code()
+        if code == UNKNOWN:
+            starter = "or the fork server that had started it was killed; out of memory?"
+            return "failed", f"{who or 'its process '}left with exit code {code}, {starter}"
         if code >= 0:
             return "failed", f"{who or 'its process '}left with exit code {code}"
         name = signal.Signals(-code).name if -code in set(signal.Signals) else "unknown"

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from neumann.errors import UserError, first_line
+from neumann.errors import UserError, ending_of
 from neumann.seeds import AXES, derive
 from neumann.store.checkpoint_files import read_checkpoint, remove_checkpoints, write_checkpoint
 from neumann.store.claim import Claim
@@ -270,7 +270,7 @@ class Follower:
 
 def _failed_before_training(folder: RunFolder, error: Exception) -> None:
     replace_file(folder.error, traceback.format_exc().encode())
-    folder.set_status("failed", attempt=folder.status().get("attempt", 0), message=first_line(error))
+    folder.set_status("failed", attempt=folder.status().get("attempt", 0), message=ending_of(error)[1])
     error.add_note(f"traceback in {folder.error}")
 
 

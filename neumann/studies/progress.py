@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -40,8 +41,10 @@ class StudyView(LiveView):
         self._runs[EVALUATION] = list(evaluation)
 
     def label(self, spec: RunSpec) -> str:
-        """Return a run's name and learning rate."""
-        return f"{spec.name} lr={spec.config.optimizer.get('lr')}"
+        """Return a run's name and the setting that its row tries."""
+        runs = (run for phase in self._runs.values() for run in phase)
+        setting = next((run.planned.setting for run in runs if run.spec.signature == spec.signature), {})
+        return f"{spec.name} {_in_words(setting or {'lr': spec.config.optimizer.get('lr')})}"
 
     def total(self) -> int:
         """Return how many runs the phase has; rows may share some."""
@@ -63,7 +66,7 @@ class StudyView(LiveView):
         rows = []
         for key, row in self._study.config.rows.items():
             setting = chosen(self._trials.get(key, ()))
-            said = ", ".join(f"{k.removeprefix('optimizer.')}={v}" for k, v in setting.items()) if setting else ""
+            said = _in_words(setting or {})
             rows.append(
                 [
                     Text(printable(row.label)),
@@ -101,3 +104,7 @@ class StudyView(LiveView):
                 found = scores(now, "test", self._study.config.rows[key].point)
                 errors += [] if found is None else [found["error"]]
         return f"{100 * summarize(errors).mean:.2f} % (n = {len(errors)})" if errors else ""
+
+
+def _in_words(setting: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key.removeprefix('optimizer.')}={value}" for key, value in setting.items())

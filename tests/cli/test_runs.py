@@ -161,7 +161,7 @@ def test_filters_name_studies_statuses_names_and_settings(four: list[RunFolder])
     assert names("--where", "optimizer.min_distance=null", "--where", "seed=0") == ["mine"]
     shutil.copytree("runs", "elsewhere")
     shutil.rmtree("runs/default")
-    assert names("elsewhere") == names("output=elsewhere") == everything
+    assert names("elsewhere") == names("output=elsewhere") == names("output='elsewhere'") == everything
     assert names("elsewhere/default") == [everything[0], everything[1], everything[3]]
     assert said("--study", "nothing", code=1) == "no run in runs fits\n"
     assert said("shwo", code=1) == "no run in runs fits; did you mean neumann runs show?\n"

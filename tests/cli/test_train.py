@@ -277,3 +277,9 @@ def test_a_locale_without_greek_letters_ends_no_command(tmp_path: Path) -> None:
     (folder / "result.json").unlink()
     assert neumann("runs", "resume", str(folder), env=ascii_only).returncode == 0
     assert (folder / "result.json").exists()
+    for word in ("name='größe'", "output='日本'"):  # of which neither a file's name nor a UTF-8 file could be made
+        refused = neumann("train", word, *QUICK, cwd=here, env=ascii_only)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        assert "is not text in this locale's encoding, ascii: set LC_ALL=C.UTF-8" in refused.stderr
+    assert sorted(path.name for path in here.iterdir()) == ["my", "runs"]
+    assert len(list((here / "runs" / "default").iterdir())) == 1

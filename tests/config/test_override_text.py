@@ -9,6 +9,7 @@ import pytest
 from neumann.config import make_spec
 from neumann.config.override_text import key_of, refuse_twice, value_of
 from neumann.errors import UserError
+from neumann.folders import folder_of
 
 
 @pytest.mark.medium
@@ -122,6 +123,17 @@ def test_nothing_is_given_twice(words: list[str]) -> None:
 def test_an_override_has_a_key_and_a_value() -> None:
     assert [key_of(word) for word in ("a.b=1", "++a.b=1=2", "~a")] == ["a.b", "a.b", "a"]
     assert [value_of(word) for word in ("output='a b'", "output=1.10", "output=x")] == ["a b", "1.10", "x"]
+
+
+def test_a_word_that_is_not_text_in_the_locale_is_refused_as_a_name_of_a_file_is() -> None:
+    r"""``\udcc3`` is what Python makes of a byte outside the locale's encoding, ``\ud800`` is in no encoding."""
+    with pytest.raises(UserError, match=r"'name=.*' is not text in this locale's encoding, utf-8: set LC_ALL=C.UTF-8"):
+        value_of("name='gr\udcc3\udcb6'")
+    assert folder_of("output", "gr\udcc3\udcb6") == "gr\udcc3\udcb6"  # a folder that is there has that name
+    with pytest.raises(
+        UserError, match=r"data\.root=.*: this locale writes the names of files in utf-8, which lacks a"
+    ):
+        folder_of("data.root", "\ud800")
 
 
 @pytest.mark.medium

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from neumann.data import facts
 from neumann.data.module import build
+from neumann.errors import ending_of
 from tests.data.conftest import MakeFolder
 
 ALL = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"]
@@ -78,3 +80,25 @@ def test_no_worker_outlives_its_parent(end: str, make_folder: MakeFolder) -> Non
         while any(Path(f"/proc/{worker}").exists() for worker in workers):
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+@pytest.mark.medium
+def test_a_killed_worker_is_named_with_what_kills_most(make_folder: MakeFolder) -> None:
+    before = {child.pid for child in multiprocessing.active_children()}
+    passes = iter(stream(make_folder({"a": 400, "b": 400})))
+    next(passes)
+    worker = next(child for child in multiprocessing.active_children() if child.pid not in before)
+    worker.kill()
+    with pytest.raises(RuntimeError) as raised:
+        _read_slowly(passes)
+    status, message = ending_of(raised.value)
+    assert status == "failed"
+    assert message == (
+        f"a decoding worker (process {worker.pid}) was killed or has ended by itself; out of memory? The kernel's log "
+        "(dmesg) tells; fewer data.workers need less"
+    )
+
+
+def _read_slowly(passes: Iterator[Any]) -> None:
+    for _ in passes:
+        time.sleep(0.01)

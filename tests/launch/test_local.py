@@ -23,6 +23,7 @@ from neumann.launch.protocol import RunOutcome
 from neumann.search.grid import expand
 from neumann.store import RunFolder, find, finished_result
 from neumann.store.files import read_json
+from neumann.store.vouching import DIGEST
 from tests.support.launching import LONG, QUICK, RecordingView, left_over, own_optimizer, wait_for
 
 pytestmark = pytest.mark.medium
@@ -131,7 +132,8 @@ def test_a_run_of_another_process_is_waited_for() -> None:
             order.append(spec.config.seed)
             if finish:
                 result = json.loads((find(mine).path / "result.json").read_text())
-                folder.write_result({**result, "signature": spec.signature})
+                unsealed = {key: value for key, value in result.items() if key != DIGEST}
+                folder.write_result({**unsealed, "signature": spec.signature})
 
     claimed = threading.Barrier(3)
     threads = [threading.Thread(target=elsewhere, args=a) for a in ((theirs, True), (left, False))]
@@ -183,7 +185,8 @@ def test_a_signal_leaves_every_run_where_the_same_command_goes_on(number: int) -
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_second_ctrl_c_kills(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_ctrl_c_kills(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("neumann.launch.local.SLOW_S", 0.2)
     dirs = (own_optimizer(Path.cwd()),)
     monkeypatch.syspath_prepend(str(Path.cwd()))
     specs = quick("optimizer=mine", "optimizer.ends=hang", dirs=dirs)
@@ -200,6 +203,9 @@ def test_a_second_ctrl_c_kills(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(sent) == 2
     assert time.monotonic() - sent[1] < 5
     assert not find(specs[0]).held()
+    told = capsys.readouterr().err
+    assert told.count("1 of the runs have not left yet") == 1
+    assert "a second Ctrl-C or signal kills them" in told
 
 
 def test_an_error_of_the_caller_leaves_no_run_behind() -> None:

@@ -271,8 +271,8 @@ def test_deterministic_kernels_on_request(monkeypatch: pytest.MonkeyPatch) -> No
 class SeenRank:
     """What `RunProcesses` sees of a rank's process, at moments that the test sets."""
 
-    def __init__(self, rank: int) -> None:
-        self.rank, self.lives, self.said = rank, True, False
+    def __init__(self, rank: int, code: int = -9) -> None:
+        self.rank, self.lives, self.said, self.code = rank, True, False, code
 
     def alive(self) -> bool:
         return self.lives
@@ -287,7 +287,7 @@ class SeenRank:
         return 1.0 if self.said else 0.0
 
     def exit_code(self) -> int:
-        return -9
+        return self.code
 
 
 def test_a_killed_rank_is_named_although_its_end_is_seen_after_the_others_answer() -> None:
@@ -299,3 +299,18 @@ def test_a_killed_rank_is_named_although_its_end_is_seen_after_the_others_answer
     killed.lives = False
     assert run.settled()
     assert run._how_it_ended(run._first_bad[0])[1] == "rank 0 of 2 was killed by signal 9 (SIGKILL); out of memory?"
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        (3, "its process left with exit code 3"),
+        (255, "its process left with exit code 255, or the fork server that had started it was killed; out of memory?"),
+        (-15, "killed by signal 15 (SIGTERM)"),
+    ],
+)
+def test_a_process_whose_fork_server_was_killed_is_not_said_to_have_left(code: int, sentence: str) -> None:
+    process = SeenRank(0, code)
+    run: Any = RunProcesses.__new__(RunProcesses)
+    run._processes, run._stopped = [process], False
+    assert run._how_it_ended(process) == ("failed", sentence)

@@ -16,7 +16,7 @@ import pytest
 from neumann.cli.main import main as cli
 from neumann.config import make_spec
 from neumann.errors import UserError
-from neumann.launch.run_main import STALE_S, file_stale_logs
+from neumann.launch.run_logs import LEFT, STALE_S, file_stale_logs, new_log
 from neumann.processes.ranks import RankPlace
 from neumann.store import RunFolder, find
 from neumann.store.claim import Lost
@@ -138,23 +138,48 @@ def test_a_run_that_kept_no_weights_says_so_where_they_are_wanted(capsys: pytest
 def test_logs_of_killed_launchers_are_filed() -> None:
     study = Path("runs/default")
     study.mkdir(parents=True)
-    names = {kind: f"{kind}-{i:012x}" for i, kind in enumerate(("left", "logged", "gone", "held", "new"))}
-    for kind, name in names.items():
-        log = study / f".{name}.123.log"
-        log.write_text(f"said by {kind}")
-        if kind != "new":
+    kinds = ("left", "logged", "older", "gone", "held", "new", "over", "over_held")
+    names = {kind: f"{kind}-{i:012x}" for i, kind in enumerate(kinds)}
+    logs = {kind: study / f".{name}.{'123' if kind == 'left' else '0abc9def'}.log" for kind, name in names.items()}
+    for kind, log in logs.items():
+        log.write_text(f"said by {kind}", "utf-8")
+        if kind not in ("new", "over", "over_held"):
             os.utime(log, (time.time() - 2 * STALE_S,) * 2)
         if kind != "gone":
-            (study / name).mkdir()
-    (study / names["logged"] / "output.log").write_text("later")
-    forge(study / names["held"])
-    (study / ".notes.log").write_text("the user's")
+            (study / names[kind]).mkdir()
+    for kind in ("logged", "older"):
+        (study / names[kind] / "output.log").write_text("of another attempt", "utf-8")
+    os.utime(study / names["older"] / "output.log", (0, 0))
+    for kind in ("over", "over_held"):
+        write_json(study / names[kind] / "result.json", {"status": "finished", "signature": names[kind][-12:]})
+    for kind in ("held", "over_held"):
+        forge(study / names[kind])
+    (study / ".notes.log").write_text("the user's", "utf-8")
     os.utime(study / ".notes.log", (0, 0))
+    file_stale_logs(study, names["gone"][-12:])
+    assert [kind for kind, log in logs.items() if not log.exists()] == ["gone"]
     file_stale_logs(study)
-    left = {path.name for path in study.glob(".*.log")}
-    assert left == {".notes.log", f".{names['held']}.123.log", f".{names['new']}.123.log"}
-    assert (study / names["left"] / "output.log").read_text() == "said by left"
-    assert (study / names["logged"] / "output.log").read_text() == "later"
+    assert {kind for kind, log in logs.items() if log.exists()} == {"held", "new", "over_held"}
+    assert (study / ".notes.log").exists()
+    said = {
+        kind: (study / names[kind] / "output.log").read_text("utf-8") for kind in ("left", "logged", "older", "over")
+    }
+    assert said == {
+        "left": "said by left",
+        "logged": "of another attempt",
+        "older": "said by older",
+        "over": "said by over",
+    }
+
+
+def test_processes_of_two_machines_with_one_id_have_logs_of_their_own() -> None:
+    study = Path("runs/default")
+    study.mkdir(parents=True)
+    theirs = new_log(study / "a-0123456789ab")
+    theirs.write_text("said by theirs", "utf-8")
+    assert new_log(study / "a-0123456789ab") != theirs
+    assert theirs.read_text("utf-8") == "said by theirs"
+    assert all(LEFT.fullmatch(path.name) for path in study.iterdir())
 
 
 def test_an_interactive_shell_of_srun_gets_its_own_reason() -> None:

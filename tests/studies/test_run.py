@@ -172,6 +172,22 @@ def test_a_failing_row_leaves_the_others_and_exits_with_1() -> None:
     assert table["broken"]["test_error_mean"] == ""
 
 
+@pytest.mark.medium
+def test_values_of_a_study_are_tried_before_any_run_trains(capsys: pytest.CaptureFixture[str]) -> None:
+    content = small(space={"optimizer.alpha": [0.0, -3.0]}, overrides=["trainer.max_epochs=2", "batch.size=64"])
+    content["rows"] = {
+        "sgd": {"label": "Neumann", "overrides": ["optimizer=neumann"]},
+        "neumann": {"label": "ResNet", "overrides": ["optimizer=neumann", "model=timm", "model.name=resnt18"]},
+    }
+    write_study(content)
+    assert main(["study", "mine", "logger=none"]) == 2
+    out, err = capsys.readouterr()
+    assert "3 of 4 runs cannot be trained, so none was started: digits-small_cnn-neumann-s100 alpha=-3.0: " in err
+    assert "did you mean 'resnet18'?" in err
+    assert not list(Path("runs").glob("mine/*-????????????"))
+    assert "again" not in out + err
+
+
 def test_a_plan_trains_and_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     write_study(small())
     assert main(["study", "mine", "--plan"]) == 0

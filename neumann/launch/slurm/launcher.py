@@ -19,6 +19,7 @@ from neumann.errors import Interrupted, UserError
 from neumann.launch.build_check import BuildCheck
 from neumann.launch.fork_server import ForkServer
 from neumann.launch.protocol import LaunchView, RunOutcome, run_key
+from neumann.launch.run_logs import file_stale_logs
 from neumann.launch.slurm import queue
 from neumann.launch.slurm.folder import LIMITS, JournalReader, LaunchFolder
 from neumann.launch.slurm.jobs import LaunchJobs, arrays_for, purpose_for
@@ -68,6 +69,8 @@ class SlurmLauncher:
         run is to lie in two folders, and where a model, optimizer or schedule cannot be built; no job is submitted
         then.
         """
+        for study in {spec.folder.parent for spec in specs}:
+            file_stale_logs(study)
         unique = {run_key(spec): spec for spec in reversed(specs)}
         outcomes: dict[tuple[Path, str], RunOutcome] = {}
         missing = []

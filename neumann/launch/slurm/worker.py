@@ -21,6 +21,7 @@ from neumann.errors import UserError, first_line
 from neumann.launch.fork_server import ForkServer
 from neumann.launch.gpus import visible_gpus
 from neumann.launch.process_pool import TICK_S, ProcessPool
+from neumann.launch.run_logs import file_stale_logs
 from neumann.launch.run_processes import RunProcesses
 from neumann.launch.slurm.folder import JournalReader, JournalWriter, LaunchFolder, ListedRun, this_job
 from neumann.launch.slurm.queue import without_slurm
@@ -140,6 +141,8 @@ class _WorkerStart:
         """Train until no run is left or ``signals`` has one that asks to leave; return why it ended."""
         self.journal.write("began", gpus=self._gpus, host=os.uname().nodename)
         self._heartbeat_at = time.monotonic()
+        for study in {listed.folder().path.parent for listed in self._runs}:
+            file_stale_logs(study)
         looks = 0
         while self._next(self._state()) is None:  # without a run, PyTorch would be imported in vain
             looks += 1

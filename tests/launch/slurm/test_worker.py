@@ -99,10 +99,19 @@ def test_a_run_whose_process_is_gone_is_taken_over_before_its_job_has_been_silen
     other.write("start", run=spec.signature)
     assert run_worker(folder) == "nothing left to train"  # its process may be about to claim the run
     monkeypatch.setattr("neumann.launch.slurm.worker.CLAIMED_S", 0.0)
+    study = spec.folder.parent
+    study.mkdir(parents=True, exist_ok=True)
+    theirs, another = (study / f".{name}.0abc9def.log" for name in (spec.folder.name, "other-0123456789ab"))
+    theirs.write_text("said by the job that was killed", "utf-8")  # on another machine, just now
+    another.write_text("said before yesterday", "utf-8")
+    os.utime(another, (0, 0))
     with find(spec).claim():
         assert run_worker(folder) == "nothing left to train"
+    assert (theirs.exists(), another.exists()) == (True, False)
     assert "1 runs begun" in run_worker(folder)
     assert find(spec).result()
+    assert not list(study.glob(".*.log"))
+    assert "step 36/36" in (find(spec).path / "output.log").read_text("utf-8")
 
 
 @pytest.mark.slow
