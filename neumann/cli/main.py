@@ -1,14 +1,4 @@
-"""The command line of neumann.
-
-neumann train [OVERRIDE ...]     compose, train, evaluate and record one run
-neumann train -m seed=0,1,2      a run for each value, several at once; -m +sweeps=NAME runs a grid from sweeps/
-neumann wandb-sweep OVERRIDE ... print the same sweep as a file for `wandb sweep`, whose agents train the runs
-neumann study NAME [--plan]      train what a study lacks, then write its report
-neumann report NAME              write a study's report from what is there
-neumann runs                     list the runs that there are; show, watch, clean, resume
-neumann cache [--clear]          what is kept to save time, and its removal
-neumann worker FOLDER            train runs of a launch here too: what the jobs of launch=slurm do
-"""
+"""The command line of neumann: the table of its commands, and what a command's errors become."""
 
 from __future__ import annotations
 
@@ -32,7 +22,19 @@ from neumann.errors import (
     ending_of,
     printable,
 )
-from neumann.processes.output import open_streams
+from neumann.processes.output import open_streams, warn_in_sentences
+
+# not a docstring: python -OO drops those
+HELP = """\
+neumann train [OVERRIDE ...]     compose, train, evaluate and record one run
+neumann train -m seed=0,1,2      a run for each value, several at once; -m +sweeps=NAME runs a grid from sweeps/
+neumann wandb-sweep OVERRIDE ... print the same sweep as a file for `wandb sweep`, whose agents train the runs
+neumann study NAME [--plan]      train what a study lacks, then write its report
+neumann report NAME              write a study's report from what is there
+neumann runs                     list the runs that there are; show, watch, clean, resume
+neumann cache [--clear]          what is kept to save time, and its removal
+neumann worker FOLDER            train runs of a launch here too: what the jobs of launch=slurm do
+"""
 
 # what a folder or a disk is to blame for, and not the program
 OF_THE_PLACE = {
@@ -60,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     if argv is None:
         open_streams(stdout_needed=_only_prints(words))
+        warn_in_sentences()
     errors = Console(stderr=True)
     try:
         code = _run(words, commands, errors, whole_process=argv is None)
@@ -77,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _only_prints(words: Sequence[str]) -> bool:
     """Return whether all that a command does is to print, so that it ends where it cannot; others go on."""
+    if list(words) in (["study"], ["report"]):  # they list the studies
+        return True
     trains = words[:1] in [["train"], ["study"], ["report"], ["worker"]] or words[:2] == ["runs", "resume"]
     return not trains or bool({"-h", "--help", "-c", "--cfg", "--plan"} & set(words))
 
@@ -93,7 +98,7 @@ def _run(
     ``whole_process`` says that the process ends with it.
     """
     if not words or words[0] in ("-h", "--help", "help"):
-        print((__doc__ or "").split("\n", 2)[2].rstrip())
+        print(HELP, end="")
         return 0
     if words[0] == "--version":
         from importlib.metadata import version

@@ -167,7 +167,7 @@ def sentences(what: str) -> Iterator[None]:
     try:
         yield
     except (HydraException, OmegaConfBaseException, OSError) as error:
-        text = " ".join(line.strip() for line in str(error).splitlines()[:2] if line.strip())
+        text = " ".join([line.strip() for line in str(error).splitlines() if line.strip()][:2])
         raise UserError(f"{what}: {text}") from error
 
 

@@ -8,6 +8,7 @@ is a number refuses it. `StrictFiles` gives Hydra its files by the same reader.
 from __future__ import annotations
 
 import builtins
+import os
 import re
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +20,8 @@ from omegaconf import OmegaConf
 
 from neumann.errors import UserError
 
+LARGEST_FILE = 2**18  # bytes; a long file of settings has some 10,000, and PyYAML takes seconds for this many
+MOST_VALUES = 10_000  # in one file; what an alias stands for is counted each time, and a few can stand for any number
 WORDS = (  # (tag, the plain scalars that have it, their first characters)
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -74,12 +77,18 @@ def read_yaml(path: Path) -> dict[Any, Any]:
 
 
 def _text(path: Path) -> str:
+    """Return what is in ``path``, its lines ended by a line feed alone, as `load_config` looks for them."""
     try:
-        content = path.read_bytes()
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise UserError(f"{path} cannot be read: it is not a regular file")
+        with open(path, "rb") as file:
+            content = file.read(LARGEST_FILE + 1)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    if len(content) > LARGEST_FILE:
+        raise UserError(f"{path} cannot be read: it is larger than {LARGEST_FILE:,} bytes, and no file of settings is")
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path} is not UTF-8 (line {line}): save it in that encoding") from error
@@ -88,6 +97,7 @@ def _text(path: Path) -> str:
 def _parsed(path: Path, text: str) -> dict[Any, Any]:
     try:
         content = yaml.load(text, Loader=_Loader)
+        _count_values(content, {})
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}" if mark is not None else ""
@@ -99,7 +109,33 @@ def _parsed(path: Path, text: str) -> dict[Any, Any]:
     if not isinstance(content, dict):
         kind = "a list" if isinstance(content, list) else "a single value"
         raise UserError(f"{path} holds {kind}, and a mapping belongs there: one KEY: VALUE a line")
+    for key in content:
+        if not isinstance(key, str):
+            raise UserError(f"{path} cannot be read: its key {key} is not a word")
     return content
+
+
+def _count_values(value: object, counted: dict[int, int]) -> int:
+    """Return how many values ``value`` holds, what an alias stands for counted each time.
+
+    ``counted`` has the number of each mapping and list by its id, 0 while it is being counted. Raises ValueError for
+    too many, for a mapping or a list that holds itself, and for what is no plain value, such as a date.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return 1
+    if not isinstance(value, dict | list):
+        kind = {"date": "date", "datetime": "date", "bytes": "binary value"}.get(type(value).__name__, "tagged value")
+        raise ValueError(f"it holds a {kind}, and a setting is a text, number, true, false, null, list or mapping")
+    if id(value) not in counted:
+        counted[id(value)] = 0
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        counted[id(value)] = 1 + sum(_count_values(part, counted) for part in parts)
+    number = counted[id(value)]
+    if not number:
+        raise ValueError("an alias in it stands for what it is a part of")
+    if number > MOST_VALUES:
+        raise ValueError(f"it holds more than {MOST_VALUES:,} values, what its aliases stand for among them")
+    return number
 
 
 class StrictFiles(ConfigSource):
@@ -119,7 +155,7 @@ class StrictFiles(ConfigSource):
     def load_config(self, config_path: str) -> ConfigResult:
         """Return the content of a file. Raises UserError where it cannot be read."""
         path = self._file(config_path)
-        if not path.is_file():
+        if not os.path.lexists(path):
             raise ConfigLoadError(f"there is no {path}")
         text = _text(path)
         package = re.match(r"\s*#\s*@package\s+(\S+)[ \t]*$", text, re.MULTILINE)
@@ -139,8 +175,8 @@ class StrictFiles(ConfigSource):
         return self._path(config_path).is_dir()
 
     def is_config(self, config_path: str) -> bool:
-        """Return whether there is a file of that name."""
-        return self._file(config_path).is_file()
+        """Return whether there is anything of that name; what is no file is told by `load_config`."""
+        return os.path.lexists(self._file(config_path))
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> builtins.list[str]:
         """Return the names of the files and groups in a group."""

@@ -152,7 +152,11 @@ def _split_folders(top: Path, left_out: LeftOut) -> dict[str, str]:
             left_out.beside_splits.append(name)
         elif SPLITS.get(name.lower()):
             left_out.empty_splits.append(name)
-    left_out.lost_links += [e.name for e in _scan(top) if e.is_symlink() and not os.path.exists(e.path)]
+    for entry in _scan(top):
+        if entry.is_symlink() and not os.path.exists(entry.path):
+            left_out.lost_links.append(entry.name)
+        elif SPLITS.get(entry.name.lower()) and not _is_folder(entry):  # such as a link of a checkout on Windows
+            left_out.split_files.append(entry.name)
     return found
 
 

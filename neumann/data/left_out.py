@@ -19,6 +19,7 @@ class LeftOut:
         other_kinds: files in class folders that are not images by their names.
         beside_classes: images that lie beside the class folders.
         empty_splits: split folders beside train/ without class folders or images in them.
+        split_files: what is named as a split and is no folder.
         beside_splits: folders of class folders beside train/ whose names are not a split's.
         lost_links: links beside the class folders that lead nowhere.
         nested: images that lie in a folder inside their class folder; these alone are trained on.
@@ -29,6 +30,7 @@ class LeftOut:
     other_kinds: list[str] = field(default_factory=list)
     beside_classes: list[str] = field(default_factory=list)
     empty_splits: list[str] = field(default_factory=list)
+    split_files: list[str] = field(default_factory=list)
     beside_splits: list[str] = field(default_factory=list)
     lost_links: list[str] = field(default_factory=list)
     nested: list[str] = field(default_factory=list)
@@ -44,6 +46,7 @@ class LeftOut:
             _some(others, f"file(s) that are not images by name ({kinds})"),
             _some(self.beside_classes, "image(s) beside the class folders"),
             _some(self.empty_splits, "split folder(s) that hold no images"),
+            _some(self.split_files, "thing(s) named as a split that are no folder"),
             _some(self.beside_splits, "folder(s) beside train/ that are no split by name (val/ and test/ are)"),
             _some(self.lost_links, "link(s) that lead nowhere"),
         ]

@@ -26,7 +26,7 @@ from neumann.config import RunSpec
 from neumann.errors import UserError, ending_of
 from neumann.launch.fork_server import THREADS
 from neumann.launch.run_logs import file_log
-from neumann.processes.output import open_streams
+from neumann.processes.output import open_streams, warn_in_sentences
 from neumann.processes.ranks import RankPlace
 from neumann.processes.signals import STOP_SIGNALS, ignore_signals, raise_at_signals
 from neumann.store.files import replace_file
@@ -134,6 +134,7 @@ def _redirect(log: str) -> None:
     os.close(file)
     os.close(nothing)
     open_streams(line_buffering=True)  # what was said before a kill is in the log
+    warn_in_sentences()
 
 
 def _leave_with_parent() -> None:

@@ -1,11 +1,20 @@
-"""Standard streams that cost no run: what cannot be written is dropped, and closed descriptors are /dev/null."""
+"""Standard streams that cost no run: what cannot be written is dropped, closed descriptors are /dev/null.
+
+Warnings are printed as one line each.
+"""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
+import warnings
+from pathlib import Path
 from typing import Any
+
+from neumann.errors import printable
+
+OURS = str(Path(__file__).resolve().parents[1]) + os.sep
 
 
 class _Output(io.FileIO):
@@ -62,3 +71,18 @@ def open_streams(*, stdout_needed: bool = False, line_buffering: bool = False) -
             line_buffering=line_buffering or descriptor == 2 or raw.isatty(),
         )
         setattr(sys, name, stream)
+
+
+def warn_in_sentences() -> None:
+    """Print every warning of this process from now on as `warning: TEXT`, without the line of code that gave it.
+
+    Where code of another package gave it, its kind and place follow. No text steers the terminal.
+    """
+    warnings.formatwarning = _sentence
+
+
+def _sentence(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    place = "" if filename.startswith(OURS) else f" ({category.__name__}, {filename}:{lineno})"
+    return f"warning: {printable(' '.join(str(message).split()))}{printable(place)}\n"

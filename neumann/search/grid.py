@@ -10,6 +10,7 @@ search instead (`neumann.search.space`).
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -126,7 +127,7 @@ def _read_file(
     name = choice.value()
     if choice.is_delete() or name not in groups.get(SWEEPS, []):
         raise UserError(f"there is no sweep '{name}': {did_you_mean(str(name), groups.get(SWEEPS, []))}")
-    path = next(p for p in (f / SWEEPS / f"{name}.yaml" for f in search_path(config_dirs)) if p.exists())
+    path = next(p for p in (f / SWEEPS / f"{name}.yaml" for f in search_path(config_dirs)) if os.path.lexists(p))
     match read_yaml(path):
         case {"hydra": {"sweeper": {"params": dict() as params, **settings}, **more}, **fixed} if not more:
             pass

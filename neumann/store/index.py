@@ -1,13 +1,16 @@
 """Cache of a results folder's list: what was read of each finished run, so 5,000 runs are listed at once.
 
 It is a hidden file in the results folder, with an entry per run, keyed by the inodes, sizes and times of the run's
-files. A run whose files differ from its entry is read anew; a damaged index is ignored. Only lists read it.
+files. A run whose files differ from its entry is read anew; a damaged index is ignored. Only lists read it. It is
+written only where the folder belongs to this user, and holds only runs that have signed what they are: a list of a
+folder that holds no results leaves nothing there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +58,9 @@ class Index:
         if gone := self._runs.keys() - there:
             self._runs = {key: entry for key, entry in self._runs.items() if key not in gone}
         if self._changed or gone:
-            with contextlib.suppress(OSError):  # another user's folder, or a full disk: lists work without an index
+            with contextlib.suppress(OSError):  # a read-only folder, or a full disk: lists work without an index
+                if self._output.stat().st_uid != os.geteuid():  # not root either, whose file would be in the way there
+                    return
                 content = json.dumps({"format": FORMAT, "runs": self._runs}, separators=(",", ":"))
                 replace_file(self._output / NAME, content.encode())
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -179,8 +180,9 @@ def _row(folder: Path, index: Index) -> Row:
         except TypeError:  # of another version
             pass
     row, settled = _read(folder, stamp)
-    if settled:
-        index.add(folder, stamp, row.as_record(), _signed_config(folder))
+    config = _signed_config(folder) if settled else {}
+    if config:
+        index.add(folder, stamp, row.as_record(), config)
     else:
         index.drop(folder)
     return row
@@ -242,6 +244,15 @@ def _signed_config(folder: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
+def _yaml_config(folder: Path) -> dict[str, Any]:
+    """Return config.yaml, or nothing and a warning where it cannot be read: the other runs are listed all the same."""
+    try:
+        return read_config(folder)
+    except UserError as error:
+        warnings.warn(f"{error}; the run counts as one without that key", stacklevel=2)
+        return {}
+
+
 def _fits(text: str, globs: Iterable[str]) -> bool:
     return any(fnmatchcase(text, glob) for glob in globs)
 
@@ -253,7 +264,7 @@ def _where(met: list[tuple[Row, Path]], key: str, value: str, index: Index) -> l
     from_yaml = any(key == name or key.startswith(f"{name}.") for name in NOT_SIGNED)
     kept, keys, found = [], set[str](), False
     for row, folder in met:
-        config = read_config(folder) if from_yaml else index.config(folder) or _signed_config(folder)
+        config = _yaml_config(folder) if from_yaml else index.config(folder) or _signed_config(folder)
         node: Any = config
         for part in key.split("."):
             node = node.get(part, _ABSENT) if isinstance(node, Mapping) else _ABSENT

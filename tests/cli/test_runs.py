@@ -295,6 +295,28 @@ def test_a_folder_that_cannot_be_written_is_listed_all_the_same(four: list[RunFo
     assert not (Path("runs") / NAME).exists()
 
 
+def test_a_list_of_a_folder_that_holds_no_results_leaves_nothing_there(four: list[RunFolder], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    Path("volumes/data/cache-0123456789ab").mkdir(parents=True)  # such names are not ours alone
+    Path("volumes/data/cache-0123456789ab/status.json").write_text('{"status": "failed"}')
+    assert len(list_runs(Path("volumes"), Filters())) == 1
+    assert not Path("volumes", NAME).exists()
+    with monkeypatch.context() as root:
+        root.setattr("os.geteuid", lambda: Path("runs").stat().st_uid + 1)
+        assert len(list_runs(Path("runs"), Filters())) == 4
+        assert not Path("runs", NAME).exists()  # another user's
+    assert len(list_runs(Path("runs"), Filters())) == 4
+    assert len(read_json(Path("runs", NAME))["runs"]) == 4
+
+
+@pytest.mark.parametrize("damage", ["[", "", "a: *b\n", "3"])
+def test_one_damaged_configuration_does_not_end_a_filtered_list(damage: str, four: list[RunFolder]) -> None:
+    four[1].config.write_text(damage)
+    with pytest.warns(UserWarning, match="config.yaml .* counts as one without that key"):
+        assert len(names("--where", "logger.kind=none")) == 3
+    with pytest.warns(UserWarning, match="config.yaml"):
+        assert names("--where", "logger.kind=nothing", code=1) == []
+
+
 def test_a_run_that_lives_and_one_that_does_not(four: list[RunFolder]) -> None:
     folder = four[3]
     with folder.claim():

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from neumann.config import make_spec, making_specs
+from neumann.config.compose import sentences
 from neumann.errors import UserError
 from neumann.search.grid import expand
 from neumann.training.instantiate import build_schedule
@@ -244,3 +246,8 @@ def test_the_default_schedule_suits_runs_of_any_length_and_the_papers_is_named_w
         assert sum(factors) / total == pytest.approx(0.5, abs=0.05)
     for sweep in CONF.glob("sweeps/*.yaml"):
         assert "schedule" in OmegaConf.load(sweep), sweep
+
+
+def test_an_error_that_begins_with_empty_lines_is_told_all_the_same() -> None:
+    with pytest.raises(UserError, match=r"^it does not compose: no such key in it$"), sentences("it does not compose"):
+        raise HydraException("\n\n  no such key\n  in it\nsome code\n")

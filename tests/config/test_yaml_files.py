@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,66 @@ def test_every_packaged_file_is_read_to_what_omegaconf_reads() -> None:
     assert len(files) >= 40
     for file in files:
         assert read_yaml(file) == OmegaConf.to_container(OmegaConf.load(file)), file
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"a: &a [*a]\n", "an alias in it stands for what it is a part of"),
+        (b"a: &a {b: *a}\n", "an alias in it stands for what it is a part of"),
+        (
+            b"a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+            + b"".join(b"a%d: &a%d [%s]\n" % (i, i, b", ".join([b"*a%d" % (i - 1)] * 10)) for i in range(1, 9)),
+            "it holds more than 10,000 values, what its aliases stand for among them",
+        ),
+        (b"a: !!timestamp 2001-01-01\n", "it holds a date, and a setting is a text"),
+        (b"a: !!binary aGVsbG8=\n", "it holds a binary value, and"),
+        (b"a: !!set {b, c}\n", "it holds a tagged value, and"),
+        (b"a: 1\n# " + b"x" * 2**18, "it is larger than 262,144 bytes"),
+        (b"3: 1\n", "its key 3 is not a word"),
+        ("folder", "it is not a regular file"),
+        ("link", "no such file or directory"),
+        ("loop", "too many levels of symbolic links"),
+        ("pipe", "it is not a regular file"),
+    ],
+    ids=lambda value: str(value[:12]) if isinstance(value, bytes) else str(value)[:30],
+)
+def test_a_chosen_file_that_cannot_be_a_setting_is_named(content: bytes | str, part: str, tmp_path: Path) -> None:
+    """Hydra tells these by tracebacks, or by sentences that do not name the file."""
+    file = tmp_path / "optimizer" / "mine.yaml"
+    file.parent.mkdir()
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        kinds = {
+            "folder": file.mkdir,
+            "link": lambda: file.symlink_to("nowhere"),
+            "loop": lambda: file.symlink_to(file.name),
+            "pipe": lambda: os.mkfifo(file),
+        }
+        kinds[content]()
+    for read in (lambda: read_yaml(file), lambda: make_spec(["optimizer=mine"], [str(tmp_path)])):
+        with pytest.raises(UserError) as caught:
+            read()
+        assert part in str(caught.value).lower()
+        assert str(caught.value).startswith(str(file))
+
+
+def test_a_file_of_another_systems_lines_is_the_same_file(tmp_path: Path) -> None:
+    """Its first line names the package, without which its settings would go into a section named ablation."""
+    text = "# @package _global_\n# a rate\noptimizer:\n  lr: 0.5\n"
+    for name, lines in (("plain", text), ("windows", text.replace("\n", "\r\n")), ("mac", text.replace("\n", "\r"))):
+        file = tmp_path / name / "ablation" / "mine.yaml"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"\xef\xbb\xbf" + lines.encode())
+        assert make_spec(["ablation=mine"], [str(tmp_path / name)]).config.optimizer["lr"] == 0.5, name
+
+
+@pytest.mark.parametrize("target", ["nowhere", "mine.yaml"])
+def test_a_sweep_file_that_is_a_dead_link_is_named(target: str, tmp_path: Path) -> None:
+    file = tmp_path / "sweeps" / "mine.yaml"
+    file.parent.mkdir()
+    file.symlink_to(target)
+    with pytest.raises(UserError, match="cannot be read") as caught:
+        expand(["+sweeps=mine"], [str(tmp_path)])
+    assert str(caught.value).startswith(str(file))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import unicodedata
 
@@ -138,6 +139,19 @@ def test_a_split_folder_without_images_is_told(make_folder, caplog, content):
         (root / "test" / "images.zip").write_bytes(b"x")
     found, said = look(root, caplog)
     assert "left out: 1 split folder(s) that hold no images, e.g. 'test'" in said
+    assert found.test_is == "0.2 of train/, cut by us"
+
+
+@pytest.mark.parametrize("content", ["a text", "a pipe"])
+def test_a_split_that_is_no_folder_is_told(make_folder, caplog, content):
+    """A checkout on Windows holds a link as a file with its target's name."""
+    root = make_folder({"train/cat": 5, "train/dog": 5})
+    if content == "a text":
+        (root / "test").write_text("../images/test")
+    else:
+        os.mkfifo(root / "test")
+    found, said = look(root, caplog)
+    assert "left out: 1 thing(s) named as a split that are no folder, e.g. 'test'" in said
     assert found.test_is == "0.2 of train/, cut by us"
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
+from neumann.processes import output
+from neumann.processes.output import warn_in_sentences
 from neumann.store import RunFolder
 from tests.support.quick_runs import QUICK
 
@@ -56,3 +59,28 @@ def test_output_is_never_worth_a_run(more: str) -> None:
         assert done.returncode == 0, (streams, done.stderr)
         runs = [RunFolder(path) for path in Path("runs", study).glob("d*")]
         assert [run.status()["status"] for run in runs] == ["finished"] * (2 if more else 1)
+
+
+def test_a_warning_is_one_line_that_steers_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    warn_in_sentences()
+    text = UserWarning("a run's \x1b[2Jname\nis odd")
+    ours = warnings.formatwarning(text, UserWarning, f"{output.OURS}store/folder.py", 7)
+    assert ours == "warning: a run's \\x1b[2Jname is odd\n"
+    other = warnings.formatwarning(text, UserWarning, "/lib/torch/x.py", 7, "code()")
+    assert other == "warning: a run's \\x1b[2Jname is odd (UserWarning, /lib/torch/x.py:7)\n"
+
+
+@pytest.mark.medium
+def test_help_needs_no_docstrings() -> None:
+    done = shell(f"{sys.executable} -OO -m neumann --help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == shell(f"{NEUMANN} --help").stdout
+    assert done.stdout.startswith("neumann train ")
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("words", ["study", "report"])
+def test_a_list_of_studies_ends_where_it_cannot_be_printed(words: str) -> None:
+    full = shell(f"{NEUMANN} {words} > /dev/full")
+    assert (full.returncode, full.stderr) == (1, "error: the output cannot be written: No space left on device\n")

@@ -1,6 +1,7 @@
 """The CSV files of a study, for spreadsheets and scripts: fractions, full precision, empty where unknown.
 
-A text that a spreadsheet would take for a formula gets a leading quote.
+A text that a spreadsheet would take for a formula gets a leading quote; a number never does, nor does a text that is
+one, such as a setting '-0.1' from a study.yaml.
 """
 
 from __future__ import annotations
@@ -8,11 +9,16 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 from neumann.studies.numbers import printable
 from neumann.studies.results import RunEntry, StudyResults
 from neumann.studies.statistics import Summary
+
+NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
+# the last four are full-width, which spreadsheets in Japanese and Chinese take for the same
+FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 Cell = str | int | float | bool | None
 
@@ -106,5 +112,5 @@ def _cell(cell: Cell) -> str:
         return "true" if cell else "false"
     if isinstance(cell, str):
         text = printable(cell)
-        return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+        return f"'{text}" if text.startswith(FORMULA) and not NUMBER.fullmatch(text) else text
     return repr(cell) if isinstance(cell, float) else str(cell)

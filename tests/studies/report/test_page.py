@@ -17,6 +17,7 @@ import pytest
 from rich.console import Console
 
 from neumann.studies.numbers import DASH, interval, p_value, percent, percentage_points
+from neumann.studies.report import csv_files
 from neumann.studies.report.csv_files import curves_csv, runs_csv, table_csv
 from neumann.studies.report.page import render
 from neumann.studies.report.tables import markdown_table, paper_number, terminal_table
@@ -323,6 +324,18 @@ def test_csv_has_every_number_in_full(report: tuple[StudyResults, Path]) -> None
         cells = [c for line in csv.reader((folder / file).read_text().splitlines()) for c in line]
         assert not [c for c in cells if c.startswith(("=", "@", "+"))]
         assert not [c for c in cells if c.startswith("-") and not re.fullmatch(r"-[\d.e-]+", c)]
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        *[(text, f"'{text}") for text in ("=1+1", "+1+1", "-1+1", "@SUM(A1)", "-x", "-", "\uff1d1", "\uff20A", "\uff0b1", "\uff0d1")],
+        *[(text, text) for text in ("-0.1", "+3", "-1e-3", "-.5", "a=1", "'=1")],
+        *[("\t=1", "'=1"), (" =1", "'=1"), (-0.1, "-0.1"), (-3, "-3"), (True, "true"), (None, "")],
+    ],
+)  # fmt: skip
+def test_a_cell_is_no_formula_and_a_number_stays_one(text: str | float | None, cell: str) -> None:
+    assert csv_files._cell(text) == cell
 
 
 def test_csv_of_nothing_has_a_header() -> None:
