@@ -193,7 +193,7 @@ def change(content: dict[str, Any], path: Any, value: Any) -> dict[str, Any]:
         ("budgets/small", None, ["budgets.small=nothing is not a mapping"]),
         ("budgets/small/trials", "few", ["budgets.small.trials=few is not a whole number"]),
         ("limits", [3], ["limits=3 is not a text"]),
-        (3, "x", ["the file has the name 3, which must be a word"]),
+        (3, "x", ["its key 3 is not a word"]),
     ],
 )
 def test_what_would_be_unfair_or_wrong_is_one_sentence(path: Any, value: Any, parts: list[str]) -> None:
