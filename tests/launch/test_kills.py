@@ -19,6 +19,7 @@ import pytest
 from neumann.config import LocalLaunchConfig, RunSpec, make_spec
 from neumann.launch.local import LocalLauncher
 from neumann.store import RunFolder, find
+from neumann.store.vouching import CURVE, DIGEST
 from tests.support.launching import RecordingView
 
 KILLS = 10  # of each test
@@ -34,7 +35,7 @@ RUN = [
     "checkpoint=last",
     "logger=none",
 ]
-CLOCKS = {"train_seconds", "eval_seconds", "time", "first_step_at", "attempts", "study"}
+CLOCKS = {"train_seconds", "eval_seconds", "time", "first_step_at", "attempts", "study", DIGEST, CURVE}
 
 
 def spec_of(devices: int, seed: int, study: str) -> RunSpec:
@@ -108,7 +109,7 @@ def whole_state(folder: RunFolder) -> Any:
     import torch
 
     state = torch.load(folder.last, weights_only=True)
-    clocked = [state["progress"], *state["measurements"]]
+    clocked = [state, state["progress"], *state["measurements"]]  # the state itself holds the attempts
     for record, clock in itertools.product(clocked, CLOCKS):
         record.pop(clock, None)
     return [state, torch.load(folder.eval_weights, weights_only=True)]

@@ -16,6 +16,7 @@ from neumann.data.module import build
 from neumann.errors import UserError
 from neumann.optim.batch_norm import batch_norms, recalibrated
 from neumann.store import find
+from neumann.store.vouching import CURVE, DIGEST
 from neumann.training.distributed import RankGroup
 from neumann.training.parts import check_recalibration
 from neumann.training.run import run
@@ -243,7 +244,7 @@ def weights(folder: Any) -> dict[str, Tensor]:
 
 
 def plain(record: dict[str, Any]) -> dict[str, Any]:
-    leave = {"train_seconds", "eval_seconds", "time", "first_step_at", "signature"}
+    leave = {"train_seconds", "eval_seconds", "time", "first_step_at", "signature", DIGEST, CURVE}
     return {k: v for k, v in record.items() if k not in leave and not k.endswith("_recalibrated")}
 
 

@@ -22,12 +22,13 @@ from neumann.errors import Interrupted, UserError
 from neumann.models.classifiers import build_model
 from neumann.store import RunFolder, find
 from neumann.store.files import NotWritten, read_json
+from neumann.store.vouching import CURVE, DIGEST
 from neumann.training.checkpoints import Stream, decode
 from neumann.training.run import run
 from neumann.training.stopping import Stop
 from tests.support.quick_runs import Train, quick
 
-CLOCKS = ("train_seconds", "eval_seconds", "time", "first_step_at", "attempts")
+CLOCKS = ("train_seconds", "eval_seconds", "time", "first_step_at", "attempts", DIGEST, CURVE)  # digests cover clocks
 
 
 def without_clocks(record: dict[str, Any]) -> dict[str, Any]:
