@@ -288,8 +288,10 @@ def _holds_images(folder: Path) -> bool:
 
 
 def _holds_runs(folder: Path) -> bool:
-    """Return whether ``folder`` is a results folder: FOLDER/STUDY/RUN/status.json."""
-    return any(folder.glob("*/*/status.json"))
+    """Return whether ``folder`` is a results folder: FOLDER/STUDY/RUN/status.json, or only the claim of a run that
+    begins, which is there while its images are looked for.
+    """
+    return any(path for pattern in ("status.json", ".claim.*") for path in folder.glob(f"*/*/{pattern}"))
 
 
 def _is_image(name: str) -> bool:

@@ -20,7 +20,7 @@ from torch.optim.optimizer import Optimizer
 
 from neumann.optim.average import WeightAverage
 from neumann.optim.displaced import DisplacedOptimizer
-from neumann.optim.private_names import is_sharding_wrapper, passes_modes_on
+from neumann.optim.private_names import is_sharding_wrapper, optimizers_beside_each_other, passes_modes_on
 from neumann.optim.wrappers import wrapped
 
 POINTS = ("held", "base", "average")
@@ -43,11 +43,13 @@ def points(optimizer: Optimizer) -> tuple[str, ...]:
     wrappers (Lookahead, accelerate's, SAM)   those of the optimizer that they wrap
     ========================================  ======================================
 
-    A wrapper is followed by its attribute ``optimizer``, ``optim``, ``base_optimizer`` or either with an underscore.
+    A wrapper is followed by its attribute ``optimizer``, ``optim``, ``base_optimizer`` or either with an underscore,
+    and by any other that holds a torch optimizer of the same tensors.
 
     Raises:
         ValueError: the points are those of an optimizer inside that has other tensors than its wrapper, such as one
-            rank's shards in torch's ZeroRedundancyOptimizer: to move those would leave the model's weights behind.
+            rank's shards in torch's ZeroRedundancyOptimizer: to move those would leave the model's weights behind. Or
+            ``optimizer`` keeps several, each for a part of the model, and one of them has a point beside the held one.
     """
     own = _own_points(_unwrapped(optimizer))
     return own if _average(optimizer) is None else (*own, "average")
@@ -156,7 +158,14 @@ def _unwrapped(optimizer: Optimizer) -> Optimizer:
         ValueError: as in :func:`points`.
     """
     chain = [each for each in wrapped(optimizer) if isinstance(each, Optimizer)]
-    inside = chain[-1]
+    inside = chain[-1] if chain else optimizer
+    for member in optimizers_beside_each_other(inside):
+        if points(member) != ("held",):
+            raise ValueError(
+                f"{type(inside).__name__} keeps several optimizers, and {type(member).__name__} among them has "
+                "evaluation points of its own: evaluate within a block of each, with at(member, point) or "
+                "evaluating(member), instead of one of the whole"
+            )
     if inside is optimizer:
         return optimizer
     if _own_points(inside) == ("held",):

@@ -72,7 +72,8 @@ _INSIDE = ("_base_optimizer", "base_optimizer", "optimizer", "optim", "_optimize
 def base_optimizer(optimizer: Any) -> Any:
     """Return the optimizer that a wrapper keeps inside, None for one that is no wrapper.
 
-    What steps and has parameter groups counts: DeepSpeed's and apex's are no ``torch.optim.Optimizer``.
+    What steps and has parameter groups counts: DeepSpeed's and apex's are no ``torch.optim.Optimizer``. Under any other
+    name (Opacus's ``original_optimizer``) a torch optimizer of the same tensors counts.
     """
     for name in _INSIDE:
         inside = getattr(optimizer, name, None)
@@ -80,7 +81,24 @@ def base_optimizer(optimizer: Any) -> Any:
             continue
         if isinstance(getattr(inside, "param_groups", None), list):
             return inside
+    for inside in getattr(optimizer, "__dict__", {}).values():
+        if isinstance(inside, Optimizer) and inside is not optimizer and _tensors(inside) == _tensors(optimizer):
+            return inside
     return None
+
+
+def optimizers_beside_each_other(optimizer: Any) -> list[Optimizer]:
+    """Return the optimizers of parts of the model that ``optimizer`` keeps in a list, a tuple or a dict, if it does."""
+    found: list[Optimizer] = []
+    for value in getattr(optimizer, "__dict__", {}).values():
+        members = value.values() if type(value) is dict else value if isinstance(value, (list, tuple)) else ()
+        found += [each for each in members if isinstance(each, Optimizer) and each is not optimizer]
+    return found
+
+
+def _tensors(optimizer: Any) -> set[int]:
+    groups = getattr(optimizer, "param_groups", ())
+    return {id(p) for group in groups for p in group["params"]}
 
 
 def is_sharding_wrapper(optimizer: Any) -> bool:

@@ -180,10 +180,13 @@ def test_our_own_results_are_no_class(make_folder, caplog, monkeypatch):
     clean = look(root, caplog)[0]
     run = root / "runs" / "set" / "set-small_cnn-s0-0123456789ab"
     run.mkdir(parents=True)
+    monkeypatch.chdir(root)
+    (run / ".claim.1").touch()  # of the first run of all, before it has written anything
+    assert look(".", caplog)[0] == clean
+    (run / ".claim.1").unlink()
     (run / "status.json").write_text("{}")
     (run / "media").mkdir()
     shutil.copy(root / "cat" / "000.png", run / "media")
-    monkeypatch.chdir(root)
     assert look(".", caplog)[0] == clean
     shutil.rmtree(root / "dog")
     assert "only one class folder, 'cat'" in refusal(root)

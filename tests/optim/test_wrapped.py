@@ -278,3 +278,50 @@ def test_a_runs_checkpoint_holds_what_a_wrappers_own_state_leaves_out(wrap, kind
     train(optimizer, params, range(10, 20))
     train(resumed, others, range(10, 20))
     assert same_bits(params, others)
+
+
+class Private(torch.optim.Optimizer):
+    """Opacus's DPOptimizer: the optimizer inside has a name of its own."""
+
+    def __init__(self, optimizer):
+        self.original_optimizer = optimizer
+        self.defaults, self.state = optimizer.defaults, optimizer.state
+
+    @property
+    def param_groups(self):
+        return self.original_optimizer.param_groups
+
+    def step(self, closure=None):
+        return self.original_optimizer.step(closure)
+
+
+@KINDS
+def test_an_optimizer_of_the_same_tensors_is_found_under_any_name(make, expected):
+    params = new_params()
+    optimizer = Private(make(params))
+    train(optimizer, params, range(20))
+    assert points(optimizer) == expected
+    held = copies(params)
+    with evaluating(optimizer):
+        assert same_bits(params, held) == (expected == ("held",))
+    optimizer.original_optimizer.reference = make(new_params())  # of other tensors: no optimizer inside
+    assert points(optimizer) == expected
+
+
+class Several(torch.optim.Optimizer):
+    """One optimizer for each tensor, in a list or a dict."""
+
+    def __init__(self, params, make, kept):
+        members = [make([p]) for p in params]
+        super().__init__([group for each in members for group in each.param_groups], {})
+        self.members = members if kept is list else dict(enumerate(members))
+
+
+@pytest.mark.parametrize("kept", [list, dict])
+def test_several_optimizers_in_one_are_refused_where_their_points_would_be_missed(kept):
+    for kind in ("Neumann", "NesterovInner", "Nesterov"):
+        optimizer = Several(new_params(), INNER[kind][0], kept)
+        for ask in (points, eval_point, lambda each: evaluating(each).__enter__()):
+            with pytest.raises(ValueError, match=r"Several keeps several optimizers, and \w+ among them has"):
+                ask(optimizer)
+    assert points(Several(new_params(), INNER["Adam"][0], kept)) == ("held",)
