@@ -268,7 +268,15 @@ def test_a_locale_without_greek_letters_ends_no_command(tmp_path: Path) -> None:
     plan = neumann("study", "regularizers", "--budget", "small", "--plan", cwd=here, env=ascii_only)
     assert (plan.returncode, plan.stderr) == (0, "")
     assert "Neumann, \\u03b1 = 0" in plan.stdout
-    words = ["train", "--config-dir", str(here / "my"), "optimizer=mine", *QUICK, "batch.size=2", "trainer.max_epochs=0.1"]
+    words = [
+        "train",
+        "--config-dir",
+        str(here / "my"),
+        "optimizer=mine",
+        *QUICK,
+        "batch.size=2",
+        "trainer.max_epochs=0.1",
+    ]
     trained = neumann(*words, cwd=here, env=ascii_only)
     assert (trained.returncode, trained.stderr) == (0, "")
     (folder,) = (here / "runs" / "default").iterdir()
