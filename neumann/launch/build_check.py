@@ -62,8 +62,10 @@ class BuildCheck:
         refused = [(runs, why) for runs, why in zip(fresh.values(), wrong, strict=True) if why is not None]
         if refused:
             count = sum(len(runs) for runs, _ in refused)
+            named = [(label(runs[0]), why) for runs, why in refused]
             those = f"{count} of {len(specs)} runs cannot be trained, so none was started: " if len(specs) > 1 else ""
-            lines = [f"{label(runs[0])}: {why}" if len(specs) > 1 else why for runs, why in refused]
+            several = len(specs) > 1
+            lines = [f"{name}: {why.removeprefix(f'{name}: ')}" if several else why for name, why in named]
             raise UserError(those + "\n".join(lines[:3] + ([f"and {len(lines) - 3} more"] if lines[3:] else [])))
         self._built |= set(fresh)
 

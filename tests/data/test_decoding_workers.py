@@ -81,17 +81,20 @@ def test_no_worker_outlives_its_parent(end: str, make_folder: MakeFolder) -> Non
 
 
 READER = """
-import multiprocessing, sys, time
+import multiprocessing, signal, sys, time
 from pathlib import Path
+from neumann.errors import ending_of
 from tests.data.test_decoding_workers import stream
 passes = iter(stream(Path(sys.argv[1])))
 next(passes)
 worker = multiprocessing.active_children()[0]
+time.sleep(1)  # until the workers wait: one killed while it sends an image cuts the pipe's message, which is another error
 try:
     worker.kill()
     for _ in passes:
         time.sleep(0.01)
 except RuntimeError as error:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     print(worker.pid, *ending_of(error), sep="|")
 """
 
@@ -102,6 +105,7 @@ def test_a_killed_worker_is_named_with_what_kills_most(make_folder: MakeFolder) 
     root = make_folder({"a": 400, "b": 400})
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     answer = subprocess.run([sys.executable, "-c", READER, str(root)], capture_output=True, text=True, env=env)
+    assert answer.stdout, answer.stderr
     worker, status, message = answer.stdout.splitlines()[0].split("|")
     assert status == "failed"
     assert message == (
