@@ -30,6 +30,11 @@ WORKER_ENDED = re.compile(
     r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: Killed|exited unexpectedly$)"
 )
 
+KILLED_WORKER = (
+    "a decoding worker was killed or has ended by itself; out of memory? The kernel's log (dmesg) tells; fewer "
+    "data.workers need less"
+)
+
 # exit codes of a command: something failed, the input is wrong, Ctrl-C (128 + SIGINT, as shells report it)
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -47,8 +52,7 @@ def ending_of(error: BaseException) -> tuple[str, str]:
         return "failed", f"the program left with exit code {error.code}"
     said = first_line(error)
     if ended := WORKER_ENDED.match(said):
-        cause = "out of memory? The kernel's log (dmesg) tells; fewer data.workers need less"
-        return "failed", f"a decoding worker (process {ended[1]}) was killed or has ended by itself; {cause}"
+        return "failed", KILLED_WORKER.replace("worker", f"worker (process {ended[1]})", 1)
     return "failed", said
 
 

@@ -23,7 +23,7 @@ from neumann.fitting import SHORTEST, shortened
 from neumann.folders import folder_of
 from neumann.store import details, records, removal
 from neumann.store.code_digests import codes, contributing, differing, in_words
-from neumann.store.folder import STATUSES, STYLES, RunFolder
+from neumann.store.folder import OVER, STATUSES, STYLES, RunFolder
 from neumann.store.listing import Filters, Row, list_runs, pick, read_row
 
 if TYPE_CHECKING:
@@ -153,6 +153,10 @@ def _list(output: Path, filters: Filters, given: argparse.Namespace, console: Co
         print(json.dumps([row.as_record() for row in rows], indent=1))
     elif rows:
         _print_table(rows, console)
+        for row in rows:
+            if row.status in OVER and row.message:  # a result that is not as it was written
+                told = f"{row.name}-{row.signature}: {row.message}, and train and report refuse it"
+                console.print(Text(printable(told), style="red"), soft_wrap=True)
     else:
         near = [verb for name in filters.names for verb in difflib.get_close_matches(name, VERBS, n=1, cutoff=0.7)]
         meant = f"; did you mean neumann runs {near[0]}?" if near else ""

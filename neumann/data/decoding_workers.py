@@ -15,14 +15,23 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from neumann.errors import KILLED_WORKER
+
 
 def decoded(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Return an iterator over ``loader``, whose workers begin with SIGTERM blocked, in all of their threads."""
+    """Yield from ``loader``, whose workers begin with SIGTERM blocked, in all of their threads.
+
+    Raises RuntimeError for a worker that was killed, in our words where it was killed while it sent images.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
-        return iter(loader)
+        batches = iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        yield from batches
+    except (EOFError, ConnectionError) as error:  # its message in the pipe is cut short
+        raise RuntimeError(KILLED_WORKER) from error
 
 
 def pass_over_signals(worker: int) -> None:

@@ -15,7 +15,7 @@ from neumann.data.batches import Batches, DealtPlan, Finish, ShardPlan, StreamBa
 from neumann.data.facts import DataFacts
 from neumann.data.images import ImageFiles, NoiseImages
 from neumann.data.splits import Indices
-from neumann.data.unchanged import check_unchanged
+from neumann.data.unchanged import changed, check_unchanged
 from neumann.errors import UserError
 from neumann.seeds import derive
 
@@ -68,10 +68,7 @@ def build(
     elif not isinstance(wanted, settings.ImageFolder):
         found = arrays.read(wanted)
         if found.fingerprint() != facts.fingerprint:
-            raise UserError(
-                f"the files of data={data['kind']} have changed since the command began, so their images are not those "
-                "that the run is signed by: put them back, or repeat the command for a run of the new ones"
-            )
+            raise changed(f"files of data={data['kind']}")
         pixels = resident.measure(torch.from_numpy(np.require(found.images, requirements=("C", "W"))))
     else:
         native = facts.native_size == facts.image_size

@@ -18,7 +18,12 @@ def check_unchanged(facts: DataFacts) -> None:
     listing = walk(facts.examples.root)
     same = stat_digest(listing.files) == facts.stat_digest
     if not same and scan(listing).fingerprint != facts.fingerprint:
-        raise UserError(
-            f"the images in '{facts.examples.root}' have changed since the command began, so they are not those that "
-            "the run is signed by: put them back, or repeat the command for a run of the new ones"
-        )
+        raise changed(f"images in '{facts.examples.root}'")
+
+
+def changed(what: str) -> UserError:
+    """Return the error that says what to do where ``what``, such as "files of data=cifar10", have changed."""
+    return UserError(
+        f"the {what} have changed since the command began, so they are not those that the run is signed by: put them "
+        "back, or repeat the command for a run of the new ones"
+    )

@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from neumann.data import facts
+from neumann.data.decoding_workers import decoded
 from neumann.data.module import build
+from neumann.errors import KILLED_WORKER, ending_of
 from tests.data.conftest import MakeFolder
 
 ALL = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"]
@@ -97,6 +100,22 @@ except RuntimeError as error:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     print(worker.pid, *ending_of(error), sep="|")
 """
+
+
+class CutShort:
+    """A loader of which a worker is killed while it sends its second batch."""
+
+    def __iter__(self) -> Iterator[int]:
+        yield 1
+        raise EOFError
+
+
+def test_a_worker_that_was_killed_while_it_sent_images_is_told_so() -> None:
+    batches = decoded(CutShort())  # type: ignore[arg-type]
+    assert next(batches) == 1
+    with pytest.raises(RuntimeError) as raised:
+        next(batches)
+    assert ending_of(raised.value) == ("failed", KILLED_WORKER)
 
 
 @pytest.mark.medium

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
+from neumann.cli.main import main
 from neumann.config import RunSpec, make_spec
 from neumann.errors import UserError
 from neumann.store import RunFolder, find, finished_result
@@ -123,7 +124,7 @@ def edit(file: Path, old: str, new: str) -> None:
         ('"validation"', '"note": "mine", "validation"'),
     ],
 )
-def test_a_result_that_was_edited_is_refused_and_kept(old: str, new: str) -> None:
+def test_a_result_that_was_edited_is_refused_and_kept(old: str, new: str, capsys: pytest.CaptureFixture[str]) -> None:
     spec = spec_of()
     folder = finished(spec)
     assert finished_result(spec) == folder.result()
@@ -132,6 +133,8 @@ def test_a_result_that_was_edited_is_refused_and_kept(old: str, new: str) -> Non
     with pytest.raises(UserError, match=r"result.json is not what the run wrote: put back .*, or move it away"):
         finished_result(spec)
     assert folder.status()["message"] == "result.json is not what the run wrote"
+    assert main(["runs", f"output={folder.path.parent.parent}"]) == 0
+    assert f"{folder.path.name}: result.json is not what the run wrote, and train and report" in capsys.readouterr().out
     assert new in (folder.path / "result.json").read_text()
 
 
