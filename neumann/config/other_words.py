@@ -12,6 +12,7 @@ _KEYS = {  # our setting or group: the words of others for it
     "optimizer.momentum": "mom mu opt_momentum",
     "optimizer.eps": "eps epsilon opt_eps adam_epsilon",
     "optimizer.betas": "betas opt_betas beta1 beta2 adam_beta1 adam_beta2",
+    "recipe.lr_scaling": "lr_base_scale scale_lr auto_scale_lr",
     "optimizer": "opt optim optimiser optimizer_name opt_name",
     "schedule": "sched scheduler lr_scheduler lr_schedule lr_scheduler_type lr_policy lr_decay decay_type",
     "timing.ramp": "warmup warm_up warmup_epochs warmup_ratio lr_warmup_epochs rampup linear_warmup",
@@ -80,7 +81,7 @@ _SENTENCES = {  # what is here instead, where no setting says the same: the word
     "sync_batchnorm sync_bn fsdp dist_backend parallel_strategy",
     "gradients are not clipped, and of the files here optimizer=lamb alone has optimizer.max_grad_norm": "clip "
     "clip_grad grad_clip gradient_clip gradient_clip_val gradient_clipping clip_norm clip_mode max_grad_norm max_norm",
-    "gradients are not accumulated, a step takes 'batch.size' images over all devices": "accumulate_grad_batches "
+    "a step takes 'batch.size' images over all devices, and accumulates them where 'batch.max_per_device' is smaller": "accumulate_grad_batches "
     "grad_accum grad_accum_steps gradient_accumulation gradient_accumulation_steps accum_iter",
     "the same command goes on from a run's last checkpoint, and so does neumann runs resume RUN": "resume resume_from "
     "resume_from_checkpoint ckpt_path auto_resume restart start_epoch load_checkpoint",

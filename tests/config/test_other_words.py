@@ -67,6 +67,8 @@ def told(composer: Composer, *overrides: str) -> str:
         ("pretrained=true model.pretrained=true", "+model.kwargs.pretrained=true"),
         ("dropout=0.1 model.dropout=0.1 drop_rate=0.1", "+model.kwargs.drop_rate=SHARE"),
         ("arch=resnet18 backbone=resnet18 model_name=resnet18 model.arch=x", "model=timm model.name=NAME"),
+        ("accumulate_grad_batches=4 grad_accum_steps=4 trainer.accumulate_grad_batches=4", "batch.max_per_device"),
+        ("scale_lr=true lr_base_scale=sqrt", "recipe.lr_scaling"),
         ("save_top_k=1 save_checkpoint=true", "checkpoint"),
     ],
     ids=lambda value: value.partition(" ")[0],
