@@ -10,6 +10,7 @@ check_fields(BatchConfig(size=0), "batch.")  # UserError: batch.size=0 is out of
 from __future__ import annotations
 
 import math
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -51,6 +52,11 @@ def is_finite(value: float) -> bool:
         return math.isfinite(value)
     except OverflowError:
         return False
+
+
+def vanishes(number: str) -> bool:
+    """Return whether ``number``, in decimal digits, is not zero and would be read as zero, as 1e-400 would."""
+    return float(number) == 0 and any(digit in "123456789" for digit in re.split("[eE]", number)[0])
 
 
 def choice(default: str, *choices: str, also: Mapping[str, str] | None = None) -> Any:

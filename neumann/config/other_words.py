@@ -81,8 +81,8 @@ _SENTENCES = {  # what is here instead, where no setting says the same: the word
     "sync_batchnorm sync_bn fsdp dist_backend parallel_strategy",
     "gradients are not clipped, and of the files here optimizer=lamb alone has optimizer.max_grad_norm": "clip "
     "clip_grad grad_clip gradient_clip gradient_clip_val gradient_clipping clip_norm clip_mode max_grad_norm max_norm",
-    "a step takes 'batch.size' images over all devices, and accumulates them where 'batch.max_per_device' is smaller": "accumulate_grad_batches "
-    "grad_accum grad_accum_steps gradient_accumulation gradient_accumulation_steps accum_iter",
+    "a step takes 'batch.size' images over all devices, and accumulates them above 'batch.max_per_device'": "accum "
+    "grad_accum accumulate_grad_batches grad_accum_steps gradient_accumulation gradient_accumulation_steps accum_iter",
     "the same command goes on from a run's last checkpoint, and so does neumann runs resume RUN": "resume resume_from "
     "resume_from_checkpoint ckpt_path auto_resume restart start_epoch load_checkpoint",
     "a finished run is not trained again, study=NEW makes a new one": "overwrite force rerun",

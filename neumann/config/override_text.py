@@ -17,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
+from neumann.bounds import vanishes
 from neumann.config.schema import OPEN_NODES, TEXTS
 from neumann.errors import UserError
 
@@ -126,11 +127,6 @@ def refuse_misread(line: str, value: Any) -> None:
             raise UserError(
                 f"'{line}': write {number.replace('_', '')} for the number, or '{number}' in quotes for the text"
             )
-
-
-def vanishes(number: str) -> bool:
-    """Return whether ``number``, in decimal digits, is not zero and would be read as zero."""
-    return float(number) == 0 and any(digit in "123456789" for digit in re.split("[eE]", number)[0])
 
 
 def _texts(value: Any) -> Iterator[str]:

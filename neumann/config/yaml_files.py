@@ -18,6 +18,7 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
+from neumann.bounds import vanishes
 from neumann.errors import UserError
 
 LARGEST_FILE = 2**18  # bytes; a long file of settings has some 10,000, and PyYAML takes seconds for this many
@@ -58,7 +59,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
         value: float = super().construct_yaml_float(node)
-        if value == 0 and any(digit in "123456789" for digit in re.split("[eE]", node.value)[0]):
+        if value == 0 and vanishes(node.value):
             raise yaml.constructor.ConstructorError(
                 problem=f"{node.value} is nearer to zero than a number can be here: write 0 if you mean it",
                 problem_mark=node.start_mark,
