@@ -17,13 +17,17 @@ from torch.utils.data import DataLoader
 
 from neumann.errors import KILLED_WORKER
 
+IGNORED = {getattr(signal, name) for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)}
+
 
 def decoded(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Yield from ``loader``, whose workers begin with SIGTERM blocked, in all of their threads.
+    """Yield from ``loader``, whose workers begin with stop signals blocked, in all of their threads.
+
+    One that comes while a worker starts waits until ``pass_over_signals`` has said what is done with it.
 
     Raises RuntimeError for a worker that was killed, in our words where it was killed while it sent images.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED | {signal.SIGTERM})
     try:
         batches = iter(loader)
     finally:
@@ -36,9 +40,8 @@ def decoded(loader: DataLoader[Any]) -> Iterator[Any]:
 
 def pass_over_signals(worker: int) -> None:
     """Leave stop signals to the training process; a loader calls it in each of its workers."""
-    for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for ignored in IGNORED:
+        signal.signal(ignored, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         threading.Thread(target=_end_at_parents_word, name="neumann-signals", daemon=True).start()
     else:  # macOS does not tell who has sent a signal

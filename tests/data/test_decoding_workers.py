@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.utils.data import DataLoader
 
 from neumann.data import facts
-from neumann.data.decoding_workers import decoded
+from neumann.data.decoding_workers import decoded, pass_over_signals
 from neumann.data.module import build
 from neumann.errors import KILLED_WORKER, ending_of
 from tests.data.conftest import MakeFolder
@@ -49,6 +51,18 @@ def test_stop_signals_leave_workers_at_work_and_their_parent_ends_them(make_fold
         worker.terminate()
         worker.join(20)
         assert not worker.is_alive()
+
+
+def signalled_at_its_start(worker: int) -> None:
+    for name in ALL:
+        os.kill(os.getpid(), getattr(signal, name))
+    pass_over_signals(worker)
+
+
+def test_a_worker_that_still_starts_passes_over_stop_signals_too() -> None:
+    own = torch.Generator()  # torch's global stream is left alone
+    loader = DataLoader(torch.arange(8), 4, num_workers=1, worker_init_fn=signalled_at_its_start, generator=own)  # type: ignore[arg-type]
+    assert [batch.tolist() for batch in decoded(loader)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
 HOLDER = """
