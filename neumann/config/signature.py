@@ -41,6 +41,7 @@ NOT_SIGNED: dict[str, str] = {
 CAME_LATER: dict[str, Any] = {
     "batch.norm_size": None,
     "derived.accumulation": 1,
+    "model.auxiliary_weight": None,
     "recipe.lr_scaling": "none",
     "recipe.lr_base_size": None,
     "timing.average": None,

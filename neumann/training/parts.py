@@ -86,7 +86,12 @@ def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
             warnings.warn(said, stacklevel=2)
     return Parts(
         data=data,
-        module=ImageClassifier(model, lambda _: optimizer, label_smoothing=config.recipe.label_smoothing),
+        module=ImageClassifier(
+            model,
+            lambda _: optimizer,
+            label_smoothing=config.recipe.label_smoothing,
+            auxiliary_weight=config.model.auxiliary_weight,
+        ),
         schedule=RateSchedule(optimizer, factor),
         trainer_options={
             "accelerator": accelerator_of(spec),
@@ -117,6 +122,7 @@ def build_model_of(spec: RunSpec) -> torch.nn.Module:
         in_chans=facts.channels,
         num_classes=facts.num_classes,
         image_size=facts.image_size,
+        auxiliary_head=config.model.auxiliary_weight is not None,
     )
     if config.batch.norm_size is not None:
         use_ghost_batches(model, config.batch.norm_size, torch.zeros(2, facts.channels, *facts.image_size))
