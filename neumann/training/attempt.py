@@ -267,6 +267,7 @@ class Attempt:
                 "factor": factor,
                 "scaled": None if rate is None else rate * factor,
             },
+            **self._start(),
             "distinct_examples": {
                 "training": self.census.distinct,
                 "validation": headline(measured[-1]["validation"])["n"],
@@ -285,6 +286,10 @@ class Attempt:
             "first_step_at": self.first_step_at,  # of the last attempt, in seconds since 1970, as time is
             "time": time.time(),
         }
+
+    def _start(self) -> dict[str, Any]:
+        start = self.parts.start
+        return {} if start is None else {"start": start.record(self.spec.weights["model.checkpoint"])}
 
     def _eval_weights(self, trainer: pl.Trainer) -> bytes:
         """Return the content of eval-weights.pt."""
