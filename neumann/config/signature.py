@@ -43,6 +43,8 @@ CAME_LATER: dict[str, Any] = {
     "batch.norm_size": None,
     "derived.accumulation": 1,
     "model.auxiliary_weight": None,
+    "model.channels_last": False,
+    "model.compile": False,
     "recipe.lr_scaling": "none",
     "recipe.lr_base_size": None,
     "timing.average": None,

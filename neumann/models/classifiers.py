@@ -64,6 +64,7 @@ def build_model(
     num_classes: int,
     image_size: tuple[int, int],
     auxiliary_head: bool = False,
+    channels_last: bool = False,
 ) -> nn.Module:
     """Return timm's model ``name`` with its first and last layer fitted to the data, tried on two blank images.
 
@@ -74,6 +75,7 @@ def build_model(
         num_classes: number of classes.
         image_size: (height, width) of the images in pixels.
         auxiliary_head: the model returns the logits of an auxiliary head beside its own.
+        channels_last: the memory format of its weights, which its activations follow.
 
     Raises UserError for an unknown name (with the nearest), settings that the model does not take, images that it
     cannot take, and models that return anything but logits [B, num_classes], or two such tensors with
@@ -101,6 +103,8 @@ def build_model(
         try:
             model = _make(name, attempt, kwargs)
             out = _tried(model, name, in_chans, image_size)
+            if channels_last:
+                _use_channels_last(model, name, in_chans, image_size)
             _check_logits(out, name, num_classes, auxiliary_head)
             return model
         except UserError as error:
@@ -144,6 +148,18 @@ def _tried(model: nn.Module, name: str, in_chans: int, image_size: tuple[int, in
         ) from error
     model.train()
     return out
+
+
+def _use_channels_last(model: nn.Module, name: str, in_chans: int, image_size: tuple[int, int]) -> None:
+    """Put the weights of ``model`` into that memory format, in place; raise UserError where it cannot compute in it."""
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        _tried(model, name, in_chans, image_size)
+    except UserError as error:  # it views its activations pixel by pixel
+        reason = first_line(error.__cause__ or error)
+        raise UserError(
+            f"model.name={name} cannot compute in model.channels_last=true ({reason}): set it to false"
+        ) from error
 
 
 def _check_logits(out: Any, name: str, num_classes: int, auxiliary_head: bool) -> None:

@@ -5,6 +5,7 @@ Building finds every error in the configuration, so it comes before anything is 
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from dataclasses import dataclass
 from functools import partial
@@ -28,12 +29,14 @@ from neumann.models.classifiers import build_model, own_statistics
 from neumann.models.ghost_batch_norm import use_ghost_batches
 from neumann.optim import WeightAverage, points
 from neumann.optim.batch_norm import batch_norms
+from neumann.optim.kernels.cpu import find_compiler
 from neumann.processes.ranks import world_size
 from neumann.seeds import derive
 from neumann.training.classifier import ImageClassifier
 from neumann.training.distributed import TIMEOUT, RankEnvironment, RankGroup
 from neumann.training.instantiate import build_schedule
 from neumann.training.optimizers import build_optimizer
+from neumann.training.precision import slow_precision
 from neumann.training.rate_schedules import RateSchedule, odd_rates
 from neumann.training.starting_weights import Start, read_weights
 
@@ -85,12 +88,18 @@ def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
     # Where Lightning would put it, but before there is an optimizer: one with state from the start (Adagrad, a weight
     # average) makes that state like its parameters.
     model.to(device, torch.float64 if trainer.precision == "64-true" else None)
+    if config.model.compile:
+        model.compile(dynamic=False)  # in place, so that the keys of state_dict stay
     optimizer = build_optimizer_of(spec, model)
     if group.is_main:
         _warn_of_burn_in(optimizer, config.derived.total_steps)
         if start is not None and start.new_head:
             warnings.warn(start.sentence(spec.facts), stacklevel=2)
-        for said in (*odd_rates(factor, config.schedule, config.derived.total_steps), *coarse_scores(spec.facts)):
+        for said in (
+            *odd_rates(factor, config.schedule, config.derived.total_steps),
+            *coarse_scores(spec.facts),
+            *slow_precision(accelerator_of(spec), trainer.precision),
+        ):
             warnings.warn(said, stacklevel=2)
     return Parts(
         data=data,
@@ -147,6 +156,7 @@ def _network(spec: RunSpec, num_classes: int) -> torch.nn.Module:
         num_classes=num_classes,
         image_size=facts.image_size,
         auxiliary_head=model.auxiliary_weight is not None,
+        channels_last=model.channels_last,
     )
 
 
@@ -204,6 +214,19 @@ def check_device(spec: RunSpec) -> None:
         )
     if trainer.precision == "16-mixed" and accelerator == "cpu":
         raise UserError("trainer.precision=16-mixed needs a GPU: choose bf16-mixed or 32-true")
+    if spec.config.model.compile:
+        _check_compiler(accelerator)
+
+
+def _check_compiler(accelerator: str) -> None:
+    """Raise UserError where torch.compile has nothing to compile with."""
+    if accelerator == "gpu" and importlib.util.find_spec("triton") is None:
+        raise UserError("model.compile=true needs Triton on a GPU, which is not installed: set it to false")
+    if accelerator == "cpu":
+        try:
+            find_compiler()
+        except OSError as error:
+            raise UserError(f"model.compile=true: {error}: install one, name it in CXX, or set it to false") from error
 
 
 def _two_images(spec: RunSpec) -> str:
