@@ -1,8 +1,9 @@
 """Local files of weights that a model starts from: what is in them is signed, as the images are.
 
-``model.checkpoint`` names one, or the run that wrote it. timm loads such a file for ``model.kwargs.checkpoint_path``, and with ``model.kwargs.pretrained`` for the ``file`` or a
-``file://`` address of ``pretrained_cfg`` and ``pretrained_cfg_overlay``. A digest is kept in the cache under the file's
-size and times, so that a large file is read once.
+``model.checkpoint`` names one, or the run that wrote it. timm loads such a file for ``model.kwargs.checkpoint_path``,
+and with ``model.kwargs.pretrained`` for the ``file`` or a ``file://`` address of ``pretrained_cfg`` and
+``pretrained_cfg_overlay``. A digest is kept in the cache under the file's size and times, so that a large file is read
+once.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from neumann.cache_folder import cache_folder
 from neumann.data import cache
 from neumann.errors import UserError
 from neumann.folders import folder_of
-
 
 FILES = ("eval-weights.pt", "model.safetensors")  # of a run's folder, and of one that it was exported to
 

@@ -1,7 +1,7 @@
 """ResNets for images of 32×32 pixels, beside timm's, which are made for 224×224 and lose such images in their stem.
 
-`cifar_resnet20`, `cifar_resnet32` and `cifar_resnet56` are those of He et al. 2016 (section 4.2): three stages of 16, 32
-and 64 channels, shortcuts without parameters. `cifar_resnet18` has the four stages of ResNet-18 (64 to 512 channels)
+`cifar_resnet20`, `cifar_resnet32` and `cifar_resnet56` are those of He et al. 2016 (section 4.2): three stages of 16,
+32 and 64 channels, shortcuts without parameters. `cifar_resnet18` has the four stages of ResNet-18 (64 to 512 channels)
 after a stem of one 3×3 convolution, as most later work on CIFAR does.
 """
 

@@ -152,7 +152,7 @@ def _tried(model: nn.Module, name: str, in_chans: int, image_size: tuple[int, in
 
 def _use_channels_last(model: nn.Module, name: str, in_chans: int, image_size: tuple[int, int]) -> None:
     """Put the weights of ``model`` into that memory format, in place; raise UserError where it cannot compute in it."""
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     try:
         _tried(model, name, in_chans, image_size)
     except UserError as error:  # it views its activations pixel by pixel

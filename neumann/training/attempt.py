@@ -42,7 +42,8 @@ class _InTurn(pl.Callback):
     """Several callbacks as one, called once an optimizer step; the census sees every micro-batch.
 
     They are called with the step's number in this attempt, and with the mean losses of its micro-batches; Lightning has
-    divided the one that is minimised by their number. One callback also spares the time that Lightning spends on every hook of each.
+    divided the one that is minimised by their number. One callback also spares the time that Lightning spends on every
+    hook of each.
 
     Args:
         callbacks: called in this order.

@@ -52,8 +52,9 @@ def _model(spec: RunSpec, models: dict[str, nn.Module | UserError], device: str)
     key = json.dumps([device, spec.section("model"), recipe, fitted], default=str)
     if key not in models:
         try:
-            models[key] = build_model_of(spec)
-            load_start(spec, models[key])
+            model = build_model_of(spec)
+            load_start(spec, model)
+            models[key] = model
         except UserError as error:
             models[key] = error
     made = models[key]

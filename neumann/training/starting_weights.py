@@ -127,23 +127,23 @@ def read_weights(path: Path) -> StartingWeights:
         with path.open("rb") as file:
             try:
                 content = decode(file)
-            except ValueError as error:
+            except ValueError:
                 if path.name == "eval-weights.pt":
                     raise
                 file.seek(0)
-                content = _any_file(file, error)
+                content = _any_file(file)
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise UserError(f"model.checkpoint={path} cannot be used: {reason}") from error
     return _described(path, content)
 
 
-def _any_file(file: Any, error: ValueError) -> Any:
+def _any_file(file: Any) -> Any:
     """Return the content of a file that torch.save wrote without us; it has no digest."""
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as other:  # a pickle that is not plain data raises any exception
-        raise ValueError(f"it is not a file of weights ({first_line(other)})") from error
+        raise ValueError(f"it is not a file of weights ({first_line(other)})") from other
 
 
 def _described(path: Path, content: Any) -> StartingWeights:
@@ -176,7 +176,8 @@ def _exported(path: Path) -> StartingWeights:
         return StartingWeights(path, state)
     match json.loads(beside.read_text(encoding="utf-8")):
         case {"architecture": str() as name, "pretrained_cfg": {"mean": list() as mean, "std": list() as std}, **rest}:
-            names, kwargs = rest.get("label_names"), rest.get("model_args") or {}
+            names: Any = rest.get("label_names")
+            kwargs: Any = rest.get("model_args") or {}
             return StartingWeights(path, state, name, kwargs, tuple(names) if names else None, tuple(mean), tuple(std))
     return StartingWeights(path, state)
 

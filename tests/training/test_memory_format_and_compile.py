@@ -25,7 +25,12 @@ from neumann.training.stopping import Stop
 from tests.support.quick_runs import Train, quick
 from tests.training.test_accumulation import assert_equal, weights
 
-SHORT = ("optimizer=neumann", "trainer.max_epochs=0.4", "trainer.check_val_every_n_epoch=0.2", "timing.reset_period=0.2")
+SHORT = (
+    "optimizer=neumann",
+    "trainer.max_epochs=0.4",
+    "trainer.check_val_every_n_epoch=0.2",
+    "timing.reset_period=0.2",
+)
 EXACT = (*SHORT, "trainer.precision=64-true")
 
 
@@ -157,11 +162,11 @@ def test_a_compiled_network_trains_the_same_and_resumes_to_the_bit(
 def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(UserError, match="model.compile=true: no C\\+\\+ compiler was found .*: install one"):
+    with pytest.raises(UserError, match=r"model.compile=true: no C\+\+ compiler was found .*: install one"):
         build_parts(quick("model.compile=true"), RankGroup())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     spec = quick("model.compile=true")
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(UserError, match="model.compile=true needs Triton on a GPU, which is not installed"):
+    with pytest.raises(UserError, match=r"model.compile=true needs Triton on a GPU, which is not installed"):
         check_device(spec)

@@ -101,7 +101,9 @@ def test_a_head_of_another_size_is_new(trained: RunFolder) -> None:
     content["state_dict"]["head.weight"] = torch.zeros(7, 16)
     content["state_dict"]["head.bias"] = torch.zeros(7)
     torch.save(content["state_dict"], "seven.pt")  # says nothing of its classes
-    with pytest.warns(UserWarning, match=r"begins anew: the weights of seven.pt are for other classes, the data has 10"):
+    with pytest.warns(
+        UserWarning, match=r"begins anew: the weights of seven.pt are for other classes, the data has 10"
+    ):
         begun = first_weights("model.checkpoint=seven.pt")
     assert begun["head.weight"].shape == (10, 16)
     assert torch.equal(begun["features.0.weight"], content["state_dict"]["features.0.weight"])
