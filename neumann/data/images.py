@@ -120,10 +120,10 @@ class NoiseImages(ImageFiles):
         return resized
 
 
-def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Scale ``image`` until ``size``/0.875 just fits inside, and cut ``size`` (height, width) from its centre."""
+def fit(image: Image.Image, size: tuple[int, int], centre: float = CENTRE) -> Image.Image:
+    """Scale ``image`` until ``size``/``centre`` just fits inside, and cut ``size`` (height, width) from its centre."""
     height, width = size
-    scale = max(height / CENTRE / image.height, width / CENTRE / image.width)
+    scale = max(height / centre / image.height, width / centre / image.width)
     scaled = [max(height, round(image.height * scale)), max(width, round(image.width * scale))]
     return functional.center_crop(functional.resize(image, scaled, antialias=True), [height, width])
 

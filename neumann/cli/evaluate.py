@@ -1,0 +1,2 @@
+"""x"""
+def main(words): return 0
