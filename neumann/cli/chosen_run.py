@@ -27,7 +27,7 @@ def take_output(words: Sequence[str]) -> tuple[Path, list[str]]:
     from neumann.config.override_text import value_of  # it imports Hydra
 
     text = given[0].removeprefix("output=")
-    text = value_of(text) if text[:1] in ("'", '"') else text
+    text = value_of(given[0]) if text[:1] in ("'", '"') else text
     if not text:
         raise UserError("output is empty: name a results folder, or . for the working directory")
     return Path(folder_of("output", text)), rest

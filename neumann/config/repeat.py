@@ -12,7 +12,7 @@ from neumann.errors import UserError
 
 FIRST = ("data", "model", "trainer", "batch", "recipe", "timing", "seed")  # others follow from some of these
 LEFT_OUT = ("output", "study", "name", "launch", "logger", "checkpoint", "derived")  # they change no result
-DEMANDED = ("data.root", "model.name", "optimizer.name")  # some files leave them to the user
+DEMANDED = ("data.root", "model.name", "optimizer.name", "batch.size")  # the first words need them, or may
 BARE = re.compile(r"[A-Za-z_./][\w./-]*")  # a text that stands in an override as it is
 ABSENT = object()
 

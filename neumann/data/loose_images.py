@@ -42,10 +42,11 @@ def found_images(paths: Sequence[str]) -> list[str]:
     return found
 
 
-class LooseImages(ImageFiles):
-    """Images of any size, of which each is answered for itself: uint8 [C, H, W], or why it cannot be decoded.
+class OtherImages(ImageFiles):
+    """Images other than those that a run was trained on, brought to the size that it was trained at.
 
     Args:
+        root: the folder that ``paths`` are relative to; empty for the working directory.
         paths: the files.
         size: (height, width) that images are brought to, in pixels.
         channels: 1 (grey) or 3 (RGB).
@@ -53,8 +54,19 @@ class LooseImages(ImageFiles):
             until size/0.875 fits inside, and cut in the centre.
     """
 
-    def __init__(self, paths: Sequence[str], *, size: tuple[int, int], channels: int, whole: bool) -> None:
-        super().__init__("", paths, size=size, channels=channels, native=whole)
+    def __init__(self, root: str, paths: Sequence[str], *, size: tuple[int, int], channels: int, whole: bool) -> None:
+        super().__init__(root, paths, size=size, channels=channels, native=whole)
+
+    def _read(self, request: Request) -> Tensor:
+        with Image.open(Path(self.root, self.paths[request.index])) as file:
+            image = as_eight_bits(file, self.channels)
+        if not self.native or (image.height, image.width) != self.size:
+            image = fit(image, self.size, 1.0 if self.native else CENTRE)
+        return functional.pil_to_tensor(image)
+
+
+class LooseImages(OtherImages):
+    """Images of which each is answered for itself: uint8 [C, H, W], or why it cannot be decoded."""
 
     def __getitems__(self, requests: Sequence[Request]) -> list[Tensor | Unreadable]:  # type: ignore[override]
         """Return the answers to ``requests`` in order."""
@@ -65,11 +77,7 @@ class LooseImages(ImageFiles):
         try:
             if not os.path.isfile(path):  # reading a pipe would wait for ever
                 return Unreadable(path, "it is not a file")
-            with Image.open(path) as file:
-                image = as_eight_bits(file, self.channels)
-            if not self.native or (image.height, image.width) != self.size:
-                image = fit(image, self.size, 1.0 if self.native else CENTRE)
-            return functional.pil_to_tensor(image)
+            return self._read(request)
         except UNREADABLE as error:
             return Unreadable(path, explain(error))
 

@@ -1,4 +1,4 @@
-"""The config.json by which timm makes a network of a folder: ``timm.create_model("local-dir:FOLDER", pretrained=True)``.
+"""The config.json by which timm makes a network of a folder: ``timm.create_model("local-dir:…", pretrained=True)``.
 
 The layout is that of timm's `save_for_hf`, which writes it only for networks of timm's own: ``architecture`` and
 ``model_args`` make the network, ``pretrained_cfg`` says how its images are prepared and what its classes are called.

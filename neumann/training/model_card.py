@@ -15,6 +15,20 @@ from neumann.store.scores import is_number
 from neumann.training.trained import Trained
 
 LISTED = 20  # classes that the card lists; config.json has all
+BY_TIMM = """\
+With timm 1.0.16 or later, and nothing else:
+
+```python
+import timm
+
+folder = "."  # this one
+model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+data = timm.data.resolve_model_data_config(model)
+transform = timm.data.create_transform(**data, is_training=False)
+names = model.pretrained_cfg["label_names"]
+```
+
+From the Hub, `hf-hub:USER/NAME` stands in place of `local-dir:…`."""
 
 
 def model_card(
@@ -32,7 +46,7 @@ def model_card(
     parts = [
         _front(run),
         f"# {_text(run.folder.resolve().name)}\n\n{_summary(run)}",
-        "## Load it\n\n" + (_load_by_timm(run) if timm_alone else _load_by_package(run, arguments, package)),
+        "## Load it\n\n" + (BY_TIMM if timm_alone else _load_by_package(run, arguments, package)),
         f"## Images\n\n{_images(run)}",
         f"## Scores\n\n{_scores(run)}",
         f"## Classes\n\n{_classes(run)}",
@@ -43,7 +57,8 @@ def model_card(
 
 def _front(run: Trained) -> str:
     """Return the metadata that the Hub reads."""
-    error, kind = run.scores().get("error"), str(run.data.get("kind", "unknown"))
+    error: Any = run.scores().get("error")
+    kind = str(run.data.get("kind", "unknown"))
     entry: dict[str, Any] = {
         "library_name": "timm",
         "pipeline_tag": "image-classification",
@@ -51,7 +66,7 @@ def _front(run: Trained) -> str:
     }
     if is_number(error):
         task = {"type": "image-classification", "name": "Image Classification"}
-        metric = {"type": "accuracy", "name": "test accuracy (top-1)", "value": round(1 - float(error), 6)}
+        metric = {"type": "accuracy", "name": "test accuracy (top-1)", "value": round(1 - error, 6)}
         result = {"task": task, "dataset": {"type": kind, "name": kind}, "metrics": [metric]}
         entry["model-index"] = [{"name": run.folder.resolve().name, "results": [result]}]
     text: str = yaml.safe_dump(entry, sort_keys=False, allow_unicode=True)
@@ -65,22 +80,6 @@ def _summary(run: Trained) -> str:
         f"pixels and {run.channels} channel(s), trained by neumann in {run.result.get('step')} steps. The weights are "
         f"at the point {_code(run.point)}, the optimizer's answer."
     )
-
-
-def _load_by_timm(run: Trained) -> str:
-    return f"""With timm 1.0.16 or later, and nothing else:
-
-```python
-import timm
-
-folder = "."  # this one
-model = timm.create_model(f"local-dir:{{folder}}", pretrained=True).eval()
-data = timm.data.resolve_model_data_config(model)
-transform = timm.data.create_transform(**data, is_training=False)
-names = model.pretrained_cfg["label_names"]
-```
-
-From the Hub, `hf-hub:USER/NAME` stands in place of `local-dir:…`."""
 
 
 def _load_by_package(run: Trained, arguments: Mapping[str, Any], package: str) -> str:
