@@ -35,7 +35,7 @@ class Trained:
     Args:
         folder: the run's.
         result: the content of result.json.
-        attempt: the last record of provenance.json, empty where it is lost.
+        attempt: the last record of provenance.json.
         point: the evaluation point that the weights are at.
         weights: the network's state_dict.
         name: the network, as timm's registry has it.
@@ -69,9 +69,9 @@ class Trained:
 
     @property
     def data(self) -> Mapping[str, Any]:
-        """The recorded facts of its data; empty where they are lost."""
-        data = self.attempt.get("data")
-        return data if isinstance(data, Mapping) else {}
+        """The recorded facts of its data."""
+        data: Mapping[str, Any] = self.attempt["data"]
+        return data
 
     @property
     def whole(self) -> bool:
@@ -146,7 +146,9 @@ def read(folder: Path) -> Trained:
             f"{run.eval_weights} cannot be used ({reason}): put it back, or train the run again with study=NEW"
         ) from None
     attempts = run.attempts()
-    made = _trained(folder, result, attempts[-1] if attempts else {}, saved)
+    if not isinstance((attempts[-1].get("data") if attempts else None), Mapping):
+        raise UserError(f"{run.provenance} is missing or damaged, and it says how images are prepared: put it back")
+    made = _trained(folder, result, attempts[-1], saved)
     if made is None:
         raise UserError(f"{run.eval_weights} is not a run's file of weights: put it back")
     if saved["signature"] != match[2]:

@@ -24,20 +24,23 @@ def confusion_figure(confusion: NDArray[np.int64], class_names: Sequence[str]) -
     totals = confusion.sum(axis=1, keepdims=True)
     shares = np.divide(confusion, totals, out=np.full(confusion.shape, np.nan), where=totals > 0)
     with style():
-        height = min(WIDTH, 2.4 + 0.22 * count)
+        names = [short(name, 18) for name in class_names]
+        margin = 0.5 + 0.08 * (max(map(len, names)) if count <= NAMED else 0)  # inches, for the names
+        side = min(WIDTH - margin - 1.0, max(2.4, 0.32 * count))
+        height = margin + side + 0.15
         figure = sheet(height)
-        axes = figure.add_axes((0.24, 1.35 / height, 0.6, 1 - 1.6 / height))
+        axes = figure.add_axes((margin / WIDTH, margin / height, side / WIDTH, side / height))
         colours = LinearSegmentedColormap.from_list("shares", [PAPER, BLUE])
         picture = axes.imshow(shares, cmap=colours, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
         axes.set(xlabel="predicted", ylabel="class")
-        names = [short(name, 18) for name in class_names]
         places = range(count) if count <= NAMED else ()
         axes.set_xticks(places, names if count <= NAMED else (), rotation=90)
         axes.set_yticks(places, names if count <= NAMED else ())
         for row, column in np.argwhere(confusion > 0) if count <= COUNTED else ():
             colour = PAPER if shares[row, column] > 0.55 else INK
             axes.text(column, row, str(confusion[row, column]), ha="center", va="center", fontsize=7, color=colour)
-        bar = figure.colorbar(picture, cax=figure.add_axes((0.87, 1.35 / height, 0.02, 1 - 1.6 / height)))
+        beside = ((margin + side + 0.15) / WIDTH, margin / height, 0.13 / WIDTH, side / height)
+        bar = figure.colorbar(picture, cax=figure.add_axes(beside))
         bar.set_label("share of the class")
         right = int(np.trace(confusion))
         said = "; ".join(f"{names[a]} taken for {names[b]} {n} times" for a, b, n in worst(confusion)[:WORST])
