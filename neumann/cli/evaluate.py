@@ -18,6 +18,7 @@ from neumann.folders import folder_of
 if TYPE_CHECKING:
     from neumann.data.other_sets import ChosenImages
     from neumann.studies.evaluation_files import Evaluation
+    from neumann.training.scored import Scored
     from neumann.training.trained import Trained
 
 SPLITS = ("test", "validation", "train", "all")  # as `neumann.data.other_sets`, which imports the readers of images
@@ -190,7 +191,7 @@ def _evaluate(
             "signature": run.signature,
             "folder": str(run.folder),
             "point": run.point,
-            "recorded": dict(run.scores()) if section is None and chosen.split == "test" else None,
+            **(_recorded(run, scored) if section is None and chosen.split == "test" else {}),
         },
         data={
             "kind": kind,
@@ -213,6 +214,32 @@ def _evaluate(
     return 0
 
 
+def _recorded(run: Trained, scored: Scored) -> dict[str, Any]:
+    """Return the recorded scores, and how many images were answered otherwise then, None where that is not known."""
+    from neumann.store import per_image
+
+    try:
+        right = per_image.read(run.folder, run.result).get(f"test.{run.point}")
+    except UserError:
+        right = None
+    now = scored.labels == scored.predicted
+    known = right is not None and len(right) == len(now)
+    return {"recorded": dict(run.scores()), "changed": int((right != now).sum()) if known else None}
+
+
+def _compared(evaluation: Evaluation) -> str:
+    """Return how the scores of the own test split compare with those that the run recorded."""
+    recorded, changed, wrong = evaluation.run["recorded"], evaluation.run["changed"], evaluation.summary()["wrong"]
+    if changed == 0:
+        return "as recorded, image by image"
+    if changed is not None:
+        return f"recorded: {recorded.get('wrong')} wrong; {changed} image(s) otherwise, as other devices round"
+    why = "which images were right is not recorded, as in runs of earlier versions"
+    return (
+        f"as recorded; {why}" if recorded.get("wrong") == wrong else f"recorded: {recorded.get('wrong')} wrong; {why}"
+    )
+
+
 def _print(evaluation: Evaluation, place: Path) -> None:
     summary = evaluation.summary()
     said = [f"{100 * summary[key]:.2f} %" for key in ("error", "error_low", "error_high")]
@@ -222,10 +249,8 @@ def _print(evaluation: Evaluation, place: Path) -> None:
     between = f"  95 % interval [{bounds[0]:.4f}, {bounds[1]:.4f}]" if None not in bounds else ""
     loss = "not finite" if summary["loss"] is None else f"{summary['loss']:.4f} nats"
     print(f"  loss   {loss}{between}")
-    if (recorded := evaluation.run["recorded"]) and recorded.get("wrong") is not None:
-        same = recorded["wrong"] == summary["wrong"]
-        told = "as recorded" if same else f"recorded were {recorded['wrong']:,} wrong: another device or version rounds"
-        print(f"         {told}")
+    if "recorded" in evaluation.run:
+        print(f"         {_compared(evaluation)}")
     classes = sorted((one for one in evaluation.by_class() if one["n"]), key=lambda one: -one["error"])
     if classes:
         wide = max(len(printable(one["class"])) for one in classes[:LISTED])

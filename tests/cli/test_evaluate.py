@@ -14,7 +14,7 @@ from PIL import Image
 
 from neumann.cli.main import main
 from neumann.store import per_image
-from neumann.store.files import read_json
+from neumann.store.files import read_json, write_json
 from neumann.studies.report.figures.confusion import confusion_figure, worst
 from tests.support.image_folders import coloured
 
@@ -61,7 +61,7 @@ def test_its_own_test_split_gives_the_recorded_error_to_the_image(
 ) -> None:
     folder = run_of(place, study)
     assert main(["evaluate", str(folder), "--to", "out"]) == 0
-    assert "as recorded" in capsys.readouterr().out
+    assert "as recorded, image by image" in capsys.readouterr().out
     found, result = scored(Path("out")), read_json(folder / "result.json")
     recorded = result["test"]["base"]
     assert (found["wrong"], found["n"], found["error"]) == (recorded["wrong"], recorded["n"], recorded["error"])
@@ -110,6 +110,15 @@ def test_every_file_says_the_same(place: Path, capsys: pytest.CaptureFixture[str
     assert "images-test" not in capsys.readouterr().out
 
 
+def test_a_run_that_keeps_no_answers_by_image_says_so(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = Path(shutil.copytree(run_of(place), Path("old") / run_of(place).name))
+    result = read_json(old / "result.json")
+    write_json(old / "result.json", {k: v for k, v in result.items() if k not in ("test_correct", "digest")})
+    assert main(["evaluate", str(old), "--to", "out"]) == 0
+    assert "as recorded; which images were right is not recorded, as in runs of earlier" in capsys.readouterr().out
+    assert scored(Path("out"))["run"]["changed"] is None
+
+
 def test_another_folder_is_scored_by_the_names_of_its_classes(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,7 +136,7 @@ def test_another_folder_is_scored_by_the_names_of_its_classes(
     assert (found["n"], found["data"]["split"], found["data"]["absent_classes"]) == (4, "all", ["dog"])
     assert [one["n"] for one in found["classes"]] == [2, 0, 2]
     assert found["classes"][1]["error"] is None
-    assert found["run"]["recorded"] is None
+    assert "recorded" not in found["run"]
     paths = [f"{name}/{i}.png" for name in ("cat", "emu") for i in (0, 1)]
     assert main(["predict", str(folder), *(str(other / path) for path in paths), "--json", "--topk", "1"]) == 0
     told = [one["classes"][0]["class"] for one in json.loads(capsys.readouterr().out)]
