@@ -179,14 +179,14 @@ def test_wrong_words_are_one_sentence(place: Path, tmp_path: Path, capsys: pytes
         ((set_, f"data.root={tmp_path / 'strange'}"), "the class 'dug' and 1 more of the set is none of the run's 3, and classes are matched by name: did you mean 'dog'?"),
         ((set_, f"data.root={tmp_path / 'broken'}"), "is not a readable image (no known image format); 2 of the 2"),
         ((set_, f"data.root={place / 'images'}", "data.image_size=8"), "images are prepared as they were for the run's own network"),
-        ((set_,), "data.root is missing"),
+        ((set_,), "data=image_folder needs data.root"),
         (("data=fashion14",), "has images of 14×14 pixels and 1 channel(s), and the run takes 12×12 pixels and 3 channel(s)"),
-        (("data=imagefolder",), "did you mean 'image_folder'?"),
+        (("data=imagefolder",), "did you mean data=image_folder"),
         (("data.split_seed=1",), "would make other images of the run's own set"),
         (("optimizer=sgd",), "takes no 'optimizer=sgd', only data=..."),
         (("--split", "tests"), "--split tests is not a choice: did you mean 'test'?"),
         (("--batch-size", "0"), "--batch-size 0: give 1 or more"),
-        ((f"data.root={place}", f"data.root={place}"), "twice"),
+        ((f"data.root={place}", f"data.root={place}"), "both set data.root"),
     ):  # fmt: skip
         assert main(["evaluate", str(run_of(place)), *words, "--to", "out"]) == 2
         assert said in " ".join(capsys.readouterr().err.split()), words

@@ -18,6 +18,7 @@ import yaml
 from neumann.cli.main import main
 from neumann.store import per_image
 from neumann.store.files import read_json, write_json
+from neumann.training.checkpoints import decode, encode
 from tests.support.image_folders import coloured
 
 pytestmark = pytest.mark.medium
@@ -198,6 +199,17 @@ def test_what_cannot_be_exported_says_what_to_do(place: Path, capsys: pytest.Cap
     refused(Path("nowhere"), "there is no results folder runs")
     assert Path("a file").read_text() == "mine"
     assert not list(Path().glob("**/*.tmp"))
+
+
+def test_settings_of_a_folder_that_would_load_other_weights_are_left_out(place: Path) -> None:
+    folder = Path(shutil.copytree(run_of(place, "same"), Path("theirs") / run_of(place, "same").name))
+    with (folder / "eval-weights.pt").open("rb") as file:
+        saved = decode(file)
+    theirs = {"pretrained": True, "checkpoint_path": "theirs.pt", "pretrained_cfg_overlay": {"file": "theirs.pt"}}
+    saved["model"]["kwargs"] |= theirs
+    (folder / "eval-weights.pt").write_bytes(encode(saved))
+    assert main(["export", str(folder), "--to", "out"]) == 0
+    assert json.loads(Path("out/config.json").read_text())["model_args"] == {"in_chans": 3}
 
 
 def test_timm_is_what_makes_the_network(place: Path) -> None:
