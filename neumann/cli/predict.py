@@ -76,7 +76,7 @@ def _predict(run: Trained, paths: Sequence[str], given: argparse.Namespace) -> i
     if run.channels not in (1, 3):
         raise UserError(f"the run takes images of {run.channels} channels, and image files have 1 (grey) or 3 (RGB)")
     answerer = Answerer(run, device_of(given.device))
-    images = LooseImages("", paths, size=run.image_size, channels=run.channels, whole=run.whole)
+    images = LooseImages("", paths, **run.preparation())
     most = min(given.topk, len(run.class_names))
     errors = Console(stderr=True)
     bar = errors.is_terminal

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchvision.transforms.v2 import functional
+from torchvision.transforms.v2 import InterpolationMode, functional
 
 from neumann.data.decoding_workers import decoded, pass_over_signals
 from neumann.data.eight_bits import as_eight_bits
 from neumann.data.folder import SUFFIXES, images_below
-from neumann.data.images import CENTRE, ImageFiles, Request, Unreadable, as_is, fit
+from neumann.data.images import ImageFiles, Request, Unreadable, as_is, fit
 from neumann.data.scan import UNREADABLE, explain
 from neumann.errors import UserError, printable
 
@@ -50,18 +50,31 @@ class OtherImages(ImageFiles):
         paths: the files.
         size: (height, width) that images are brought to, in pixels.
         channels: 1 (grey) or 3 (RGB).
-        whole: whether images of this size stay as they are and others are cut as little as can be; else all are scaled
-            until size/0.875 fits inside, and cut in the centre.
+        whole: whether images of this size stay as they are.
+        interpolation: of every change of size, bilinear or bicubic.
+        crop_pct: the side of the centre cut over the scaled image's; 1 cuts as little as can be.
     """
 
-    def __init__(self, root: str, paths: Sequence[str], *, size: tuple[int, int], channels: int, whole: bool) -> None:
+    def __init__(
+        self,
+        root: str,
+        paths: Sequence[str],
+        *,
+        size: tuple[int, int],
+        channels: int,
+        whole: bool,
+        interpolation: str,
+        crop_pct: float,
+    ) -> None:
         super().__init__(root, paths, size=size, channels=channels, native=whole)
+        self._scaling = InterpolationMode(interpolation)
+        self._share = crop_pct
 
     def _read(self, request: Request) -> Tensor:
         with Image.open(Path(self.root, self.paths[request.index])) as file:
             image = as_eight_bits(file, self.channels)
         if not self.native or (image.height, image.width) != self.size:
-            image = fit(image, self.size, 1.0 if self.native else CENTRE)
+            image = fit(image, self.size, self._share, self._scaling)
         return functional.pil_to_tensor(image)
 
 

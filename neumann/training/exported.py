@@ -9,7 +9,6 @@ from pathlib import Path
 import safetensors.torch
 import timm
 
-from neumann.data.images import CENTRE
 from neumann.errors import UserError
 from neumann.models.hub_config import hub_config, in_timm
 from neumann.store.new_folder import new_folder
@@ -35,8 +34,8 @@ def export(run: Trained, to: Path, words: Sequence[str] | None) -> bool:
         input_size=(run.channels, *run.image_size),
         mean=run.mean,
         std=run.std,
-        crop_pct=1.0 if run.whole else CENTRE,
-        interpolation="bilinear",
+        crop_pct=run.crop_pct,
+        interpolation=run.interpolation,
     )
     try:
         text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -107,8 +107,8 @@ def _images(run: Trained) -> str:
     prepared = (
         f"taken as they are at {height}×{width} pixels; others are scaled until that just fits, and cut in the centre"
         if run.whole
-        else f"scaled (bilinear) until {height}×{width} / 0.875 just fits inside, and cut to {height}×{width} in the "
-        "centre; timm's own transform may round the scaled size to another pixel"
+        else f"scaled ({run.interpolation}) until {height}×{width} / {run.crop_pct:g} just fits inside, and cut to "
+        f"{height}×{width} in the centre; timm's own transform may round the scaled size to another pixel"
     )
     mode = "grey (Pillow's mode L)" if run.channels == 1 else "RGB"
     return (

@@ -89,7 +89,7 @@ def other_batches(
     if not isinstance(wanted, settings.ImageFolder):
         return own_batches(run, data, chosen, batch_size=batch_size, device=device)
     examples = chosen.facts.examples
-    files = OtherImages(examples.root, examples.paths, size=run.image_size, channels=run.channels, whole=run.whole)
+    files = OtherImages(examples.root, examples.paths, **run.preparation())
     finish = Finish(size=run.image_size, mean=run.mean, std=run.std, pixel_max=255)
     plan = ShardPlan(chosen.indices, batch_size or 64)
     return StreamBatches(plan, finish, files, examples.labels, workers=wanted.workers, device=device)

@@ -16,11 +16,13 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from neumann.data.images import CENTRE
 from neumann.errors import UserError, did_you_mean, first_line
 from neumann.models import classifiers  # noqa: F401 - registers our own networks with timm
 from neumann.store import RunFolder
 from neumann.store.files import opened
 from neumann.store.records import RUN, read_config
+from neumann.store.scores import is_number
 from neumann.store.vouching import is_edited
 from neumann.training.checkpoints import decode
 
@@ -77,6 +79,27 @@ class Trained:
     def whole(self) -> bool:
         """Whether its images all had the size that it was trained at, so that none was scaled and cut."""
         return list(self.data.get("native_size") or ()) == list(self.image_size)
+
+    @property
+    def crop_pct(self) -> float:
+        """The side of evaluation's centre cut over the scaled image's, as timm calls it; 1 where images are whole."""
+        found: Any = self.data.get("crop_pct")
+        return 1.0 if self.whole else float(found) if is_number(found) and 0 < found <= 1 else CENTRE
+
+    @property
+    def interpolation(self) -> str:
+        """The interpolation of every change of size: bilinear unless the run recorded bicubic."""
+        return "bicubic" if self.data.get("interpolation") == "bicubic" else "bilinear"
+
+    def preparation(self) -> dict[str, Any]:
+        """Return how images are prepared, as keywords of `neumann.data.loose_images.OtherImages`."""
+        return {
+            "size": self.image_size,
+            "channels": self.channels,
+            "whole": self.whole,
+            "interpolation": self.interpolation,
+            "crop_pct": self.crop_pct,
+        }
 
     def scores(self) -> Mapping[str, Any]:
         """Return the recorded test scores of the weights; empty where there are none."""

@@ -212,6 +212,23 @@ def test_settings_of_a_folder_that_would_load_other_weights_are_left_out(place: 
     assert json.loads(Path("out/config.json").read_text())["model_args"] == {"in_chans": 3}
 
 
+def test_the_recorded_preparation_is_exported_and_used(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(shutil.copytree(run_of(place, "same"), Path("theirs") / run_of(place, "same").name))
+    recorded = read_json(folder / "provenance.json")
+    recorded["attempts"][-1]["data"] |= {"native_size": None, "interpolation": "bicubic", "crop_pct": 0.9}
+    write_json(folder / "provenance.json", recorded)
+    assert main(["export", str(folder), "--to", "out"]) == 0
+    prepared = json.loads(Path("out/config.json").read_text())["pretrained_cfg"]
+    assert (prepared["crop_pct"], prepared["interpolation"]) == (0.9, "bicubic")
+    assert "scaled (bicubic) until 16×16 / 0.9 just fits" in Path("out/README.md").read_text()
+    told = []
+    for one in (folder, run_of(place, "same")):
+        capsys.readouterr()
+        assert main(["predict", str(one), str(place / "same" / "cat" / "000.png"), "--json"]) == 0
+        told.append(json.loads(capsys.readouterr().out))
+    assert told[0] != told[1]
+
+
 def test_timm_is_what_makes_the_network(place: Path) -> None:
     from neumann.models.hub_config import in_timm
 
