@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.v2 import functional
+from torchvision.transforms.v2 import InterpolationMode, functional
 
 from neumann.data import noise
 from neumann.data.augment import crop_boxes
@@ -122,12 +122,18 @@ class NoiseImages(ImageFiles):
         return functional.hflip(resized) if mirrored else resized
 
 
-def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Scale ``image`` until ``size``/0.875 just fits inside, and cut ``size`` (height, width) from its centre."""
+def fit(
+    image: Image.Image,
+    size: tuple[int, int],
+    crop_pct: float = CENTRE,
+    interpolation: InterpolationMode = InterpolationMode.BILINEAR,
+) -> Image.Image:
+    """Scale ``image`` until ``size``/``crop_pct`` just fits, and cut ``size`` (height, width) from its centre."""
     height, width = size
-    scale = max(height / CENTRE / image.height, width / CENTRE / image.width)
+    scale = max(height / crop_pct / image.height, width / crop_pct / image.width)
     scaled = [max(height, round(image.height * scale)), max(width, round(image.width * scale))]
-    return functional.center_crop(functional.resize(image, scaled, antialias=True), [height, width])
+    resized = functional.resize(image, scaled, interpolation=interpolation, antialias=True)
+    return functional.center_crop(resized, [height, width])
 
 
 def as_is(batch: Any) -> Any:
