@@ -25,6 +25,8 @@ Overrides are Hydra's: GROUP=OPTION chooses a file, KEY=VALUE sets a value in it
   neumann train --cfg job optimizer=adam          print the resolved configuration and train nothing
   neumann train --estimate optimizer=adam         print what it costs, by a few measured steps, and train nothing
   neumann train --estimate=1200 model=timm ...    the same at a stated rate: images/s of a device, or FLOP/s as 60TFLOPS
+  neumann train experiment=table2/resnet50_neumann data.root=/data/imagenet trainer.devices=8
+                                                  a run of the paper; what the command sets replaces what the file sets
 
 Many runs, each in a process of its own; what is finished is not trained again:
 
@@ -72,9 +74,21 @@ def main(words: Sequence[str]) -> int:
 def _print_help(config_dirs: Sequence[str]) -> None:
     from neumann.config.compose import list_groups
 
-    rows = [f"  {group:<12}{', '.join(options)}" for group, options in list_groups(config_dirs).items()]
-    print("neumann train [-m] [--config-dir DIR] [--cfg job] [OVERRIDE ...]\n")
+    rows = [row for group, options in list_groups(config_dirs).items() for row in _help_on(group, options)]
+    print("neumann train [-m] [--config-dir DIR] [--cfg job | --estimate[=RATE]] [OVERRIDE ...]\n")
     print(HELP.format(groups="\n".join(rows)))
+
+
+def _help_on(group: str, options: Sequence[str]) -> list[str]:
+    """Return a line for the options of a group, and one for those of each folder in it."""
+    folders: dict[str, list[str]] = {}
+    for option in options:
+        folder, slash, name = option.rpartition("/")
+        folders.setdefault(folder + slash, []).append(name)
+    return [
+        f"  {group if first else '':<12}{folder + ': ' if folder else ''}{', '.join(names)}"
+        for first, (folder, names) in zip((True, *[False] * len(folders)), folders.items(), strict=False)
+    ]
 
 
 def _print_config(spec: RunSpec) -> None:
