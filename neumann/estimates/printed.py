@@ -170,7 +170,7 @@ def _pace(kind: _Kind) -> str:
     low, high = pace.spread
     return (
         f"{kind.images():,.4g} images/s a device, {_seconds(step)} a step: measured on {_device(pace)}, {pace.steps} "
-        f"steps of {split.micro_batch * min(split.accumulation, 2):,} after {pace.warm_up} of warm-up, from {low:.2f} "
+        f"steps of {split.micro_batch:,} after {pace.warm_up} of warm-up, from {low:.2f} "
         f"to {high:.2f} of the median; {1 / pace.evaluation:,.4g} images/s in evaluation"
     )
 

@@ -34,9 +34,9 @@ from neumann.training.parts import Parts, accelerator_of, build_model_of, build_
 from neumann.training.run import quieten
 from neumann.training.tally import Tally
 
-LEAST_WARM_UP = 3  # steps before the clock runs: the first ones compile kernels and allocate memory
+WARM_UP = 3  # steps before the clock runs: the first ones compile kernels and allocate memory
 MOST_STEPS = 20  # measured
-LEAST_STEPS = 3
+LEAST_STEPS = 2
 PREFETCHED = 2  # batches that torch's DataLoader decodes ahead for each worker
 GPU_WINDOW = 5  # steps between two looks at the clock, each of which waits for the GPU
 
@@ -60,10 +60,10 @@ class StepTimes:
     """Seconds measured on one device of this machine.
 
     micro_batch   of forward and backward over one micro-batch, its loading included; the median
-    update        of the optimizer's step, where a step has several micro-batches; else it is within ``micro_batch``
+    update        of the optimizer's step
     spread        the fastest and the slowest step measured, over the median
     evaluation    of one image in an evaluation at one point
-    steps         that were measured, after ``warm_up`` that were not
+    steps         of one micro-batch each that were measured, after ``warm_up`` that were not
     device        as torch names it
     threads       torch's on the CPU
     """
@@ -117,10 +117,10 @@ def step_times(spec: RunSpec, *, threads: int | None = None, seconds: float = 20
     """Take a few steps of ``spec`` on one device of this machine and return what they took.
 
     Args:
-        spec: the run. Of several devices one is measured, with its share of every step.
+        spec: the run. One device is measured, with steps of one micro-batch.
         threads: torch's on the CPU; left out, torch's own number.
-        seconds: after which no further step is measured, beyond `LEAST_STEPS`; as much again is spent on the warm-up
-            and on evaluation at most, beyond one batch.
+        seconds: after which no further step is measured, beyond `LEAST_STEPS`. The warm-up and evaluation take half
+            as long at most, or one step and two batches where these take longer.
 
     Raises UserError where the run cannot be built on this machine.
     """
@@ -135,9 +135,8 @@ def step_times(spec: RunSpec, *, threads: int | None = None, seconds: float = 20
 
 
 def _on_one_device(spec: RunSpec) -> RunSpec:
-    """Return ``spec`` for one device and at most two micro-batches, past the burn-in, whose steps are cheaper."""
-    config, split = spec.config, batch_split(spec.config)
-    accumulation = min(split.accumulation, 2)
+    """Return ``spec`` for one device and one micro-batch a step, past the burn-in, whose steps are cheaper."""
+    config, micro_batch = spec.config, batch_split(spec.config).micro_batch
     optimizer = dict(config.optimizer)
     if "burn_in_steps" in optimizer:
         optimizer["burn_in_steps"] = 0
@@ -147,22 +146,21 @@ def _on_one_device(spec: RunSpec) -> RunSpec:
             config,
             optimizer=optimizer,
             trainer=replace(config.trainer, devices=1, num_nodes=1),
-            batch=replace(config.batch, size=split.micro_batch * accumulation, max_per_device=split.micro_batch),
+            batch=replace(config.batch, size=micro_batch, max_per_device=micro_batch),
         ),
     )
 
 
 def _measured(spec: RunSpec, parts: Parts, seconds: float) -> StepTimes:
-    accumulation = batch_split(spec.config).accumulation
     workers = spec.config.data.get("workers", 0) if not spec.facts.in_memory else 0
     found: list[StepTimes] = []
 
     def finish(trainer: pl.Trainer) -> None:
-        update = _seconds_of(trainer.optimizers[0].step) if accumulation > 1 else 0.0
         step = median(clock.steps)
+        update = min(_seconds_of(trainer.optimizers[0].step), step)
         found.append(
             StepTimes(
-                micro_batch=max(step - update, 0.0) / accumulation,
+                micro_batch=step - update,
                 update=update,
                 spread=(min(clock.steps) / step, max(clock.steps) / step),
                 evaluation=_evaluation_seconds(parts.module, trainer, parts.data.val_dataloader(), seconds / 2),
@@ -173,7 +171,7 @@ def _measured(spec: RunSpec, parts: Parts, seconds: float) -> StepTimes:
             )
         )
 
-    clock = _Clock(accumulation, max(LEAST_WARM_UP, -(-PREFETCHED * workers // accumulation)), seconds, finish)
+    clock = _Clock(max(WARM_UP, PREFETCHED * workers), seconds, finish)
     trainer = pl.Trainer(**parts.trainer_options, callbacks=[clock])
     compat.leave_signals_to_us(trainer)
     stream = Stream(parts.data.train_dataloader(), 0, MOST_STEPS * GPU_WINDOW + clock.most_warm_up)
@@ -187,20 +185,17 @@ def _measured(spec: RunSpec, parts: Parts, seconds: float) -> StepTimes:
 class _Clock(pl.Callback):
     """Measures the seconds of a step, from the end of the one before, and stops the trainer when it has enough.
 
-    accumulation   micro-batches in a step
     most_warm_up   steps that are taken first and not measured, while they take less than half of ``seconds``
     seconds        after which nothing more is measured, but for `LEAST_STEPS`
     finish         is called at the end, while everything is on the device and the weights are those that are trained
     """
 
-    def __init__(
-        self, accumulation: int, most_warm_up: int, seconds: float, finish: Callable[[pl.Trainer], None]
-    ) -> None:
+    def __init__(self, most_warm_up: int, seconds: float, finish: Callable[[pl.Trainer], None]) -> None:
         self.steps: list[float] = []  # seconds a step, each the mean of ``window`` steps
         self.window = 1
         self.warm_up = 0
         self.most_warm_up = most_warm_up
-        self._accumulation, self._seconds, self._finish = accumulation, seconds, finish
+        self._seconds, self._finish = seconds, finish
         self._began = self._last = 0.0
         self._in_window = 0
 
@@ -211,12 +206,10 @@ class _Clock(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % self._accumulation:
-            return
         if not self._last:
             self.warm_up += 1
             spent = time.perf_counter() - self._began
-            if self.warm_up >= self.most_warm_up or (self.warm_up >= LEAST_WARM_UP and spent > self._seconds / 2):
+            if self.warm_up >= self.most_warm_up or spent > self._seconds / 2:
                 self._last = self._began = self._now(pl_module)
             return
         self._in_window += 1

@@ -50,9 +50,9 @@ def test_the_seconds_of_a_step_are_measured(monkeypatch: pytest.MonkeyPatch) -> 
     words = ["+model.kwargs.width=8", "trainer.devices=2", "batch.size=64", "batch.max_per_device=8"]
     times = step_cost.step_times(make_spec(words), threads=1, seconds=1.0)
     assert set(taken) == {(8, 0)}  # a device's own micro-batch, and no burn-in, whose steps are cheaper
-    assert len(taken) >= 2 * (times.steps + times.warm_up)  # accumulated by two, of the four in a step
+    assert len(taken) == times.steps + times.warm_up
     assert times.steps >= step_cost.LEAST_STEPS
-    assert times.warm_up >= step_cost.LEAST_WARM_UP
+    assert times.warm_up >= 1
     assert 0.025 < times.micro_batch < 1
     assert times.update > 0
     assert times.spread[0] <= 1 <= times.spread[1]
@@ -69,5 +69,5 @@ def test_the_measurement_is_no_longer_than_it_may_be(monkeypatch: pytest.MonkeyP
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(ImageClassifier, "training_step", slow)
-    times = step_cost.step_times(make_spec(["+model.kwargs.width=8"]), threads=1, seconds=0.2)
-    assert (times.warm_up, times.steps) == (step_cost.LEAST_WARM_UP, step_cost.LEAST_STEPS)
+    times = step_cost.step_times(make_spec(["+model.kwargs.width=8"]), threads=1, seconds=0.1)
+    assert (times.warm_up, times.steps) == (1, step_cost.LEAST_STEPS)
