@@ -77,8 +77,10 @@ class ImageFiles(Dataset[Any]):
         with Image.open(Path(self.root, self.paths[request.index])) as file:
             image = as_eight_bits(file, self.channels)
         if request.uniforms is not None:
-            box = crop_boxes(request.uniforms[None], image.height, image.width)[0].tolist()
-            image = functional.resized_crop(image, *box[:4], size=list(self.size), antialias=True)
+            *box, mirrored = crop_boxes(request.uniforms[None], image.height, image.width)[0].tolist()
+            image = functional.resized_crop(image, *box, size=list(self.size), antialias=True)
+            if mirrored:
+                image = functional.hflip(image)
         elif not self.native:
             image = fit(image, self.size)
         return functional.pil_to_tensor(image)
@@ -115,9 +117,9 @@ class NoiseImages(ImageFiles):
         image = self._made(request.index)
         if request.uniforms is None:
             return image
-        box = crop_boxes(request.uniforms[None], *self.size)[0].tolist()
-        resized: Tensor = functional.resized_crop(image, *box[:4], size=list(self.size), antialias=True)
-        return resized
+        *box, mirrored = crop_boxes(request.uniforms[None], *self.size)[0].tolist()
+        resized: Tensor = functional.resized_crop(image, *box, size=list(self.size), antialias=True)
+        return functional.hflip(resized) if mirrored else resized
 
 
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
