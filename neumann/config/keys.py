@@ -71,9 +71,11 @@ def _option_meant(group: str, option: str, options: list[str]) -> str:
     """Return what was meant by an ``option`` that is not among the group's ``options``."""
     if meant := other_words.option_meant(group, option):
         return f"did you mean {meant}?"
-    if near := get_close_matches(option.lower(), options, n=1, cutoff=0.75):
-        return f"did you mean '{near[0]}'?"
     any_other = other_words.any_other(group, option)
+    if near := get_close_matches(option.lower(), options, n=1, cutoff=0.75):
+        # resnet34 is as near to resnet32 as a misspelt name would be
+        also = f" ({any_other})" if any_other and group == "model" else ""
+        return f"did you mean '{near[0]}'?{also}"
     return did_you_mean("", options) + (f"; {any_other}" if any_other else "")
 
 

@@ -32,7 +32,7 @@ from neumann.config.signature import sign, signed_part
 from neumann.config.spec import RunSpec
 from neumann.config.targets import check_target
 from neumann.config.time_scales import horizon, steps_per_epoch
-from neumann.config.weights import weights_of
+from neumann.config.weights import weights_file, weights_of
 from neumann.data import DataFacts, facts
 from neumann.errors import UserError
 from neumann.folders import folder_of
@@ -89,6 +89,8 @@ class Resolver:
         check_optimizer(values["optimizer"])
         _check_rate(values["optimizer"], values["recipe"])
         values["output"] = folder_of("output", values["output"])
+        if (checkpoint := values["model"].checkpoint) is not None:
+            values["model"].checkpoint = weights_file(checkpoint, values["output"])
         config = RunConfig(**values)
         check_values(config)
         return config
