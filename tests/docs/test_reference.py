@@ -12,7 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from docs.generate import command_line, configuration, docstrings
+from docs.generate import command_line, configuration, docstrings, experiments
 from neumann.cli.main import main
 from neumann.store.records import flat
 from neumann.studies.definition import (
@@ -78,6 +78,14 @@ def test_the_page_on_configuration_has_every_option_and_sweep() -> None:
     for setting in configuration.option(ROOT / "conf" / "train.yaml", "").settings:
         assert f"| `{setting.key}` |" in page
     assert "<output>" not in page  # it would be an HTML tag
+
+
+def test_the_page_on_the_papers_experiments_has_every_file_and_setting() -> None:
+    page = experiments.page()
+    for one in experiments.experiments():
+        assert f"| `{one.name}` |" in page
+        for key, said in {**one.printed, **one.assumed}.items():
+            assert f"`{key}={said.value}`" in page or f"| `{key}` | `{said.value}` |" in page
 
 
 def test_every_setting_of_the_page_on_configuration_has_a_meaning() -> None:
