@@ -94,7 +94,12 @@ def _counted(spec: RunSpec, model: nn.Module, device: str) -> ModelCost:
     count = spec.config.batch.norm_size or 2  # batch norm over one image has no variance in some networks
     images = torch.zeros(count, facts.channels, *facts.image_size, device=device)
     labels = torch.zeros(count, dtype=torch.long, device=device)
-    module = ImageClassifier(model, lambda _: _no_optimizer(), label_smoothing=spec.config.recipe.label_smoothing)
+    module = ImageClassifier(
+        model,
+        lambda _: _no_optimizer(),
+        label_smoothing=spec.config.recipe.label_smoothing,
+        auxiliary_weight=spec.config.model.auxiliary_weight,
+    )
     with FlopCounterMode(display=False) as counter:
         loss = module.training_step((images, labels), 0)
         (loss["loss"] if isinstance(loss, dict) else loss).backward()
