@@ -32,6 +32,7 @@ def members(path: Path) -> list[Member]:
     try:
         with path.open("rb") as file:
             begin = file.read(2)
+            file.seek(0)
             if begin in COMPRESSED:
                 raise UserError(
                     f"'{path}' is compressed, so no image in it can be read by itself: unpack it once with "
