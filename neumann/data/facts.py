@@ -187,8 +187,8 @@ def _told_of_splits(listing: folder.Listing) -> list[str]:
     if "validation" not in own or "test" in own:
         return []
     return [
-        f"{listing.called('validation')} is the test split, the only labelled one beside {listing.called('train')}, and "
-        f"validation is cut from {listing.called('train')}"
+        f"{listing.called('validation')} is the test split, the only labelled one beside {listing.called('train')}, "
+        f"and validation is cut from {listing.called('train')}"
     ]
 
 

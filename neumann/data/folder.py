@@ -125,16 +125,16 @@ def walk(root: str) -> Listing:
     labels = {key: label for label, key in enumerate(classes["train"])}
     rows.sort(key=lambda row: row[0].path)
     homes = np.array([row[2] for row in rows])
-    files = tuple(row[0] for row in rows)
+    found_files = tuple(row[0] for row in rows)
     return Listing(
         root=top,
         class_names=tuple(classes["train"].values()),
-        files=files,
+        files=found_files,
         labels=np.array([labels[row[1]] for row in rows], dtype=np.int64),
         parts={part: np.flatnonzero(homes == part).astype(np.int64) for part in classes},
         folders=folders,
         left_out=left_out,
-        source=FolderSource(str(top), tuple(file.path for file in files)),
+        source=FolderSource(str(top), tuple(file.path for file in found_files)),
     )
 
 

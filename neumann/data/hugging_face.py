@@ -1,4 +1,4 @@
-"""Hugging Face's ``datasets``, an extra of the installation: a set loaded from the hub's cache or a folder, as timm does.
+"""Hugging Face's ``datasets``, an extra of the installation: a set from the hub's cache or a folder, as timm loads it.
 
 The network is asked only with data.download=true.
 """
@@ -73,7 +73,9 @@ def rows(split: Any, name: str, of: str, column: str, label: str) -> tuple[list[
     for row, value in enumerate(said):
         if not isinstance(value, int) or value < 0 or (classes and value >= len(classes)):
             wanted = f"0 to {len(classes) - 1}" if classes else "class numbers from 0 on"
-            raise UserError(f"row {row} of split '{name}' of '{of}' has the label {value!r:.40}, where labels are {wanted}")
+            raise UserError(
+                f"row {row} of split '{name}' of '{of}' has the label {value!r:.40}, where labels are {wanted}"
+            )
     stored = undecoded(split, column).with_format("arrow")[:][column]  # mapped: nothing of it is read
     sizes = pyarrow.compute.binary_length(pyarrow.compute.struct_field(stored, "bytes")).to_pylist()
     paths = pyarrow.compute.struct_field(stored, "path").to_pylist()

@@ -167,7 +167,7 @@ def fit(
     crop_pct: float = CENTRE,
     interpolation: InterpolationMode = InterpolationMode.BILINEAR,
 ) -> Image.Image:
-    """Scale ``image`` until ``size``/``crop_pct`` just fits inside, and cut ``size`` (height, width) from its centre."""
+    """Scale ``image`` until ``size``/``crop_pct`` just fits, and cut ``size`` (height, width) from its centre."""
     height, width = size
     scale = max(height / crop_pct / image.height, width / crop_pct / image.width)
     scaled = [max(height, round(image.height * scale)), max(width, round(image.width * scale))]

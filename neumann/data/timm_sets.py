@@ -29,6 +29,7 @@ def listing_of(wanted: settings.ImageFolder) -> Listing:
         return walk(wanted.root)
     if wanted.prefix == "hfds":
         return _hugging_face(wanted)
+    assert wanted.root is not None  # `settings.parse` asks for one
     root = _existing(wanted.root)
     if wanted.prefix == "wds":
         return _shards(root, wanted)
@@ -53,11 +54,13 @@ def chosen(available: Mapping[str, Split], wanted: settings.Timm, where: str) ->
             alike = [name for name in names if SPLITS.get(name.lower()) == part]
             if len(alike) > 1:
                 raise UserError(f"{where} has the splits {' and '.join(alike)}: say which with data.{setting}")
-            found |= {part: name for name in alike}
+            if alike:
+                found[part] = alike[0]
         if given is not None and part not in found:
             listed = ", ".join(available)
             raise UserError(
-                f"data.{setting}={given} is not a split of {where}, which has {listed}: {did_you_mean(given, available)}"
+                f"data.{setting}={given} is not a split of {where}, which has {listed}: "
+                f"{did_you_mean(given, available)}"
             )
     return found, [name for name in available if name not in found.values()]
 
@@ -75,17 +78,15 @@ def _existing(root: str) -> Path:
 def _shards(root: Path, wanted: settings.Timm) -> Listing:
     if root.is_file():
         raise UserError(f"data.root '{root}' is a file: give the folder of the shards")
-    patterns = {
-        part: given
-        for part, given in (("train", wanted.train_split), ("validation", wanted.val_split), ("test", wanted.test_split))
-        if given is not None and ".tar" in given
-    }
+    given = {"train": wanted.train_split, "validation": wanted.val_split, "test": wanted.test_split}
+    patterns = {part: name for part, name in given.items() if name is not None and ".tar" in name}
     if patterns:
         if "train" not in patterns:
             raise UserError("data.train_split names no shards and another split does: give a pattern for each")
         settings_of = {"train": "data.train_split", "validation": "data.val_split", "test": "data.test_split"}
         shards = {part: webdataset.by_pattern(root, given, settings_of[part]) for part, given in patterns.items()}
-        folders, beside = patterns, []
+        folders: dict[str, str] = patterns
+        beside: list[str] = []
     else:
         available = webdataset.splits_of(root)
         folders, beside = chosen(available, wanted, f"'{root}'")
@@ -143,7 +144,7 @@ def _tar_of_classes(root: Path, wanted: settings.Timm) -> Listing:
         rows, folders = _split_inside(rows)
     names = tuple(sorted({str(row[4]) for row in rows if row[5] == "train"}))
     if "" in names or len(names) < 2:
-        raise UserError(f"'{root}' has {len(names)} class folder(s) of images in it, and a classifier needs at least two")
+        raise UserError(f"'{root}' has {len(names)} class folder(s) of images, and a classifier needs at least two")
     if odd_row := next((row for row in rows if row[4] not in names), None):
         raise UserError(
             f"the splits of '{root}' must have the same classes, but '{odd_row[4]}' of '{odd_row[1]}' has no training "
@@ -159,7 +160,7 @@ def _split_inside(rows: list[Row]) -> tuple[list[Row], dict[str, str]]:
     parts = {top: SPLITS.get(top.lower()) for top in tops}
     if not all(parts.values()) or "train" not in parts.values() or len(set(parts.values())) < len(parts):
         return rows, {}
-    found = []
+    found: list[Row] = []
     for row in rows:
         top, _, label = str(row[4]).partition("/")
         found.append((*row[:4], label, str(parts[top])))
@@ -186,7 +187,8 @@ def _of_tars(
     source = TarSource(
         tuple(map(str, paths)), [(number[row[0]], row[2], row[3]) for row in rows], tuple(row[1] for row in rows)
     )
-    return _listing(root, files, [int(row[4]) for row in rows], [row[5] for row in rows], names, folders, beside, source, wanted)
+    labels, homes = [int(row[4]) for row in rows], [row[5] for row in rows]
+    return _listing(root, files, labels, homes, names, folders, beside, source, wanted)
 
 
 def _hugging_face(wanted: settings.Timm) -> Listing:

@@ -37,7 +37,7 @@ def test_members_lie_where_they_are_said_to(tmp_path, form):
     ("damage", "words"),
     [
         (lambda content: content[: 512 + 100], "it is cut short"),  # within the first member's bytes
-        (lambda content: content[: 1024], "its end is missing"),  # between two members, which tarfile takes for whole
+        (lambda content: content[:1024], "its end is missing"),  # between two members, which tarfile takes for whole
         (lambda content: content[: 1024 + 200], "it is cut short"),  # within a header
         (lambda content: content[:1024] + b"\x07" * 512 + content[1536:], "at byte 1,024 is no header"),
         (lambda content: b"not a tar file", "is not a whole tar file"),

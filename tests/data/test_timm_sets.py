@@ -89,13 +89,16 @@ def test_shards_are_split_by_their_names_and_labelled_by_their_cls(shards):
 
 def test_splits_may_be_told_by_info_json_by_folders_and_by_patterns(shards, tmp_path):
     by_name = facts(wds(shards))
-    patterns = facts(
-        wds(shards, train_split="pets-train-{000..001}.tar|48", test_split="pets-test-000.tar")
-    )
+    patterns = facts(wds(shards, train_split="pets-train-{000..001}.tar|48", test_split="pets-test-000.tar"))
     assert patterns.examples.digest() == by_name.examples.digest()
     info = {
         "splits": {
-            "train": {"name": "train", "num_samples": 48, "filenames": ["pets-train-000.tar", "pets-train-001.tar"], "shard_lengths": [24, 24]},
+            "train": {
+                "name": "train",
+                "num_samples": 48,
+                "filenames": ["pets-train-000.tar", "pets-train-001.tar"],
+                "shard_lengths": [24, 24],
+            },
             "test": {"name": "test", "num_samples": 12, "filenames": ["pets-test-000.tar"], "shard_lengths": [12]},
         }
     }
@@ -115,7 +118,10 @@ def test_splits_may_be_told_by_info_json_by_folders_and_by_patterns(shards, tmp_
 def test_a_label_may_be_a_field_of_the_json_beside_an_image(tmp_path):
     content = {}
     for number in range(12):
-        content |= {f"{number:02}.jpg": encoded(number, "JPEG"), f"{number:02}.json": json.dumps({"a": {"y": number % 2}}).encode()}
+        content |= {
+            f"{number:02}.jpg": encoded(number, "JPEG"),
+            f"{number:02}.json": json.dumps({"a": {"y": number % 2}}).encode(),
+        }
     tar(tmp_path / "x.tar", content)
     found = facts(wds(tmp_path, target_key="a.y"))
     assert np.bincount(found.examples.labels).tolist() == [6, 6]
@@ -249,7 +255,11 @@ def test_order_and_augmentation_are_those_of_the_same_images_in_a_folder(shards,
 
 
 def write_classes(root: Path, form: Callable[[str, int], str]) -> dict[str, bytes]:
-    return {form(name, number): encoded(number + 100 * label) for label, name in enumerate(("cat", "dog")) for number in range(12)}
+    return {
+        form(name, number): encoded(number + 100 * label)
+        for label, name in enumerate(("cat", "dog"))
+        for number in range(12)
+    }
 
 
 def test_a_tar_file_of_class_folders_is_what_timm_reads(tmp_path):
@@ -259,7 +269,10 @@ def test_a_tar_file_of_class_folders_is_what_timm_reads(tmp_path):
     theirs = timm.data.create_dataset("", root=str(path))
     labels = {Path(theirs.filename(index)).as_posix(): theirs[index][1] for index in range(len(theirs))}
     assert len(labels) == 24
-    ours = {path_.split("pets.tar/")[1]: int(label) for path_, label in zip(found.examples.paths, found.examples.labels, strict=True)}
+    ours = {
+        path_.split("pets.tar/")[1]: int(label)
+        for path_, label in zip(found.examples.paths, found.examples.labels, strict=True)
+    }
     assert sorted(ours.values()) == sorted(labels.values())
     assert found.class_names == ("cat", "dog")
     assert all(ours[f"./{name}/00.png"] == label for label, name in enumerate(("cat", "dog")))
@@ -269,11 +282,22 @@ def test_tar_files_may_be_splits_or_classes_or_hold_splits(tmp_path):
     (tmp_path / "splits").mkdir()
     (tmp_path / "classes").mkdir()
     for split, start in (("train", 0), ("val", 500)):
-        files = {f"{name}/{number}.png": encoded(start + number + 100 * label) for label, name in enumerate(("cat", "dog")) for number in range(8)}
+        files = {
+            f"{name}/{number}.png": encoded(start + number + 100 * label)
+            for label, name in enumerate(("cat", "dog"))
+            for number in range(8)
+        }
         tar(tmp_path / "splits" / f"{split}.tar", files)
     for label, name in enumerate(("cat", "dog")):
-        tar(tmp_path / "classes" / f"{name}.tar", {f"{number}.png": encoded(number + 100 * label) for number in range(8)})
-    inside = {f"{split}/{name}": data for split in ("train", "test") for name, data in write_classes(tmp_path, lambda n, i: f"{n}/{i}.png").items()}
+        tar(
+            tmp_path / "classes" / f"{name}.tar",
+            {f"{number}.png": encoded(number + 100 * label) for number in range(8)},
+        )
+    inside = {
+        f"{split}/{name}": data
+        for split in ("train", "test")
+        for name, data in write_classes(tmp_path, lambda n, i: f"{n}/{i}.png").items()
+    }
     tar(tmp_path / "both.tar", inside)
     counts = {}
     for name in ("splits", "classes", "both.tar"):
