@@ -89,10 +89,12 @@ class ImageFiles(Dataset[Any]):
     def _read(self, request: Request) -> Tensor:
         image = self._decoded(request.index)
         if request.uniforms is not None:
-            box = crop_boxes(request.uniforms[None], image.height, image.width)[0].tolist()
+            *box, mirrored = crop_boxes(request.uniforms[None], image.height, image.width)[0].tolist()
             image = functional.resized_crop(
-                image, *box[:4], size=list(self.size), interpolation=self.interpolation, antialias=True
+                image, *box, size=list(self.size), interpolation=self.interpolation, antialias=True
             )
+            if mirrored:
+                image = functional.hflip(image)
         elif not self.native:
             image = fit(image, self.size, self.crop_pct, self.interpolation)
         return functional.pil_to_tensor(image)
@@ -156,9 +158,9 @@ class NoiseImages(ImageFiles):
         image = self._made(request.index)
         if request.uniforms is None:
             return image
-        box = crop_boxes(request.uniforms[None], *self.size)[0].tolist()
-        resized: Tensor = functional.resized_crop(image, *box[:4], size=list(self.size), antialias=True)
-        return resized
+        *box, mirrored = crop_boxes(request.uniforms[None], *self.size)[0].tolist()
+        resized: Tensor = functional.resized_crop(image, *box, size=list(self.size), antialias=True)
+        return functional.hflip(resized) if mirrored else resized
 
 
 def fit(
