@@ -130,7 +130,7 @@ def test_no_name_in_the_lists_of_settings_is_stale() -> None:
 
 def test_every_section_is_typed_or_chosen_or_filled_in() -> None:
     assert set(schema.CHOSEN_SECTIONS) == {"data", "optimizer", "schedule"}
-    groups = {path.name for path in compose.CONF.iterdir() if path.is_dir()} - {"ablation", "sweeps"}
+    groups = {path.name for path in compose.CONF.iterdir() if path.is_dir()} - {"ablation", "experiment", "sweeps"}
     assert set(schema.TYPED_SECTIONS) | set(schema.CHOSEN_SECTIONS) == groups | {"batch", "recipe"}
 
 
