@@ -34,13 +34,22 @@ NOT_SIGNED: dict[str, str] = {
     "model.checkpoint": "where the weights lie; what they are is signed by their digest",
     "data.root": "where the images lie; what they are is signed by the fingerprint",
     "data.download": "how the images got there",
+    "data.name": "how timm calls the images; what they are is signed by the fingerprint",
     "data.workers": "order and augmentation are keyed by sample, not by worker",
+}
+
+# Settings that came later to some kinds of data, at null; the others have always had them.
+CAME_LATER_TO = {
+    "image_size": ("cifar10", "cifar100", "mnist", "fashion_mnist"),
+    "in_memory": ("cifar10", "cifar100", "mnist", "fashion_mnist"),
 }
 
 # Settings that came later, each with the value at which a run is what it was before: left out there, so that a run of
 # an earlier version is found.
 CAME_LATER: dict[str, Any] = {
     "batch.norm_size": None,
+    "data.interpolation": None,
+    "data.crop_pct": None,
     "derived.accumulation": 1,
     "model.auxiliary_weight": None,
     "model.channels_last": False,
@@ -87,6 +96,10 @@ def signed_part(config: Mapping[str, Any], data: DataFacts, weights: Mapping[str
         node, last = _parent(part, dotted), dotted.rpartition(".")[2]
         if last in node and node[last] == before:
             del node[last]
+    section = part["data"]
+    for name, kinds in CAME_LATER_TO.items():
+        if section.get("kind") in kinds and section.get(name) is None:
+            section.pop(name, None)
     identity = {"fingerprint": data.fingerprint, "splits": data.split_digest}
     if as_pretrained:
         identity["normalisation"] = "of the pretrained weights"  # it was the data's once, which is another result

@@ -34,10 +34,12 @@ class RunSpec:
         if self.config.name:
             return self.config.name
         parts = [self.choices.get(group, group) for group in ("data", "model", "optimizer")]
-        for i, (section, key) in enumerate((("data", "root"), ("model", "name"), ("optimizer", "name"))):
-            value = self.section(section).get(key)
+        for i, (group, key) in enumerate((("data", "root"), ("model", "name"), ("optimizer", "name"))):
+            value = self.section(group).get(key)
             # image_folder, timm and torch say little: the folder's or the model's own name says more
-            if value and (key != "root" or self.facts.kind == "image_folder"):
+            if group == "data" and str(self.section("data").get("name", "")).lower().startswith("hfds/"):
+                parts[i] = Path(str(self.section("data")["name"])).name
+            elif value and (key != "root" or self.facts.kind in ("image_folder", "timm")):
                 parts[i] = Path(str(value)).name if key == "root" else str(value).replace("/", "_")
         if "ablation" in self.choices:
             parts.append(self.choices["ablation"])
