@@ -188,6 +188,33 @@ def saved_steps(groups: Iterable[dict[str, Any]], optimizer: str) -> int:
     return steps.pop() if steps else 0
 
 
+def require_one_step(groups: list[dict[str, Any]]) -> None:
+    """Refuse a count of steps that was set in ``groups`` and cannot be one; they count together.
+
+    A count on a device is not read, since that waits for it.
+
+    Raises:
+        ValueError: a count is not a whole number >= 0, or they differ.
+    """
+    first = groups[0]["step"]
+    if type(first) is int and first >= 0 and all(type(each["step"]) is int and each["step"] == first for each in groups):
+        return
+    steps: dict[int, int] = {}
+    for number, group in enumerate(groups):
+        step = group["step"]
+        if isinstance(step, Tensor) and step.device.type != "cpu":
+            continue
+        try:
+            steps[number] = saved_step(step)
+        except ValueError as error:
+            raise ValueError(f"param_groups[{number}]: {error}") from error
+        if not isinstance(step, Tensor):
+            group["step"] = steps[number]  # a float or a number of NumPy's
+    if len({*steps.values()}) > 1:
+        told = ", ".join(map(str, steps.values()))
+        raise ValueError(f"the step must be the same in all groups, which count together, and is {told} in them")
+
+
 def saved_step(value: Any) -> int:
     """Return the count of steps in a saved group, an int >= 0 or a tensor of one, as an int.
 
