@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from neumann.config.schema import RunConfig
 from neumann.config.signature import signed_part
 from neumann.data import DataFacts
+from neumann.errors import printable
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,11 @@ class RunSpec:
 
     @property
     def name(self) -> str:
-        """The run's name: the user's, or data-model-optimizer[-ablation]-sSEED after the choices."""
+        """The run's name: the user's, or data-model-optimizer[-ablation]-sSEED after the choices.
+
+        No part is empty, and none begins with a dash, which a command would take for an option, or a dot, which hides a
+        folder.
+        """
         if self.config.name:
             return self.config.name
         parts = [self.choices.get(group, group) for group in ("data", "model", "optimizer")]
@@ -38,7 +44,8 @@ class RunSpec:
             value = self.section(section).get(key)
             # image_folder, timm and torch say little: the folder's or the model's own name says more
             if value and (key != "root" or self.facts.kind == "image_folder"):
-                parts[i] = Path(str(value)).name if key == "root" else str(value).replace("/", "_")
+                own = os.path.basename(os.path.abspath(value)) if key == "root" else str(value).replace("/", "_")
+                parts[i] = printable(own).lstrip("-.") or parts[i]
         if "ablation" in self.choices:
             parts.append(self.choices["ablation"])
         return "-".join([*parts, f"s{self.config.seed}"])

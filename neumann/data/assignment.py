@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import numpy as np
 
+from neumann.bounds import as_yaml
 from neumann.data import settings
 from neumann.data.folder import Listing
 from neumann.data.split_names import SPLITS
@@ -57,7 +58,7 @@ def _refuse_idle(listing: Listing, wanted: settings.ImageFolder) -> None:
         value = getattr(wanted, field.name)
         if field.name in idle and value != field.default:
             raise UserError(
-                f"data.{field.name}={value} has no effect on '{listing.root}', which has "
+                f"data.{field.name}={as_yaml(value)} has no effect on '{listing.root}', which has "
                 f"{' and '.join(f'{name}/' for name in sorted(own))} beside {listing.folders['train']}/: leave it out"
             )
 

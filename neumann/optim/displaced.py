@@ -315,15 +315,15 @@ class DisplacedOptimizer(Optimizer):
         """Refuse hyperparameters that were set in the groups after construction and are not valid.
 
         Values that have been checked are compared only. Schedules change the rate and the momentum at every step, so
-        those two are checked by themselves; a rate that is a tensor on a device is read where another one has taken its
-        place, since reading it waits for the device.
+        those two are checked by themselves. A rate that is a tensor on a device, or of a capturable optimizer, is read
+        where another one has taken its place alone, since reading it waits for the device.
 
         Raises:
             ValueError: one of them is not valid or its key is misspelt; the message names the group.
         """
         if torch.compiler.is_compiling():
             return
-        changing = [(_rate(group["lr"]), _kept(group["momentum"])) for group in self.param_groups]
+        changing = [(_rate(group), _kept(group["momentum"])) for group in self.param_groups]
         if self._checked is not None:
             names, kept, last = self._checked
             if kept == _values(self.param_groups, names):
@@ -397,11 +397,13 @@ def _of_group(number: int) -> Iterator[None]:
         raise ValueError(f"param_groups[{number}]: {error}") from error
 
 
-def _rate(lr: Any) -> Any:
-    """Return a number that changes where ``lr`` does; for a tensor on a device, where another one is in its place."""
+def _rate(group: dict[str, Any]) -> Any:
+    """Return what changes where the rate does; for a tensor on a device, where another one has taken its place."""
+    lr = group["lr"]
     if not isinstance(lr, Tensor):
         return lr
-    return lr.item() if lr.device.type == "cpu" and lr.numel() == 1 else _Same(lr)
+    read = lr.device.type == "cpu" and lr.numel() == 1 and not group.get("capturable")
+    return lr.item() if read else _Same(lr)
 
 
 def _readable(lr: Any) -> Any:

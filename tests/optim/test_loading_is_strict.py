@@ -1,12 +1,16 @@
 """A state of another optimizer, a damaged one and a misspelt key end in one sentence, and nothing has changed then."""
 
 import copy
+import functools
+import inspect
 import math
 
 import pytest
+import timm.optim
 import torch
 
 from neumann.optim import BurnInSGD, NesterovInner, Neumann
+from neumann.optim.foreign_settings import SETTINGS
 from tests.support.optimizer_problems import copies, new_params, same_bits, train
 
 MAKERS = {
@@ -22,6 +26,7 @@ FOREIGN = {
     "Neumann with a constant momentum": lambda params: Neumann(params, lr=3.0, momentum=0.9),
     **MAKERS,
 }
+GPU_ONLY = ["bnb*", "fused*"]
 OURS = pytest.mark.parametrize("name", MAKERS)
 
 
@@ -209,6 +214,14 @@ MISSPELT = [
     ("Neumann", "Gamma", "gamma"),
     ("Neumann", "maximise", "maximize"),
     ("Neumann", "burn_in", "burn_in_steps"),
+    ("Neumann", "learning_rate", "lr"),
+    ("Neumann", "lrate", "lr"),
+    ("Neumann", "wd", "weight_decay"),
+    ("Neumann", "weightDecay", "weight_decay"),
+    ("Neumann", "decoupled_weight_decay", "weight_decay"),
+    ("NesterovInner", "learning-rate", "lr"),
+    ("NesterovInner", "momentum_decay", "momentum"),
+    ("BurnInSGD", "LearningRate", "lr"),
     ("NesterovInner", "momentun", "momentum"),
     ("BurnInSGD", "weight-decay", "weight_decay"),
     ("BurnInSGD", "burnin_steps", "burn_in_steps"),
@@ -227,6 +240,53 @@ def test_a_misspelt_key_of_a_group_is_refused_wherever_groups_come_from(name, ke
     with pytest.raises(ValueError, match=message):
         optimizer.add_param_group({"params": new_params(start=3), key: 0.5})
     assert equal(as_it_is(optimizer), before)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("Neumann", "nesterov"),
+        ("Neumann", "eps"),
+        ("Neumann", "trust_coeff"),
+        ("NesterovInner", "betas"),
+        ("NesterovInner", "nesterov"),
+        ("BurnInSGD", "betas"),
+    ],
+)
+def test_a_setting_of_other_optimizers_is_no_note(name, key):
+    message = (
+        f"{name} has no hyperparameter '{key}' for a group, which is one of other optimizers; it has .*lr.*momentum"
+    )
+    with pytest.raises(ValueError, match=message):
+        MAKERS[name]([{"params": new_params(), key: 0.5}])
+
+
+def test_every_setting_of_torchs_and_timms_optimizers_is_known():
+    timms = [timm.optim.get_optimizer_class(name) for name in timm.optim.list_optimizers(exclude_filters=GPU_ONLY)]
+    torchs = [each for each in vars(torch.optim).values() if inspect.isclass(each)]
+    kinds = {each.func if isinstance(each, functools.partial) else each for each in [*timms, *torchs]}
+    found = {
+        name
+        for kind in kinds
+        if kind is torch.optim.SGD or not inspect.isclass(kind) or issubclass(kind, torch.optim.Optimizer)
+        for name in inspect.signature(kind).parameters
+    }
+    left_out = {"params", "defaults", "args", "kwargs", "rho", "adaptive"}
+    assert found - left_out <= SETTINGS
+    assert "nesterov" in found
+
+
+NOTES = "initial_lr max_lr min_lr base_lr swa_lr lr_scale param_names name max_momentum base_momentum rho adaptive"
+
+
+@OURS
+def test_notes_of_frameworks_stay(name):
+    params = new_params()
+    notes = dict.fromkeys(NOTES.split(), 0.5) | {"param_names": [str(number) for number, _ in enumerate(params)]}
+    optimizer = MAKERS[name]([{"params": params, **notes}])
+    optimizer._said_cycled = True
+    train(optimizer, params, range(2))
+    assert optimizer.param_groups[0].items() >= notes.items()
 
 
 BY_HAND = [

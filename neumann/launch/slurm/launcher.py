@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from neumann.config import RunSpec, SlurmLaunchConfig
 from neumann.errors import Interrupted, UserError
+from neumann.folders import left_out_if_refused
 from neumann.launch.build_check import BuildCheck
 from neumann.launch.fork_server import ForkServer
 from neumann.launch.protocol import LaunchView, RunOutcome, run_key
@@ -50,7 +51,7 @@ class SlurmLauncher:
         self.parallel = settings.workers * settings.runs_per_worker
         self._say = say
         self._server = ForkServer()
-        self.build_check = BuildCheck(self._server, here=False)
+        self._build_check, self._without_torch = BuildCheck(self._server, here=False), False
 
     def __enter__(self) -> SlurmLauncher:
         return self
@@ -90,25 +91,32 @@ class SlurmLauncher:
             outcomes |= {run_key(outcome.spec): outcome for outcome in monitor.run()}
         return [replace(outcomes[run_key(spec)], spec=spec) for spec in specs]
 
-    def _check(self, specs: Sequence[RunSpec], view: LaunchView) -> None:
+    def check(
+        self, specs: Sequence[RunSpec], label: Callable[[RunSpec], str], proceed: Callable[[], bool] = lambda: True
+    ) -> None:
         """Build every distinct configuration before jobs wait for it, here, where the data's facts were read too.
 
-        Raises UserError where one cannot be built. A machine that cannot import PyTorch, for which launch.setup may
-        have lines, builds none.
+        ``label`` says what a run is called, and ``proceed`` is called while it takes time. Raises UserError where one
+        cannot be built. A machine that cannot import PyTorch, for which launch.setup may have lines, builds none.
         """
-
-        def proceed() -> bool:
-            view.tick([], len(specs))
-            return True
-
+        if self._without_torch:
+            return
         self._server.warm_up()
         try:
             while not self._server.is_warm(TICK_S):
                 proceed()
         except UserError:
+            self._without_torch = True
             self._say("PyTorch cannot be imported here, so a wrong value is found when its run's turn comes")
             return
-        self.build_check(specs, view.label, proceed)
+        self._build_check(specs, label, proceed)
+
+    def _check(self, specs: Sequence[RunSpec], view: LaunchView) -> None:
+        def proceed() -> bool:
+            view.tick([], len(specs))
+            return True
+
+        self.check(specs, view.label, proceed)
 
 
 class _LaunchMonitor:
@@ -149,7 +157,8 @@ class _LaunchMonitor:
     def run(self) -> list[RunOutcome]:
         """Submit or join, wait, and return an outcome for each run."""
         try:
-            self._begin()
+            with left_out_if_refused([self._folder.path]):
+                self._begin()
             while not self._all_over():
                 time.sleep(TICK_S)
         except KeyboardInterrupt:
