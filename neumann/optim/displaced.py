@@ -398,12 +398,16 @@ def _of_group(number: int) -> Iterator[None]:
 
 
 def _rate(group: dict[str, Any]) -> Any:
-    """Return what changes where the rate does; for a tensor on a device, where another one has taken its place."""
+    """Return what changes where the rate does.
+
+    For a tensor it is how often torch has written to it; on a device, where a rate that is filled at every step would
+    be waited for, it is the tensor itself.
+    """
     lr = group["lr"]
     if not isinstance(lr, Tensor):
         return lr
-    read = lr.device.type == "cpu" and lr.numel() == 1 and not group.get("capturable")
-    return lr.item() if read else _Same(lr)
+    counted = lr.device.type == "cpu" and not group.get("capturable") and not lr.is_inference()
+    return _Same(lr, write_count(lr) if counted else 0)
 
 
 def _readable(lr: Any) -> Any:
@@ -418,13 +422,13 @@ def _kept(momentum: Any) -> Any:
 
 
 class _Same:
-    """A tensor that equals itself alone, without a look at what is in it."""
+    """A tensor that equals itself alone while ``count`` is the same, without a look at what is in it."""
 
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor = tensor
+    def __init__(self, tensor: Tensor, count: int) -> None:
+        self._tensor, self._count = tensor, count
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other._tensor is self._tensor
+        return isinstance(other, _Same) and other._tensor is self._tensor and other._count == self._count
 
     __hash__ = None  # type: ignore[assignment]
 
