@@ -18,14 +18,14 @@ OTHER_WORDS = {
     "beta2": "momentum",
 }
 # settings of the optimizers of torch 2.15 and timm 1.0.31; rho and adaptive are left out, since SAM, which wraps an
-# optimizer, keeps them in its groups
+# optimizer, keeps them in its groups, and so is differentiable, which torch adds to every group that it loads
 # fmt: off
 SETTINGS = frozenset((
     "adamw_lr", "adjust_lr_fn", "algo", "alpha", "always_adapt", "amsgrad", "avg_conv_kernel", "beta2_cap",
     "beta2_decay", "betas", "betas_1d", "bias_correction", "capturable", "caution", "centered", "clip_exp",
     "clip_threshold", "clipping_threshold", "conv_mode", "corrected_weight_decay", "d", "dampening",
     "decay_offset", "decay_rate", "decoupled", "decoupled_decay", "decoupled_weight_decay",
-    "degenerated_to_sgd", "delta", "deterministic", "differentiable", "eps", "eps_scale", "etas",
+    "degenerated_to_sgd", "delta", "deterministic", "eps", "eps_scale", "etas",
     "fallback_lr_scale", "fixed_decay", "flatten", "flatten_end_dim", "flatten_start_dim", "foreach", "fused",
     "gamma", "grad_averaging", "hessian_power", "history_size", "initial_accumulator_value", "lambd",
     "line_search_fn", "lr", "lr_1d_factor", "lr_decay", "lr_in_momentum", "mars_type", "max_eval",

@@ -271,7 +271,7 @@ def test_every_setting_of_torchs_and_timms_optimizers_is_known():
         if kind is torch.optim.SGD or not inspect.isclass(kind) or issubclass(kind, torch.optim.Optimizer)
         for name in inspect.signature(kind).parameters
     }
-    left_out = {"params", "defaults", "args", "kwargs", "rho", "adaptive"}
+    left_out = {"params", "defaults", "args", "kwargs", "rho", "adaptive", "differentiable"}
     assert found - left_out <= SETTINGS
     assert "nesterov" in found
 
