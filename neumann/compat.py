@@ -127,6 +127,10 @@ def leave_signals_to_us(trainer: Trainer) -> None:
         setattr(owner, name, lambda: None)
 
 
+# Lightning 2.6.6: the attribute of a module that is set before and after each of its hooks, some 40 times a step.
+HOOK_UNDER_WAY = "_current_fx_name"
+
+
 # Python ------------------------------------------------------------------------------------------------------------
 
 

@@ -110,6 +110,15 @@ def test_a_trainer_leaves_signals_alone() -> None:
         assert call in inspect.getsource(user), f"{moved}: read how it handles SIGTERM now and mend neumann/compat.py"
 
 
+def test_lightning_notes_the_hook_under_way_where_it_did() -> None:
+    import pytorch_lightning as pl
+
+    moved = (
+        f"pytorch-lightning {version('pytorch-lightning')} notes the hook under way elsewhere: mend neumann/compat.py"
+    )
+    assert compat.HOOK_UNDER_WAY in vars(pl.LightningModule()), moved
+
+
 def test_wandbs_experimental_settings_are_there() -> None:
     import wandb
 

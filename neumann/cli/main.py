@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from neumann.cli import cache, study, train, wandb_sweep, worker
+from neumann.cli import cache, evaluate, export, predict, study, train, wandb_sweep, worker
 from neumann.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -32,6 +32,9 @@ neumann wandb-sweep OVERRIDE ... print the same sweep as a file for `wandb sweep
 neumann study NAME [--plan]      train what a study lacks, then write its report
 neumann report NAME              write a study's report from what is there
 neumann runs                     list the runs that there are; show, watch, clean, resume
+neumann evaluate RUN [data=...]  score a run's weights again, or on another set: per class, confusion matrix
+neumann predict RUN IMAGE ...    classes and probabilities of images, or of folders of them
+neumann export RUN               write a run's weights for timm and the Hugging Face Hub, with a model card
 neumann cache [--clear]          what is kept to save time, and its removal
 neumann worker FOLDER            train runs of a launch here too: what the jobs of launch=slurm do
 """
@@ -57,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "study": study.study,
         "report": study.report,
         "runs": _runs,
+        "evaluate": evaluate.main,
+        "predict": predict.main,
+        "export": export.main,
         "cache": cache.main,
         "worker": worker.main,
     }
@@ -82,7 +88,8 @@ def _only_prints(words: Sequence[str]) -> bool:
     """Return whether all that a command does is to print, so that it ends where it cannot; others go on."""
     if list(words) in (["study"], ["report"]):  # they list the studies
         return True
-    trains = words[:1] in [["train"], ["study"], ["report"], ["worker"]] or words[:2] == ["runs", "resume"]
+    works = [["train"], ["study"], ["report"], ["worker"], ["evaluate"], ["export"]]
+    trains = words[:1] in works or words[:2] == ["runs", "resume"]
     return not trains or bool({"-h", "--help", "-c", "--cfg", "--plan"} & set(words))
 
 
@@ -126,7 +133,9 @@ def _run(
         if status == "interrupted":
             if whole_process:  # the process ends here, and a further Ctrl-C would only tear its clean-up
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
-            errors.print(f"{message}: the same command goes on from there", highlight=False, soft_wrap=True)
+            begins_anew = words[0] in ("evaluate", "export", "predict")
+            then = "" if begins_anew else ": the same command goes on from there"
+            errors.print(f"{message}{then}", highlight=False, soft_wrap=True)
             return EXIT_INTERRUPTED
         notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
         if not notes:

@@ -91,6 +91,11 @@ def value_of(text: str) -> str:
     return value if isinstance(value, str) else text.partition("=")[2].strip()
 
 
+def plain_value(text: str) -> Any:
+    """Return the value of an override, a number where it reads as one."""
+    return parse_override(OverridesParser.create(), text).value()
+
+
 def key_of(text: str) -> str:
     """Return the setting or the group that an override names."""
     return text.partition("=")[0].lstrip("+~")

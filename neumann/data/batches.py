@@ -290,9 +290,9 @@ class StreamBatches(Batches):
                 problems = [(one.path, one.reason) for one in images]
                 report_unreadable(self._files.root, problems, len(self._files))
             images = images.to(self.device, non_blocking=True)
-            if table is not None:
+            if table is not None and not in_worker:
                 box = torch.from_numpy(augment.boxes(name, table[batch], self.finish.size)).to(self.device)
-                images = augment.mirror(images, box) if in_worker else augment.apply(name, images, box)
+                images = augment.apply(name, images, box)
             labels = torch.from_numpy(self._labels[self.plan.indices[batch]]).to(self.device, non_blocking=True)
             yield self._normalise(images), labels
 

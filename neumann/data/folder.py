@@ -232,6 +232,15 @@ def _images_of_class(top: Path, prefix: str, left_out: LeftOut) -> list[File]:
     return files
 
 
+def images_below(top: Path) -> list[str]:
+    """Return the paths under ``top`` of all images in it, sorted; hidden files and litter are left out.
+
+    Raises UserError for a folder that cannot be read.
+    """
+    found = (path.removeprefix("/") for path, entry in _walk(top, "", LeftOut(), ancestors=()) if _is_image(entry.name))
+    return sorted(path for path in found if not path.rpartition("/")[2].startswith("."))
+
+
 def _refuse_empty(folder: Path) -> None:
     others = LeftOut()
     list(_images_of_class(folder.parent, folder.name, others))
@@ -243,10 +252,11 @@ def _walk(
     top: Path, prefix: str, left_out: LeftOut, ancestors: tuple[str, ...]
 ) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Yield every file under ``top/prefix`` with its path under ``top``; links are followed, but no cycle."""
-    here = os.path.realpath(top / prefix)
+    folder = top / prefix.removeprefix("/")
+    here = os.path.realpath(folder)
     if here in ancestors:
         return
-    for entry in _scan(top / prefix):
+    for entry in _scan(folder):
         path = f"{prefix}/{entry.name}"
         if not _is_folder(entry):
             yield path, entry

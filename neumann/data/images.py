@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.v2 import functional
+from torchvision.transforms.v2 import InterpolationMode, functional
 
 from neumann.data import noise
 from neumann.data.augment import crop_boxes
@@ -77,8 +77,10 @@ class ImageFiles(Dataset[Any]):
         with Image.open(Path(self.root, self.paths[request.index])) as file:
             image = as_eight_bits(file, self.channels)
         if request.uniforms is not None:
-            box = crop_boxes(request.uniforms[None], image.height, image.width)[0].tolist()
-            image = functional.resized_crop(image, *box[:4], size=list(self.size), antialias=True)
+            *box, mirrored = crop_boxes(request.uniforms[None], image.height, image.width)[0].tolist()
+            image = functional.resized_crop(image, *box, size=list(self.size), antialias=True)
+            if mirrored:
+                image = functional.hflip(image)
         elif not self.native:
             image = fit(image, self.size)
         return functional.pil_to_tensor(image)
@@ -115,17 +117,23 @@ class NoiseImages(ImageFiles):
         image = self._made(request.index)
         if request.uniforms is None:
             return image
-        box = crop_boxes(request.uniforms[None], *self.size)[0].tolist()
-        resized: Tensor = functional.resized_crop(image, *box[:4], size=list(self.size), antialias=True)
-        return resized
+        *box, mirrored = crop_boxes(request.uniforms[None], *self.size)[0].tolist()
+        resized: Tensor = functional.resized_crop(image, *box, size=list(self.size), antialias=True)
+        return functional.hflip(resized) if mirrored else resized
 
 
-def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Scale ``image`` until ``size``/0.875 just fits inside, and cut ``size`` (height, width) from its centre."""
+def fit(
+    image: Image.Image,
+    size: tuple[int, int],
+    crop_pct: float = CENTRE,
+    interpolation: InterpolationMode = InterpolationMode.BILINEAR,
+) -> Image.Image:
+    """Scale ``image`` until ``size``/``crop_pct`` just fits, and cut ``size`` (height, width) from its centre."""
     height, width = size
-    scale = max(height / CENTRE / image.height, width / CENTRE / image.width)
+    scale = max(height / crop_pct / image.height, width / crop_pct / image.width)
     scaled = [max(height, round(image.height * scale)), max(width, round(image.width * scale))]
-    return functional.center_crop(functional.resize(image, scaled, antialias=True), [height, width])
+    resized = functional.resize(image, scaled, interpolation=interpolation, antialias=True)
+    return functional.center_crop(resized, [height, width])
 
 
 def as_is(batch: Any) -> Any:

@@ -156,6 +156,10 @@ class ImageData(pl.LightningDataModule):
         """Return the test batches."""
         return self._batches(self.facts.examples.test)
 
+    def evaluation_batches(self, indices: Indices) -> Batches:
+        """Return batches of the images at ``indices`` of the whole set, prepared as for an evaluation."""
+        return self._batches(indices)
+
     def predict_dataloader(self) -> Batches:
         """Return the test batches, labels included."""
         return self.test_dataloader()

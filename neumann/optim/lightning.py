@@ -277,12 +277,12 @@ def _with(
     def call(self: AtEvalPoint, *args: Any, **kwargs: Any) -> Any:
         if name in self._running:
             return hook(self, *args, **kwargs)
-        self._running |= {name}
+        object.__setattr__(self, "_running", self._running | {name})  # nn.Module's takes long, and this is every step
         try:
             with around(self, *args, **kwargs):
                 return hook(self, *args, **kwargs)
         finally:
-            self._running -= {name}
+            object.__setattr__(self, "_running", self._running - {name})
 
     call._at_eval_point = (name,)  # type: ignore[attr-defined]
     return call

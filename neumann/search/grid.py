@@ -22,7 +22,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from neumann import compat
 from neumann.config.compose import SWEEPS, list_groups, search_path
 from neumann.config.keys import refuse_hydra
-from neumann.config.override_text import parse_override
+from neumann.config.override_text import parse_override, refuse_twice
 from neumann.config.schema import TEXTS
 from neumann.config.yaml_files import read_yaml
 from neumann.errors import UserError, did_you_mean
@@ -122,7 +122,7 @@ def _read_file(
 ) -> Iterator[Override]:
     """Yield the overrides of the sweep file that ``choice`` names: its fixed settings, then its grid.
 
-    Raises UserError where there is no such file, or something else in it.
+    Raises UserError where there is no such file, something else in it, or a setting both in its grid and beside it.
     """
     name = choice.value()
     if choice.is_delete() or name not in groups.get(SWEEPS, []):
@@ -138,6 +138,10 @@ def _read_file(
         if key in TEXTS and isinstance(value, bool | float):
             raise UserError(f"{path}: {key}: {value} is not a text: write the text in quotes")
     lines += [*_settings(fixed), *(f"{key}={_text(value)}" for key, value in params.items())]
+    try:
+        refuse_twice(lines)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     for line in lines:
         override = parse_override(parser, line)
         if override.key_or_group == SWEEPS:

@@ -14,8 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from neumann.errors import UserError
 from neumann.store import claim
 
+ABSENT = {
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.EFBIG, errno.ENXIO, errno.ENAMETOOLONG
+}  # fmt: skip
 LARGEST = 2**25  # bytes of a file that is read whole; Python reads JSON of this size in half a second
 
 
@@ -160,8 +164,24 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def read_json(path: Path, largest: int = LARGEST) -> Any | None:
-    """Return the file's value, None where it is missing, damaged or too large; nan and inf become None."""
+    """Return the file's value, None where it is missing, damaged or too large; nan and inf become None.
+
+    Raises UserError as `require_absent` does.
+    """
     try:
         return json.loads(read_file(path, largest), parse_constant=lambda _: None)
-    except (OSError, ValueError, RecursionError):  # deep nesting is damage too
+    except OSError as error:
+        require_absent(path, error)
         return None
+    except (ValueError, RecursionError):  # deep nesting is damage too
+        return None
+
+
+def require_absent(path: Path, error: OSError) -> None:
+    """Return where ``error`` says that ``path`` is missing, or nothing that a run writes, such as a pipe.
+
+    Raises UserError where the system refuses to read it, for want of permission or of a disk that answers: what it
+    holds may be a finished result, and must not count as none.
+    """
+    if error.errno not in ABSENT:
+        raise UserError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error

@@ -30,7 +30,16 @@ from typing import Any
 from neumann.errors import UserError
 from neumann.store import claim
 from neumann.store.claim import Claim, Claimed, Lost
-from neumann.store.files import append_line, opened, plain, read_file, read_json, replace_file, write_json
+from neumann.store.files import (
+    append_line,
+    opened,
+    plain,
+    read_file,
+    read_json,
+    replace_file,
+    require_absent,
+    write_json,
+)
 from neumann.store.scores import is_number
 from neumann.store.vouching import has_curve, is_edited
 
@@ -163,7 +172,8 @@ class RunFolder:
                 size = os.fstat(file.fileno()).st_size
                 file.seek(max(0, size - END))
                 content = file.read(END)
-        except OSError:
+        except OSError as error:
+            require_absent(self.measurements, error)
             return None
         return next((one for line in reversed(content.split(b"\n")) if (one := _measurement(line)) is not None), None)
 
@@ -191,6 +201,7 @@ class RunFolder:
         except OSError as error:
             if error.errno == errno.EFBIG:
                 warnings.warn(f"{self.measurements} is not read: {error.strerror}", stacklevel=3)
+            require_absent(self.measurements, error)
             return [], 0
         whole: list[dict[str, Any]] = []
         damaged = [0]

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from neumann.errors import UserError
 from neumann.store.files import read_json, replace_file
 
 NAME = ".runs-index.json"
@@ -27,7 +28,9 @@ class Index:
 
     def __init__(self, output: Path) -> None:
         self._output = output
-        found = read_json(output / NAME, LARGEST)
+        found = None
+        with contextlib.suppress(UserError):  # an unreadable cache is none
+            found = read_json(output / NAME, LARGEST)
         good = isinstance(found, dict) and found.get("format") == FORMAT and isinstance(found.get("runs"), dict)
         self._runs: dict[str, Any] = found["runs"] if good else {}  # type: ignore[index]
         self._changed = False

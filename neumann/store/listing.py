@@ -84,7 +84,11 @@ def list_runs(output: Path, filters: Filters) -> list[Row]:
             continue
         if filters.names and not _fits(name, filters.names) and not _fits(RUN.sub(r"\1", name), filters.names):
             continue
-        row = _row(folder, index)
+        try:
+            row = _row(folder, index)
+        except (UserError, OSError) as error:
+            warnings.warn(f"{_sentence(error)}; {folder} is left out of the list", stacklevel=2)
+            continue
         if not filters.statuses or row.status in filters.statuses:
             met.append((row, folder))
     for key, value in filters.where:
@@ -124,9 +128,17 @@ def find_folders(output: Path) -> list[Path]:
             continue
         try:
             found += [Path(e.path) for e in os.scandir(path) if RUN.fullmatch(e.name) and e.is_dir()]
-        except OSError:
-            continue  # another user's, or removed meanwhile
+        except FileNotFoundError:
+            continue  # removed meanwhile
+        except OSError as error:
+            warnings.warn(f"{_sentence(error)}; its runs, if there are any, are left out", stacklevel=2)
     return found
+
+
+def _sentence(error: UserError | OSError) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    return f"{error.filename} cannot be read: {(error.strerror or str(error)).lower()}"
 
 
 def pick(output: Path, wanted: str) -> Path:

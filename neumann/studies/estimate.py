@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from neumann.config import LaunchConfig, LocalLaunchConfig, RunSpec, SlurmLaunchConfig
+from neumann.errors import UserError
 from neumann.store.files import read_json
 from neumann.store.scores import is_number
 from neumann.studies.collect import StudyRuns
@@ -83,7 +85,8 @@ class _Measured:
         for folder in islice(_folders(Path(example.config.output)), MOST_FOLDERS):
             signature = folder.name[-12:]
             if signature not in self._whole:
-                self._add(signature, read_json(folder / "signed.json"), read_json(folder / "result.json"))
+                with suppress(UserError):  # another user's, perhaps; what it took is not needed
+                    self._add(signature, read_json(folder / "signed.json"), read_json(folder / "result.json"))
 
     def _add(self, signature: str, signed: Any, result: Any) -> None:
         if not (isinstance(signed, Mapping) and isinstance(result, Mapping)):

@@ -11,7 +11,9 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
+from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
@@ -222,18 +224,22 @@ class Attempt:
         progress = self.progress
         if progress.diverged_at is None and progress.step < self.spec.config.derived.total_steps:
             return
-        result = self._result(trainer)
+        result, right = self._result(trainer)
         kept = self.spec.config.checkpoint.keep != "none" and result["status"] == "finished"
         weights = self._eval_weights(trainer) if kept and self.group.is_main else None
-        result = self.session.finish(result, weights)
+        result = self.session.finish(result, weights, right)
         self.result = self.group.broadcast(result)  # no rank leaves before it is written
 
-    def _result(self, trainer: pl.Trainer) -> dict[str, Any]:
+    def _result(self, trainer: pl.Trainer) -> tuple[dict[str, Any], dict[str, NDArray[np.bool_]]]:
+        """Return the result, and which test images were right, by the keys of `neumann.store.per_image`."""
         progress, measured = self.progress, self.session.measurements
         diverged = progress.diverged_at is not None
-        test, again = None, None
+        test, again, right = None, None, {}
         if not diverged:
-            test, again = evaluate(self.parts.module, self.batches["test"], self.group, self.calibration)
+            found = evaluate(self.parts.module, self.batches["test"], self.group, self.calibration, by_image=True)
+            test, again = found.scores, found.recalibrated
+            right = {f"test.{point}": row for point, row in found.right.items()}
+            right |= {f"test_recalibrated.{point}": row for point, row in found.right_recalibrated.items()}
             self.group.on_main(self.parts.data.check_stream)
         point = eval_point(trainer.optimizers[0])
         errors = [headline(m["validation"])["error"] for m in measured]
@@ -243,7 +249,7 @@ class Attempt:
             recalibrated = {"validation_recalibrated": last, "test_recalibrated": again}
         config, split = self.spec.config, batch_split(self.spec.config)
         rate, factor = config.optimizer.get("lr"), rate_factor_of(config)
-        return {
+        result = {
             "status": "diverged" if diverged else "finished",
             "signature": self.spec.signature,
             "name": self.spec.name,
@@ -284,6 +290,7 @@ class Attempt:
             "first_step_at": self.first_step_at,  # of the last attempt, in seconds since 1970, as time is
             "time": time.time(),
         }
+        return result, right
 
     def _eval_weights(self, trainer: pl.Trainer) -> bytes:
         """Return the content of eval-weights.pt."""

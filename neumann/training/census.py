@@ -125,6 +125,7 @@ class Census(pl.Callback):
     ) -> None:
         self._spec, self._group, self._all, self._progress = spec, group, batches, progress
         self._batches = batches["training"]
+        self._steps_per_epoch = len(self._batches) // self._batches.plan.accumulation
         self._counts = np.zeros(len(self._batches.plan.indices), dtype=np.int32)
         self.distinct: int | None = None
 
@@ -133,15 +134,12 @@ class Census(pl.Callback):
         epoch = self._progress.step // self._steps_per_epoch
         check_group(self._group, trainer, self._spec, self._all, epoch)
 
-    @property
-    def _steps_per_epoch(self) -> int:
-        return len(self._batches) // self._batches.plan.accumulation
-
     def count(self, batch: Any) -> None:
         """Count the examples of a micro-batch. Raises WrongShards where they are not as many as were loaded."""
-        if len(batch[1]) != len(self._batches.taken):
-            raise WrongShards(f"a batch has {len(batch[1])} examples where {len(self._batches.taken)} were loaded")
-        self._counts[self._batches.taken] += 1
+        taken = self._batches.taken
+        if len(batch[1]) != len(taken):
+            raise WrongShards(f"a batch has {len(batch[1])} examples where {len(taken)} were loaded")
+        self._counts[taken] += 1
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

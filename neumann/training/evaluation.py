@@ -11,13 +11,16 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from neumann.data.batches import Batches
+from neumann.data.splits import Indices
 from neumann.errors import UserError
 from neumann.optim import at, points
 from neumann.optim.batch_norm import recalibrated
@@ -54,9 +57,28 @@ class TrainingProgress:
             setattr(self, key, value)
 
 
+class Evaluated(NamedTuple):
+    """The scores of a split by point, and which of its images were right.
+
+    ``recalibrated`` are the scores with batch norm's statistics gathered again, None without calibration batches.
+    ``right`` is bool [N] by point, in the order of the split, and ``right_recalibrated`` the same of ``recalibrated``;
+    both are empty unless they were asked for.
+    """
+
+    scores: PointScores
+    recalibrated: PointScores | None
+    right: dict[str, NDArray[np.bool_]]
+    right_recalibrated: dict[str, NDArray[np.bool_]]
+
+
 def evaluate(
-    module: ImageClassifier, batches: Batches, group: RankGroup, calibration: Batches | None = None
-) -> tuple[PointScores, PointScores | None]:
+    module: ImageClassifier,
+    batches: Batches,
+    group: RankGroup,
+    calibration: Batches | None = None,
+    *,
+    by_image: bool = False,
+) -> Evaluated:
     """Return the scores over ``batches`` at every point of the optimizer; weights, buffers and modes are put back.
 
     Args:
@@ -64,31 +86,37 @@ def evaluate(
         batches: this rank's share of a split.
         group: the ranks that evaluate together, each of which must call this.
         calibration: this rank's share of the batches from which batch norm's statistics are gathered again.
+        by_image: whether to say of each image whether it was right.
 
     Returns:
-        Scores by point, over all ranks; and the same with the statistics of ``calibration``, None without it.
+        All of it over all ranks.
 
     Raises:
         WrongShards: the ranks together did not count as many images as the split has.
     """
     optimizer = module.trainer.optimizers[0]
     precision = module.trainer.precision_plugin
-    scores: PointScores = {}
-    again: PointScores = {}
+    found = Evaluated({}, {} if calibration is not None else None, {}, {})
 
     def logits(images: Tensor) -> Tensor:
         with precision.val_step_context():
             out: Tensor = module(images)
             return out
 
-    def count_over_all_ranks() -> dict[str, float]:
+    def count_over_all_ranks(point: str, right: dict[str, NDArray[np.bool_]]) -> dict[str, float]:
         tally = Tally(module.device)
+        places, answers = [], []
         for batch in batches:
             images, labels = precision.convert_input(batch)
-            tally.add(logits(images), labels)
+            answer = tally.add(logits(images), labels)
+            if by_image:
+                places.append(batches.taken)
+                answers.append(answer)
         counted = tally.scores(group)
         if counted["n"] != len(batches.plan.indices):
             raise WrongShards(f"an evaluation counted {counted['n']} examples of {len(batches.plan.indices)}")
+        if by_image:
+            right[point] = _in_order(places, answers, len(batches.plan.indices), group)
         return counted
 
     group.share_buffers(module)
@@ -96,12 +124,24 @@ def evaluate(
         for point in points(optimizer):
             with at(optimizer, point):
                 with eval_mode(module):
-                    scores[point] = count_over_all_ranks()
-                if calibration is not None:
+                    found.scores[point] = count_over_all_ranks(point, found.right)
+                if calibration is not None and found.recalibrated is not None:
                     inputs = (precision.convert_input(batch)[0] for batch in calibration)
                     with recalibrated(module, inputs, forward=logits, total=group.total):
-                        again[point] = count_over_all_ranks()
-    return scores, again if calibration is not None else None
+                        found.recalibrated[point] = count_over_all_ranks(point, found.right_recalibrated)
+    return found
+
+
+def _in_order(places: list[Indices], answers: list[Tensor], count: int, group: RankGroup) -> NDArray[np.bool_]:
+    """Return bool [count] of ``answers`` at ``places`` of all ranks. Raises WrongShards where an image is not there."""
+    seen = np.zeros((2, count), dtype=np.int32)  # how often, and how often right
+    at = np.concatenate(places)
+    np.add.at(seen[0], at, 1)
+    np.add.at(seen[1], at, torch.cat(answers).cpu().numpy())
+    times, right = group.counts(seen)
+    if (times != 1).any():
+        raise WrongShards(f"an evaluation took {int((times != 1).sum())} images of {count} never or more than once")
+    return right.astype(bool)
 
 
 class Evaluation(pl.Callback):
@@ -192,7 +232,7 @@ class Evaluation(pl.Callback):
     def _measure(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, ImageClassifier)
         progress = self.progress
-        scores, again = evaluate(module, self._validation, self._group, self._calibration)
+        found = evaluate(module, self._validation, self._group, self._calibration)
         now = time.perf_counter()
         progress.eval_seconds += now - self._clock
         self._clock = now
@@ -205,8 +245,8 @@ class Evaluation(pl.Callback):
             "train_loss": self.mean_loss(),
             "train_seconds": round(progress.train_seconds, 4),
             "eval_seconds": round(progress.eval_seconds, 4),
-            "validation": scores,
-            **({"validation_recalibrated": again} if again is not None else {}),
+            "validation": found.scores,
+            **({"validation_recalibrated": found.recalibrated} if found.recalibrated is not None else {}),
         }
         progress.loss_sum, progress.loss_steps = 0.0, 0
         self._report(measurement)

@@ -16,13 +16,14 @@ class Tally:
         self._sums = torch.zeros(2, dtype=torch.float64, device=device if device.type != "mps" else "cpu")
         self.n = 0
 
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch: logits [B, classes], labels [B]."""
+    def add(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Count a batch: logits [B, classes], labels [B]. Return which were right, bool [B] on their device."""
         logits = logits.float()
         loss = functional.cross_entropy(logits, labels, reduction="sum")
-        wrong = (logits.argmax(dim=1) != labels).sum()
-        self._sums += torch.stack([loss.to(self._sums), wrong.to(self._sums)])
+        right = logits.argmax(dim=1) == labels
+        self._sums += torch.stack([loss.to(self._sums), (~right).sum().to(self._sums)])
         self.n += len(labels)
+        return right
 
     def scores(self, group: RankGroup | None = None) -> dict[str, float]:
         """Return ``loss`` (mean cross-entropy, nats), ``error`` (top-1, a fraction), ``wrong`` and ``n`` (images).

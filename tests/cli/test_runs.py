@@ -287,8 +287,10 @@ def test_a_damaged_index_is_built_again(damage: str, four: list[RunFolder]) -> N
 
 
 def test_a_folder_that_cannot_be_written_is_listed_all_the_same(four: list[RunFolder], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(30, "Read-only file system")
+    def refuse(file: Any, mode: str = "r", **more: Any) -> Any:
+        if mode != "rb":
+            raise OSError(30, "Read-only file system")
+        return open(file, mode, **more)
 
     monkeypatch.setattr("neumann.store.files.open", refuse, raising=False)
     assert len(list_runs(Path("runs"), Filters())) == 4

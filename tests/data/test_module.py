@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from neumann.cache_folder import cache_folder
-from neumann.data import facts, resident, shared_memory
+from neumann.data import augment, facts, resident, shared_memory
 from neumann.data.batches import StreamBatches, TensorBatches
 from neumann.data.eight_bits import as_eight_bits
 from neumann.data.module import IMAGENET, build
@@ -318,6 +318,25 @@ def test_lightning_resumes_at_the_next_batch_wherever_it_stopped(tmp_path, optio
     assert {seen for _, seen in saver.saved} == set(range(1, len(uninterrupted.seen) + 1))
     for path, seen in saver.saved:
         assert fit(checkpoint=path).seen == uninterrupted.seen[seen:], path.name
+
+
+def test_a_streamed_crop_is_torchvisions_of_the_file_mirrored_where_its_row_says(make_folder):
+    root = make_folder({"cat": 20, "dog": 20}, size=[(24, 32), (40, 20)])
+    loader = module_of(root, in_memory=False, augmentation="random_resized_crop", image_size=16).train_dataloader()
+    images = (whole(loader)[0] * torch.tensor(loader.finish.std)[:, None, None]).add(
+        torch.tensor(loader.finish.mean)[:, None, None]
+    )
+    places = np.concatenate(loader.plan.batches(0))
+    table = augment.draw("random_resized_crop", len(loader.plan.indices), loader.finish.seed, 0)
+    assert {bool(flip) for flip in table[places, 0] < 0.5} == {False, True}
+    for place, image in zip(places, images, strict=True):
+        file = Image.open(root / loader._files.paths[loader.plan.indices[place]])
+        box = augment.crop_boxes(table[place][None], file.height, file.width)[0]
+        expected = v2.functional.pil_to_tensor(
+            v2.functional.resized_crop(file, *box[:4].tolist(), size=[16, 16], antialias=True)
+        )
+        expected = expected.flip(2) if table[place, 0] < 0.5 else expected
+        assert torch.equal((image * 255).round().byte(), expected)
 
 
 @pytest.mark.medium

@@ -17,7 +17,7 @@ from neumann.launch.local import LocalLauncher
 from neumann.launch.protocol import RunOutcome
 from neumann.launch.run_processes import RunProcesses
 from neumann.search.grid import expand
-from neumann.store import RunFolder, find
+from neumann.store import RunFolder, find, per_image
 from neumann.store.files import read_json
 from tests.support.launching import QUICK, RecordingView, left_over, own_optimizer, wait_for
 
@@ -66,6 +66,7 @@ def test_device_counts_mixed_in_one_sweep_give_the_same_numbers() -> None:
     assert not all(torch.equal(one[key], two[key]) for key in one)  # else nothing was shared out
     for key in one:
         torch.testing.assert_close(one[key], two[key], rtol=1e-9, atol=1e-11)
+    assert len({(outcome.folder / per_image.FILE).read_bytes() for outcome in outcomes}) == 1  # of each image, in order
     for a, b in zip(*(RunFolder(outcomes[i].folder).read_measurements() for i in (0, 1)), strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-6)  # logits are scored in float32
         assert [s["wrong"] for s in a["validation"].values()] == [s["wrong"] for s in b["validation"].values()]

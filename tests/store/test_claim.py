@@ -116,7 +116,7 @@ def test_one_of_many_holds_it_also_when_some_are_killed(links: bool, tmp_path: P
         time.sleep(0.005)
     assert not (tmp_path / "two-at-once").exists()
     assert sum(path.stat().st_size for path in tmp_path.glob("log*")) > 50
-    assert killed > 5
+    assert killed > 2  # in five seconds, also of a machine with much else to do
     assert len(leases(tmp_path / "run")) <= 2
     with RunFolder(tmp_path / "run").claim():
         pass

@@ -73,6 +73,7 @@ def test_a_run_records_everything(train: Train) -> None:
     names = {p.name for p in folder.path.iterdir() if not p.name.startswith(".claim.")}
     assert names == {
         "config.yaml", "signed.json", "provenance.json", "status.json", "measurements.jsonl", "result.json", "eval-weights.pt",
+        "test-correct.bin",
     }  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def table_csv(results: StudyResults) -> bytes:
         line += [verdict.answer, verdict.p_equivalence, verdict.smallest_detectable_effect] if verdict else [None] * 3
         line.append(None if row.paper is None else round(row.paper / 100, 12))  # 23.1 / 100 without binary dust
         lines.append(line)
-    return _csv(header, lines)
+    return as_csv(header, lines)
 
 
 def runs_csv(results: StudyResults) -> bytes:
@@ -66,7 +66,7 @@ def runs_csv(results: StudyResults) -> bytes:
                 at = (scores or {}).get(point or "") or {}
                 line += [at.get("error"), at.get("loss")]
             lines.append([*line, run.train_seconds])
-    return _csv(header, lines)
+    return as_csv(header, lines)
 
 
 def curves_csv(results: StudyResults) -> bytes:
@@ -79,7 +79,7 @@ def curves_csv(results: StudyResults) -> bytes:
         if c:
             columns = (c.epochs, c.n, c.error, c.error_low, c.error_high, c.loss, c.loss_low, c.loss_high)
             lines += [[row.key, *values] for values in zip(*columns, strict=True)]
-    return _csv(header, lines)
+    return as_csv(header, lines)
 
 
 def _setting_keys(results: StudyResults) -> list[str]:
@@ -97,7 +97,8 @@ def _summary(summary: Summary | None) -> list[Cell]:
     return [summary.mean, summary.median, summary.sd, summary.low, summary.high] if summary else [None] * 5
 
 
-def _csv(header: Sequence[str], lines: Iterable[Sequence[Cell]]) -> bytes:
+def as_csv(header: Sequence[str], lines: Iterable[Sequence[Cell]]) -> bytes:
+    """Return a CSV file of ``lines`` below ``header``."""
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow([_cell(name) for name in header])
