@@ -16,7 +16,6 @@ from filelock import FileLock
 
 from neumann.config import RunSpec, SlurmLaunchConfig
 from neumann.errors import Interrupted, UserError
-from neumann.folders import left_out_if_refused
 from neumann.launch.build_check import BuildCheck
 from neumann.launch.fork_server import ForkServer
 from neumann.launch.protocol import LaunchView, RunOutcome, run_key
@@ -157,8 +156,7 @@ class _LaunchMonitor:
     def run(self) -> list[RunOutcome]:
         """Submit or join, wait, and return an outcome for each run."""
         try:
-            with left_out_if_refused([self._folder.path]):
-                self._begin()
+            self._begin()
             while not self._all_over():
                 time.sleep(TICK_S)
         except KeyboardInterrupt:
@@ -167,6 +165,8 @@ class _LaunchMonitor:
 
     def _begin(self) -> None:
         """Submit jobs, or join those of this launch in the queue. Raises UserError as `SlurmLauncher.run` does."""
+        if not self._folder.path.exists():  # so no jobs can be joined, and nothing is left of what is refused
+            self._check(list(self._specs.values()), self._view)
         self._folder.make()
         with FileLock(self._folder.path / ".submit"):  # the same command twice at the same moment
             jobs = queue.jobs(self._folder.job_name)
