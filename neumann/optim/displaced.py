@@ -323,7 +323,13 @@ class DisplacedOptimizer(Optimizer):
         """
         if torch.compiler.is_compiling():
             return
-        changing = [(_rate(group), _kept(group["momentum"])) for group in self.param_groups]
+        changing = [
+            (
+                _rate(group) if isinstance(group["lr"], Tensor) else group["lr"],
+                tuple(momentum) if isinstance(momentum := group["momentum"], list) else momentum,  # edited in place
+            )
+            for group in self.param_groups
+        ]
         if self._checked is not None:
             names, kept, last = self._checked
             if kept == _values(self.param_groups, names):
@@ -398,14 +404,12 @@ def _of_group(number: int) -> Iterator[None]:
 
 
 def _rate(group: dict[str, Any]) -> Any:
-    """Return what changes where the rate does.
+    """Return what changes where a rate that is a tensor does.
 
-    For a tensor it is how often torch has written to it; on a device, where a rate that is filled at every step would
-    be waited for, it is the tensor itself.
+    It is how often torch has written to it; on a device, where a rate that is filled at every step would be waited for,
+    it is the tensor itself.
     """
     lr = group["lr"]
-    if not isinstance(lr, Tensor):
-        return lr
     counted = lr.device.type == "cpu" and not group.get("capturable") and not lr.is_inference()
     return _Same(lr, write_count(lr) if counted else 0)
 
@@ -414,11 +418,6 @@ def _readable(lr: Any) -> Any:
     """Return ``lr``, or 0 for a tensor on a device whose stream is captured in a CUDA graph, which cannot be read."""
     unreadable = isinstance(lr, Tensor) and lr.is_cuda and torch.cuda.is_current_stream_capturing()
     return 0.0 if unreadable else lr
-
-
-def _kept(momentum: Any) -> Any:
-    """Return ``momentum`` as it is now: a list may be edited in place."""
-    return tuple(momentum) if isinstance(momentum, list) else momentum
 
 
 class _Same:
