@@ -148,7 +148,11 @@ class Bare:
         """Build what ``spec`` trains."""
         config, about = spec.config, spec.facts
         shape = {"in_chans": about.channels, "num_classes": about.num_classes, "image_size": about.image_size}
-        model = build_model(config.model.name, dict(config.model.kwargs), **shape).to(device).train()
+        model = (
+            build_model(config.model.name, dict(config.model.kwargs), **shape, channels_last=config.model.channels_last)
+            .to(device)
+            .train()
+        )
         count = int(config.data["train_count"])
         pixels = torch.randint(0, 256, (count, about.channels, *about.image_size), dtype=torch.uint8, device=device)
         labels = torch.arange(count, device=device) % about.num_classes

@@ -13,12 +13,13 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 from docs.figures import method, rooms, run_life, statistics
-from docs.generate import command_line, configuration, pages
+from docs.generate import command_line, configuration, experiments, pages
 
 ROOT = Path(__file__).resolve().parents[1]
 GENERATED: dict[str, Callable[[], str]] = {
     "reference/configuration.md": configuration.page,
     "reference/command-line.md": command_line.page,
+    "reference/experiments.md": experiments.page,
 }
 # a page asks for one by a line that is <!-- figure: NAME -->
 FIGURES: dict[str, Callable[[], str]] = {

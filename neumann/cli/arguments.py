@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NoReturn
 
 from neumann import compat
@@ -36,10 +37,24 @@ class Parser(argparse.ArgumentParser):
             help="a folder with groups of your own",
         )
 
+    def take_estimate(self) -> None:
+        """Take --estimate and --estimate=RATE, as the text of the rate; None where it is not given."""
+        self.add_argument(
+            "--estimate",
+            metavar="RATE",
+            help="print what the runs cost, and train nothing: by a few measured steps, or with --estimate=RATE at "
+            "images/s of a device, such as 1200, or FLOP/s, such as 60TFLOPS",
+        )
+
 
 def asks_for_help(words: Sequence[str]) -> bool:
     """Return whether -h or --help is among the words of a command."""
     return bool({"-h", "--help"} & set(words))
+
+
+def asks_estimate(words: Sequence[str]) -> bool:
+    """Return whether --estimate is among the words of a command, with a rate or without."""
+    return any(word == "--estimate" or word.startswith("--estimate=") for word in words)
 
 
 def parsed(parser: Parser, words: Sequence[str]) -> argparse.Namespace | None:
@@ -47,7 +62,7 @@ def parsed(parser: Parser, words: Sequence[str]) -> argparse.Namespace | None:
     if asks_for_help(words):  # before the parser refuses missing arguments
         parser.print_help()
         return None
-    given, unknown = parser.parse_known_intermixed_args(words)
+    given, unknown = parser.parse_known_intermixed_args(_with_rates(words))
     if "overrides" in given:
         from neumann.config.override_text import refuse_twice
 
@@ -55,3 +70,14 @@ def parsed(parser: Parser, words: Sequence[str]) -> argparse.Namespace | None:
     if unknown:
         raise UserError(f"{parser.prog} takes no {unknown[0]}: {did_you_mean(unknown[0], compat.long_options(parser))}")
     return given
+
+
+def _with_rates(words: Sequence[str]) -> list[str]:
+    """Return ``words`` with the empty rate after a bare --estimate, which would take the next word for its rate.
+
+    Raises UserError where the next word is meant for a rate.
+    """
+    for word, following in pairwise(words):
+        if word == "--estimate" and following[:1].isdigit() and "=" not in following:
+            raise UserError(f"--estimate {following}: write --estimate={following}")
+    return ["--estimate=" if word == "--estimate" else word for word in words]

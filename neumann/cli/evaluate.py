@@ -157,6 +157,8 @@ def _chosen(run: Trained, section: Mapping[str, Any] | None, own: Mapping[str, A
         run.class_names,
         image_size=run.image_size,
         channels=run.channels,
+        interpolation=run.interpolation,
+        crop_pct=run.crop_pct,
         split=split,
         own=recorded.get("fingerprint"),
     )

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from neumann.cli import cache, evaluate, export, predict, study, train, wandb_sweep, worker
+from neumann.cli.arguments import asks_estimate
 from neumann.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -27,6 +28,7 @@ from neumann.processes.output import open_streams, warn_in_sentences
 # not a docstring: python -OO drops those
 HELP = """\
 neumann train [OVERRIDE ...]     compose, train, evaluate and record one run
+neumann train --estimate ...     what a run, a sweep or a study costs, by a few measured steps; it trains nothing
 neumann train -m seed=0,1,2      a run for each value, several at once; -m +sweeps=NAME runs a grid from sweeps/
 neumann wandb-sweep OVERRIDE ... print the same sweep as a file for `wandb sweep`, whose agents train the runs
 neumann study NAME [--plan]      train what a study lacks, then write its report
@@ -90,7 +92,7 @@ def _only_prints(words: Sequence[str]) -> bool:
         return True
     works = [["train"], ["study"], ["report"], ["worker"], ["evaluate"], ["export"]]
     trains = words[:1] in works or words[:2] == ["runs", "resume"]
-    return not trains or bool({"-h", "--help", "-c", "--cfg", "--plan"} & set(words))
+    return not trains or bool({"-h", "--help", "-c", "--cfg", "--plan"} & set(words)) or asks_estimate(words)
 
 
 def _run(

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from neumann.cli.arguments import Parser, parsed
+from neumann.errors import UserError
 
 
 def study(words: Sequence[str]) -> int:
     """Run `neumann study` and return its exit code."""
     parser = _parser("study", "Train what a study lacks, then write its report. Without NAME, list the studies.")
     parser.add_argument("--plan", action="store_true", help="print what would be trained, and train nothing")
+    parser.take_estimate()
     return _run("study", parser, words)
 
 
@@ -42,6 +44,8 @@ def _run(command: str, parser: Parser, words: Sequence[str]) -> int:
     from neumann.studies import run as studies
 
     options = vars(given)
+    if options.get("plan") and options.get("estimate") is not None:
+        raise UserError("--plan lists the runs and --estimate says what they cost: give one of the two")
     name, _ = options.pop("name"), options.pop("help")
     if name is None:
         studies.print_studies(Console())

@@ -23,6 +23,10 @@ Overrides are Hydra's: GROUP=OPTION chooses a file, KEY=VALUE sets a value in it
   neumann train optimizer=nesterov seed=3
   neumann train optimizer=neumann optimizer.alpha=0 data=image_folder data.root=/path/to/images
   neumann train --cfg job optimizer=adam          print the resolved configuration and train nothing
+  neumann train --estimate optimizer=adam         print what it costs, by a few measured steps, and train nothing
+  neumann train --estimate=1200 model=timm ...    the same at a stated rate: images/s of a device, or FLOP/s as 60TFLOPS
+  neumann train experiment=table2/resnet50_neumann data.root=/data/imagenet trainer.devices=8
+                                                  a run of the paper; what the command sets replaces what the file sets
 
 Many runs, each in a process of its own; what is finished is not trained again:
 
@@ -44,11 +48,16 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("-c", "--cfg", choices=["job"])
     parser.take_config_dirs()
     parser.add_argument("-m", "--multirun", action="store_true")
+    parser.take_estimate()
     if asks_for_help(words):
         _print_help(parser.parse_known_intermixed_args(words)[0].config_dirs)
         return 0
     given = parsed(parser, words)
     assert given is not None
+    if given.cfg and given.estimate is not None:
+        raise UserError("--cfg prints a configuration and --estimate what it costs: give one of the two")
+    if given.multirun and given.estimate is not None:
+        return _estimate_many(given.overrides, given.config_dirs, given.estimate)
     if given.multirun:
         return _train_many(given.overrides, given.config_dirs, print_only=bool(given.cfg))
     from neumann.config import make_spec
@@ -57,15 +66,29 @@ def main(words: Sequence[str]) -> int:
     if given.cfg:
         _print_config(spec)
         return 0
+    if given.estimate is not None:
+        return _estimate([spec], [spec.name], given.estimate, several=False)
     return train_one(spec)
 
 
 def _print_help(config_dirs: Sequence[str]) -> None:
     from neumann.config.compose import list_groups
 
-    rows = [f"  {group:<12}{', '.join(options)}" for group, options in list_groups(config_dirs).items()]
-    print("neumann train [-m] [--config-dir DIR] [--cfg job] [OVERRIDE ...]\n")
+    rows = [row for group, options in list_groups(config_dirs).items() for row in _help_on(group, options)]
+    print("neumann train [-m] [--config-dir DIR] [--cfg job | --estimate[=RATE]] [OVERRIDE ...]\n")
     print(HELP.format(groups="\n".join(rows)))
+
+
+def _help_on(group: str, options: Sequence[str]) -> list[str]:
+    """Return a line for the options of a group, and one for those of each folder in it."""
+    folders: dict[str, list[str]] = {}
+    for option in options:
+        folder, slash, name = option.rpartition("/")
+        folders.setdefault(folder + slash, []).append(name)
+    return [
+        f"  {group if first else '':<12}{folder + ': ' if folder else ''}{', '.join(names)}"
+        for first, (folder, names) in zip((True, *[False] * len(folders)), folders.items(), strict=False)
+    ]
 
 
 def _print_config(spec: RunSpec) -> None:
@@ -151,6 +174,38 @@ def _train_in_processes(spec: RunSpec, console: Console) -> int:
         print_failure(f"{outcome.message}{where}")
         return EXIT_FAILED
     result_panel(console, outcome.folder, outcome.result)
+    return 0
+
+
+def _estimate(specs: Sequence[RunSpec], labels: Sequence[str], rate: str, *, several: bool) -> int:
+    """Print what those of ``specs`` cost that are not over; train nothing."""
+    from neumann.estimates.printed import print_estimate
+    from neumann.store import finished_result
+
+    left = [(spec, label, 1.0) for spec, label in zip(specs, labels, strict=True) if finished_result(spec) is None]
+    print_estimate(Console(), left, finished=len(specs) - len(left), rate=rate, several=several)
+    return 0
+
+
+def _estimate_many(overrides: Sequence[str], config_dirs: Sequence[str], rate: str) -> int:
+    """Print what the runs of a sweep or a search cost that are not over; train nothing."""
+    from neumann.config import make_specs
+    from neumann.search.grid import read_sweep, varying
+    from neumann.search.space import Search
+
+    asked = read_sweep(overrides, config_dirs)
+    if not isinstance(asked, Search):
+        specs = make_specs(asked, config_dirs)
+        labels = [" ".join(words) for words in varying(asked)]
+        _refuse_same(specs, labels)
+        return _estimate(specs, labels, rate, several=True)
+    from neumann.estimates.printed import print_estimate
+    from neumann.estimates.recorded import runs_at_once
+    from neumann.search.remaining import remaining
+
+    first = make_specs(asked.corners()[:1], config_dirs)[0]
+    left, over = remaining(asked, config_dirs, runs_at_once(first.config.launch))
+    print_estimate(Console(), [(spec, spec.name, n) for spec, n in left], finished=over, rate=rate, several=True)
     return 0
 
 

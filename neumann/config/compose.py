@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from neumann import compat
-from neumann.config.keys import Chosen, check_key, check_keys, check_option, refuse_hydra
+from neumann.config.keys import Chosen, MissingSetting, check_key, check_keys, check_option, refuse_hydra
 from neumann.config.override_text import as_meant, parse_override
 from neumann.config.schema import CHOSEN_SECTIONS, SECTIONS, structured
 from neumann.config.time_scales import register_resolvers
@@ -33,6 +33,7 @@ from neumann.folders import folder_of
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SWEEPS = "sweeps"  # the group whose files are grids of runs, see neumann.search.grid
+EXPERIMENT = "experiment"  # the group whose options may lie in folders of it, as experiment=table2/resnet50_neumann
 
 
 class Composer:
@@ -49,8 +50,10 @@ class Composer:
     def groups(self) -> dict[str, list[str]]:
         """{group: its options}, the user's folders included."""
         found: dict[str, set[str]] = {}
-        for path in (file for folder in self.folders for file in folder.glob("*/*.yaml")):
-            found.setdefault(path.parent.name, set()).add(path.stem)
+        for folder in self.folders:
+            for path in _option_files(folder):
+                group, _, option = path.relative_to(folder).with_suffix("").as_posix().partition("/")
+                found.setdefault(group, set()).add(option)
         found.pop("hydra", None)
         return {group: sorted(options) for group, options in sorted(found.items())}
 
@@ -61,7 +64,9 @@ class Composer:
         spelling of an unknown group, option or key.
         """
         groups = self.groups
-        parsed = [self._parse(text) for text in overrides]
+        # +experiment=NAME, as where a template has no such group; here it has, and Hydra adds none twice
+        given = (text.removeprefix("+") if text.startswith(f"+{EXPERIMENT}=") else text for text in overrides)
+        parsed = [self._parse(text) for text in given]
         for override in parsed:
             refuse_hydra(override)
             if override.key_or_group == SWEEPS:
@@ -92,6 +97,8 @@ class Composer:
             files = tuple(f"{group}={choices[group]}" for group in (*CHOSEN_SECTIONS, "launch"))
         try:
             check_keys(config, self._schema(files), choices)
+        except MissingSetting:
+            raise
         except UserError as error:
             raise (UserError(f"{', '.join(extra)} does not fit: {error}") if extra else error) from None
         return config, dict(choices)
@@ -194,7 +201,7 @@ def search_path(config_dirs: Sequence[str]) -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"--config-dir {folder}: there is no such folder")
-        for file in sorted([*folder.glob("*.yaml"), *folder.glob("*/*.yaml")]):
+        for file in sorted([*folder.glob("*.yaml"), *_option_files(folder)]):
             name = file.relative_to(folder)
             other = known.setdefault(name, file)
             if other is not file and (name.parent.name or name.stem == "train"):
@@ -205,6 +212,11 @@ def search_path(config_dirs: Sequence[str]) -> list[Path]:
     return folders
 
 
+def _option_files(folder: Path) -> list[Path]:
+    """Return the files of all groups below ``folder``: <group>/<option>.yaml, of experiments also one folder deeper."""
+    return [*folder.glob("*/*.yaml"), *folder.glob(f"{EXPERIMENT}/*/*.yaml")]
+
+
 def list_groups(config_dirs: Sequence[str] = ()) -> dict[str, list[str]]:
     """Return {group: its options}, the user's folders included."""
     with composing(config_dirs) as composer:
@@ -213,4 +225,5 @@ def list_groups(config_dirs: Sequence[str] = ()) -> dict[str, list[str]]:
 
 def _asked(name: Path) -> str:
     """Return how a configuration file is asked for."""
-    return f"{name.parent}={name.stem}" if name.parent.name else "the command"
+    group, _, option = name.with_suffix("").as_posix().partition("/")
+    return f"{group}={option}" if option else "the command"

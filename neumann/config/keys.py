@@ -17,6 +17,10 @@ from neumann.config.schema import CHOSEN_SECTIONS, FILLED_IN, OPEN_NODES
 from neumann.errors import UserError, did_you_mean
 
 
+class MissingSetting(UserError):  # noqa: N818 - it is a sentence for the user
+    """A file leaves a setting to the user, who has not given it."""
+
+
 @dataclass(frozen=True)
 class Chosen:
     """What is chosen, and what could be: the places that a wrong key is looked for in.
@@ -67,9 +71,11 @@ def _option_meant(group: str, option: str, options: list[str]) -> str:
     """Return what was meant by an ``option`` that is not among the group's ``options``."""
     if meant := other_words.option_meant(group, option):
         return f"did you mean {meant}?"
-    if near := get_close_matches(option.lower(), options, n=1, cutoff=0.75):
-        return f"did you mean '{near[0]}'?"
     any_other = other_words.any_other(group, option)
+    if near := get_close_matches(option.lower(), options, n=1, cutoff=0.75):
+        # resnet34 is as near to resnet32 as a misspelt name would be
+        also = f" ({any_other})" if any_other and group == "model" else ""
+        return f"did you mean '{near[0]}'?{also}"
     return did_you_mean("", options) + (f"; {any_other}" if any_other else "")
 
 
@@ -193,7 +199,7 @@ def check_keys(node: DictConfig, schema: DictConfig, choices: dict[str, str], pr
         if compat.is_missing(child):
             group = key.split(".")[0]
             of = f"{group}={choices[group]}" if group in choices else "the configuration"
-            raise UserError(f"{of} needs {key}: add {key}=... to the command")
+            raise MissingSetting(f"{of} needs {key}: add {key}=... to the command")
         if isinstance(other, DictConfig) and not isinstance(child, DictConfig):
             raise UserError(f"'{key}' is a section: set {key}.{next(iter(other), 'KEY')!s} or another of its settings")
         if isinstance(child, DictConfig) and key not in OPEN_NODES and not compat.is_null(child):

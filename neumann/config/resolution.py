@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from neumann.bounds import check_fields, check_plain, is_finite
 from neumann.config.global_batch import rate_factor
 from neumann.config.optimizer_bounds import check_optimizer
+from neumann.config.pretrained_images import filled_in
 from neumann.config.schema import (
     CHOSEN_SECTIONS,
     TYPED_SECTIONS,
@@ -32,7 +33,7 @@ from neumann.config.signature import sign, signed_part
 from neumann.config.spec import RunSpec
 from neumann.config.targets import check_target
 from neumann.config.time_scales import horizon, steps_per_epoch
-from neumann.config.weights import weights_of
+from neumann.config.weights import weights_file, weights_of
 from neumann.data import DataFacts, facts
 from neumann.errors import UserError
 from neumann.folders import folder_of
@@ -57,10 +58,13 @@ class Resolver:
         """Return the specification of a composed configuration; changes ``composed`` in place. Raises UserError."""
         try:
             data: Any = OmegaConf.to_container(composed.data, resolve=True)
+            filled = filled_in(data, _plain(composed.get("model")))
         except OmegaConfBaseException as error:
             raise UserError(f"data: {explained(error)}") from error
         if isinstance(root := data.get("root"), str):
             composed.data.root = data["root"] = folder_of("data.root", root)
+        for name, value in filled.items():
+            composed.data[name] = data[name] = value
         key = as_text(data)
         if key not in self._facts:
             self._facts[key] = facts(data)
@@ -89,6 +93,8 @@ class Resolver:
         check_optimizer(values["optimizer"])
         _check_rate(values["optimizer"], values["recipe"])
         values["output"] = folder_of("output", values["output"])
+        if (checkpoint := values["model"].checkpoint) is not None:
+            values["model"].checkpoint = weights_file(checkpoint, values["output"])
         config = RunConfig(**values)
         check_values(config)
         return config
@@ -171,6 +177,12 @@ def _check_rate(optimizer: Mapping[str, Any], recipe: RecipeConfig) -> None:
             f"recipe.lr_scaling={recipe.lr_scaling} scales optimizer.lr, which is {rate}: give the optimizer an lr, or "
             "choose recipe.lr_scaling=none"
         )
+
+
+def _plain(section: Any) -> dict[str, Any]:
+    """Return a section of a composed configuration as it is written, empty where there is none."""
+    found: Any = OmegaConf.to_container(section) if section is not None else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _check_finite(where: str, value: Any) -> None:

@@ -29,6 +29,10 @@ class ModelConfig:
 
     name: str = "small_cnn"
     kwargs: dict[str, Any] = field(default_factory=dict)
+    channels_last: bool = False  # the memory format of convolutions
+    compile: bool = False  # by torch.compile, in place
+    checkpoint: str | None = None  # file of weights to start from; given as such, or as a run's folder or name
+    auxiliary_weight: float | None = number(None, above=0)  # of the auxiliary head's loss; null: there is no such head
 
 
 @dataclass

@@ -31,16 +31,29 @@ NOT_SIGNED: dict[str, str] = {
     "derived.micro_batch": "it is batch.size by devices and derived.accumulation",
     "derived.rate_factor": "it follows from batch.size and recipe.lr_scaling",
     "launch": "where it trains, beside how many; threads change rounding at most, and provenance.json records them",
+    "model.checkpoint": "where the weights lie; what they are is signed by their digest",
     "data.root": "where the images lie; what they are is signed by the fingerprint",
     "data.download": "how the images got there",
+    "data.name": "how timm calls the images; what they are is signed by the fingerprint",
     "data.workers": "order and augmentation are keyed by sample, not by worker",
+}
+
+# Settings that came later to some kinds of data, at null; the others have always had them.
+CAME_LATER_TO = {
+    "image_size": ("cifar10", "cifar100", "mnist", "fashion_mnist"),
+    "in_memory": ("cifar10", "cifar100", "mnist", "fashion_mnist"),
 }
 
 # Settings that came later, each with the value at which a run is what it was before: left out there, so that a run of
 # an earlier version is found.
 CAME_LATER: dict[str, Any] = {
     "batch.norm_size": None,
+    "data.interpolation": None,
+    "data.crop_pct": None,
     "derived.accumulation": 1,
+    "model.auxiliary_weight": None,
+    "model.channels_last": False,
+    "model.compile": False,
     "recipe.lr_scaling": "none",
     "recipe.lr_base_size": None,
     "timing.average": None,
@@ -59,6 +72,8 @@ def why_not_tuned(key: str) -> str | None:
     name = key.lstrip("+")
     if name in ("batch.max_per_device", "batch.round"):
         return f"{name} is a matter of memory and not searched; batch norm's batch is batch.norm_size"
+    if name == "model.checkpoint":
+        return "model.checkpoint is what a run starts from and not searched: -m model.checkpoint=A,B trains from each"
     if any(name == setting or name.startswith(f"{setting}.") for setting in NOT_SIGNED):
         return f"{name} cannot change a result, so there is nothing to search in it"
     if name == "seed":
@@ -74,14 +89,19 @@ def signed_part(config: Mapping[str, Any], data: DataFacts, weights: Mapping[str
     ``weights`` are those of `neumann.config.weights.weights_of`; a run that has none has no such entry.
     """
     part = copy.deepcopy(dict(config))
+    as_pretrained = normalised_as_pretrained(part)
     for dotted in NOT_SIGNED:
         _parent(part, dotted).pop(dotted.rpartition(".")[2], None)
     for dotted, before in CAME_LATER.items():
         node, last = _parent(part, dotted), dotted.rpartition(".")[2]
         if last in node and node[last] == before:
             del node[last]
+    section = part["data"]
+    for name, kinds in CAME_LATER_TO.items():
+        if section.get("kind") in kinds and section.get(name) is None:
+            section.pop(name, None)
     identity = {"fingerprint": data.fingerprint, "splits": data.split_digest}
-    if normalised_as_pretrained(part):
+    if as_pretrained:
         identity["normalisation"] = "of the pretrained weights"  # it was the data's once, which is another result
     initial = {"weights": dict(weights)} if weights else {}
     return {"config": part, "data": identity, **initial, "results_version": RESULTS_VERSION}
@@ -98,8 +118,9 @@ def _parent(config: dict[str, Any], dotted: str) -> dict[str, Any]:
 
 def normalised_as_pretrained(config: Mapping[str, Any]) -> bool:
     """Return whether images get the statistics of the pretrained weights: where there are such, and none are given."""
-    kwargs = config["model"]["kwargs"]
-    return isinstance(kwargs, Mapping) and bool(kwargs.get("pretrained")) and config["data"].get("mean") is None
+    kwargs, checkpoint = config["model"]["kwargs"], config["model"].get("checkpoint")
+    pretrained = isinstance(kwargs, Mapping) and bool(kwargs.get("pretrained"))
+    return (pretrained or checkpoint is not None) and config["data"].get("mean") is None
 
 
 def sign(part: Mapping[str, Any]) -> str:

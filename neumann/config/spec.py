@@ -40,12 +40,14 @@ class RunSpec:
         if self.config.name:
             return self.config.name
         parts = [self.choices.get(group, group) for group in ("data", "model", "optimizer")]
-        for i, (section, key) in enumerate((("data", "root"), ("model", "name"), ("optimizer", "name"))):
-            value = self.section(section).get(key)
+        for i, (group, key) in enumerate((("data", "root"), ("model", "name"), ("optimizer", "name"))):
+            value = self.section(group).get(key)
             # image_folder, timm and torch say little: the folder's or the model's own name says more
-            if value and (key != "root" or self.facts.kind == "image_folder"):
+            if group == "data" and str(self.section("data").get("name", "")).lower().startswith("hfds/"):
+                parts[i] = _safe(Path(str(self.section("data")["name"])).name) or parts[i]
+            elif value and (key != "root" or self.facts.kind in ("image_folder", "timm")):
                 own = os.path.basename(os.path.abspath(value)) if key == "root" else str(value).replace("/", "_")
-                parts[i] = printable(own).lstrip("-.") or parts[i]
+                parts[i] = _safe(own) or parts[i]
         if "ablation" in self.choices:
             parts.append(self.choices["ablation"])
         return "-".join([*parts, f"s{self.config.seed}"])
@@ -70,3 +72,8 @@ class RunSpec:
     def as_record(self) -> dict[str, Any]:
         """Return the run's record in JSON types, from which `load_spec` makes the run again. The data stays outside."""
         return {"config": self.as_dict(), "choices": dict(self.choices), "signature": self.signature}
+
+
+def _safe(name: str) -> str:
+    """Return ``name`` as the beginning of a folder's name: no control characters, no dash or dot in front."""
+    return printable(name).lstrip("-.")

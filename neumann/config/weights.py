@@ -1,12 +1,14 @@
 """Local files of weights that a model starts from: what is in them is signed, as the images are.
 
-timm loads such a file for ``model.kwargs.checkpoint_path``, and with ``model.kwargs.pretrained`` for the ``file`` or a
-``file://`` address of ``pretrained_cfg`` and ``pretrained_cfg_overlay``. A digest is kept in the cache under the file's
-size and times, so that a large file is read once.
+``model.checkpoint`` names one, or the run that wrote it. timm loads such a file for ``model.kwargs.checkpoint_path``,
+and with ``model.kwargs.pretrained`` for the ``file`` or a ``file://`` address of ``pretrained_cfg`` and
+``pretrained_cfg_overlay``. A digest is kept in the cache under the file's size and times, so that a large file is read
+once.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -19,6 +21,37 @@ from urllib.request import url2pathname
 from neumann.cache_folder import cache_folder
 from neumann.data import cache
 from neumann.errors import UserError
+from neumann.folders import folder_of
+
+FILES = ("eval-weights.pt", "model.safetensors")  # of a run's folder, and of one that it was exported to
+
+
+def weights_file(checkpoint: str, output: str) -> str:
+    """Return the path of the file that ``model.checkpoint`` means.
+
+    It is a file, a folder that holds one of `FILES`, or the name or the signature of a run below ``output``.
+
+    Raises UserError where there is none, or several.
+    """
+    setting, path = f"model.checkpoint={checkpoint}", Path(folder_of("model.checkpoint", checkpoint))
+    if not os.path.lexists(path) and checkpoint and "/" not in checkpoint:
+        escaped = glob.escape(checkpoint)
+        there = sorted(p for p in (*Path(output).glob(f"*/{escaped}"), *Path(output).glob(f"*/*-{escaped}")))
+        if len(there) > 1:
+            listed = ", ".join(map(str, there[:3]))
+            raise UserError(f"{setting} is the name of {len(there)} runs: give the folder of one, such as {listed}")
+        if not there:
+            raise UserError(f"{setting} is no file, no folder and no run in {output}: neumann runs lists the runs")
+        path = there[0]
+    if not path.is_dir():
+        return str(path)
+    for name in FILES:
+        if (path / name).exists():
+            return str(path / name)
+    raise UserError(
+        f"{setting}: {path} holds no {' or '.join(FILES)}: the run is not over, has diverged or was trained with "
+        "checkpoint=none"
+    )
 
 
 def weights_of(model: Mapping[str, Any]) -> dict[str, str]:
@@ -31,7 +64,9 @@ def weights_of(model: Mapping[str, Any]) -> dict[str, str]:
 
 def _files(model: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Yield (key, its value, the path that it means)."""
-    kwargs = model.get("kwargs")
+    checkpoint, kwargs = model.get("checkpoint"), model.get("kwargs")
+    if isinstance(checkpoint, str):
+        yield "model.checkpoint", checkpoint, checkpoint
     if not isinstance(kwargs, Mapping):
         return
     path = kwargs.get("checkpoint_path")

@@ -9,7 +9,6 @@ import numpy as np
 from neumann.bounds import as_yaml
 from neumann.data import settings
 from neumann.data.folder import Listing
-from neumann.data.split_names import SPLITS
 from neumann.data.splits import Examples, Indices, stratified
 from neumann.errors import UserError
 
@@ -23,19 +22,18 @@ def assign(listing: Listing, wanted: settings.ImageFolder) -> tuple[Examples, st
     own, folders = dict(listing.parts), listing.folders
     _refuse_idle(listing, wanted)
     by = f"stratified, by split seed {wanted.split_seed}"
-    source = f"{folders['train']}/" if folders else "the class folders"
+    source = listing.called("train") if folders else listing.whole
     if "validation" in own and "test" in own:
-        rule = f"{source}, {folders['validation']}/ and {folders['test']}/ as they are"
-        test_is = f"the folder {folders['test']}/"
+        rule = f"{source}, {listing.called('validation')} and {listing.called('test')} as they are"
+        test_is = f"the {listing.kind} {listing.called('test')}"
     elif "validation" in own or "test" in own:
         # Published results are on the labelled folder beside train/, whatever its name (ImageNet's "val"): our test.
-        name = folders["test" if "test" in own else "validation"]
+        part = "test" if "test" in own else "validation"
         own["test"] = own.pop("validation", own.get("test", own["train"]))
         own["validation"], own["train"] = _cut(listing, own["train"], (wanted.val_fraction,), wanted.split_seed)
-        rule = f"{name}/ is the test split; validation is {wanted.val_fraction:g} of {source}, {by}"
-        test_is = f"the folder {name}/" + (
-            "" if SPLITS[name.lower()] == "test" else ", the only labelled one beside train/"
-        )
+        rule = f"{listing.called(part)} is the test split; validation is {wanted.val_fraction:g} of {source}, {by}"
+        beside = f", the only labelled one beside {'train/' if listing.kind == 'folder' else source}"
+        test_is = f"the {listing.kind} {listing.called(part)}{'' if part == 'test' else beside}"
     else:
         fractions = (wanted.test_fraction, wanted.val_fraction)
         own["test"], own["validation"], own["train"] = _cut(listing, own["train"], fractions, wanted.split_seed)
@@ -52,14 +50,14 @@ def assign(listing: Listing, wanted: settings.ImageFolder) -> tuple[Examples, st
 
 def _refuse_idle(listing: Listing, wanted: settings.ImageFolder) -> None:
     """Raise UserError for a setting of a cut that the folder's own splits leave no room for."""
-    own = [name for part, name in listing.folders.items() if part != "train"]
+    own = [listing.called(part) for part in listing.folders if part != "train"]
     idle = ("test_fraction", "val_fraction", "split_seed")[: (0, 1, 3)[len(own)]]
     for field in fields(wanted):
         value = getattr(wanted, field.name)
         if field.name in idle and value != field.default:
             raise UserError(
                 f"data.{field.name}={as_yaml(value)} has no effect on '{listing.root}', which has "
-                f"{' and '.join(f'{name}/' for name in sorted(own))} beside {listing.folders['train']}/: leave it out"
+                f"{' and '.join(sorted(own))} beside {listing.called('train')}: leave it out"
             )
 
 
@@ -70,7 +68,7 @@ def _cut(listing: Listing, indices: Indices, fractions: tuple[float, ...], seed:
     needed = len(fractions) + 1
     if counts.min() < needed:
         label, few = int(counts.argmin()), int((counts < needed).sum())
-        where = listing.root / listing.folders.get("train", "")
+        where = listing.root / listing.folders.get("train", "") if listing.kind == "folder" else listing.root
         parts = "training, validation and test" if needed == 3 else "training and validation"
         others = f" ({few - 1} other class(es) have too few as well)" if few > 1 else ""
         raise UserError(

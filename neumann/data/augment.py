@@ -78,13 +78,13 @@ def crop_boxes(table: NDArray[np.float32], height: int, width: int) -> Boxes:
     return np.stack([top, left, h, w, table[:, 0] < 0.5], axis=1).astype(np.int64)
 
 
-def apply(name: str, images: Tensor, found: Tensor) -> Tensor:
+def apply(name: str, images: Tensor, found: Tensor, interpolation: str = "bilinear") -> Tensor:
     """Cut and mirror uint8 ``images`` [B, C, H, W] by ``found`` int64 [B, 5], both on one device.
 
-    A random resized crop returns float32, everything else uint8; the shape stays.
+    A random resized crop, by ``interpolation``, returns float32, everything else uint8; the shape stays.
     """
     if name == "random_resized_crop":
-        return _resized_crop(images, found)
+        return _bicubic_crop(images, found) if interpolation == "bicubic" else _resized_crop(images, found)
     height, width = images.shape[2:]
     pad_y, pad_x = padding(height), padding(width)
     padded = functional.pad(images, (pad_x, pad_x, pad_y, pad_y))
@@ -109,6 +109,35 @@ def _resized_crop(images: Tensor, found: Tensor) -> Tensor:
     shape = (len(images), height, width)
     grid = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=-1)
     return functional.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def _bicubic_crop(images: Tensor, found: Tensor) -> Tensor:
+    """Return bicubic crops of different sizes, as Pillow and torchvision make each: rows first, then columns."""
+    height, width = images.shape[2:]
+    top, left, h, w, flags = found.unbind(1)
+    pixels = images.float()
+    for axis, start, length, side in ((3, left, w, width), (2, top, h, height)):
+        pixel = torch.arange(side, device=images.device)
+        pixel = _mirrored(flags[:, None], side) if axis == 3 else pixel
+        place = (pixel + 0.5) * (length[:, None] / side) - 0.5  # [B, side]
+        first = place.floor()
+        taken, total = torch.zeros_like(pixels), torch.zeros_like(place)
+        for tap in range(-1, 3):
+            at = (first + tap).long()
+            weight = _cubic(place - at) * ((at >= 0) & (at < length[:, None]))  # none beyond the crop, as Pillow does
+            total += weight
+            rows = start[:, None] + at.clamp(min=0).minimum(length[:, None] - 1)
+            shape = (len(images), 1, -1, 1) if axis == 2 else (len(images), 1, 1, -1)
+            taken += pixels.gather(axis, rows.view(shape).expand_as(pixels)) * weight.view(shape)
+        pixels = taken / total.view(shape)
+    return pixels.clamp_(0, 255)
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    """Return Keys' weights at ``distance`` in pixels, with Pillow's a = −0.5."""
+    x = distance.abs()
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
 
 
 def _centres(start: Tensor, length: Tensor, pixel: Tensor, side: int) -> Tensor:

@@ -130,6 +130,7 @@ class Finish:
         pixel_max: the value of a full pixel, 255 for bytes.
         augmentation: one of `neumann.data.settings.AUGMENTATIONS`.
         seed: of the augmentation.
+        interpolation: of a random resized crop, bilinear or bicubic.
     """
 
     size: tuple[int, int]
@@ -138,6 +139,7 @@ class Finish:
     pixel_max: int
     augmentation: str = "none"
     seed: int = 0
+    interpolation: str = "bilinear"
 
     def constants(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return mean and std in pixel values, float32 [C, 1, 1]."""
@@ -242,7 +244,8 @@ class TensorBatches(Batches):
         name = self.finish.augmentation
         boxes = torch.from_numpy(augment.boxes(name, table[flat], self.finish.size)).to(self.device).split(sizes)
         for row, box in zip(rows, boxes, strict=True):
-            yield self._normalise(augment.apply(name, self._pixels[row], box)), self._labels[row]
+            images = augment.apply(name, self._pixels[row], box, self.finish.interpolation)
+            yield self._normalise(images), self._labels[row]
 
 
 class StreamBatches(Batches):
@@ -288,7 +291,7 @@ class StreamBatches(Batches):
         for batch, images in zip(batches, decoded(self._loader), strict=True):
             if isinstance(images, list):
                 problems = [(one.path, one.reason) for one in images]
-                report_unreadable(self._files.root, problems, len(self._files))
+                report_unreadable(problems, len(self._files))
             images = images.to(self.device, non_blocking=True)
             if table is not None and not in_worker:
                 box = torch.from_numpy(augment.boxes(name, table[batch], self.finish.size)).to(self.device)

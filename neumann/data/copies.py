@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
-from neumann.data.folder import Listing
-from neumann.data.scan import Scan
 from neumann.data.splits import Examples
 from neumann.errors import UserError
 
@@ -37,41 +36,44 @@ class Copies:
         return {name: value for name, value in vars(self).items() if name != "told"}
 
 
-def find_copies(listing: Listing, examples: Examples, found: Scan) -> Copies:
-    """Return the copies among the images of ``listing``.
+def find_copies(
+    groups: Sequence[Sequence[int]], examples: Examples, *, name: Callable[[int], str], of: str, lost: str = ""
+) -> Copies:
+    """Return what ``groups`` of equal images are, among ``examples``.
+
+    ``name`` is what a user calls an image, ``of`` what the set is called, and ``lost`` what 8 bits have lost of it.
 
     Raises UserError where more than half of all images have an equal one in another class: what tells the classes apart
     is not in the pixels.
     """
-    homes = np.empty(len(listing.files), dtype=object)
+    total = len(examples.labels)
+    homes = np.empty(total, dtype=object)
     for part in SPLIT:
         homes[getattr(examples, part)] = part
     counts = {f"{a}_in_{b}": 0 for a, b in PAIRS}
     of_pair: dict[str, tuple[str, str]] = {}
     in_two_classes, of_classes = 0, ("", "")
-    for group in found.copies:
+    for group in map(list, groups):
         at = {part: [index for index in group if homes[index] == part] for part in SPLIT}
         for a, b in PAIRS:
             if at[a] and at[b]:
                 counts[f"{a}_in_{b}"] += len(at[a])
-                of_pair.setdefault(f"{a}_in_{b}", (listing.files[at[a][0]].path, listing.files[at[b][0]].path))
-        labels = listing.labels[group]
+                of_pair.setdefault(f"{a}_in_{b}", (name(at[a][0]), name(at[b][0])))
+        labels = examples.labels[group]
         if len(set(labels.tolist())) > 1:
             in_two_classes += len(group)
-            one, other = next((a, b) for a, b in combinations(group, 2) if listing.labels[a] != listing.labels[b])
-            of_classes = of_classes if of_classes[0] else (listing.files[one].path, listing.files[other].path)
-    total = len(listing.files)
+            one, other = next((a, b) for a, b in combinations(group, 2) if examples.labels[a] != examples.labels[b])
+            of_classes = of_classes if of_classes[0] else (name(one), name(other))
     if 2 * in_two_classes > total:
-        lost = "".join(f"; {count} images {what}" for what, (count, _) in found.losses.items())
         raise UserError(
-            f"the classes of '{listing.root}' cannot be told apart: {in_two_classes} of {total} images have the same "
+            f"the classes of '{of}' cannot be told apart: {in_two_classes} of {total} images have the same "
             f"8-bit pixels as one of another class, e.g. {_both(of_classes)}{lost}: remove the copies, or convert the "
             "files to 8-bit images that differ"
         )
     told = [
-        f"{counts[name]} of {len(getattr(examples, name.split('_')[0]))} {SPLIT[name.split('_')[0]]} images are "
-        f"{SPLIT[name.split('_')[2]]} images too, e.g. {_both(pair)}, so {name.split('_')[0]} errors are too good"
-        for name, pair in of_pair.items()
+        f"{counts[pair]} of {len(getattr(examples, pair.split('_')[0]))} {SPLIT[pair.split('_')[0]]} images are "
+        f"{SPLIT[pair.split('_')[2]]} images too, e.g. {_both(named)}, so {pair.split('_')[0]} errors are too good"
+        for pair, named in of_pair.items()
     ]
     if in_two_classes:
         told.append(f"{in_two_classes} images have a copy in another class, e.g. {_both(of_classes)}")

@@ -12,9 +12,12 @@ from neumann.data import arrays, cache, folder, noise, settings
 from neumann.data.assignment import assign
 from neumann.data.copies import find_copies
 from neumann.data.scan import Scan, scan
+from neumann.data.sources import Source
 from neumann.data.splits import Examples
+from neumann.data.timm_sets import listing_of
 from neumann.errors import printable
 
+CENTRE = 0.875  # the side of the centre cut over the scaled image's, where nothing else is said
 DEFAULT_SIZE = (224, 224)  # pixels, for images of several sizes
 MEMORY_LIMIT = 2 << 30  # bytes of decoded uint8
 
@@ -37,9 +40,12 @@ class DataFacts:
         test_is: what the test split is, as a sentence.
         split_digest: 12 hex digits of the assignment of examples to splits.
         in_memory: whether the decoded images are held on the device.
+        interpolation: of every change of size, bilinear or bicubic; None for a kind whose images keep theirs.
+        crop_pct: the side of evaluation's centre cut over the scaled image's; None likewise.
         copies: images that lie in two splits or in two classes, counted; see `neumann.data.copies.Copies`.
         examples: the indices of each split and, of a folder, the paths; neither compared nor recorded.
         stat_digest: digest of the files' names, sizes and times, for the keys of caches; neither compared nor recorded.
+        source: reads the bytes of image files; None for arrays and noise; neither compared nor recorded.
     """
 
     kind: str
@@ -58,14 +64,16 @@ class DataFacts:
     split_digest: str
     in_memory: bool
     copies: Mapping[str, int]
+    interpolation: str | None
+    crop_pct: float | None
     examples: Examples = field(repr=False, compare=False)
     stat_digest: str = field(default="", repr=False, compare=False)
+    source: Source | None = field(default=None, repr=False, compare=False)
 
     def as_record(self) -> dict[str, Any]:
         """Return the facts as plain JSON types."""
-        record = {
-            name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("examples", "stat_digest")
-        }
+        beside = ("examples", "stat_digest", "source")
+        record = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in beside}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in record.items()}
 
 
@@ -96,6 +104,8 @@ def _fake(wanted: settings.Fake) -> DataFacts:
         pixel_max=255,
         in_memory=_fits(count * math.prod(shape), wanted.in_memory),
         copies={},
+        interpolation=None,
+        crop_pct=None,
         split_rule="training, validation and test images by their numbers, in this order",
         test_is="noise, as all others",
         **_counts(noise.examples(counts, wanted.num_classes)),
@@ -104,19 +114,24 @@ def _fake(wanted: settings.Fake) -> DataFacts:
 
 def _arrays(kind: str, wanted: settings.Settings) -> DataFacts:
     found = arrays.read(wanted)
-    _tell(str(getattr(wanted, "root", kind)), found.told)
-    _, channels, height, width = found.images.shape
+    where = str(getattr(wanted, "root", kind))
+    copies = find_copies(found.copies(), found.examples, name=lambda index: f"image {index}", of=where)
+    _tell(where, (*found.told, *copies.told))
+    _, channels, *native = found.images.shape
+    size = getattr(wanted, "image_size", None) or (native[0], native[1])
     return DataFacts(
         kind=kind,
         fingerprint=found.fingerprint(),
         num_classes=len(found.class_names),
         class_names=found.class_names,
-        image_size=(height, width),
-        native_size=(height, width),
+        image_size=size,
+        native_size=(native[0], native[1]),
         channels=channels,
         pixel_max=found.pixel_max,
-        in_memory=True,
-        copies={},
+        in_memory=_fits(len(found.images) * channels * math.prod(size), getattr(wanted, "in_memory", None)),
+        copies=copies.counts(),
+        **_scaling(wanted),
+        stat_digest=found.stat_digest,
         split_rule=found.split_rule,
         test_is=found.test_is,
         **_counts(found.examples),
@@ -124,15 +139,18 @@ def _arrays(kind: str, wanted: settings.Settings) -> DataFacts:
 
 
 def _image_folder(wanted: settings.ImageFolder) -> DataFacts:
-    listing = folder.walk(wanted.root)
+    listing = listing_of(wanted)
     examples, split_rule, test_is = assign(listing, wanted)
     found = scan(listing)
     size = wanted.image_size or found.native_size or DEFAULT_SIZE
-    copies = find_copies(listing, examples, found)
+    lost = "".join(f"; {count} images {what}" for what, (count, _) in found.losses.items())
+    copies = find_copies(
+        found.copies, examples, name=lambda index: listing.files[index].path, of=str(listing.root), lost=lost
+    )
     _tell(str(listing.root), (*_told_of_splits(listing), *listing.left_out.told(), *_told(found, wanted), *copies.told))
     decoded = len(listing.files) * wanted.channels * size[0] * size[1]
     return DataFacts(
-        kind="image_folder",
+        kind=next(kind for kind, known in settings.KINDS.items() if known is type(wanted)),
         fingerprint=found.fingerprint,
         num_classes=len(listing.class_names),
         class_names=listing.class_names,
@@ -142,9 +160,11 @@ def _image_folder(wanted: settings.ImageFolder) -> DataFacts:
         pixel_max=255,
         in_memory=_fits(decoded, wanted.in_memory),
         copies=copies.counts(),
+        **_scaling(wanted),
         split_rule=split_rule,
         test_is=test_is,
         stat_digest=found.stat_digest,
+        source=listing.source,
         **_counts(examples),
     )
 
@@ -154,14 +174,21 @@ def _fits(decoded: int, wanted: bool | None) -> bool:
     return decoded <= MEMORY_LIMIT if wanted is None else wanted
 
 
+def _scaling(wanted: settings.Settings) -> dict[str, Any]:
+    """Return how images of ``wanted`` are brought to another size, as two of `DataFacts`."""
+    if not isinstance(wanted, settings.Fitted):
+        return {"interpolation": None, "crop_pct": None}
+    return {"interpolation": wanted.interpolation or "bilinear", "crop_pct": wanted.crop_pct or CENTRE}
+
+
 def _told_of_splits(listing: folder.Listing) -> list[str]:
     """Return what a user is told of a validation folder that is not the validation split."""
     own = listing.folders
     if "validation" not in own or "test" in own:
         return []
     return [
-        f"{own['validation']}/ is the test split, the only labelled one beside {own['train']}/, and validation is cut "
-        f"from {own['train']}/"
+        f"{listing.called('validation')} is the test split, the only labelled one beside {listing.called('train')}, "
+        f"and validation is cut from {listing.called('train')}"
     ]
 
 

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from neumann.data.left_out import LeftOut
+from neumann.data.sources import FolderSource, Source
 from neumann.data.split_names import SPLITS, splits_among
 from neumann.data.splits import Indices
 from neumann.errors import UserError
@@ -60,6 +61,10 @@ class Listing:
             folders are all train.
         folders: {train, validation or test: the split folder's own name}; empty for bare class folders.
         left_out: what lies in the folder and is not among ``files``.
+        source: reads a file's bytes by its place in ``files``.
+        kind: what a split is, for sentences: a folder, or a split of another kind of set.
+        whole: what a set without splits is cut from, likewise.
+        mark: what tells two sets of one root apart, "" for a folder.
     """
 
     root: Path
@@ -69,6 +74,14 @@ class Listing:
     parts: dict[str, Indices]
     folders: dict[str, str]
     left_out: LeftOut
+    source: Source
+    kind: str = "folder"
+    whole: str = "the class folders"
+    mark: str = ""
+
+    def called(self, part: str) -> str:
+        """Return the name of a split as a user knows it, "train/" of a folder."""
+        return f"{self.folders[part]}/" if self.kind == "folder" else f"'{self.folders[part]}'"
 
 
 def walk(root: str) -> Listing:
@@ -112,14 +125,16 @@ def walk(root: str) -> Listing:
     labels = {key: label for label, key in enumerate(classes["train"])}
     rows.sort(key=lambda row: row[0].path)
     homes = np.array([row[2] for row in rows])
+    found_files = tuple(row[0] for row in rows)
     return Listing(
         root=top,
         class_names=tuple(classes["train"].values()),
-        files=tuple(row[0] for row in rows),
+        files=found_files,
         labels=np.array([labels[row[1]] for row in rows], dtype=np.int64),
         parts={part: np.flatnonzero(homes == part).astype(np.int64) for part in classes},
         folders=folders,
         left_out=left_out,
+        source=FolderSource(str(top), tuple(file.path for file in found_files)),
     )
 
 

@@ -1,14 +1,14 @@
 """The decoding of image files: read by Pillow, converted, and fitted to the size that the model is trained at.
 
-Images that all have the wanted size stay as they are. Others are brought to it the usual way: scaled until size/0.875
-fits inside, then cut in the centre.
+Images that all have the wanted size stay as they are. Others are brought to it the usual way: scaled until
+size/crop_pct fits inside, then cut in the centre.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,9 @@ from torchvision.transforms.v2 import InterpolationMode, functional
 from neumann.data import noise
 from neumann.data.augment import crop_boxes
 from neumann.data.eight_bits import as_eight_bits
+from neumann.data.facts import CENTRE
 from neumann.data.scan import UNREADABLE, explain
-
-CENTRE = 0.875  # the side of the centre cut, as a fraction of the scaled image
+from neumann.data.sources import FolderSource, Source
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,32 @@ class ImageFiles(Dataset[Any]):
     A list with files that cannot be decoded is answered with a list of `Unreadable`.
 
     Args:
-        root: the folder that ``paths`` are relative to.
-        paths: the image files, [N].
+        source: reads the images' bytes.
+        count: the number of images, N.
         size: (height, width) that images are brought to, in pixels.
         channels: 1 (grey) or 3 (RGB).
         native: whether every file already has ``size``.
+        interpolation: of every change of size, bilinear or bicubic.
+        crop_pct: the side of the centre cut over the scaled image's.
     """
 
-    def __init__(self, root: str, paths: Sequence[str], *, size: tuple[int, int], channels: int, native: bool) -> None:
-        self.root, self.paths = root, paths
+    def __init__(
+        self,
+        source: Source,
+        count: int,
+        *,
+        size: tuple[int, int],
+        channels: int,
+        native: bool,
+        interpolation: str = "bilinear",
+        crop_pct: float = CENTRE,
+    ) -> None:
+        self.source, self.count = source, count
         self.size, self.channels, self.native = size, channels, native
+        self.interpolation, self.crop_pct = InterpolationMode(interpolation), crop_pct
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return self.count
 
     def __getitems__(self, requests: Sequence[Request]) -> Tensor | list[Unreadable]:
         """Return the images of ``requests`` in order, or the ones that cannot be decoded."""
@@ -70,20 +83,51 @@ class ImageFiles(Dataset[Any]):
             try:
                 images.append(self._read(request))
             except UNREADABLE as error:
-                unreadable.append(Unreadable(self.paths[request.index], explain(error)))
+                unreadable.append(Unreadable(self.source.path(request.index), explain(error)))
         return unreadable or torch.stack(images)
 
     def _read(self, request: Request) -> Tensor:
-        with Image.open(Path(self.root, self.paths[request.index])) as file:
-            image = as_eight_bits(file, self.channels)
+        image = self._decoded(request.index)
         if request.uniforms is not None:
             *box, mirrored = crop_boxes(request.uniforms[None], image.height, image.width)[0].tolist()
-            image = functional.resized_crop(image, *box, size=list(self.size), antialias=True)
+            image = functional.resized_crop(
+                image, *box, size=list(self.size), interpolation=self.interpolation, antialias=True
+            )
             if mirrored:
                 image = functional.hflip(image)
         elif not self.native:
-            image = fit(image, self.size)
+            image = fit(image, self.size, self.crop_pct, self.interpolation)
         return functional.pil_to_tensor(image)
+
+    def _decoded(self, index: int) -> Image.Image:
+        with Image.open(io.BytesIO(self.source.read(index))) as file:
+            return as_eight_bits(file, self.channels)
+
+
+class ArrayImages(ImageFiles):
+    """The images of one array, which answer as `ImageFiles` do.
+
+    Args:
+        images: uint8 [N, C, H, W], C being 1 or 3.
+        size: (height, width) that images are brought to, in pixels.
+        interpolation: see `ImageFiles`.
+        crop_pct: see `ImageFiles`.
+    """
+
+    def __init__(self, images: Tensor, *, size: tuple[int, int], interpolation: str, crop_pct: float) -> None:
+        super().__init__(
+            FolderSource("", ()),
+            len(images),
+            size=size,
+            channels=images.shape[1],
+            native=tuple(images.shape[2:]) == size,
+            interpolation=interpolation,
+            crop_pct=crop_pct,
+        )
+        self.images = images
+
+    def _decoded(self, index: int) -> Image.Image:
+        return functional.to_pil_image(self.images[index])
 
 
 class NoiseImages(ImageFiles):
@@ -97,11 +141,8 @@ class NoiseImages(ImageFiles):
     """
 
     def __init__(self, count: int, *, seed: int, size: tuple[int, int], channels: int) -> None:
-        super().__init__("", (), size=size, channels=channels, native=True)
-        self.count, self.seed = count, seed
-
-    def __len__(self) -> int:
-        return self.count
+        super().__init__(FolderSource("", ()), count, size=size, channels=channels, native=True)
+        self.seed = seed
 
     def everything(self) -> Tensor:
         """Return all images, uint8 [N, C, H, W]."""

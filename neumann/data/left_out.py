@@ -22,6 +22,7 @@ class LeftOut:
         split_files: what is named as a split and is no folder.
         beside_splits: folders of class folders beside train/ whose names are not a split's.
         lost_links: links beside the class folders that lead nowhere.
+        other_splits: splits of a set that are none of training, validation and test.
         nested: images that lie in a folder inside their class folder; these alone are trained on.
     """
 
@@ -33,6 +34,7 @@ class LeftOut:
     split_files: list[str] = field(default_factory=list)
     beside_splits: list[str] = field(default_factory=list)
     lost_links: list[str] = field(default_factory=list)
+    other_splits: list[str] = field(default_factory=list)
     nested: list[str] = field(default_factory=list)
 
     def told(self) -> list[str]:
@@ -48,6 +50,7 @@ class LeftOut:
             _some(self.empty_splits, "split folder(s) that hold no images"),
             _some(self.split_files, "thing(s) named as a split that are no folder"),
             _some(self.beside_splits, "folder(s) beside train/ that are no split by name (val/ and test/ are)"),
+            _some(self.other_splits, "split(s) that are none of training, validation and test"),
             _some(self.lost_links, "link(s) that lead nowhere"),
         ]
         left_out = [phrase for phrase in phrases if phrase]

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchvision.transforms.v2 import InterpolationMode, functional
+from torchvision.transforms.v2 import functional
 
 from neumann.data.decoding_workers import decoded, pass_over_signals
-from neumann.data.eight_bits import as_eight_bits
 from neumann.data.folder import SUFFIXES, images_below
 from neumann.data.images import ImageFiles, Request, Unreadable, as_is, fit
 from neumann.data.scan import UNREADABLE, explain
+from neumann.data.sources import FolderSource
 from neumann.errors import UserError, printable
 
 AT_ONCE = 64  # images for which a worker process is worth its start
@@ -66,15 +65,20 @@ class OtherImages(ImageFiles):
         interpolation: str,
         crop_pct: float,
     ) -> None:
-        super().__init__(root, paths, size=size, channels=channels, native=whole)
-        self._scaling = InterpolationMode(interpolation)
-        self._share = crop_pct
+        super().__init__(
+            FolderSource(root, tuple(paths)),
+            len(paths),
+            size=size,
+            channels=channels,
+            native=whole,
+            interpolation=interpolation,
+            crop_pct=crop_pct,
+        )
 
     def _read(self, request: Request) -> Tensor:
-        with Image.open(Path(self.root, self.paths[request.index])) as file:
-            image = as_eight_bits(file, self.channels)
+        image = self._decoded(request.index)
         if not self.native or (image.height, image.width) != self.size:
-            image = fit(image, self.size, self._share, self._scaling)
+            image = fit(image, self.size, self.crop_pct, self.interpolation)
         return functional.pil_to_tensor(image)
 
 
@@ -86,7 +90,7 @@ class LooseImages(OtherImages):
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Request) -> Tensor | Unreadable:
-        path = self.paths[request.index]
+        path = self.source.path(request.index)
         try:
             if not os.path.isfile(path):  # reading a pipe would wait for ever
                 return Unreadable(path, "it is not a file")

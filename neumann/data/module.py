@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from neumann.data import arrays, noise, resident, settings, shared_memory
+from neumann.data import noise, resident, settings, shared_memory
 from neumann.data.batches import Batches, DealtPlan, Finish, ShardPlan, StreamBatches, TensorBatches
 from neumann.data.facts import DataFacts
-from neumann.data.images import ImageFiles, NoiseImages
+from neumann.data.images import ArrayImages, ImageFiles, NoiseImages
 from neumann.data.splits import Indices
-from neumann.data.unchanged import changed, check_unchanged
+from neumann.data.unchanged import check_unchanged
 from neumann.errors import UserError
 from neumann.seeds import derive
 
@@ -59,29 +58,38 @@ def build(
     # refuses a batch that is too large before anything is decoded
     ShardPlan(facts.examples.train, batch_size, seed=0, world_size=world_size, accumulation=accumulation)
     files: ImageFiles | None = None
-    pixels = None
+    pixels = measured = None
     if isinstance(wanted, settings.Fake):
         total = len(facts.examples.labels)
         files = NoiseImages(total, seed=wanted.noise_seed, size=wanted.image_size, channels=wanted.channels)
         if facts.in_memory:
             pixels = resident.measure(files.everything())
-    elif not isinstance(wanted, settings.ImageFolder):
-        found = arrays.read(wanted)
-        if found.fingerprint() != facts.fingerprint:
-            raise changed(f"files of data={data['kind']}")
-        pixels = resident.measure(torch.from_numpy(np.require(found.images, requirements=("C", "W"))))
-    else:
-        native = facts.native_size == facts.image_size
-        examples = facts.examples
-        files = ImageFiles(examples.root, examples.paths, size=facts.image_size, channels=facts.channels, native=native)
+    elif isinstance(wanted, settings.ImageFolder):
+        assert facts.source is not None
+        files = ImageFiles(
+            facts.source,
+            len(facts.examples.labels),
+            channels=facts.channels,
+            native=facts.native_size == facts.image_size,
+            **_scaling(facts),
+        )
         if not facts.in_memory:
-            check_unchanged(facts)
+            check_unchanged(facts, wanted)
         else:
-            pixels = resident.load(facts, files, workers=wanted.workers)
+            pixels = resident.load(facts, files, wanted)
+    else:
+        pixels = measured = resident.load_array(facts, wanted)
+        if isinstance(wanted, settings.TorchvisionSet):
+            files = ArrayImages(pixels.images, **_scaling(facts))
+            if not facts.in_memory:
+                pixels = None
+            elif facts.image_size != facts.native_size:
+                pixels = resident.load(facts, files, wanted)
     return ImageData(
         facts,
         wanted,
         pixels=pixels,
+        measured=measured or pixels,
         files=files,
         batch_size=batch_size,
         eval_batch_size=eval_batch_size or _eval_batch_size(facts, batch_size),
@@ -103,6 +111,7 @@ class ImageData(pl.LightningDataModule):
         facts: the data set's.
         wanted: its settings.
         pixels: the decoded images, uint8 [N, C, H, W] with channel sums; None: they are streamed from ``files``.
+        measured: those whose statistics normalise, of an array at its own size; None: there are none.
         files: the image files; None for embedded data.
         batch_size: examples in a training batch of one process.
         eval_batch_size: examples in an evaluation batch of one process.
@@ -119,6 +128,7 @@ class ImageData(pl.LightningDataModule):
         wanted: settings.Settings,
         *,
         pixels: resident.Pixels | None,
+        measured: resident.Pixels | None,
         files: ImageFiles | None,
         batch_size: int,
         eval_batch_size: int,
@@ -134,8 +144,9 @@ class ImageData(pl.LightningDataModule):
         self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
         self.accumulation, self.norm_size = accumulation, norm_size
         self.augmentation = wanted.augmentation
-        self.mean, self.std = _normalisation(facts, wanted, pixels)
+        self.mean, self.std = _normalisation(facts, wanted, measured)
         self._workers: int = getattr(wanted, "workers", 0)
+        self._wanted = wanted
         self._pixels, self._files, self._device, self._place = pixels, files, device, place
         self._resident: tuple[torch.device, Tensor, Tensor] | None = None
 
@@ -182,7 +193,7 @@ class ImageData(pl.LightningDataModule):
     def check_stream(self) -> None:
         """Raise UserError where files that are streamed have changed, so that a run trained on others than its own."""
         if self._pixels is None:
-            check_unchanged(self.facts)
+            check_unchanged(self.facts, self._wanted)
 
     def check_shared_memory(self, processes: int) -> None:
         """Raise UserError where the batches of ``processes``, which train on this machine, have no room in /dev/shm.
@@ -226,6 +237,7 @@ class ImageData(pl.LightningDataModule):
             pixel_max=self.facts.pixel_max,
             augmentation=augmentation,
             seed=seed,
+            interpolation=self.facts.interpolation or "bilinear",
         )
         if self._pixels is not None:
             return TensorBatches(plan, finish, *self._on_device(self._pixels.images))
@@ -242,21 +254,25 @@ class ImageData(pl.LightningDataModule):
         return self._resident[1:]
 
 
+def _scaling(facts: DataFacts) -> dict[str, Any]:
+    return {"size": facts.image_size, "interpolation": facts.interpolation, "crop_pct": facts.crop_pct}
+
+
 def _eval_batch_size(facts: DataFacts, batch_size: int) -> int:
     height, width = facts.image_size
     return max(batch_size, min(512, EVAL_PIXELS // (height * width))) if facts.in_memory else batch_size
 
 
 def _normalisation(
-    facts: DataFacts, wanted: settings.Settings, pixels: resident.Pixels | None
+    facts: DataFacts, wanted: settings.Settings, measured: resident.Pixels | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     mean, std = getattr(wanted, "mean", None), getattr(wanted, "std", None)
     if mean is not None and std is not None:
         return mean, std
     if isinstance(wanted, settings.Fake):  # the same, whether the images are held or not
         return (noise.MEAN,) * wanted.channels, (noise.STD,) * wanted.channels
-    if pixels is not None:
-        return pixels.mean_and_std(facts.examples.train, facts.pixel_max)
+    if measured is not None:
+        return measured.mean_and_std(facts.examples.train, facts.pixel_max)
     if facts.channels == 3:
         return IMAGENET
     mean, std = IMAGENET

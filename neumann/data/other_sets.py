@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -59,6 +59,8 @@ def other_images(
     *,
     image_size: tuple[int, int],
     channels: int,
+    interpolation: str,
+    crop_pct: float,
     split: str | None,
     own: str | None,
 ) -> ChosenImages:
@@ -69,6 +71,8 @@ def other_images(
         class_names: the run's, by which the set's labels are told.
         image_size: the run's.
         channels: the run's.
+        interpolation: the run's, of every change of size.
+        crop_pct: the run's, the side of the centre cut over the scaled image's.
         split: one of `SPLITS`; None: test, or all images of class folders without split folders.
         own: the fingerprint of the run's own data, of which None never means all.
 
@@ -76,10 +80,15 @@ def other_images(
     size than the run's where they cannot be scaled.
     """
     wanted = settings.parse(data)
-    if isinstance(wanted, settings.ImageFolder):
-        wanted = replace(wanted, image_size=image_size, channels=channels)
+    scaling: dict[str, Any] = {"interpolation": interpolation, "crop_pct": crop_pct}
+    if is_folder(wanted):
+        wanted = replace(wanted, image_size=image_size, channels=channels, **scaling)
         chosen = _of_folder(wanted, split, own)
     else:
+        if isinstance(wanted, settings.Fitted):
+            data = {**data, "image_size": list(image_size), **scaling}
+        if isinstance(wanted, settings.Timm):
+            data = {**data, "channels": channels}
         found = facts(data)
         if (found.image_size, found.channels) != (image_size, channels):
             raise UserError(
@@ -88,6 +97,11 @@ def other_images(
             )
         chosen = _chosen(found, split or "test")
     return _labelled(chosen, class_names)
+
+
+def is_folder(wanted: settings.Settings) -> TypeGuard[settings.ImageFolder]:
+    """Return whether ``wanted`` is a folder of class folders, and not a set that timm's factory names."""
+    return isinstance(wanted, settings.ImageFolder) and not isinstance(wanted, settings.Timm)
 
 
 def _size(size: tuple[int, int], channels: int) -> str:
@@ -132,6 +146,8 @@ def _of_folder(wanted: settings.ImageFolder, split: str | None, own: str | None)
         split_digest=examples.digest(),
         in_memory=False,
         copies={},
+        interpolation=wanted.interpolation,
+        crop_pct=wanted.crop_pct,
         examples=examples,
         stat_digest=found.stat_digest,
     )

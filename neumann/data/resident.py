@@ -1,4 +1,7 @@
-"""Image folders in memory: every file is decoded once into one tensor, which the cache keeps for later runs."""
+"""Images in memory: every file is decoded once into one tensor, which the cache keeps for later runs.
+
+It is mapped from there, so that the processes of one machine share its pages.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,24 @@ import hashlib
 import pickle
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from neumann.cache_folder import cache_folder
-from neumann.data import cache, shared_memory
+from neumann.data import arrays, cache, settings, shared_memory, torchvision_sets
 from neumann.data.decoding_workers import decoded, pass_over_signals
-from neumann.data.facts import DataFacts
+from neumann.data.facts import CENTRE, DataFacts
 from neumann.data.images import ImageFiles, Request, as_is
 from neumann.data.scan import report_unreadable
 from neumann.data.splits import Indices
-from neumann.data.unchanged import check_unchanged
+from neumann.data.unchanged import changed, check_unchanged
 from neumann.errors import first_line
 
 VERSION = 1  # of decoding and of the file: raise it when either changes
@@ -64,25 +69,59 @@ def measure(images: Tensor) -> Pixels:
     return Pixels(images, sums, squares)
 
 
-def load(facts: DataFacts, files: ImageFiles, *, workers: int) -> Pixels:
-    """Return all images of ``facts``, decoded by ``workers`` processes or from the cache.
+def load(facts: DataFacts, files: ImageFiles, wanted: settings.Fitted) -> Pixels:
+    """Return all images of ``facts``, decoded by the processes that ``wanted`` asks for, or from the cache.
 
     Raises UserError naming the first file that cannot be decoded and how many there are, and where the files are no
     longer those of ``facts``: the cache keeps pixels under their fingerprint.
     """
-    kept = cache_folder() / "decoded" / f"{_key(facts)}.pt"
+
+    def made() -> Tensor:
+        images = _decode(files, wanted.workers)
+        check_unchanged(facts, wanted)
+        return images
+
+    return _kept(_key(facts), (facts.channels, *facts.image_size), len(facts.examples.labels), made)
+
+
+def load_array(facts: DataFacts, wanted: settings.Settings) -> Pixels:
+    """Return the array that ``wanted`` names, at its own size.
+
+    torchvision's sets come from the cache, where the files are those that ``facts`` were made of, so that only one of
+    several processes reads them. Raises UserError where they have changed.
+    """
+
+    def made() -> Tensor:
+        found = arrays.read(wanted)
+        if found.fingerprint() != facts.fingerprint:
+            raise changed(f"files of data={facts.kind}")
+        return torch.from_numpy(np.require(found.images, requirements=("C", "W")))
+
+    if not isinstance(wanted, settings.TorchvisionSet):  # embedded: read faster than the cache
+        return measure(made())
+    assert facts.native_size is not None
+    if torchvision_sets.stat_digest(wanted) != facts.stat_digest:
+        made()
+    key = hashlib.sha256(repr([facts.fingerprint, "array", VERSION]).encode()).hexdigest()[:32]
+    return _kept(key, (facts.channels, *facts.native_size), len(facts.examples.labels), made)
+
+
+def _kept(key: str, shape: tuple[int, ...], count: int, made: Callable[[], Tensor]) -> Pixels:
+    """Return the images that the cache keeps under ``key``, or those that are ``made``."""
+    kept = cache_folder() / "decoded" / f"{key}.pt"
     with cache.lock(kept):
-        if (known := _recall(kept, facts)) is not None:
+        if (known := _recall(kept, (count, *shape))) is not None:
             return known
-        pixels = measure(_decode(files, workers))
-        check_unchanged(facts)
+        pixels = measure(made())
         content = {**vars(pixels), "version": VERSION, "checksum": _checksum(pixels)}
         cache.write(kept, lambda path: torch.save(content, path))
-    return pixels
+        return _recall(kept, (count, *shape)) or pixels  # this process shares the pages, too
 
 
 def _key(facts: DataFacts) -> str:
     told: list[Any] = [facts.fingerprint, facts.image_size, facts.channels, VERSION]
+    if facts.image_size != facts.native_size and (facts.interpolation, facts.crop_pct) != ("bilinear", CENTRE):
+        told += [facts.interpolation, facts.crop_pct]
     if not facts.fingerprint.startswith("content:"):
         told.append(facts.stat_digest)  # names and sizes alone would miss an edited pixel
     return hashlib.sha256(repr(told).encode()).hexdigest()[:32]
@@ -95,12 +134,11 @@ def _checksum(pixels: Pixels) -> int:
     return checksum
 
 
-def _recall(kept: Path, facts: DataFacts) -> Pixels | None:
+def _recall(kept: Path, shape: tuple[int, ...]) -> Pixels | None:
     try:
         # mapped rather than read: runs on one machine then share the pages
         content = torch.load(kept, mmap=True, weights_only=True, map_location="cpu")
         pixels = Pixels(content["images"], content["sums"], content["squares"])
-        shape = (len(facts.examples.labels), facts.channels, *facts.image_size)
         if tuple(pixels.images.shape) != shape or _checksum(pixels) != content["checksum"]:
             raise ValueError("its content is not what was written")
         return pixels
@@ -134,5 +172,5 @@ def _decode(files: ImageFiles, workers: int) -> Tensor:
             problems.extend((one.path, one.reason) for one in answer)
         elif not problems:
             images[chunk[0].index : chunk[-1].index + 1] = answer
-    report_unreadable(files.root, problems, len(files))
+    report_unreadable(problems, len(files))
     return images

@@ -24,6 +24,7 @@ from neumann.cores import cores
 from neumann.data import cache
 from neumann.data.eight_bits import as_eight_bits, losses
 from neumann.data.folder import File, Listing
+from neumann.data.sources import Source
 from neumann.errors import UserError
 
 VERSION = 3  # of the kept file: raise it when its content or meaning changes
@@ -87,7 +88,7 @@ def scan(listing: Listing) -> Scan:
     Raises UserError naming the first file that is not a whole image, and how many there are.
     """
     stats = stat_digest(listing.files)
-    place = hashlib.sha256(str(listing.root).encode(errors="surrogateescape")).hexdigest()[:24]
+    place = hashlib.sha256(f"{listing.root}{listing.mark}".encode(errors="surrogateescape")).hexdigest()[:24]
     kept = cache_folder() / "scans" / f"{place}.json"
     with cache.lock(kept):
         if (known := _recall(kept, stats, len(listing.files))) is not None:
@@ -98,13 +99,13 @@ def scan(listing: Listing) -> Scan:
     return found
 
 
-def report_unreadable(root: Path | str, problems: Iterable[tuple[str, str]], total: int) -> None:
-    """Raise one UserError for all ``problems``, (path under ``root``, reason), of ``total`` files; nothing for none."""
+def report_unreadable(problems: Iterable[tuple[str, str]], total: int) -> None:
+    """Raise one UserError for all ``problems``, (path, reason), of ``total`` files; nothing for none."""
     found = sorted(problems)
     if found:
         path, reason = found[0]
         more = f"; {len(found)} of the {total} image files cannot be read" if len(found) > 1 else ""
-        raise UserError(f"'{Path(root, path)}' is not a readable image ({reason}){more}")
+        raise UserError(f"'{path}' is not a readable image ({reason}){more}")
 
 
 def explain(error: BaseException) -> str:
@@ -153,8 +154,8 @@ def _read_all(listing: Listing, stats: str) -> Scan:
     if total > CONTENT_LIMIT or len(files) > 100_000:
         cache.log.warning("reading %d images in '%s', once", len(files), listing.root)
     seen = list(_told(_looks(listing, total), len(files)))
-    problems = [(file.path, one.problem) for file, one in zip(files, seen, strict=True) if one.problem]
-    report_unreadable(listing.root, problems, len(files))
+    problems = [(listing.source.path(index), one.problem) for index, one in enumerate(seen) if one.problem]
+    report_unreadable(problems, len(files))
     digest = hashlib.sha256()
     equal: dict[bytes, list[int]] = {}
     lost: dict[str, tuple[int, str]] = {}
@@ -165,6 +166,8 @@ def _read_all(listing: Listing, stats: str) -> Scan:
         for what in one.losses:
             count, first = lost.get(what, (0, file.path))
             lost[what] = (count + 1, first)
+    if listing.mark:  # of a folder, the paths say the classes
+        digest.update(listing.labels.astype("<i8").tobytes() + "\0".join(listing.class_names).encode())
     sizes = Counter(one.size for one in seen)
     prefix = "content:" if whole else "names-sizes:"
     return Scan(
@@ -178,17 +181,17 @@ def _read_all(listing: Listing, stats: str) -> Scan:
 
 
 def _looks(listing: Listing, total: int) -> Iterator[_Seen]:
-    paths = [listing.root / file.path for file in listing.files]
+    places = range(len(listing.files))
 
-    def look(path: Path) -> _Seen:
-        return _look(path, whole=total <= CONTENT_LIMIT)
+    def look(index: int) -> _Seen:
+        return _look(listing.source, index, whole=total <= CONTENT_LIMIT)
 
-    if total < SMALL_FILE * len(paths):
-        yield from map(look, paths)
+    if total < SMALL_FILE * len(places):
+        yield from map(look, places)
         return
     with ThreadPoolExecutor(max(4, cores())) as pool:  # four hide the waiting for a disk on a single core too
-        for start in range(0, len(paths), AT_ONCE):
-            yield from pool.map(look, paths[start : start + AT_ONCE])
+        for start in range(0, len(places), AT_ONCE):
+            yield from pool.map(look, places[start : start + AT_ONCE])
 
 
 def _told(looks: Iterator[_Seen], count: int) -> Iterator[_Seen]:
@@ -216,9 +219,9 @@ def _sides(size: tuple[int, int]) -> str:
     return f"{size[0]}×{size[1]}"
 
 
-def _look(path: Path, *, whole: bool) -> _Seen:
+def _look(source: Source, index: int, *, whole: bool) -> _Seen:
     try:
-        content = path.read_bytes()
+        content = source.read(index)
         if not content:
             return _Seen(b"", (0, 0), problem="the file is empty")
         with Image.open(io.BytesIO(content)) as image:

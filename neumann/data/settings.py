@@ -6,7 +6,7 @@ The fields and defaults are those of conf/data/*.yaml; a test compares the two.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from neumann.bounds import as_yaml, check_fields, choice, number
 from neumann.errors import UserError, did_you_mean
 
 AUGMENTATIONS = ("none", "crop", "crop_flip", "random_resized_crop")
+INTERPOLATIONS = ("bilinear", "bicubic")
 MISSING = "???"  # OmegaConf's mark for a value that the user has not given yet
 
 
@@ -67,7 +68,33 @@ class Fashion14(Settings):
 
 
 @dataclass(frozen=True)
-class TorchvisionSet(Settings):
+class Fitted(Settings):
+    """What every kind has whose images can be brought to another size.
+
+    For a model with pretrained weights, `neumann.config.resolution` replaces None by what the weights were made with.
+
+    Args:
+        image_size: (height, width) in pixels; None: the images' own where they share one.
+        interpolation: one of `INTERPOLATIONS`, of every change of size; None: bilinear.
+        crop_pct: the side of evaluation's centre cut over the scaled image's; None: 0.875.
+        in_memory: whether images are decoded once and held on the device; None: by size.
+        mean: per channel, in units of the full pixel range (0 to 1); None: the data set's own.
+        std: as ``mean``, every value above 0; given together with it.
+        workers: processes that decode images; 0 decodes in the process that trains.
+        augmentation: see `Settings`.
+    """
+
+    image_size: tuple[int, int] | None = None
+    interpolation: str | None = field(default=None, metadata={"choices": INTERPOLATIONS, "also": {}})
+    crop_pct: float | None = number(None, above=0)
+    in_memory: bool | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    workers: int = number(2, at_least=0)
+
+
+@dataclass(frozen=True)
+class TorchvisionSet(Fitted):
     """One of torchvision's sets, in the files that torchvision reads.
 
     Args:
@@ -75,8 +102,13 @@ class TorchvisionSet(Settings):
         download: whether torchvision fetches what is missing there.
         val_fraction: validation's share of the training images.
         split_seed: seed of this cut.
-        mean: per channel, in units of the full pixel range (0 to 1); None: the training split's own.
-        std: as ``mean``, every value above 0; given together with it.
+        image_size: see `Fitted`, as for all that follow.
+        interpolation: see `Fitted`.
+        crop_pct: see `Fitted`.
+        in_memory: see `Fitted`.
+        mean: see `Fitted`.
+        std: see `Fitted`.
+        workers: see `Fitted`.
         augmentation: see `Settings`.
     """
 
@@ -87,8 +119,6 @@ class TorchvisionSet(Settings):
     download: bool = False
     val_fraction: float = number(0.1, above=0, below=1)
     split_seed: int = number(0, at_least=0)
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -131,33 +161,73 @@ class FashionMnist(TorchvisionSet):
 
 
 @dataclass(frozen=True)
-class ImageFolder(Settings):
+class ImageFolder(Fitted):
     """A folder of class folders, with or without train/, val/ and test/ above them.
 
     Args:
         root: path of the folder.
-        image_size: (height, width) in pixels; None: the images' own where they share one.
         channels: 1 (grey) or 3 (RGB).
         val_fraction: share of the images that are not test, where there is no val/ beside test/.
         test_fraction: share of all images, where there is neither val/ nor test/.
         split_seed: seed of these cuts.
+        image_size: see `Fitted`, as for all that follow.
+        interpolation: see `Fitted`.
+        crop_pct: see `Fitted`.
+        in_memory: see `Fitted`.
+        mean: see `Fitted`.
+        std: see `Fitted`.
+        workers: see `Fitted`.
         augmentation: see `Settings`.
-        in_memory: whether images are decoded once and held on the device; None: by size.
-        mean: per channel, in units of the full pixel range (0 to 1); None: the data set's own.
-        std: as ``mean``, every value above 0; given together with it.
-        workers: processes that decode images; 0 decodes in the process that trains.
     """
 
     root: str = MISSING
-    image_size: tuple[int, int] | None = None
     channels: int = 3
     val_fraction: float = number(0.1, above=0, below=1)
     test_fraction: float = number(0.2, above=0, below=1)
     split_seed: int = number(0, at_least=0)
-    in_memory: bool | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    workers: int = number(2, at_least=0)
+
+
+@dataclass(frozen=True)
+class Timm(ImageFolder):
+    """A set as timm's dataset factory names it: Hugging Face's, webdataset shards, tar files, torchvision's.
+
+    Args:
+        name: ``hfds/NAME``, ``wds/``, ``torch/NAME``, or "" for tar files and folders, as timm has them.
+        root: the folder or tar file; of ``hfds/`` the cache folder, None for Hugging Face's own.
+        download: whether Hugging Face's hub is asked for what is not there.
+        train_split: the set's name of its training split, or a pattern of shards.
+        val_split: the same of its validation split; None: found by its name.
+        test_split: the same of its test split; None: found by its name.
+        input_key: the column of images, or of shards the images' suffixes with ; between; None: as timm.
+        target_key: the column of labels, or of shards a field of the .json beside an image; None: as timm.
+        val_fraction: see `ImageFolder`, as for all that follow.
+        test_fraction: see `ImageFolder`.
+        split_seed: see `ImageFolder`.
+        channels: see `ImageFolder`.
+        image_size: see `Fitted`.
+        interpolation: see `Fitted`.
+        crop_pct: see `Fitted`.
+        in_memory: see `Fitted`.
+        mean: see `Fitted`.
+        std: see `Fitted`.
+        workers: see `Fitted`.
+        augmentation: see `Settings`.
+    """
+
+    name: str = MISSING
+    root: str | None = None  # type: ignore[assignment] # hfds/ alone goes without
+    download: bool = False
+    train_split: str = "train"
+    val_split: str | None = None
+    test_split: str | None = None
+    input_key: str | None = None
+    target_key: str | None = None
+
+    @property
+    def prefix(self) -> str:
+        """What stands before the first slash of the name, in lower case as timm reads it; "" for none."""
+        before, slash, _ = self.name.partition("/")
+        return before.lower() if slash else ""
 
 
 @dataclass(frozen=True)
@@ -198,7 +268,34 @@ KINDS: dict[str, type[Settings]] = {
     "mnist": Mnist,
     "fashion_mnist": FashionMnist,
     "image_folder": ImageFolder,
+    "timm": Timm,
     "fake": Fake,
+}
+
+TORCH: dict[str, type[Fitted]] = {
+    "cifar10": Cifar10,
+    "cifar100": Cifar100,
+    "mnist": Mnist,
+    "fashion_mnist": FashionMnist,
+    "image_folder": ImageFolder,
+    "folder": ImageFolder,
+}
+ELSEWHERE = {
+    "imagenet": "use data=imagenet, whose class folders torchvision's ImageNet unpacks",
+    **dict.fromkeys(
+        ("inaturalist", "inat"),
+        "use data=image_folder with the folder of one version as data.root, which holds a folder for each class",
+    ),
+}
+IN_ORDER_ONLY = {
+    "tfds": (
+        "timm reads TFDS in order only, and a run of it could not be repeated or resumed to the bit, nor is TensorFlow "
+        "among what neumann installs: use hfds/ for the same set, or write it as class folders (data=image_folder)"
+    ),
+    "hfids": (
+        "a stream is read in order only, and a run of it could not be repeated or resumed to the bit: write hfds/ for "
+        "hfids/, which downloads the set and reads it in any order"
+    ),
 }
 
 
@@ -215,23 +312,77 @@ def parse(data: Mapping[str, Any]) -> Settings:
     for key in given:
         if key not in known:
             raise UserError(f"data={kind} has no setting '{key}': {did_you_mean(str(key), known)}")
+    if KINDS[kind] is Timm:
+        return _timm(given)
     if "root" in known:
         given["root"] = _root(given.get("root"))
-    wanted = KINDS[kind](**given)
+    return _checked(KINDS[kind](**given))
+
+
+def _checked(wanted: Settings) -> Settings:
+    """Return ``wanted`` with every value checked and in its own type. Raises UserError."""
     check_fields(wanted, "data.")
     if (why := wanted.spoils.get(wanted.augmentation)) is not None:
         raise UserError(f"data.augmentation={wanted.augmentation} {why}")
-    if isinstance(wanted, ImageFolder):
-        if wanted.channels not in (1, 3):
-            raise UserError(
-                f"data.channels={as_yaml(wanted.channels)} is not a choice: images have 1 channel (grey) or 3 (RGB)"
-            )
-        wanted = replace(wanted, image_size=_image_size(wanted.image_size))
+    if isinstance(wanted, ImageFolder) and wanted.channels not in (1, 3):
+        given = as_yaml(wanted.channels)
+        raise UserError(f"data.channels={given} is not a choice: images have 1 channel (grey) or 3 (RGB)")
     if isinstance(wanted, Fake):
         if (size := _image_size(wanted.image_size)) is None:
             raise UserError("data.image_size=null is not a size: noise has none of its own, give a number of pixels")
-        wanted = replace(wanted, image_size=size)
-    return _normalised(wanted) if isinstance(wanted, ImageFolder | TorchvisionSet) else wanted
+        return replace(wanted, image_size=size)
+    if not isinstance(wanted, ImageFolder | TorchvisionSet):
+        return wanted
+    if wanted.crop_pct is not None and wanted.crop_pct > 1:
+        percent = f": did you mean {wanted.crop_pct / 100:g}?" if wanted.crop_pct <= 100 else ""
+        raise UserError(f"data.crop_pct={wanted.crop_pct} is out of range: it is a fraction, at most 1{percent}")
+    return _normalised(replace(wanted, image_size=_image_size(wanted.image_size)))
+
+
+def _timm(given: dict[str, Any]) -> Settings:
+    """Return the settings of a set by timm's name; those of torchvision's sets are the same as by our own name.
+
+    Raises UserError for a name that timm does not read, or in an order that cannot be resumed.
+    """
+    if given.get("name") in (None, MISSING):
+        raise UserError("data.name is missing: give timm's name of the set, such as data.name=hfds/NAME or wds/")
+    wanted = Timm(**given)
+    check_fields(wanted, "data.")
+    rest = wanted.name.partition("/")[2]
+    if wanted.prefix in IN_ORDER_ONLY:
+        raise UserError(f"data.name={wanted.name}: {IN_ORDER_ONLY[wanted.prefix]}")
+    if wanted.prefix == "torch":
+        return _torchvision(wanted, rest.split("/")[-1].lower(), given)
+    if wanted.prefix not in ("hfds", "wds", "") or (wanted.name and not wanted.prefix):
+        near = did_you_mean(wanted.prefix or wanted.name, ("hfds", "wds", "torch"))
+        raise UserError(f"data.name={wanted.name} begins with none of timm's prefixes hfds/, wds/ and torch/: {near}")
+    if wanted.prefix == "hfds" and not rest:
+        raise UserError("data.name=hfds/ names no set: write hfds/NAME, or hfds/FOLDER for one on this machine")
+    if wanted.prefix != "hfds":
+        _root(wanted.root)
+    unused = {"wds": ("download",), "": ("download", "input_key", "target_key")}.get(wanted.prefix, ())
+    for key in unused:
+        if getattr(wanted, key):
+            raise UserError(f"data.{key}={getattr(wanted, key)} has no effect on data.name={wanted.name}: leave it out")
+    return _checked(wanted)
+
+
+def _torchvision(wanted: Timm, name: str, given: Mapping[str, Any]) -> Settings:
+    """Return the settings of the kind that timm's ``torch/name`` is here. Raises UserError where there is none."""
+    kind: type[Settings] | None = TORCH.get(name)
+    if kind is None:
+        other = ELSEWHERE.get(name) or f"{did_you_mean(name, TORCH)} Or use data=image_folder on class folders"
+        raise UserError(f"data.name={wanted.name} is not read: {other}")
+    _root(wanted.root)
+    known = {field.name for field in fields(kind)}
+    for field_ in fields(Timm):
+        value = getattr(wanted, field_.name)
+        if field_.name not in known and field_.name != "name" and value != field_.default:
+            raise UserError(
+                f"data.{field_.name}={value} has no effect on data.name={wanted.name}, whose splits, channels and "
+                "labels are its own: leave it out"
+            )
+    return _checked(kind(**{key: value for key, value in given.items() if key in known}))
 
 
 def _root(value: Any) -> str:

@@ -97,6 +97,7 @@ def read(wanted: settings.TorchvisionSet) -> ArraySet:
     """
     layout = LAYOUTS[type(wanted)]
     files = _files(wanted, layout)
+    stats = _stat_digest(files)
     read_part = _cifar if layout.names[0] else _idx
     classes = _class_names(files, layout)
     train, test = (
@@ -113,10 +114,22 @@ def read(wanted: settings.TorchvisionSet) -> ArraySet:
         ),
         test_is=f"the official test images of {wanted.title}",
         told=_odd_counts(wanted.title, layout, (len(train[0]), len(test[0]))),
+        stat_digest=stats,
     )
     if isinstance(wanted, settings.Mnist) and found.fingerprint() == FASHION_MNIST:
         raise UserError(f"the files in '{files[layout.train[0]].parent}' are Fashion-MNIST's: use data=fashion_mnist")
     return found
+
+
+def stat_digest(wanted: settings.TorchvisionSet) -> str:
+    """Return a digest of the names, sizes and times of the files of ``wanted``. Raises UserError as `read` does."""
+    return _stat_digest(_files(wanted, LAYOUTS[type(wanted)]))
+
+
+def _stat_digest(files: dict[str, Path]) -> str:
+    stats = {str(path): path.stat() for path in files.values()}
+    told = [(path, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for path, one in sorted(stats.items())]
+    return hashlib.sha256(repr(told).encode(errors="surrogateescape")).hexdigest()
 
 
 def _files(wanted: settings.TorchvisionSet, layout: Layout) -> dict[str, Path]:

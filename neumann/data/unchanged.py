@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from neumann.data import settings
 from neumann.data.facts import DataFacts
-from neumann.data.folder import walk
 from neumann.data.scan import scan, stat_digest
+from neumann.data.timm_sets import listing_of
 from neumann.errors import UserError
 
 
-def check_unchanged(facts: DataFacts) -> None:
-    """Raise UserError where the files of ``facts`` are no longer what its fingerprint covers.
+def check_unchanged(facts: DataFacts, wanted: settings.Settings) -> None:
+    """Raise UserError where the files of ``facts``, those of ``wanted``, are no longer what its fingerprint covers.
 
-    Where names, sizes and times are the same, no file is read. Embedded data does not change.
+    Where names, sizes and times are the same, no file is read. Embedded data does not change, and an array's was
+    compared when it was read whole.
     """
-    if not facts.examples.root:
+    if not isinstance(wanted, settings.ImageFolder):
         return
-    listing = walk(facts.examples.root)
+    listing = listing_of(wanted)
     same = stat_digest(listing.files) == facts.stat_digest
     if not same and scan(listing).fingerprint != facts.fingerprint:
         raise changed(f"images in '{facts.examples.root}'")

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from neumann.bounds import as_yaml
 from neumann.errors import UserError, did_you_mean, first_line
+from neumann.models import cifar_resnets, mlp  # noqa: F401 - they register models with timm
+from neumann.models.timm_arguments import own_settings
 
 
 class SmallCNN(nn.Module):
@@ -51,20 +53,9 @@ class SmallCNN(nn.Module):
 
 
 @register_model
-def small_cnn(
-    pretrained: bool = False,
-    pretrained_cfg: Any = None,
-    pretrained_cfg_overlay: Any = None,
-    cache_dir: Any = None,
-    **kwargs: Any,
-) -> SmallCNN:
-    """Return a `SmallCNN` of ``kwargs``; timm's factory makes it by this name, with these arguments.
-
-    Raises UserError for ``pretrained``: there are no pretrained weights.
-    """
-    if pretrained:
-        raise UserError("model.kwargs.pretrained=true: small_cnn has no pretrained weights")
-    return SmallCNN(**kwargs)
+def small_cnn(**kwargs: Any) -> SmallCNN:
+    """Return a `SmallCNN` of ``kwargs``; timm's factory makes it by this name."""
+    return SmallCNN(**own_settings("small_cnn", kwargs))
 
 
 LOCAL_WEIGHTS = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")  # settings that name a file
@@ -75,7 +66,14 @@ class WeightsMissingError(UserError):
 
 
 def build_model(
-    name: str, kwargs: Mapping[str, Any], *, in_chans: int, num_classes: int, image_size: tuple[int, int]
+    name: str,
+    kwargs: Mapping[str, Any],
+    *,
+    in_chans: int,
+    num_classes: int,
+    image_size: tuple[int, int],
+    auxiliary_head: bool = False,
+    channels_last: bool = False,
 ) -> nn.Module:
     """Return timm's model ``name`` with its first and last layer fitted to the data, tried on two blank images.
 
@@ -85,9 +83,12 @@ def build_model(
         in_chans: channels of the images.
         num_classes: number of classes.
         image_size: (height, width) of the images in pixels.
+        auxiliary_head: the model returns the logits of an auxiliary head beside its own.
+        channels_last: the memory format of its weights, which its activations follow.
 
     Raises UserError for an unknown name (with the nearest), settings that the model does not take, images that it
-    cannot take, and models that return anything but one tensor of logits [B, num_classes].
+    cannot take, and models that return anything but logits [B, num_classes], or two such tensors with
+    ``auxiliary_head``.
     """
     if not timm.is_model(name):
         near = did_you_mean(name, timm.list_models())
@@ -103,12 +104,18 @@ def build_model(
             raise UserError(f"model.kwargs.{fitted} is fitted to the data and cannot be set")
     settings = {"in_chans": in_chans, "num_classes": num_classes, **kwargs}
     attempts = [settings]
-    if "img_size" not in kwargs and image_size[0] == image_size[1]:
-        attempts.append({**settings, "img_size": image_size[0]})  # transformers are made for one size
+    if "img_size" not in kwargs:  # transformers are made for one size
+        square = image_size[0] == image_size[1]
+        attempts.append({**settings, "img_size": image_size[0] if square else image_size})
     first: UserError | None = None
     for attempt in attempts:
         try:
-            return _tried(_make(name, attempt, kwargs), name, in_chans, num_classes, image_size)
+            model = _make(name, attempt, kwargs)
+            out = _tried(model, name, in_chans, image_size)
+            if channels_last:
+                _use_channels_last(model, name, in_chans, image_size)
+            _check_logits(out, name, num_classes, auxiliary_head)
+            return model
         except WeightsMissingError:
             raise
         except UserError as error:
@@ -155,7 +162,8 @@ def _unmakeable(name: str, kwargs: Mapping[str, Any], error: Exception) -> UserE
     return UserError(f"model.name={name} cannot be made with {given}: {first_line(error)}")
 
 
-def _tried(model: nn.Module, name: str, in_chans: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+def _tried(model: nn.Module, name: str, in_chans: int, image_size: tuple[int, int]) -> Any:
+    """Return what ``model`` answers to two blank images."""
     size = "×".join(str(s) for s in image_size)
     model.eval()  # so that blank images leave no trace in batch norm's statistics
     try:
@@ -167,9 +175,40 @@ def _tried(model: nn.Module, name: str, in_chans: int, num_classes: int, image_s
             f"model.name={name} cannot take images of {size} ({reason}): set data.image_size or another model"
         ) from error
     model.train()
-    if not isinstance(out, Tensor) or out.shape != (2, num_classes):
+    return out
+
+
+def _use_channels_last(model: nn.Module, name: str, in_chans: int, image_size: tuple[int, int]) -> None:
+    """Put the weights of ``model`` into that memory format, in place; raise UserError where it cannot compute in it."""
+    model.to(memory_format=torch.channels_last)
+    try:
+        _tried(model, name, in_chans, image_size)
+    except UserError as error:  # it views its activations pixel by pixel
+        reason = first_line(error.__cause__ or error)
+        raise UserError(
+            f"model.name={name} cannot compute in model.channels_last=true ({reason}): set it to false"
+        ) from error
+
+
+def _check_logits(out: Any, name: str, num_classes: int, auxiliary_head: bool) -> None:
+    """Raise UserError unless a model's answer ``out`` is the logits of two images, or of two heads where it should."""
+
+    def logits(value: Any) -> bool:
+        return isinstance(value, Tensor) and value.shape == (2, num_classes)
+
+    two_heads = isinstance(out, tuple) and len(out) == 2 and all(logits(head) for head in out)
+    if two_heads and not auxiliary_head:
+        raise UserError(
+            f"model.name={name} returns the logits of an auxiliary head too: set model.auxiliary_weight, its weight in "
+            "the loss, or leave the head out"
+        )
+    if auxiliary_head and logits(out):
+        raise UserError(
+            f"model.auxiliary_weight is set and model.name={name} has no auxiliary head: leave it at null (timm's "
+            "inception_v3 has one with +model.kwargs.aux_logits=true)"
+        )
+    if not two_heads and not logits(out):
         shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise UserError(
             f"model.name={name} returns {shape} where logits [batch, {num_classes}] are needed: is it a classifier?"
         )
-    return model

@@ -85,14 +85,6 @@ def setting_text(setting: Setting | None) -> str:
     return ", ".join(f"{printable(key).removeprefix('optimizer.')} {value(v)}" for key, v in setting.items())
 
 
-def duration(seconds: float) -> str:
-    """Return a duration in the two largest units that it has."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
-
-
 def mean_and_interval(summary: Summary | None) -> str:
     """Return "1.23 [1.10, 1.36]", the mean alone where there is no interval, or a dash."""
     if summary is None:

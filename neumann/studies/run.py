@@ -20,6 +20,7 @@ from rich.text import Text
 from neumann.config import NOT_SIGNED, ignored_variables
 from neumann.config.override_text import key_of, value_of
 from neumann.errors import UserError, did_you_mean, printable
+from neumann.estimates.recorded import time_left
 from neumann.folders import folder_of, left_out_if_refused
 from neumann.store.code_digests import CodeCheck, targets_of
 from neumann.store.files import replace_file
@@ -29,9 +30,9 @@ from neumann.studies.analysis import analyse
 from neumann.studies.collect import StudyRun, StudyRuns, collect
 from neumann.studies.definition import FULL, PACKAGED, list_studies, read_study
 from neumann.studies.earlier import lost_runs, stands_on
-from neumann.studies.estimate import time_left
 from neumann.studies.numbers import setting_text
 from neumann.studies.plan import Study, load_study
+from neumann.studies.remaining import over, remaining
 from neumann.studies.results import StudyResults, TuningTrial, chosen
 
 if TYPE_CHECKING:
@@ -48,19 +49,23 @@ def study(
     *,
     budget: str = FULL,
     plan: bool = False,
+    estimate: str | None = None,
     overrides: Sequence[str] = (),
     config_dirs: Sequence[str] = (),
     console: Console,
 ) -> int:
     """Train what ``name`` lacks at ``budget`` and render its report; return the exit code, 1 where a run failed.
 
-    With ``plan`` it prints what would be trained and trains nothing. ``overrides`` may set only what cannot change a
-    result. Raises UserError for a wrong study or configuration, and Interrupted where it was stopped.
+    With ``plan`` it prints what would be trained and trains nothing; with ``estimate``, a rate that
+    `neumann.estimates.rate.read_rate` reads, it prints what that would cost. ``overrides`` may set only what cannot
+    change a result. Raises UserError for a wrong study or configuration, and Interrupted where it was stopped.
     """
     one = load_study(name, budget, _checked(overrides), config_dirs)
     if plan:
         _print_plan(collect(one), console)
         return 0
+    if estimate is not None:
+        return _estimated(collect(one), estimate, console)
     folder = _report_folder(one)
     known = stamp.unchanged(folder, stamp.digest(one, folder.parent))
     if known is not None and not known["incomplete"]:  # nothing is missing, and nothing has changed since
@@ -308,8 +313,17 @@ def _print_plan(runs: StudyRuns, console: Console) -> None:
     later = f" and up to {unchosen * len(one.evaluation_seeds)} evaluation runs after tuning" if unchosen else ""
     _say(console, f"to train: {len(left)} runs{later} (rows that differ only in the evaluation point share theirs)")
     _print_lost(tuning[0].spec.folder.parent / one.report, tuning, console)
-    if (sentence := time_left(runs)) is not None:
+    if (sentence := time_left(remaining(runs), over(runs))) is not None:
         _say(console, sentence)
+
+
+def _estimated(runs: StudyRuns, rate: str, console: Console) -> int:
+    """Print what the runs without a result cost, those after tuning at the mean of their row's; return 0."""
+    from neumann.estimates.printed import print_estimate
+
+    left = [(spec, spec.name, times) for spec, times in remaining(runs)]
+    print_estimate(console, left, finished=len({spec.signature for spec, _ in over(runs)}), rate=rate, several=True)
+    return 0
 
 
 def _publish(one: Study, folder: Path, incomplete: str | None, console: Console) -> None:

@@ -43,8 +43,9 @@ from neumann.training.stopping import Stop
 class _InTurn(pl.Callback):
     """Several callbacks as one, called once an optimizer step; the census sees every micro-batch.
 
-    They are called with the step's number in this attempt, and with the mean loss of its micro-batches, which Lightning
-    has divided by their number. One callback also spares the time that Lightning spends on every hook of each.
+    They are called with the step's number in this attempt, and with the mean losses of its micro-batches; Lightning has
+    divided the one that is minimised by their number. One callback also spares the time that Lightning spends on every
+    hook of each.
 
     Args:
         callbacks: called in this order.
@@ -54,7 +55,7 @@ class _InTurn(pl.Callback):
 
     def __init__(self, callbacks: list[pl.Callback], census: Census, accumulation: int) -> None:
         self._callbacks, self._census, self._accumulation = callbacks, census, accumulation
-        self._loss: Tensor | None = None  # of the micro-batches of the step under way
+        self._losses: dict[str, Tensor] = {}  # of the micro-batches of the step under way
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for callback in self._callbacks:
@@ -64,12 +65,13 @@ class _InTurn(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._census.count(batch)
-        loss = outputs["loss"].detach()
-        self._loss = loss if self._loss is None else self._loss + loss
+        for key, value in outputs.items():
+            loss = value.detach() if key == "loss" else value / self._accumulation
+            self._losses[key] = self._losses[key] + loss if key in self._losses else loss
         step, left = divmod(batch_idx + 1, self._accumulation)
         if left:  # a signal, too, waits for the end of the step, where a checkpoint can be
             return
-        mean, self._loss = {"loss": self._loss}, None
+        mean, self._losses = self._losses, {}
         for callback in self._callbacks:
             callback.on_train_batch_end(trainer, pl_module, mean, batch, step - 1)
 
@@ -272,6 +274,7 @@ class Attempt:
                 "factor": factor,
                 "scaled": None if rate is None else rate * factor,
             },
+            **self._start(),
             "distinct_examples": {
                 "training": self.census.distinct,
                 "validation": headline(measured[-1]["validation"])["n"],
@@ -281,7 +284,7 @@ class Attempt:
             "test": test,
             **recalibrated,
             "best_validation_error": min(errors),  # of the curve, hence optimistic
-            "train_loss": measured[-1]["train_loss"],
+            **{key: value for key, value in measured[-1].items() if key.startswith("train_loss")},
             "train_seconds": progress.train_seconds,
             "eval_seconds": progress.eval_seconds,
             "attempts": self.session.attempt,
@@ -291,6 +294,10 @@ class Attempt:
             "time": time.time(),
         }
         return result, right
+
+    def _start(self) -> dict[str, Any]:
+        start = self.parts.start
+        return {} if start is None else {"start": start.record(self.spec.weights["model.checkpoint"])}
 
     def _eval_weights(self, trainer: pl.Trainer) -> bytes:
         """Return the content of eval-weights.pt."""

@@ -14,7 +14,7 @@ from neumann.config import RunSpec
 from neumann.errors import UserError
 from neumann.processes.ranks import world_size
 from neumann.training.instantiate import build_schedule
-from neumann.training.parts import build_model_of, build_optimizer_of, check_device
+from neumann.training.parts import build_model_of, build_optimizer_of, check_device, load_start
 
 
 def wrong_settings(specs: Sequence[RunSpec], *, here: bool = True) -> list[str | None]:
@@ -52,7 +52,9 @@ def _model(spec: RunSpec, models: dict[str, nn.Module | UserError], device: str)
     key = json.dumps([device, spec.section("model"), recipe, fitted], default=str)
     if key not in models:
         try:
-            models[key] = build_model_of(spec)
+            model = build_model_of(spec)
+            load_start(spec, model)
+            models[key] = model
         except UserError as error:
             models[key] = error
     made = models[key]

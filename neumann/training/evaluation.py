@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +45,7 @@ class TrainingProgress:
     eval_seconds: float = 0.0  # in evaluations
     loss_sum: float = 0.0  # of training losses since the last evaluation, nats
     loss_steps: int = 0  # how many
+    head_loss_sums: dict[str, float] = field(default_factory=dict)  # by head, as loss_sum, of a model with two
     diverged_at: int | None = None  # the step at which the loss was found not to be finite
 
     def state_dict(self) -> dict[str, Any]:
@@ -184,7 +185,8 @@ class Evaluation(pl.Callback):
         self._steps_per_epoch = steps_per_epoch
         self._batch_size = batch_size
         self._report = report
-        self._pending: Tensor | None = None  # losses not read from the device yet
+        self._pending: Tensor | None = None  # losses not read from the device yet: the one minimised, then each head's
+        self._heads: list[str] = []  # keys of the heads' losses, in that order
         self._clock = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -199,7 +201,8 @@ class Evaluation(pl.Callback):
         progress.step += 1
         progress.examples += self._batch_size
         progress.loss_steps += 1
-        loss = outputs["loss"].detach()
+        self._heads = [key for key in outputs if key != "loss"]
+        loss = torch.stack([outputs[key].detach() for key in ("loss", *self._heads)])
         self._pending = loss.double() if self._pending is None else self._pending + loss
         due = progress.step % self._every == 0 or progress.step == self._total
         if due or progress.step % CHECK_EVERY == 0:
@@ -219,7 +222,11 @@ class Evaluation(pl.Callback):
     def flush(self) -> None:
         """Add up the losses that are still on the device, of all ranks, and read the clock."""
         if self._pending is not None:
-            self.progress.loss_sum += self._group.total(self._pending).item() / self._group.world_size
+            loss, *heads = (self._group.total(self._pending) / self._group.world_size).tolist()
+            self.progress.loss_sum += loss
+            sums = self.progress.head_loss_sums
+            for key, value in zip(self._heads, heads, strict=True):
+                sums[key] = sums.get(key, 0.0) + value
             self._pending = None
         now = time.perf_counter()
         self.progress.train_seconds += now - self._clock
@@ -243,10 +250,11 @@ class Evaluation(pl.Callback):
             "optimizer_step": self._schedule.count,
             "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
             "train_loss": self.mean_loss(),
+            **{f"train_{key}": value / progress.loss_steps for key, value in progress.head_loss_sums.items()},
             "train_seconds": round(progress.train_seconds, 4),
             "eval_seconds": round(progress.eval_seconds, 4),
             "validation": found.scores,
             **({"validation_recalibrated": found.recalibrated} if found.recalibrated is not None else {}),
         }
-        progress.loss_sum, progress.loss_steps = 0.0, 0
+        progress.loss_sum, progress.loss_steps, progress.head_loss_sums = 0.0, 0, {}
         self._report(measurement)

@@ -91,7 +91,8 @@ class Mirror:
                 for key in ("loss", "error"):
                     flat[f"{kind}/{point}/{key}"] = scores[key]
                     flat[f"by_examples/{kind}/{point}/{key}"] = scores[key]
-        flat["train/loss"] = measurement["train_loss"]
+        for key in ("loss", "loss_main", "loss_auxiliary"):
+            flat[f"train/{key}"] = measurement.get(f"train_{key}")
         flat["train/lr"] = measurement["lr"]
         flat["epoch"] = measurement["epoch"]
         flat = {k: v for k, v in flat.items() if v is not None and math.isfinite(v)}

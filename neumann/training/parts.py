@@ -5,8 +5,11 @@ Building finds every error in the configuration, so it comes before anything is 
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,14 +29,18 @@ from neumann.models.classifiers import build_model, own_statistics
 from neumann.models.ghost_batch_norm import use_ghost_batches
 from neumann.optim import WeightAverage, points
 from neumann.optim.batch_norm import batch_norms
+from neumann.optim.kernels.cpu import find_compiler
 from neumann.processes.ranks import world_size
 from neumann.seeds import derive
 from neumann.training.classifier import ImageClassifier
 from neumann.training.distributed import TIMEOUT, RankEnvironment, RankGroup
 from neumann.training.instantiate import build_schedule
 from neumann.training.optimizers import build_optimizer
+from neumann.training.precision import slow_precision
 from neumann.training.rate_schedules import RateSchedule, odd_rates
+from neumann.training.starting_weights import Start, read_weights
 
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation, per channel
 FEW_IMAGES = 100  # of a split
 
 
@@ -44,6 +51,7 @@ class Parts:
     data: ImageData  # this rank's batches
     module: ImageClassifier  # on the device that it trains on
     schedule: RateSchedule  # of the one optimizer, which ``module`` gives to Lightning
+    start: Start | None  # the weights that the run starts from
     trainer_options: dict[str, Any]  # keywords of ``pytorch_lightning.Trainer``
 
 
@@ -74,20 +82,35 @@ def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
     data.check_shared_memory(trainer.devices)
     torch.manual_seed(derive(config.seed, "initialisation"))
     model = build_model_of(spec)
+    start = load_start(spec, model)
     if normalised_as_pretrained(spec.as_dict()):
-        data.mean, data.std = own_statistics(model, data.in_chans)
+        data.mean, data.std = _statistics(model, start, data)
     # Where Lightning would put it, but before there is an optimizer: one with state from the start (Adagrad, a weight
     # average) makes that state like its parameters.
     model.to(device, torch.float64 if trainer.precision == "64-true" else None)
+    if config.model.compile:
+        model.compile(dynamic=False)  # in place, so that the keys of state_dict stay
     optimizer = build_optimizer_of(spec, model)
     if group.is_main:
         _warn_of_burn_in(optimizer, config.derived.total_steps)
-        for said in (*odd_rates(factor, config.schedule, config.derived.total_steps), *coarse_scores(spec.facts)):
+        if start is not None and start.new_head:
+            warnings.warn(start.sentence(spec.facts), stacklevel=2)
+        for said in (
+            *odd_rates(factor, config.schedule, config.derived.total_steps),
+            *coarse_scores(spec.facts),
+            *slow_precision(accelerator_of(spec), trainer.precision),
+        ):
             warnings.warn(said, stacklevel=2)
     return Parts(
         data=data,
-        module=ImageClassifier(model, lambda _: optimizer, label_smoothing=config.recipe.label_smoothing),
+        module=ImageClassifier(
+            model,
+            lambda _: optimizer,
+            label_smoothing=config.recipe.label_smoothing,
+            auxiliary_weight=config.model.auxiliary_weight,
+        ),
         schedule=RateSchedule(optimizer, factor),
+        start=start,
         trainer_options={
             "accelerator": accelerator_of(spec),
             "devices": trainer.devices,
@@ -111,19 +134,52 @@ def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
 def build_model_of(spec: RunSpec) -> torch.nn.Module:
     """Return the run's model, on torch's default device. Raises UserError as `build_model` and the checks here do."""
     config, facts = spec.config, spec.facts
-    model = build_model(
-        config.model.name,
-        config.model.kwargs,
-        in_chans=facts.channels,
-        num_classes=facts.num_classes,
-        image_size=facts.image_size,
-    )
+    for key in ("pretrained", "checkpoint_path"):
+        if config.model.checkpoint is not None and config.model.kwargs.get(key):
+            raise UserError(f"model.checkpoint and model.kwargs.{key} both name weights to start from: leave one out")
+    model = _network(spec, facts.num_classes)
     if config.batch.norm_size is not None:
         use_ghost_batches(model, config.batch.norm_size, torch.zeros(2, facts.channels, *facts.image_size))
     if 1 in (batch_split(config).micro_batch, config.batch.norm_size):
         check_one_image(model, torch.zeros(1, facts.channels, *facts.image_size), _two_images(spec))
     check_recalibration(model, config.recipe.recalibrate_batch_norm, world_size(spec))
     return model
+
+
+def _network(spec: RunSpec, num_classes: int) -> torch.nn.Module:
+    """Return the run's network for ``num_classes``, as its configuration names it."""
+    model, facts = spec.config.model, spec.facts
+    return build_model(
+        model.name,
+        model.kwargs,
+        in_chans=facts.channels,
+        num_classes=num_classes,
+        image_size=facts.image_size,
+        auxiliary_head=model.auxiliary_weight is not None,
+        channels_last=model.channels_last,
+    )
+
+
+def load_start(spec: RunSpec, model: torch.nn.Module) -> Start | None:
+    """Load the run's ``model.checkpoint`` into ``model``, which may be on the meta device; None where there is none.
+
+    Raises UserError where it does not fit.
+    """
+    checkpoint, name = spec.config.model.checkpoint, spec.config.model.name
+    if checkpoint is None:
+        return None
+    weights = read_weights(Path(checkpoint))
+    return Start(weights, weights.into(model, name, spec.facts, partial(_network, spec)))
+
+
+def _statistics(model: torch.nn.Module, start: Start | None, data: ImageData) -> Statistics:
+    """Return mean and standard deviation of the weights that ``model`` starts from, else those of ``data``."""
+    if start is None:
+        return own_statistics(model, data.in_chans)
+    weights = start.weights
+    if weights.mean is None or weights.std is None or len(weights.mean) != data.in_chans:
+        return data.mean, data.std
+    return weights.mean, weights.std
 
 
 def build_optimizer_of(spec: RunSpec, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -158,6 +214,19 @@ def check_device(spec: RunSpec) -> None:
         )
     if trainer.precision == "16-mixed" and accelerator == "cpu":
         raise UserError("trainer.precision=16-mixed needs a GPU: choose bf16-mixed or 32-true")
+    if spec.config.model.compile:
+        _check_compiler(accelerator)
+
+
+def _check_compiler(accelerator: str) -> None:
+    """Raise UserError where torch.compile has nothing to compile with."""
+    if accelerator == "gpu" and importlib.util.find_spec("triton") is None:
+        raise UserError("model.compile=true needs Triton on a GPU, which is not installed: set it to false")
+    if accelerator == "cpu":
+        try:
+            find_compiler()
+        except OSError as error:
+            raise UserError(f"model.compile=true: {error}: install one, name it in CXX, or set it to false") from error
 
 
 def _two_images(spec: RunSpec) -> str:

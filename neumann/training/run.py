@@ -55,7 +55,7 @@ def run(
         KeyboardInterrupt: a signal came before the first step.
         Exception: anything else; the run is then ``failed``, with the traceback in error.txt.
     """
-    _quieten()
+    quieten()
     if threads is None and "OMP_NUM_THREADS" not in os.environ:  # torch knows no container's quota
         threads = min(torch.get_num_threads(), cores())
     if threads is not None:
@@ -116,7 +116,7 @@ def _device_name(spec: RunSpec) -> str:
     return torch.cuda.get_device_name() if accelerator_of(spec) == "gpu" else "cpu"
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Silence Lightning's notices on hardware and its tips: the run says what matters itself."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)

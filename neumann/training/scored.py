@@ -15,7 +15,7 @@ from neumann.data import settings
 from neumann.data.batches import Batches, Finish, ShardPlan, StreamBatches
 from neumann.data.loose_images import OtherImages
 from neumann.data.module import build
-from neumann.data.other_sets import ChosenImages
+from neumann.data.other_sets import ChosenImages, is_folder
 from neumann.training.answers import Answerer
 from neumann.training.trained import Trained
 
@@ -86,7 +86,7 @@ def other_batches(
 ) -> Batches:
     """Return the batches of another set, its images prepared as those of the run."""
     wanted = settings.parse(data)
-    if not isinstance(wanted, settings.ImageFolder):
+    if not is_folder(wanted):
         return own_batches(run, data, chosen, batch_size=batch_size, device=device)
     examples = chosen.facts.examples
     files = OtherImages(examples.root, examples.paths, **run.preparation())

@@ -16,7 +16,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from neumann.data.images import CENTRE
+from neumann.data.facts import CENTRE
 from neumann.errors import UserError, did_you_mean, first_line
 from neumann.models import classifiers  # noqa: F401 - registers our own networks with timm
 from neumann.store import RunFolder

@@ -136,7 +136,7 @@ def test_where_the_option_has_the_key_only_the_key_is_named(composer: Composer) 
         (["data.root=/x"], "is a setting of data=cifar10, cifar100, fashion_mnist, image_folder, imagenet, mnist"),
         (["schedule.name=cosine"], "schedule=OPTION, which is one of constant, cosine"),
         # names of options
-        (["model=resnet50"], "model=timm model.name=resnet50"),
+        (["model=resnet34"], "did you mean 'resnet32'? (any model of timm is model=timm model.name=resnet34)"),
         (["model=vit_tiny_patch16_224"], "model=timm model.name=vit_tiny_patch16_224"),
         (["optimizer=Adam"], "'adam'"),
         (["optimizer=SGD"], "'sgd'"),

@@ -321,3 +321,24 @@ def test_resized_crop_of_tensors_is_torchvisions():
             image, top, left, h, w, [24, 32], interpolation=InterpolationMode.BILINEAR, antialias=True
         )
         assert (mine - (also.flip(2) if mirrored else also).float()).abs().max() < 1.01
+
+
+def test_bicubic_resized_crop_of_tensors_is_torchvisions_image_by_image():
+    images = torch.randint(0, 256, (40, 3, 24, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    boxes = augment.crop_boxes(augment.draw("random_resized_crop", 40, seed=1, epoch=0), 24, 32)
+    ours = augment.apply("random_resized_crop", images, torch.from_numpy(boxes), "bicubic")
+    for image, mine, (top, left, h, w, mirrored) in zip(images, ours, boxes.tolist(), strict=True):
+        theirs = functional.resized_crop(
+            image.float(), top, left, h, w, [24, 32], interpolation=InterpolationMode.BICUBIC, antialias=True
+        ).clamp(0, 255)
+        assert (mine - (theirs.flip(2) if mirrored else theirs)).abs().max() < 0.01
+
+
+def test_crop_flip_is_torchvisions_image_by_image():
+    images = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    boxes = augment.boxes("crop_flip", augment.draw("crop_flip", 40, seed=1, epoch=0), (32, 32))
+    ours = augment.apply("crop_flip", images, torch.from_numpy(boxes))
+    assert len({tuple(box) for box in boxes.tolist()}) > 30  # drawn for each image
+    for image, mine, (top, left, h, w, mirrored) in zip(images, ours, boxes.tolist(), strict=True):
+        theirs = functional.crop(functional.pad(image, [4]), top, left, h, w)
+        assert torch.equal(mine, functional.horizontal_flip(theirs) if mirrored else theirs)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from docs.generate import command_line, configuration, docstrings
+from docs.generate import command_line, configuration, docstrings, experiments
 from neumann.cli.main import main
 from neumann.store.records import flat
 from neumann.studies.definition import (
@@ -23,6 +23,7 @@ from neumann.studies.definition import (
     SeedsConfig,
     StudyConfig,
 )
+from tests.support import two_heads
 from tests.support.markdown_pages import ROOT
 
 pytestmark = pytest.mark.medium
@@ -35,6 +36,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,),
     "array": (list,),
     "null": (type(None),),
+    "boolean": (bool,),
 }
 
 
@@ -76,6 +78,14 @@ def test_the_page_on_configuration_has_every_option_and_sweep() -> None:
     for setting in configuration.option(ROOT / "conf" / "train.yaml", "").settings:
         assert f"| `{setting.key}` |" in page
     assert "<output>" not in page  # it would be an HTML tag
+
+
+def test_the_page_on_the_papers_experiments_has_every_file_and_setting() -> None:
+    page = experiments.page()
+    for one in experiments.experiments():
+        assert f"| `{one.name}` |" in page
+        for key, said in {**one.printed, **one.assumed}.items():
+            assert f"`{key}={said.value}`" in page or f"| `{key}` | `{said.value}` |" in page
 
 
 def test_every_setting_of_the_page_on_configuration_has_a_meaning() -> None:
@@ -124,7 +134,7 @@ def check(page: dict[str, str], records: list[Mapping[str, Any]], *, unseen: tup
             assert key in page, f"{key} is written and not described"
             kinds = tuple(kind for word in page[key].split(" or ") for kind in TYPES[word])
             assert isinstance(value, kinds), f"{key} is {value!r}, not {page[key]}"
-            assert not isinstance(value, bool)
+            assert bool in kinds or not isinstance(value, bool)
     assert set(page) - seen == set(unseen), "described and not written, or written after all"
 
 
@@ -133,14 +143,16 @@ QUICK = ("trainer.max_epochs=2", "+model.kwargs.width=8", "logger=none", "batch.
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Runs that together write every key: recalibrated, averaged, diverged, failed."""
+    """Runs that together write every key: recalibrated, averaged, diverged, failed, with weights and two heads."""
     runs = tmp_path_factory.mktemp("runs")
     asked = (
         ["recipe.recalibrate_batch_norm=2", "checkpoint=last"],
         ["optimizer=sgd", "recipe.weight_average=0.9", "checkpoint=last"],
         ["optimizer=timm", "optimizer.name=lookahead_sgd", "checkpoint=last"],
         ["optimizer=sgd", "optimizer.lr=1e38", "schedule=constant"],
+        [*two_heads.WORDS, f"model.checkpoint={runs}/two.pt", "checkpoint=last"],
     )
+    torch.save(two_heads.TwoHeads(width=8).state_dict(), runs / "two.pt")
     for i, words in enumerate(asked):
         assert main(["train", *QUICK, *words, f"output={runs}", f"study=s{i}"]) == 0
     return [next(runs.glob(f"s{i}/*")) for i in range(len(asked))]
@@ -152,7 +164,7 @@ def lines(folder: Path, name: str) -> list[Any]:
 
 @pytest.mark.parametrize(
     ("file", "unseen"),
-    [("signed.json", ("weights",)), ("result.json", ()), ("status.json", ("message",)), ("measurements.jsonl", ())],
+    [("signed.json", ()), ("result.json", ()), ("status.json", ("message",)), ("measurements.jsonl", ())],
 )
 def test_the_page_on_run_files_has_every_key(file: str, unseen: tuple[str, ...], folders: list[Path]) -> None:
     page = tables((REFERENCE / "run-files.md").read_text())[file]
@@ -174,7 +186,7 @@ def test_the_page_on_run_files_has_every_attempt_and_derived_key(folders: list[P
 def test_the_page_on_run_files_has_every_key_of_checkpoints_and_leases(folders: list[Path]) -> None:
     page = tables((REFERENCE / "run-files.md").read_text())
     sound = [folder for folder in folders if (folder / "eval-weights.pt").exists()]
-    assert len(sound) == 3
+    assert len(sound) == 4
     load = {"weights_only": True}
     check(page["eval-weights.pt"], [dict(torch.load(folder / "eval-weights.pt", **load)) for folder in sound])
     check(page["last.ckpt"], [dict(torch.load(folder / "last.ckpt", **load)) for folder in sound])

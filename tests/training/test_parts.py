@@ -83,9 +83,9 @@ def test_pretrained_weights_get_their_own_statistics(tmp_path: Path, in_memory: 
         data = build_parts(spec, RankGroup()).data
         assert (data.mean, data.std) == wanted
     assert build_parts(plain, RankGroup()).data.mean != half
-    assert "normalisation" not in plain.signed()["data"]
-    assert "normalisation" not in chosen.signed()["data"]
-    assert pretrained.signed()["data"]["normalisation"] == "of the pretrained weights"
+    assert plain.signed()["config"]["data"]["mean"] is None
+    assert chosen.signed()["config"]["data"]["mean"] == [0.1] * channels
+    assert pretrained.signed()["config"]["data"]["mean"] == list(half)
 
 
 def test_a_batch_of_one_that_batch_norm_cannot_take_is_one_sentence() -> None:

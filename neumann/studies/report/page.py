@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neumann.estimates.rate import duration
 from neumann.store.code_digests import LIBRARIES
 from neumann.store.files import replace_file
 from neumann.store.folder import OVER
@@ -20,7 +21,6 @@ from neumann.studies.analysis import CODE_OF
 from neumann.studies.numbers import (
     DASH,
     count,
-    duration,
     interval,
     mean_and_interval,
     p_value,

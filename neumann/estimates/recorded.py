@@ -1,4 +1,4 @@
-"""How long the missing runs of a study take, by what was measured of runs like them in the results folder.
+"""How long missing runs take, by what was measured of runs like them in the results folder.
 
 Runs are alike where data, model, batch size, devices and precision are the same, and optimizer and recipe where such
 runs were measured: their seconds a step are taken. A run with the same signature in another study is the same run.
@@ -7,7 +7,7 @@ runs were measured: their seconds a step are taken. A run with the same signatur
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -15,28 +15,32 @@ from typing import Any
 
 from neumann.config import LaunchConfig, LocalLaunchConfig, RunSpec, SlurmLaunchConfig
 from neumann.errors import UserError
+from neumann.estimates.rate import duration
+from neumann.processes.ranks import world_size
 from neumann.store.files import read_json
 from neumann.store.scores import is_number
-from neumann.studies.collect import StudyRuns
-from neumann.studies.numbers import duration
-from neumann.studies.results import chosen
 
 MOST_FOLDERS = 2_000  # of other runs that are read, which takes a second or two
 
 
-def time_left(runs: StudyRuns) -> str | None:
-    """Return in a sentence how long what is left takes, and on what that rests; None where nothing is left."""
-    left = _left(runs)
+def time_left(
+    left: Sequence[tuple[RunSpec, float]], over: Iterable[tuple[RunSpec, Mapping[str, Any]]] = ()
+) -> str | None:
+    """Return in a sentence how long ``left`` takes, and on what that rests; None where nothing is left.
+
+    left   runs without a result, each with how often it counts
+    over   runs that have one, with it; those in the results folder are read here
+    """
     if not left:
         return None
     specs = [spec for spec, _ in left]
-    measured = _Measured(runs, specs[0])
-    costs = [(seconds, times) for spec, times in left if (seconds := measured.seconds(spec)) is not None]
-    if not costs:
+    measured = _Measured(over, specs[0])
+    known = [(seconds, times) for spec, times in left if (seconds := measured.seconds(spec)) is not None]
+    if not known:
         return f"how long that takes is not known: no run like these was measured in {specs[0].config.output} yet"
-    count = sum(times for _, times in costs)
-    total = sum(seconds * times for seconds, times in costs)
-    at_once = max(1, runs_at_once(specs[0].config.launch) // _devices(specs[0]))
+    count = sum(times for _, times in known)
+    total = sum(seconds * times for seconds, times in known)
+    at_once = max(1, runs_at_once(specs[0].config.launch) // world_size(specs[0]))
     unknown = sum(times for _, times in left) - count
     were = "was" if measured.used == 1 else "were"
     return (
@@ -61,27 +65,15 @@ def runs_at_once(launch: LaunchConfig) -> int:
     return launch.parallel or len(GpuPool(chosen_gpus(launch.devices), launch.runs_per_device)) or cores()
 
 
-def _left(runs: StudyRuns) -> list[tuple[RunSpec, float]]:
-    """Return the runs without a result, each with how often it counts; those after tuning as the mean of a row's."""
-    left = {run.spec.signature: (run.spec, 1.0) for run in (*runs.tuning, *runs.evaluation) if not run.over}
-    found = list(left.values())
-    for row, trials in runs.trials.items():
-        if chosen(trials) is None:
-            tuning = [run.spec for run in runs.tuning if run.planned.row == row]
-            found += [(spec, len(runs.study.evaluation_seeds) / len(tuning)) for spec in tuning]
-    return found
-
-
 class _Measured:
     """The seconds of the runs in a results folder, by signature and by what decides how long a step takes."""
 
-    def __init__(self, runs: StudyRuns, example: RunSpec) -> None:
+    def __init__(self, over: Iterable[tuple[RunSpec, Mapping[str, Any]]], example: RunSpec) -> None:
         self._whole: dict[str, float] = {}  # by signature
         self._alike: dict[str, dict[str, tuple[float, float]]] = {}  # (seconds, steps) by cost, then by signature
         self._named: set[str] = set()
-        for run in (*runs.tuning, *runs.evaluation):
-            if run.result is not None:
-                self._add(run.spec.signature, run.spec.signed(), run.result)
+        for spec, result in over:
+            self._add(spec.signature, spec.signed(), result)
         for folder in islice(_folders(Path(example.config.output)), MOST_FOLDERS):
             signature = folder.name[-12:]
             if signature not in self._whole:
@@ -95,7 +87,7 @@ class _Measured:
         step: Any = result.get("step")
         if is_number(seconds) and is_number(step) and step > 0:
             self._whole[signature] = seconds
-            for cost in _costs(signed):
+            for cost in costs(signed):
                 self._alike.setdefault(cost, {})[signature] = seconds, step
 
     @property
@@ -108,7 +100,7 @@ class _Measured:
         if spec.signature in self._whole:
             self._named.add(spec.signature)
             return self._whole[spec.signature]
-        cost = next((cost for cost in _costs(spec.signed()) if cost in self._alike), None)
+        cost = next((cost for cost in costs(spec.signed()) if cost in self._alike), None)
         if cost is None:
             return None
         alike = self._alike[cost]
@@ -124,7 +116,7 @@ def _folders(output: Path) -> Iterator[Path]:
         yield from (path.parent for path in study.glob("*-????????????/result.json"))
 
 
-def _costs(signed: Mapping[str, Any]) -> list[str]:
+def costs(signed: Mapping[str, Any]) -> list[str]:
     """Return what decides how long a step takes, as text, first with the optimizer, then for any."""
     config = signed.get("config")
     parts = config if isinstance(config, Mapping) else {}
@@ -137,7 +129,3 @@ def _costs(signed: Mapping[str, Any]) -> list[str]:
         json.dumps(rest, sort_keys=True, default=str)
         for rest in ([*same, optimizer.get("_target_"), optimizer.get("name"), parts.get("recipe")], same)
     ]
-
-
-def _devices(spec: RunSpec) -> int:
-    return spec.config.trainer.devices * spec.config.trainer.num_nodes
