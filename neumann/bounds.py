@@ -97,9 +97,21 @@ def check_kind(key: str, value: Any, kind: type, more: str = "") -> None:
     """
     right = isinstance(value, Real if kind is float else kind) and (kind is bool or not isinstance(value, bool))
     if not right:
-        quoted = isinstance(value, str) and not value.isidentifier()  # '3' is not a number
-        shown = "null" if value is None else repr(value) if quoted else value
-        raise UserError(f"{key}={shown} is not {KINDS[kind]}{more}")
+        raise UserError(f"{key}={as_yaml(value)} is not {KINDS[kind]}{more}")
+
+
+def as_yaml(value: Any) -> str:
+    """Return ``value`` as a user writes it in YAML, a text in quotes where it would be something else without them."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        bare = value.isidentifier() and value.lower() not in ("null", "true", "false")
+        return value if bare else repr(value)  # '3' is not a number
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(as_yaml, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {as_yaml(each)}' for key, each in value.items())}}}"
+    return str(value)
 
 
 def check_plain(given: Mapping[str, Any], of: type, prefix: str = "") -> None:
@@ -117,14 +129,16 @@ def check_plain(given: Mapping[str, Any], of: type, prefix: str = "") -> None:
             _check_convertible(key, value, kind, " or null" if optional else "")
         elif (item := _item_kind(of, name)) is not None:
             if not isinstance(value, list | tuple):
-                raise UserError(f"{key}={value} is not a list, such as [a, b]{' or null' if optional else ''}")
+                raise UserError(f"{key}={as_yaml(value)} is not a list, such as [a, b]{' or null' if optional else ''}")
             for element in value:
                 _check_convertible(f"an element of {key}", element, item, "")
 
 
 def _check_convertible(key: str, value: Any, kind: type, more: str) -> None:
     if kind is str and isinstance(value, bool | float):
-        raise UserError(f"{key}: {value} is {KINDS[type(value)]} and not a text{more}: write the text in quotes")
+        raise UserError(
+            f"{key}: {as_yaml(value)} is {KINDS[type(value)]} and not a text{more}: write the text in quotes"
+        )
     if not (kind is str and isinstance(value, int)):
         check_kind(key, value, kind, more)
 

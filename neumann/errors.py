@@ -31,7 +31,7 @@ WORKER_ENDED = re.compile(
 )
 
 KILLED_WORKER = (
-    "a decoding worker was killed or has ended by itself; out of memory? The kernel's log (dmesg) tells; fewer "
+    "a decoding worker was killed or ended by itself; out of memory? The kernel's log (dmesg) tells; fewer "
     "data.workers need less"
 )
 
@@ -52,7 +52,9 @@ def ending_of(error: BaseException) -> tuple[str, str]:
         return "failed", f"the program left with exit code {error.code}"
     said = first_line(error)
     if ended := WORKER_ENDED.match(said):
-        return "failed", KILLED_WORKER.replace("worker", f"worker (process {ended[1]})", 1)
+        workers = f"decoding workers (processes {ended[1]}) were" if "," in ended[1] else None
+        one = f"a decoding worker (process {ended[1]}) was"
+        return "failed", KILLED_WORKER.replace("a decoding worker was", workers or one, 1)
     return "failed", said
 
 

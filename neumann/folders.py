@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from neumann.errors import UserError
 
+VARIABLE = re.compile(r"\$(?:\w+|\{\w+\})")  # of a shell
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def folder_of(key: str, text: str) -> str:
     """Return the path of the folder that ``text`` means, with a home folder in place of ``~`` or ``~user``.
 
-    ``key`` is the setting, for the message. Raises UserError for an address (s3://...), which would become a folder of
-    that name, for a home folder that is not known, and as `check_letters` does.
+    ``key`` is the setting, for the message. Raises UserError for an address (s3://...) and a shell's variable ($HOME),
+    which would become a folder of that name, for a home folder that is not known, and as `check_letters` does.
     """
     if ADDRESS.match(text):
         raise UserError(f"{key}={text} is an address, and only a folder can be used: mount it and give its path")
     check_letters(key, text)
+    if (variable := VARIABLE.search(text)) is not None and not os.path.exists(text):
+        raise UserError(
+            f"{key}={text}: '{variable[0]}' is not replaced here, and no folder has that name: leave the single quotes "
+            "out, so that the shell replaces it, or write the whole path"
+        )
     path = os.path.expanduser(text)
     if path.startswith("~") and text.startswith("~"):
         raise UserError(f"{key}={text}: no home folder of that name is known, so write the whole path (./~ for itself)")
@@ -35,3 +44,16 @@ def check_letters(key: str, text: str) -> None:
             f"{key}={text}: this locale writes the names of files in {sys.getfilesystemencoding()}, which lacks a "
             "letter of it: set LC_ALL=C.UTF-8"
         ) from None
+
+
+@contextlib.contextmanager
+def left_out_if_refused(paths: Iterable[Path]) -> Iterator[None]:
+    """Remove ``paths`` and the folders above, where a block makes them, raises UserError and leaves them empty."""
+    missing = {folder for path in paths for folder in (path, *path.parents) if not folder.exists()}
+    try:
+        yield
+    except UserError:
+        for folder in sorted(missing, key=lambda path: len(path.parts), reverse=True):
+            with contextlib.suppress(OSError):  # it holds something, or was never made
+                folder.rmdir()
+        raise

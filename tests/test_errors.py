@@ -9,7 +9,7 @@ from neumann.processes.signals import StoppedBySignal
 from neumann.store.claim import Claimed, Lost
 
 KILLED = (
-    "a decoding worker (process 7) was killed or has ended by itself; out of memory? The kernel's log (dmesg) tells; "
+    "a decoding worker (process 7) was killed or ended by itself; out of memory? The kernel's log (dmesg) tells; "
     "fewer data.workers need less"
 )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from neumann.bounds import Bounds, check_kind
+from neumann.bounds import Bounds, as_yaml, check_kind
 from neumann.errors import UserError
 
 SHARE = Bounds(at_least=0, below=1)
@@ -55,7 +55,7 @@ def _check(settings: Mapping[str, Any], target: str, prefix: str) -> None:
             check_kind(key, value, float)
             bounds.check(key, value)
         elif not isinstance(value, list | tuple) or len(value) != len(bounds):
-            raise UserError(f"{key}={value} is not a list of {len(bounds)} numbers, such as [0.9, 0.999]")
+            raise UserError(f"{key}={as_yaml(value)} is not a list of {len(bounds)} numbers, such as [0.9, 0.999]")
         else:
             for i, (each, bound) in enumerate(zip(value, bounds, strict=True)):
                 check_kind(f"{key}[{i}]", each, float)

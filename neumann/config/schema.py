@@ -212,4 +212,6 @@ def check_values(config: RunConfig) -> None:
             raise UserError(
                 f"{key}={value!r} cannot be a folder's name: leave out slashes, line breaks and what is no character"
             )
+        if value is not None and value.startswith("-"):
+            raise UserError(f"{key}={value} begins with a dash, so other commands would take it for an option")
         check_letters(key, value or "")

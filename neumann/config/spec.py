@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from neumann.config.schema import RunConfig
 from neumann.config.signature import signed_part
 from neumann.data import DataFacts
+from neumann.errors import printable
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,11 @@ class RunSpec:
 
     @property
     def name(self) -> str:
-        """The run's name: the user's, or data-model-optimizer[-ablation]-sSEED after the choices."""
+        """The run's name: the user's, or data-model-optimizer[-ablation]-sSEED after the choices.
+
+        No part is empty, and none begins with a dash, which a command would take for an option, or a dot, which hides a
+        folder.
+        """
         if self.config.name:
             return self.config.name
         parts = [self.choices.get(group, group) for group in ("data", "model", "optimizer")]
@@ -38,9 +44,10 @@ class RunSpec:
             value = self.section(group).get(key)
             # image_folder, timm and torch say little: the folder's or the model's own name says more
             if group == "data" and str(self.section("data").get("name", "")).lower().startswith("hfds/"):
-                parts[i] = Path(str(self.section("data")["name"])).name
+                parts[i] = _safe(Path(str(self.section("data")["name"])).name) or parts[i]
             elif value and (key != "root" or self.facts.kind in ("image_folder", "timm")):
-                parts[i] = Path(str(value)).name if key == "root" else str(value).replace("/", "_")
+                own = os.path.basename(os.path.abspath(value)) if key == "root" else str(value).replace("/", "_")
+                parts[i] = _safe(own) or parts[i]
         if "ablation" in self.choices:
             parts.append(self.choices["ablation"])
         return "-".join([*parts, f"s{self.config.seed}"])
@@ -65,3 +72,8 @@ class RunSpec:
     def as_record(self) -> dict[str, Any]:
         """Return the run's record in JSON types, from which `load_spec` makes the run again. The data stays outside."""
         return {"config": self.as_dict(), "choices": dict(self.choices), "signature": self.signature}
+
+
+def _safe(name: str) -> str:
+    """Return ``name`` as the beginning of a folder's name: no control characters, no dash or dot in front."""
+    return printable(name).lstrip("-.")

@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import numpy as np
 
+from neumann.bounds import as_yaml
 from neumann.data import settings
 from neumann.data.folder import Listing
 from neumann.data.splits import Examples, Indices, stratified
@@ -55,7 +56,7 @@ def _refuse_idle(listing: Listing, wanted: settings.ImageFolder) -> None:
         value = getattr(wanted, field.name)
         if field.name in idle and value != field.default:
             raise UserError(
-                f"data.{field.name}={value} has no effect on '{listing.root}', which has "
+                f"data.{field.name}={as_yaml(value)} has no effect on '{listing.root}', which has "
                 f"{' and '.join(sorted(own))} beside {listing.called('train')}: leave it out"
             )
 

@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -25,21 +26,44 @@ def decoded(loader: DataLoader[Any]) -> Iterator[Any]:
 
     One that comes while a worker starts waits until ``pass_over_signals`` has said what is done with it.
 
-    Raises RuntimeError for a worker that was killed, in our words where it was killed while it sent images.
+    Raises RuntimeError for a worker that was killed, in our words where it was killed while it sent images. It is
+    raised here alone, at most five seconds later, when the loader next looks whether its workers live.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED | {signal.SIGTERM})
-    try:
-        batches = iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with _no_handler_of_ended_workers():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED | {signal.SIGTERM})
+        try:
+            batches = iter(loader)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
         yield from batches
     except (EOFError, ConnectionError) as error:  # its message in the pipe is cut short
         raise RuntimeError(KILLED_WORKER) from error
 
 
+@contextmanager
+def _no_handler_of_ended_workers() -> Iterator[None]:
+    """Keep torch from leaving a handler of SIGCHLD, which the first loader with workers sets in the block.
+
+    That handler raises for a worker that was killed wherever the main thread is, once for every worker and again while
+    the first error is told: within the writing of a checkpoint, or of the run's end.
+    """
+    if threading.current_thread() is not threading.main_thread():  # no handler can be set here, torch sets none
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    pending = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGCHLD) is not before:
+            signal.signal(signal.SIGCHLD, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, pending)
+
+
 def pass_over_signals(worker: int) -> None:
     """Leave stop signals to the training process; a loader calls it in each of its workers."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})  # blocked while the workers were started
     for ignored in IGNORED:
         signal.signal(ignored, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from typing import Any, ClassVar
 
-from neumann.bounds import check_fields, choice, number
+from neumann.bounds import as_yaml, check_fields, choice, number
 from neumann.errors import UserError, did_you_mean
 
 AUGMENTATIONS = ("none", "crop", "crop_flip", "random_resized_crop")
@@ -325,7 +325,8 @@ def _checked(wanted: Settings) -> Settings:
     if (why := wanted.spoils.get(wanted.augmentation)) is not None:
         raise UserError(f"data.augmentation={wanted.augmentation} {why}")
     if isinstance(wanted, ImageFolder) and wanted.channels not in (1, 3):
-        raise UserError(f"data.channels={wanted.channels} is not a choice: images have 1 channel (grey) or 3 (RGB)")
+        given = as_yaml(wanted.channels)
+        raise UserError(f"data.channels={given} is not a choice: images have 1 channel (grey) or 3 (RGB)")
     if isinstance(wanted, Fake):
         if (size := _image_size(wanted.image_size)) is None:
             raise UserError("data.image_size=null is not a size: noise has none of its own, give a number of pixels")
@@ -412,7 +413,9 @@ def _image_size(value: Any) -> tuple[int, int] | None:
         return None
     sides = _as_list(value, 2)
     if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in sides):
-        raise UserError(f"data.image_size={value} is not a size: it is null, a number of pixels, or [height, width]")
+        raise UserError(
+            f"data.image_size={as_yaml(value)} is not a size: it is null, a number of pixels, or [height, width]"
+        )
     return sides[0], sides[1]
 
 
@@ -421,7 +424,9 @@ def _per_channel(value: Any, name: str, channels: int) -> tuple[float, ...] | No
         return None
     numbers = _as_list(value, 1)
     if len(numbers) != channels or any(isinstance(n, bool) or not isinstance(n, Real) for n in numbers):
-        raise UserError(f"data.{name}={value} does not fit: it is null or {channels} number(s), one per channel")
+        raise UserError(
+            f"data.{name}={as_yaml(value)} does not fit: it is null or {channels} number(s), one per channel"
+        )
     return tuple(float(n) for n in numbers)
 
 

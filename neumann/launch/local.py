@@ -52,7 +52,7 @@ class LocalLauncher:
         self.parallel: int = settings.parallel or len(self.gpus) or cores()
         self._threads, self._cores = settings.threads, cores()
         self._server = ForkServer()
-        self.build_check = BuildCheck(self._server, self.gpus.names)
+        self.check = BuildCheck(self._server, self.gpus.names)
 
     def threads(self, spec: RunSpec) -> int:
         """Return torch's threads in each process of ``spec``: launch.threads, or an equal share of the cores."""
@@ -133,10 +133,10 @@ class _Scheduler:
         self._waiting.extend(spec for spec in specs if not self._is_over(spec))
         if not self._waiting:
             return self._outcomes
-        for folder in {spec.folder.parent for spec in self._waiting}:
-            make_folder(folder)
         self._server.warm_up()
-        self._launcher.build_check(self._waiting, self._view.label, self._tells_no_stop)
+        self._launcher.check(self._waiting, self._view.label, self._tells_no_stop)
+        for folder in {spec.folder.parent for spec in self._waiting}:  # nothing is left of a launch that is refused
+            make_folder(folder)
         try:
             while len(self._pool) or ((self._waiting or self._elsewhere) and not self._signals):
                 self._look_elsewhere()

@@ -6,11 +6,11 @@ Two launchers follow it: `neumann.launch.local.LocalLauncher` trains on this mac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from neumann.config import RunSpec
 from neumann.store.lookup import find, finished_result
@@ -83,6 +83,14 @@ class Launcher(Protocol):
 
         It may be called again. The launchers say what they raise.
         """
+
+
+@runtime_checkable
+class Checks(Protocol):
+    """Protocol of a launcher that can build configurations without training a run."""
+
+    def check(self, specs: Sequence[RunSpec], label: Callable[[RunSpec], str]) -> None:
+        """Raise UserError where one of ``specs`` cannot be built; ``label`` says what a run is called there."""
 
 
 def run_key(spec: RunSpec) -> tuple[Path, str]:

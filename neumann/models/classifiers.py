@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from timm.models import register_model
 from torch import Tensor, nn
 
+from neumann.bounds import as_yaml
 from neumann.errors import UserError, did_you_mean, first_line
 from neumann.models import cifar_resnets, mlp  # noqa: F401 - they register models with timm
 from neumann.models.timm_arguments import own_settings
@@ -54,6 +56,13 @@ class SmallCNN(nn.Module):
 def small_cnn(**kwargs: Any) -> SmallCNN:
     """Return a `SmallCNN` of ``kwargs``; timm's factory makes it by this name."""
     return SmallCNN(**own_settings("small_cnn", kwargs))
+
+
+LOCAL_WEIGHTS = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")  # settings that name a file
+
+
+class WeightsMissingError(UserError):
+    """Pretrained weights are not on this machine and cannot be fetched, whatever else the model is given."""
 
 
 def build_model(
@@ -107,6 +116,8 @@ def build_model(
                 _use_channels_last(model, name, in_chans, image_size)
             _check_logits(out, name, num_classes, auxiliary_head)
             return model
+        except WeightsMissingError:
+            raise
         except UserError as error:
             first = first or error
     assert first is not None
@@ -124,14 +135,31 @@ def own_statistics(model: nn.Module, channels: int) -> tuple[tuple[float, ...], 
 
 
 def _make(name: str, settings: Mapping[str, Any], kwargs: Mapping[str, Any]) -> nn.Module:
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # it tells each of its tries to reach the network
     try:
         model: nn.Module = timm.create_model(name, **settings)
     except UserError:
         raise
+    except OSError as error:
+        if not kwargs.get("pretrained") or any(kwargs.get(key) for key in LOCAL_WEIGHTS):
+            raise _unmakeable(name, kwargs, error) from error
+        config = timm.models.get_pretrained_cfg(name)
+        place = (
+            f"{config.hf_hub_id} of the Hugging Face Hub" if config and config.hf_hub_id else "those that timm names"
+        )
+        raise WeightsMissingError(
+            f"model.name={name}: its pretrained weights, {place}, are not in the cache of this machine and cannot be "
+            "fetched: get model.safetensors from there where there is a network, and add "
+            "'+model.kwargs.pretrained_cfg_overlay={file:/path/to/model.safetensors}'"
+        ) from error
     except Exception as error:  # each of timm's models refuses by an exception of its own
-        given = ", ".join(f"{k}={v}" for k, v in kwargs.items()) or "its defaults"
-        raise UserError(f"model.name={name} cannot be made with {given}: {first_line(error)}") from error
+        raise _unmakeable(name, kwargs, error) from error
     return model
+
+
+def _unmakeable(name: str, kwargs: Mapping[str, Any], error: Exception) -> UserError:
+    given = ", ".join(f"{k}={as_yaml(v)}" for k, v in kwargs.items()) or "its defaults"
+    return UserError(f"model.name={name} cannot be made with {given}: {first_line(error)}")
 
 
 def _tried(model: nn.Module, name: str, in_chans: int, image_size: tuple[int, int]) -> Any:

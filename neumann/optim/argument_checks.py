@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from neumann.optim.foreign_settings import SETTINGS, meant
 from neumann.optim.momentum_and_resets import RESET_RULES
 
 BETA_COUNTS = ("tensors", "scalars", "absolute")
@@ -118,11 +119,11 @@ def momentum(value: Any, *, set_later: bool = False) -> float | tuple[float, flo
 
 
 def known_keys(group: Iterable[str], hyperparameters: Iterable[str], optimizer: str) -> None:
-    """Refuse keys of a group that are misspelt hyperparameters; other keys are taken for somebody's notes.
+    """Refuse keys of a group that are misspelt or another optimizer's; other keys are taken for somebody's notes.
 
     torch leaves every key that it does not know in the group, where schedulers and users keep some of their own
-    (``initial_lr``, ``lr_scale``, ``name``), so a misspelt one would be a setting without effect. A key that holds a
-    hyperparameter's name as a word, as ``max_momentum`` does, is about it.
+    (``initial_lr``, ``lr_scale``, ``name``), so a setting that is misspelt or that ``optimizer`` has not would be one
+    without effect. Another key that holds a hyperparameter's name as a word, as ``max_momentum`` does, is about it.
 
     Args:
         group: the group's keys.
@@ -130,15 +131,21 @@ def known_keys(group: Iterable[str], hyperparameters: Iterable[str], optimizer: 
         optimizer: its name, for the message.
 
     Raises:
-        ValueError: a key is close to a hyperparameter's name.
+        ValueError: a key is close to a hyperparameter's name, or is a setting of other optimizers.
     """
     names = {*hyperparameters}
     for key in group:
-        if key in names or key in KEYS_OF_A_GROUP or any(f"_{name}_" in f"_{key}_" for name in names):
+        if key in names or key in KEYS_OF_A_GROUP:
             continue
-        near = difflib.get_close_matches(str(key).lower(), sorted(names), n=1, cutoff=0.7)
+        word = meant(str(key))
+        if word is None and key not in SETTINGS and any(f"_{name}_" in f"_{key}_" for name in names):
+            continue
+        near = [word] if word in names else difflib.get_close_matches(str(key).lower(), sorted(names), n=1, cutoff=0.7)
+        refused = f"{optimizer} has no hyperparameter '{key}' for a group"
         if near:
-            raise ValueError(f"{optimizer} has no hyperparameter '{key}' for a group: did you mean '{near[0]}'?")
+            raise ValueError(f"{refused}: did you mean '{near[0]}'?")
+        if word is not None or key in SETTINGS:
+            raise ValueError(f"{refused}, which is one of other optimizers; it has {', '.join(sorted(names))}")
 
 
 def state_dict(loaded: Any, optimizer: str, keys: Iterable[str]) -> None:
@@ -186,6 +193,37 @@ def saved_steps(groups: Iterable[dict[str, Any]], optimizer: str) -> int:
         told = ", ".join(map(str, sorted(steps)))
         raise ValueError(f"the groups of {optimizer} are all at one step, those of the state at the steps {told}")
     return steps.pop() if steps else 0
+
+
+def require_one_step(groups: list[dict[str, Any]]) -> None:
+    """Refuse a count of steps that was set in ``groups`` and cannot be one; they count together.
+
+    A count on a device, or of a capturable optimizer, is not read, since that waits for the device.
+
+    Raises:
+        ValueError: a count is not a whole number >= 0, or they differ.
+    """
+    first = groups[0]["step"]
+    if (
+        type(first) is int
+        and first >= 0
+        and all(type(each["step"]) is int and each["step"] == first for each in groups)
+    ):
+        return
+    steps: dict[int, int] = {}
+    for number, group in enumerate(groups):
+        step = group["step"]
+        if isinstance(step, Tensor) and (step.device.type != "cpu" or group.get("capturable")):
+            continue
+        try:
+            steps[number] = saved_step(step)
+        except ValueError as error:
+            raise ValueError(f"param_groups[{number}]: {error}") from error
+        if not isinstance(step, Tensor):
+            group["step"] = steps[number]  # a float or a number of NumPy's
+    if len({*steps.values()}) > 1:
+        told = ", ".join(map(str, steps.values()))
+        raise ValueError(f"the step must be the same in all groups, which count together, and is {told} in them")
 
 
 def saved_step(value: Any) -> int:

@@ -33,7 +33,7 @@ def _require_valid(group: dict[str, Any]) -> None:
         if name == "momentum":
             if group[name] is True or group[name] != 1:
                 check(group[name])
-        elif name != "lr" or not isinstance(group[name], Tensor):  # which may be on a device
+        elif not isinstance(group[name], Tensor) or group[name].device.type == "cpu":  # reading others would wait
             check(group[name])
 
 
@@ -150,6 +150,7 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             _require_valid(group)
         except ValueError as error:
             raise ValueError(f"param_groups[{index}]: {error}") from error
+    argument_checks.require_one_step(optimizer.param_groups)
 
 
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:

@@ -314,8 +314,9 @@ class DisplacedOptimizer(Optimizer):
     def _require_valid_groups(self) -> None:
         """Refuse hyperparameters that were set in the groups after construction and are not valid.
 
-        Values that have been checked are compared only; a rate that is a tensor is not read, since it may be on a
-        device. Schedules change the rate and the momentum at every step, so those two are checked by themselves.
+        Values that have been checked are compared only. Schedules change the rate and the momentum at every step, so
+        those two are checked by themselves. A rate that is a tensor on a device, or of a capturable optimizer, is read
+        where another one has taken its place alone, since reading it waits for the device.
 
         Raises:
             ValueError: one of them is not valid or its key is misspelt; the message names the group.
@@ -323,24 +324,28 @@ class DisplacedOptimizer(Optimizer):
         if torch.compiler.is_compiling():
             return
         changing = [
-            (None if isinstance(group["lr"], Tensor) else group["lr"], group["momentum"]) for group in self.param_groups
+            (
+                _rate(group) if isinstance(group["lr"], Tensor) else group["lr"],
+                tuple(momentum) if isinstance(momentum := group["momentum"], list) else momentum,  # edited in place
+            )
+            for group in self.param_groups
         ]
         if self._checked is not None:
             names, kept, last = self._checked
             if kept == _values(self.param_groups, names):
                 if last == changing:
                     return
-                for number, (lr, momentum) in enumerate(changing):
-                    with _of_group(number):
-                        if lr is not None:
-                            argument_checks.number("lr", lr)
-                        argument_checks.momentum(momentum, set_later=True)
+                for number, (group, before, now) in enumerate(zip(self.param_groups, last, changing, strict=True)):
+                    if now != before:
+                        with _of_group(number):
+                            argument_checks.learning_rate(_readable(group["lr"]))
+                            argument_checks.momentum(group["momentum"], set_later=True)
                 self._checked = names, kept, changing
                 return
         names = ()
-        for number, (group, (lr, _)) in enumerate(zip(self.param_groups, changing, strict=True)):
+        for number, group in enumerate(self.param_groups):
             with _of_group(number):
-                valid = self._validated({**group, "lr": 0.0 if lr is None else lr}, set_later=True)
+                valid = self._validated({**group, "lr": _readable(group["lr"])}, set_later=True)
                 argument_checks.known_keys(group, valid, type(self).__name__)
                 names = tuple(valid.keys() - {"lr", "momentum"})
         self._checked = names, _values(self.param_groups, names), changing
@@ -372,10 +377,20 @@ class DisplacedOptimizer(Optimizer):
                 state.setdefault("held", p.clone())
 
     def _require_held(self) -> None:
-        if self.point != "held":
+        points = [group["point"] for group in self.param_groups]
+        name = type(self).__name__
+        if points.count(points[0]) != len(points):
+            told = ", ".join(map(repr, points))
+            raise RuntimeError(f"the groups of {name} are at one point, and theirs were set to {told}: use move_to()")
+        if points[0] != "held":
             raise RuntimeError(
-                f"{type(self).__name__}.step() was called while the parameters are at the point {self.point!r}, where "
-                "they are evaluated, not trained: call optimizer.train() before training goes on"
+                f"{name}.step() was called while the parameters are at the point {self.point!r}, where they are "
+                "evaluated, not trained: call optimizer.train() before training goes on"
+            )
+        if "held" in next(iter(self.state.values()), ()):
+            raise RuntimeError(
+                f"the point of {name}'s groups was set to 'held' while the parameters are at another one: use train() "
+                "or move_to(), which move them"
             )
 
 
@@ -386,6 +401,35 @@ def _of_group(number: int) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"param_groups[{number}]: {error}") from error
+
+
+def _rate(group: dict[str, Any]) -> Any:
+    """Return what changes where a rate that is a tensor does.
+
+    It is how often torch has written to it; on a device, where a rate that is filled at every step would be waited for,
+    it is the tensor itself.
+    """
+    lr = group["lr"]
+    counted = lr.device.type == "cpu" and not group.get("capturable") and not lr.is_inference()
+    return _Same(lr, write_count(lr) if counted else 0)
+
+
+def _readable(lr: Any) -> Any:
+    """Return ``lr``, or 0 for a tensor on a device whose stream is captured in a CUDA graph, which cannot be read."""
+    unreadable = isinstance(lr, Tensor) and lr.is_cuda and torch.cuda.is_current_stream_capturing()
+    return 0.0 if unreadable else lr
+
+
+class _Same:
+    """A tensor that equals itself alone while ``count`` is the same, without a look at what is in it."""
+
+    def __init__(self, tensor: Tensor, count: int) -> None:
+        self._tensor, self._count = tensor, count
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other._tensor is self._tensor and other._count == self._count
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def _values(groups: list[dict[str, Any]], names: tuple[str, ...]) -> list[tuple[Any, ...]]:

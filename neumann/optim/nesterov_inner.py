@@ -95,7 +95,7 @@ class NesterovInner(DisplacedOptimizer):
                 loss = closure()
         moved = [with_gradient(group) for group in self.param_groups]
         state_only = away and self._is_asked_for_state_only(moved)
-        if away and not state_only:
+        if not state_only:
             self._require_held()
         for group, (params, grads) in zip(self.param_groups, moved, strict=True):
             for p in params:

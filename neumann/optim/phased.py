@@ -248,6 +248,11 @@ class PhasedOptimizer(DisplacedOptimizer):
         """
         return self._take_step(closure)
 
+    def _require_valid_groups(self) -> None:
+        super()._require_valid_groups()
+        if not torch.compiler.is_compiling():
+            argument_checks.require_one_step(self.param_groups)
+
     def _require_capturable(self) -> None:
         if self.param_groups[0]["capturable"] or not torch.cuda.is_initialized():
             return

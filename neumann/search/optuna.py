@@ -22,9 +22,8 @@ from rich.text import Text
 from neumann.config import MakeSpecs, RunSpec, making_specs
 from neumann.errors import Interrupted, UserError, printable
 from neumann.launch import make_launcher
-from neumann.launch.local import LocalLauncher
 from neumann.launch.progress import SweepView, status_table
-from neumann.launch.protocol import Launcher, RunOutcome
+from neumann.launch.protocol import Checks, Launcher, RunOutcome
 from neumann.search.grid import varying
 from neumann.search.space import Choices, Interval, Search
 from neumann.store.folder import OVER
@@ -119,8 +118,8 @@ def search(
         fresh = [_trial(wanted, trial.number, trial.params) for trial in asked]
         specs = [(trial, spec) for trial in fresh for spec in make(wanted.runs(trial.values))]
         view.add([spec for _, spec in specs], [_run_label(wanted, trial, spec) for trial, spec in specs])
-        if isinstance(launcher, LocalLauncher) and any(finished_result(spec) is None for _, spec in specs):
-            launcher.build_check(corners, lambda spec: _values_of(wanted, corners, spec))
+        if isinstance(launcher, Checks) and any(finished_result(spec) is None for _, spec in specs):
+            launcher.check(corners, lambda spec: _values_of(wanted, corners, spec))
         try:
             outcomes = launcher.run([spec for _, spec in specs], view)
         except Interrupted:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from neumann.errors import UserError, ending_of
+from neumann.folders import left_out_if_refused
 from neumann.seeds import AXES, derive
 from neumann.store import per_image
 from neumann.store.checkpoint_files import read_checkpoint, remove_checkpoints, write_checkpoint
@@ -54,7 +55,7 @@ def session(spec: RunSpec, decode: Callable[[BinaryIO], Any], state_format: int)
         UserError: the folder cannot be written, or holds files of another run.
     """
     folder = find(spec)
-    with folder.claim() as claim:
+    with left_out_if_refused([folder.path]), folder.claim() as claim:
         fresh = not folder.config.exists()
         held = Session(spec, folder, claim)
         try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neumann.bounds import as_yaml
 from neumann.config import RunConfig, RunSpec
 from neumann.config.override_text import as_text_value, key_of
 from neumann.errors import UserError, did_you_mean
@@ -166,7 +167,9 @@ def check_comparable(study: Study, specs: Mapping[str, Sequence[RunSpec]]) -> No
 def _differ(one: RunSpec, other: RunSpec, across: str | None) -> str | None:
     """Return what makes ``other`` incomparable with ``one``, and how to mend it, or None."""
     data = one.config.data
-    changed = [f"data.{k}={v} and {data.get(k)}" for k, v in other.config.data.items() if v != data.get(k)]
+    changed = [
+        f"data.{k}={as_yaml(v)} and {as_yaml(data.get(k))}" for k, v in other.config.data.items() if v != data.get(k)
+    ]
     told = f" ({', '.join(changed)})" if changed else ""
     if other.facts.fingerprint != one.facts.fingerprint:
         return f"their images{told}: name one data set for all rows, in the study's overrides"

@@ -21,7 +21,7 @@ from neumann.config import NOT_SIGNED, ignored_variables
 from neumann.config.override_text import key_of, value_of
 from neumann.errors import UserError, did_you_mean, printable
 from neumann.estimates.recorded import time_left
-from neumann.folders import folder_of
+from neumann.folders import folder_of, left_out_if_refused
 from neumann.store.code_digests import CodeCheck, targets_of
 from neumann.store.files import replace_file
 from neumann.store.folder import OVER, make_folder
@@ -164,23 +164,32 @@ class Training:
 
     def __call__(self, runs: Sequence[StudyRun], trials: Mapping[str, Sequence[TuningTrial]]) -> None:
         """Train what of ``runs`` is not over. Raises UserError and Interrupted as the launcher does."""
-        if self._launcher is None or self._view is None:
-            from neumann.launch import make_launcher
-            from neumann.studies.progress import StudyView
-
-            folder = runs[0].spec.folder.parent / self._study.report
-            make_folder(folder)  # refused now, not after hours of training
-            title, question = self._study.config.title, self._study.config.question
-            _say(self._console, (title, "bold"), f": {question}", folded=True)
-            for ignored in ignored_variables(runs[0].spec.config):
-                _say(self._console, ignored)
-            _print_lost(folder, runs, self._console)
-            launcher = make_launcher(runs[0].spec.config.launch, self._console)
-            self._launcher = self._open.enter_context(launcher)
-            self._view = self._open.enter_context(StudyView(self._console, launcher.preparation, self._study, runs))
-        else:
+        if self._launcher is not None and self._view is not None:
             self._view.evaluating(trials, runs)
-        outcomes = self._launcher.run([run.spec for run in runs], self._view)
+            self._train(self._launcher, self._view, runs)
+            return
+        folder = runs[0].spec.folder.parent / self._study.report
+        with left_out_if_refused([folder]):
+            make_folder(folder)  # refused now, not after hours of training
+            self._train(*self._opened(folder, runs), runs)
+
+    def _opened(self, folder: Path, runs: Sequence[StudyRun]) -> tuple[Launcher, StudyView]:
+        """Return the launcher and the view of the study, whose report goes to ``folder``."""
+        from neumann.launch import make_launcher
+        from neumann.studies.progress import StudyView
+
+        title, question = self._study.config.title, self._study.config.question
+        _say(self._console, (title, "bold"), f": {question}", folded=True)
+        for ignored in ignored_variables(runs[0].spec.config):
+            _say(self._console, ignored)
+        _print_lost(folder, runs, self._console)
+        launcher = self._open.enter_context(make_launcher(runs[0].spec.config.launch, self._console))
+        view = self._open.enter_context(StudyView(self._console, launcher.preparation, self._study, runs))
+        self._launcher, self._view = launcher, view
+        return launcher, view
+
+    def _train(self, launcher: Launcher, view: StudyView, runs: Sequence[StudyRun]) -> None:
+        outcomes = launcher.run([run.spec for run in runs], view)
         self.failed += sum(outcome.status == "failed" for outcome in outcomes)
 
 

@@ -10,7 +10,7 @@ import timm.optim
 import torch
 from torch import nn
 
-from neumann.bounds import check_kind
+from neumann.bounds import as_yaml, check_kind
 from neumann.config.targets import TARGETS
 from neumann.errors import UserError, did_you_mean, first_line
 from neumann.training.instantiate import check_settings, locate, split_target
@@ -52,7 +52,9 @@ def build_optimizer(model: nn.Module, section: Mapping[str, Any], weight_decay_f
     except Exception as error:  # the user's own optimizer may raise anything
         # a ValueError of a constructor names the setting; what Python raises within one does not
         given = {k: v for k, v in settings.items() if k not in ("name", "kwargs")} | dict(settings.get("kwargs") or {})
-        listed = "" if isinstance(error, ValueError) else f" ({', '.join(f'{k}={v}' for k, v in given.items())})"
+        listed = (
+            "" if isinstance(error, ValueError) else f" ({', '.join(f'{k}={as_yaml(v)}' for k, v in given.items())})"
+        )
         raise UserError(f"optimizer: {name} refuses its settings{listed}: {first_line(error)}") from error
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def test_the_command_of_every_yaml_uses_it() -> None:
         (["derived.total_steps=3"], ["cannot be set"]),
         (["optimizer.lr.x=3"], ["'optimizer.lr' is a single value"]),
         (["optimizer.lr=fast"], ["optimizer.lr=fast is not a number"]),
-        (["optimizer.lr=true"], ["optimizer.lr=True is not a number"]),
+        (["optimizer.lr=true"], ["optimizer.lr=true is not a number"]),
         (["optimizer.lr=nan"], ["optimizer.lr=nan is not a finite number"]),
         (["trainer.max_epochs=many"], ["trainer.max_epochs", "many"]),
         (["trainer.max_epochs=0"], ["trainer.max_epochs", "out of range"]),
@@ -252,3 +253,35 @@ def test_the_default_schedule_suits_runs_of_any_length_and_the_papers_is_named_w
 def test_an_error_that_begins_with_empty_lines_is_told_all_the_same() -> None:
     with pytest.raises(UserError, match=r"^it does not compose: no such key in it$"), sentences("it does not compose"):
         raise HydraException("\n\n  no such key\n  in it\nsome code\n")
+
+
+@pytest.mark.parametrize(
+    ("below", "root", "beginning"),
+    [
+        ("cats", ".", "cats-"),
+        ("cats/train", "..", "cats-"),
+        ("--cats", "./", "cats-"),
+        (".cats", ".", "cats-"),
+        ("-", ".", "image_folder-"),
+        ("a\nb", ".", "a"),
+        (".", "/", "image_folder-"),
+    ],
+)
+def test_every_root_gives_a_safe_name(
+    below: str, root: str, beginning: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec()
+    (tmp_path / below).mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(tmp_path / below)
+    config = replace(spec.config, data={**spec.config.data, "root": root})
+    named = replace(
+        spec, config=config, facts=replace(spec.facts, kind="image_folder"), choices={"data": "image_folder"}
+    )
+    assert named.name.startswith(beginning)
+    assert named.name.isprintable()
+
+
+@pytest.mark.parametrize("key", ["name", "study"])
+def test_a_name_that_a_command_would_take_for_an_option_is_refused(key: str) -> None:
+    with pytest.raises(UserError, match=f"{key}=-x begins with a dash, so other commands would take it for an option"):
+        make_spec([f"{key}=-x"])

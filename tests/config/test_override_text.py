@@ -186,3 +186,19 @@ def test_what_torch_and_timm_let_through_and_cannot_train_is_refused(words: list
     with pytest.raises(UserError) as caught:
         make_spec(words)
     assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["output", "data.root"])
+@pytest.mark.parametrize("word", ["$HOME/x", "${DATA}/x", "a/$USER"])
+def test_a_variable_that_the_shell_was_kept_from_replacing_makes_no_folder(
+    key: str, word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    variable = next(part for part in word.split("/") if part.startswith("$"))
+    sentence = f"{key}={word}: '{variable}' is not replaced here, and no folder has that name: leave the single quotes"
+    with pytest.raises(UserError) as caught:
+        folder_of(key, word)
+    assert str(caught.value).startswith(sentence)
+    Path(word).mkdir(parents=True)  # somebody's folder has that very name
+    assert folder_of(key, word) == word
+    assert folder_of(key, "costs/5$") == "costs/5$"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from neumann.data import facts
 from neumann.data.decoding_workers import decoded, pass_over_signals
@@ -97,24 +98,6 @@ def test_no_worker_outlives_its_parent(end: str, make_folder: MakeFolder) -> Non
             time.sleep(0.1)
 
 
-READER = """
-import multiprocessing, signal, sys, time
-from pathlib import Path
-from neumann.errors import ending_of
-from tests.data.test_decoding_workers import stream
-passes = iter(stream(Path(sys.argv[1])))
-next(passes)
-worker = multiprocessing.active_children()[0]
-try:
-    worker.kill()
-    for _ in passes:
-        time.sleep(0.01)
-except RuntimeError as error:
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    print(worker.pid, *ending_of(error), sep="|")
-"""
-
-
 class CutShort:
     """A loader of which a worker is killed while it sends its second batch."""
 
@@ -131,22 +114,51 @@ def test_a_worker_that_was_killed_while_it_sent_images_is_told_so() -> None:
     assert ending_of(raised.value) == ("failed", KILLED_WORKER)
 
 
+class Numbers(Dataset[int]):
+    def __len__(self) -> int:
+        return 4000
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
 @pytest.mark.medium
-def test_a_killed_worker_is_named_with_what_kills_most(make_folder: MakeFolder) -> None:
-    """In a process of its own: at the end of a killed worker, torch raises wherever its main thread is, twice at times."""
-    root = make_folder({"a": 400, "b": 400})
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    answer = subprocess.run([sys.executable, "-c", READER, str(root)], capture_output=True, text=True, env=env)
-    assert answer.stdout, answer.stderr
-    worker, status, message = answer.stdout.splitlines()[0].split("|")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize(("workers", "killed"), [(1, 1), (4, 3)])
+def test_killed_workers_are_told_once_and_only_where_a_batch_is_waited_for(workers: int, killed: int) -> None:
+    """torch's own handler would raise wherever the main thread is, once for every worker that was killed."""
+    handler = signal.getsignal(signal.SIGCHLD)
+    others = {child.pid for child in multiprocessing.active_children()}
+    own = torch.Generator()
+    passes = decoded(DataLoader(Numbers(), 4, num_workers=workers, worker_init_fn=pass_over_signals, generator=own))
+    next(passes)
+    assert signal.getsignal(signal.SIGCHLD) is handler
+    assert signal.SIGCHLD not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    its = [child for child in multiprocessing.active_children() if child.pid not in others]
+    assert len(its) == workers
+    for worker in its[:killed]:
+        worker.kill()
+    deadline = time.monotonic() + 60
+    while any(worker.exitcode is None for worker in its[:killed]):  # an evaluation, or the writing of a checkpoint
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with pytest.raises(RuntimeError) as raised:
+        for _ in passes:
+            pass
+    status, message = ending_of(raised.value)
     assert status == "failed"
-    assert message.replace(f" (process {worker})", "") == KILLED_WORKER  # torch names it where it did not send images
+    told = re.sub(r"^decoding workers \(processes [\d, ]+\) were", "a decoding worker was", message)
+    assert re.sub(r" \(process \d+\)", "", told) == KILLED_WORKER
+    for worker in its[killed:]:  # as the end of the process does
+        worker.terminate()
+        worker.join(20)
+        assert worker.exitcode is not None
 
 
 @pytest.mark.parametrize("said", ["(pid 7) is killed by signal: Killed. ", "(pid(s) 7) exited unexpectedly"])
 def test_what_torch_says_of_a_killed_worker_is_said_with_what_kills_most(said: str) -> None:
     assert ending_of(RuntimeError(f"DataLoader worker {said}")) == (
         "failed",
-        "a decoding worker (process 7) was killed or has ended by itself; out of memory? The kernel's log (dmesg) "
+        "a decoding worker (process 7) was killed or ended by itself; out of memory? The kernel's log (dmesg) "
         "tells; fewer data.workers need less",
     )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 import pytest
+import timm
 import torch
 
 from neumann.errors import UserError
@@ -49,3 +53,28 @@ def test_what_cannot_be_trained_is_one_sentence(name: str, kwargs: dict[str, obj
         build_model(name, kwargs, in_chans=1, num_classes=10, image_size=(8, 8))
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_pretrained_weights_that_cannot_be_fetched_are_one_sentence_with_the_way_to_a_local_file(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = []
+
+    def offline(name: str, **settings: Any) -> None:
+        tries.append(settings)
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 8s [Retry 5/5].")
+        raise OSError("An error happened while trying to locate the file on the Hub")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(UserError) as caught:
+        build_model("resnet18", {"pretrained": True}, in_chans=3, num_classes=10, image_size=(32, 32))
+    assert str(caught.value) == (
+        "model.name=resnet18: its pretrained weights, timm/resnet18.a1_in1k of the Hugging Face Hub, are not in the "
+        "cache of this machine and cannot be fetched: get model.safetensors from there where there is a network, and "
+        "add '+model.kwargs.pretrained_cfg_overlay={file:/path/to/model.safetensors}'"
+    )
+    assert len(tries) == 1, "another size of the images makes no network"
+    assert not caplog.records
+    given = {"pretrained": True, "pretrained_cfg_overlay": {"file": "/no/such/file"}}
+    with pytest.raises(UserError, match="cannot be made with pretrained=true, pretrained_cfg_overlay"):
+        build_model("resnet18", given, in_chans=3, num_classes=10, image_size=(32, 32))

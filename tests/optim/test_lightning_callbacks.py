@@ -547,7 +547,9 @@ def test_fabrics_optimizers_are_evaluated_at_the_answer(name: str) -> None:
 
 
 def test_gradient_clipping_is_refused_for_neumann_alone() -> None:
-    with pytest.raises(ValueError, match=r"gradient_clip_val=0\.5\) would break the method.*leave gradient clipping"):
+    with pytest.raises(
+        ValueError, match=r"^Trainer\(gradient_clip_val=0\.5\) would break the method.*leave gradient clipping"
+    ):
         fitted(Net(), gradient_clip_val=0.5)
     fitted(Net("nesterov"), gradient_clip_val=0.5)
 

@@ -66,5 +66,5 @@ def test_sam_is_judged_at_the_answer_and_resumes_to_the_same_bits(
 
 
 def test_clipping_is_refused_inside_a_wrapper_too() -> None:
-    with pytest.raises(ValueError, match=r"gradient_clip_val=0\.5\) would break the method"):
+    with pytest.raises(ValueError, match=r"^Trainer\(gradient_clip_val=0\.5\) would break the method"):
         trainer(1, enable_checkpointing=False, gradient_clip_val=0.5).fit(Sharp(), loader())

@@ -1,12 +1,16 @@
 """A state of another optimizer, a damaged one and a misspelt key end in one sentence, and nothing has changed then."""
 
 import copy
+import functools
+import inspect
 import math
 
 import pytest
+import timm.optim
 import torch
 
 from neumann.optim import BurnInSGD, NesterovInner, Neumann
+from neumann.optim.foreign_settings import SETTINGS
 from tests.support.optimizer_problems import copies, new_params, same_bits, train
 
 MAKERS = {
@@ -22,6 +26,7 @@ FOREIGN = {
     "Neumann with a constant momentum": lambda params: Neumann(params, lr=3.0, momentum=0.9),
     **MAKERS,
 }
+GPU_ONLY = ["bnb*", "fused*"]
 OURS = pytest.mark.parametrize("name", MAKERS)
 
 
@@ -209,6 +214,14 @@ MISSPELT = [
     ("Neumann", "Gamma", "gamma"),
     ("Neumann", "maximise", "maximize"),
     ("Neumann", "burn_in", "burn_in_steps"),
+    ("Neumann", "learning_rate", "lr"),
+    ("Neumann", "lrate", "lr"),
+    ("Neumann", "wd", "weight_decay"),
+    ("Neumann", "weightDecay", "weight_decay"),
+    ("Neumann", "decoupled_weight_decay", "weight_decay"),
+    ("NesterovInner", "learning-rate", "lr"),
+    ("NesterovInner", "momentum_decay", "momentum"),
+    ("BurnInSGD", "LearningRate", "lr"),
     ("NesterovInner", "momentun", "momentum"),
     ("BurnInSGD", "weight-decay", "weight_decay"),
     ("BurnInSGD", "burnin_steps", "burn_in_steps"),
@@ -229,12 +242,70 @@ def test_a_misspelt_key_of_a_group_is_refused_wherever_groups_come_from(name, ke
     assert equal(as_it_is(optimizer), before)
 
 
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("Neumann", "nesterov"),
+        ("Neumann", "eps"),
+        ("Neumann", "trust_coeff"),
+        ("NesterovInner", "betas"),
+        ("NesterovInner", "nesterov"),
+        ("BurnInSGD", "betas"),
+    ],
+)
+def test_a_setting_of_other_optimizers_is_no_note(name, key):
+    message = (
+        f"{name} has no hyperparameter '{key}' for a group, which is one of other optimizers; it has .*lr.*momentum"
+    )
+    with pytest.raises(ValueError, match=message):
+        MAKERS[name]([{"params": new_params(), key: 0.5}])
+
+
+def test_every_setting_of_torchs_and_timms_optimizers_is_known():
+    timms = [timm.optim.get_optimizer_class(name) for name in timm.optim.list_optimizers(exclude_filters=GPU_ONLY)]
+    torchs = [each for each in vars(torch.optim).values() if inspect.isclass(each)]
+    kinds = {each.func if isinstance(each, functools.partial) else each for each in [*timms, *torchs]}
+    found = {
+        name
+        for kind in kinds
+        if kind is torch.optim.SGD or not inspect.isclass(kind) or issubclass(kind, torch.optim.Optimizer)
+        for name in inspect.signature(kind).parameters
+    }
+    left_out = {"params", "defaults", "args", "kwargs", "rho", "adaptive", "differentiable"}
+    assert found - left_out <= SETTINGS
+    assert "nesterov" in found
+
+
+NOTES = "initial_lr max_lr min_lr base_lr swa_lr lr_scale param_names name max_momentum base_momentum rho adaptive"
+
+
+@OURS
+def test_notes_of_frameworks_stay(name):
+    params = new_params()
+    notes = dict.fromkeys(NOTES.split(), 0.5) | {"param_names": [str(number) for number, _ in enumerate(params)]}
+    optimizer = MAKERS[name]([{"params": params, **notes}])
+    optimizer._said_cycled = True
+    train(optimizer, params, range(2))
+    assert optimizer.param_groups[0].items() >= notes.items()
+
+
 BY_HAND = [
     ("Neumann", {"momentum": 1.5}, "momentum must be a finite number >= 0 and < 1, got 1.5"),
     ("Neumann", {"momentum": (0.5, 1.5)}, "momentum's peak"),
     ("Neumann", {"beta_count": "x"}, "beta_count must be one of"),
     ("Neumann", {"lr": math.nan}, "lr must be a finite number >= 0, got nan"),
     ("Neumann", {"lr": -0.1}, "lr must be a finite number >= 0, got -0.1"),
+    ("Neumann", {"lr": torch.tensor(math.nan)}, "lr must be a finite number >= 0, got nan"),
+    ("Neumann", {"lr": torch.tensor([-0.1], dtype=torch.float64)}, "lr must be a finite number >= 0, got -0.1"),
+    ("Neumann", {"lr": torch.tensor([0.1, 0.2])}, "Tensor lr must be 1-element"),
+    ("Neumann", {"step": -4}, "step must be a whole number >= 0, got -4"),
+    ("Neumann", {"step": 2.5}, "step must be a whole number >= 0, got 2.5"),
+    ("Neumann", {"step": math.nan}, "step must be a whole number >= 0, got nan"),
+    ("Neumann", {"step": "x"}, "step must be a whole number >= 0, got 'x'"),
+    ("Neumann", {"step": torch.tensor(-4)}, "step must be a whole number >= 0, got -4"),
+    ("NesterovInner", {"lr": torch.tensor(math.inf)}, "lr must be a finite number >= 0, got inf"),
+    ("BurnInSGD", {"lr": torch.tensor(-1.0)}, "lr must be a finite number >= 0, got -1.0"),
+    ("BurnInSGD", {"step": -4}, "step must be a whole number >= 0, got -4"),
     ("Neumann", {"gamma": 1}, "gamma must be"),
     ("Neumann", {"gama": 0.5}, "did you mean 'gamma'"),
     ("NesterovInner", {"momentum": -1}, "momentum must be a finite number"),
@@ -265,3 +336,65 @@ def test_what_is_set_in_a_group_by_hand_is_checked_before_the_next_step(name, wr
     train(undisturbed, others, range(steps + 4))
     train(optimizer, params, range(steps, steps + 4))
     assert same_bits(params, others)
+
+
+@pytest.mark.parametrize("name", ["Neumann", "NesterovInner", "BurnInSGD"])
+def test_a_rate_that_its_owner_fills_with_what_cannot_be_one_is_refused(name):
+    params, others = new_params(), new_params()
+    rate = torch.tensor(0.05, dtype=torch.float64)
+    optimizer, undisturbed = (MAKERS[name](each) for each in (params, others))
+    optimizer.param_groups[0]["lr"] = rate
+    undisturbed.param_groups[0]["lr"] = 0.05
+    train(optimizer, params, range(3))
+    for wrong in (math.nan, -0.1):
+        rate.fill_(wrong)
+        before = copies(params)
+        with pytest.raises(ValueError, match=rf"param_groups\[0\]: lr must be a finite number >= 0, got {wrong}"):
+            train(optimizer, params, [3])
+        assert same_bits(params, before)
+    rate.fill_(0.05)
+    train(optimizer, params, range(3, 6))
+    train(undisturbed, others, range(6))
+    torch.testing.assert_close(params, others, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", ["Neumann", "BurnInSGD"])
+def test_the_groups_count_together(name):
+    params = new_params()
+    optimizer = MAKERS[name]([{"params": params[:1]}, {"params": params[1:]}])
+    train(optimizer, params, range(3))
+    optimizer.param_groups[1]["step"] = 7
+    with pytest.raises(ValueError, match="the step must be the same in all groups, which count together, and is 3, 7"):
+        train(optimizer, params, [3])
+    for group in optimizer.param_groups:
+        group["step"] = 7.0
+    train(optimizer, params, [3])
+    assert [(group["step"], type(group["step"])) for group in optimizer.param_groups] == [(8, int)] * 2
+
+
+def test_a_pair_of_momenta_that_is_edited_in_place_is_checked():
+    params = new_params()
+    optimizer = Neumann(params, lr=0.05)
+    pair = [0.5, 0.9]
+    optimizer.param_groups[0]["momentum"] = pair
+    train(optimizer, params, range(2))
+    pair[1] = 1.5
+    with pytest.raises(ValueError, match="momentum's peak must be"):
+        train(optimizer, params, [2])
+
+
+@pytest.mark.parametrize("name", ["Neumann", "NesterovInner"])
+def test_a_point_that_was_set_by_hand_is_refused(name):
+    params = new_params()
+    optimizer = MAKERS[name]([{"params": params[:1]}, {"params": params[1:]}])
+    train(optimizer, params, range(3))
+    optimizer.param_groups[1]["point"] = "base"
+    with pytest.raises(RuntimeError, match="are at one point, and theirs were set to 'held', 'base'"):
+        train(optimizer, params, [3])
+    optimizer.param_groups[1]["point"] = "held"
+    train(optimizer, params, [3])
+    optimizer.eval()
+    for group in optimizer.param_groups:
+        group["point"] = "held"
+    with pytest.raises(RuntimeError, match="was set to 'held' while the parameters are at another one"):
+        train(optimizer, params, [4])

@@ -184,7 +184,7 @@ def test_values_of_a_study_are_tried_before_any_run_trains(capsys: pytest.Captur
     out, err = capsys.readouterr()
     assert "3 of 4 runs cannot be trained, so none was started: digits-small_cnn-neumann-s100 alpha=-3.0: " in err
     assert "did you mean 'resnet18'?" in err
-    assert not list(Path("runs").glob("mine/*-????????????"))
+    assert not Path("runs").exists()
     assert "again" not in out + err
 
 

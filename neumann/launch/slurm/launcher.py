@@ -50,7 +50,7 @@ class SlurmLauncher:
         self.parallel = settings.workers * settings.runs_per_worker
         self._say = say
         self._server = ForkServer()
-        self.build_check = BuildCheck(self._server, here=False)
+        self._build_check, self._without_torch = BuildCheck(self._server, here=False), False
 
     def __enter__(self) -> SlurmLauncher:
         return self
@@ -90,25 +90,32 @@ class SlurmLauncher:
             outcomes |= {run_key(outcome.spec): outcome for outcome in monitor.run()}
         return [replace(outcomes[run_key(spec)], spec=spec) for spec in specs]
 
-    def _check(self, specs: Sequence[RunSpec], view: LaunchView) -> None:
+    def check(
+        self, specs: Sequence[RunSpec], label: Callable[[RunSpec], str], proceed: Callable[[], bool] = lambda: True
+    ) -> None:
         """Build every distinct configuration before jobs wait for it, here, where the data's facts were read too.
 
-        Raises UserError where one cannot be built. A machine that cannot import PyTorch, for which launch.setup may
-        have lines, builds none.
+        ``label`` says what a run is called, and ``proceed`` is called while it takes time. Raises UserError where one
+        cannot be built. A machine that cannot import PyTorch, for which launch.setup may have lines, builds none.
         """
-
-        def proceed() -> bool:
-            view.tick([], len(specs))
-            return True
-
+        if self._without_torch:
+            return
         self._server.warm_up()
         try:
             while not self._server.is_warm(TICK_S):
                 proceed()
         except UserError:
+            self._without_torch = True
             self._say("PyTorch cannot be imported here, so a wrong value is found when its run's turn comes")
             return
-        self.build_check(specs, view.label, proceed)
+        self._build_check(specs, label, proceed)
+
+    def _check(self, specs: Sequence[RunSpec], view: LaunchView) -> None:
+        def proceed() -> bool:
+            view.tick([], len(specs))
+            return True
+
+        self.check(specs, view.label, proceed)
 
 
 class _LaunchMonitor:
@@ -158,6 +165,8 @@ class _LaunchMonitor:
 
     def _begin(self) -> None:
         """Submit jobs, or join those of this launch in the queue. Raises UserError as `SlurmLauncher.run` does."""
+        if not self._folder.path.exists():  # so no jobs can be joined, and nothing is left of what is refused
+            self._check(list(self._specs.values()), self._view)
         self._folder.make()
         with FileLock(self._folder.path / ".submit"):  # the same command twice at the same moment
             jobs = queue.jobs(self._folder.job_name)

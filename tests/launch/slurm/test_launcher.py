@@ -100,9 +100,23 @@ def test_a_run_that_cannot_be_built_is_refused_before_any_job_is_submitted(
     err = " ".join(capfd.readouterr().err.split())
     assert "1 of 2 runs cannot be trained, so none was started: optimizer.alpha=-3" in err
     assert not fake.scripts()
+    assert not Path("runs").exists()
     fake.refuse("Invalid account")
     assert main([*words, "optimizer.alpha=0.1,0.2"]) == 2  # no GPU is needed here
     assert "Slurm takes no job: Invalid account" in " ".join(capfd.readouterr().err.split())
+
+
+@pytest.mark.slow
+def test_a_search_builds_both_ends_of_an_interval_before_any_job_is_submitted(
+    fake: FakeSlurm, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "-m", *QUICK, "launch=slurm", "launch.gpus_per_node=1", "trainer.accelerator=gpu"]
+    search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2"]
+    assert main([*words, *search, "optimizer.alpha=interval(-3,1)"]) == 2
+    err = " ".join(capfd.readouterr().err.split())
+    assert "cannot be trained, so none was started: optimizer.alpha=-3.0: optimizer: " in err
+    assert not fake.scripts()
+    assert not Path("runs").exists()
 
 
 @pytest.mark.slow
