@@ -54,7 +54,7 @@ def told(composer: Composer, *overrides: str) -> str:
         ("ema=true model_ema=true ema_decay=0.99 optimizer.weight_average=0.9", "recipe.weight_average"),
         ("log_dir=x logdir=x output_dir=x default_root_dir=x save_dir=x trainer.default_root_dir=x", "output"),
         ("run_name=x task_name=x logger.name=x", "name"),
-        ("experiment=x exp_name=x group=x", "study"),
+        ("exp_name=x group=x", "study"),
         ("wandb=true report_to=wandb trainer.logger=false", "logger"),
         ("offline=true wandb_mode=offline", "logger.mode"),
         ("project=x wandb_project=x logger.project_name=x", "logger.project"),
