@@ -84,12 +84,12 @@ def test_a_word_leads_to_the_key(composer: Composer, words: str, key: str) -> No
         (
             "workers=2 num_workers=2 data.num_workers=2 trainer.num_workers=2",
             "data.workers",
-            "data=fake, image_folder, imagenet",
+            "data=cifar10, cifar100, fake",
         ),
         (
             "img_size=32 input_size=32 resize=32 data.img_size=32",
             "data.image_size",
-            "data=fake, image_folder, imagenet",
+            "data=cifar10, cifar100, fake",
         ),
         ("root=x data_dir=x data_path=x data.path=x", "data.root", "data=cifar10, cifar100"),
         ("val_split=0.1", "data.val_fraction", "data=cifar10, cifar100"),

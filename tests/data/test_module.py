@@ -330,7 +330,7 @@ def test_a_streamed_crop_is_torchvisions_of_the_file_mirrored_where_its_row_says
     table = augment.draw("random_resized_crop", len(loader.plan.indices), loader.finish.seed, 0)
     assert {bool(flip) for flip in table[places, 0] < 0.5} == {False, True}
     for place, image in zip(places, images, strict=True):
-        file = Image.open(root / loader._files.paths[loader.plan.indices[place]])
+        file = Image.open(loader._files.source.path(loader.plan.indices[place]))
         box = augment.crop_boxes(table[place][None], file.height, file.width)[0]
         expected = v2.functional.pil_to_tensor(
             v2.functional.resized_crop(file, *box[:4].tolist(), size=[16, 16], antialias=True)
