@@ -71,6 +71,7 @@ test_files.__test__ = False  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("study", ["same", "several"])
+@pytest.mark.slow
 def test_plain_timm_gives_the_recorded_error_to_the_image(study: str, place: Path, tmp_path: Path) -> None:
     folder = run_of(place, study)
     assert main(["export", str(folder), "--to", str(tmp_path / "out")]) == 0

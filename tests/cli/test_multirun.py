@@ -71,6 +71,7 @@ def test_a_changed_default_is_trained_again(capsys: pytest.CaptureFixture[str]) 
     assert {attempts(folder) for folder in folders()} == {1}
 
 
+@pytest.mark.slow
 def test_a_sweep_file_with_a_run_that_fails(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

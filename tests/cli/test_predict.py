@@ -146,6 +146,7 @@ def test_wrong_words_are_one_sentence(place: Path, tmp_path: Path, capsys: pytes
     assert "neumann predict RUN cat.jpg photos/" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_is_no_traceback(place: Path) -> None:
     command = f"{sys.executable} -m neumann predict {run_of(place)} {place / 'images'} --csv | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)

@@ -258,7 +258,7 @@ def test_a_single_run_trains_with_the_threads_that_its_command_names() -> None:
     assert only_run().attempts()[-1]["torch_threads"] == other
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_locale_without_greek_letters_ends_no_command(tmp_path: Path) -> None:
     """ASCII alone, as LC_ALL=C without Python's own remedy: a folder called größe, a plan that prints α."""
     here = tmp_path / "größe"

@@ -122,9 +122,9 @@ class Numbers(Dataset[int]):
         return index
 
 
-@pytest.mark.medium
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize(("workers", "killed"), [(1, 1), (4, 3)])
+@pytest.mark.slow
 def test_killed_workers_are_told_once_and_only_where_a_batch_is_waited_for(workers: int, killed: int) -> None:
     """torch's own handler would raise wherever the main thread is, once for every worker that was killed."""
     handler = signal.getsignal(signal.SIGCHLD)

@@ -208,6 +208,7 @@ def test_a_stream_names_the_image_that_cannot_be_decoded(make_folder, workers):
 # Shared memory -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_batches_that_have_no_room_in_shared_memory_are_refused(make_folder, monkeypatch):
     """In a container of Docker's, which has 64 MB, the first batches would wait for ever."""
     root = make_folder({"cat": 9, "dog": 9})

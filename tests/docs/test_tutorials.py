@@ -90,6 +90,7 @@ def test_the_lightning_module() -> None:
         assert float(trainer.callback_metrics["val_accuracy"]) == pytest.approx(names["accuracy"](module))
 
 
+@pytest.mark.slow
 def test_the_exported_weights_err_on_the_test_images_as_the_run_did() -> None:
     names = run(DOCS / "how-to" / "export.md").names
     examples = make_spec([]).facts.examples

@@ -117,6 +117,7 @@ def test_a_kernel_reads_each_column_by_its_name(language, rows, tmp_path):
 
 
 @KERNELS
+@pytest.mark.slow
 def test_each_scalar_counts_so_that_no_two_columns_can_be_exchanged_unseen(language, tmp_path):
     kernel = kernel_made_of(TODAY, language, tmp_path)
     expected = by_the_formula(2.0)

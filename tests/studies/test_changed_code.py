@@ -48,6 +48,7 @@ def told(capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_mixed_and_changed_code_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     write_study()
     now = {OWN: OWN_DIGEST}
