@@ -275,7 +275,7 @@ def test_an_evaluation_that_counts_some_twice_is_noticed(monkeypatch: pytest.Mon
     )
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_rank_that_waits_in_vain_says_for_whom(python: Callable[[str], str]) -> None:
     said = python(
         textwrap.dedent("""

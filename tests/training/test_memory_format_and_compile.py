@@ -135,8 +135,8 @@ def test_bf16_without_instructions_for_it_is_told(
             build_parts(quick("trainer.precision=bf16-mixed"), RankGroup())
 
 
-@pytest.mark.medium
 @pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler here")
+@pytest.mark.slow
 def test_a_compiled_network_trains_the_same_and_resumes_to_the_bit(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -244,7 +244,7 @@ def weights(folder: Any) -> dict[str, Tensor]:
 
 
 def plain(record: dict[str, Any]) -> dict[str, Any]:
-    leave = {"train_seconds", "eval_seconds", "time", "first_step_at", "signature", DIGEST, CURVE}
+    leave = {"train_seconds", "eval_seconds", "time", "first_step_at", "signature", DIGEST, CURVE, "test_correct"}
     return {k: v for k, v in record.items() if k not in leave and not k.endswith("_recalibrated")}
 
 
