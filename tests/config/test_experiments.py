@@ -304,7 +304,16 @@ def shared_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in SAME])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=[] if name == "table2/inception_v3_neumann" else pytest.mark.long
+        )  # half a minute each
+        for name in NAMES
+        if name not in SAME
+    ],
+)
 def test_an_experiment_trains_at_full_image_size(
     name: str, jpegs: Path, shared_runs: Path, specs: dict[str, RunSpec], capsys: pytest.CaptureFixture[str]
 ) -> None:
