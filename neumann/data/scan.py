@@ -110,6 +110,8 @@ def report_unreadable(problems: Iterable[tuple[str, str]], total: int) -> None:
 
 def explain(error: BaseException) -> str:
     """Return a short reason without the path or memory address that Pillow's messages carry."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
     text = str(error)
     return "no known image format" if "cannot identify image file" in text else text or type(error).__name__
 

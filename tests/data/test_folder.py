@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from neumann.data import facts
+from neumann.data.scan import explain
 from neumann.errors import UserError
 
 
@@ -226,3 +227,8 @@ def test_a_broken_link_is_named(make_folder):
     root = make_folder({"cat": 5, "dog": 5})
     (root / "cat" / "lost.png").symlink_to("/nowhere.png")
     assert "lost.png' cannot be read" in sentence(root)
+
+
+def test_the_systems_refusal_is_told_in_its_words_without_a_number_or_the_path_again() -> None:
+    assert explain(PermissionError(13, "Permission denied", "/a/b.png")) == "permission denied"
+    assert explain(OSError("image file is truncated")) == "image file is truncated"
