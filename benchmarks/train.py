@@ -55,9 +55,14 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained, as words of `neumann train`, and by whom.
+    """What is trained and by whom.
 
-    ``words`` are each contender's own beside ``common``; ``turn`` is in batches that the network sees.
+    Args:
+        name: what the report calls it.
+        common: words of `neumann train` that hold for every contender.
+        turn: batches that the network sees in a turn.
+        contenders: keys of `TRAIN`; the first is the one that the others are compared with.
+        goal: what the last ones are to reach.
     """
 
     name: str
