@@ -23,9 +23,10 @@ from torch.utils.data import DataLoader, Sampler
 
 from neumann.data import augment
 from neumann.data.decoding_workers import decoded, pass_over_signals
-from neumann.data.images import ImageFiles, Request, as_is
+from neumann.data.images import ImageFiles, Request, Rewritten, as_is
 from neumann.data.scan import report_unreadable
 from neumann.data.splits import Indices, order
+from neumann.data.unchanged import Watch
 from neumann.errors import UserError
 
 Batch = tuple[Tensor, Tensor]
@@ -258,15 +259,24 @@ class StreamBatches(Batches):
         labels: the whole set's labels, int64 [N].
         workers: processes that decode; 0 decodes in this one.
         device: where batches are put.
+        watch: is told of files that were written since the set was listed; None: nobody is.
 
-    Raises UserError while iterating, naming the first file that cannot be decoded.
+    Raises UserError while iterating, naming the first file that cannot be decoded, and as ``watch`` does.
     """
 
     def __init__(
-        self, plan: ShardPlan, finish: Finish, files: ImageFiles, labels: Indices, *, workers: int, device: torch.device
+        self,
+        plan: ShardPlan,
+        finish: Finish,
+        files: ImageFiles,
+        labels: Indices,
+        *,
+        workers: int,
+        device: torch.device,
+        watch: Watch | None = None,
     ) -> None:
         super().__init__(plan, finish, device)
-        self._files, self._labels, self._requests = files, labels, _Requests()
+        self._files, self._labels, self._requests, self._watch = files, labels, _Requests(), watch
         self._loader: DataLoader[Any] = DataLoader(
             files,
             batch_sampler=self._requests,
@@ -292,6 +302,10 @@ class StreamBatches(Batches):
             if isinstance(images, list):
                 problems = [(one.path, one.reason) for one in images]
                 report_unreadable(problems, len(self._files))
+            if isinstance(images, Rewritten):
+                if self._watch is not None:
+                    self._watch.check_read(images.stamps)
+                images = images.images
             images = images.to(self.device, non_blocking=True)
             if table is not None and not in_worker:
                 box = torch.from_numpy(augment.boxes(name, table[batch], self.finish.size)).to(self.device)

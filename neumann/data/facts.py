@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from neumann.data import arrays, cache, folder, noise, settings
 from neumann.data.assignment import assign
 from neumann.data.copies import find_copies
 from neumann.data.scan import Scan, scan
-from neumann.data.sources import Source
+from neumann.data.sources import Source, Stamp
 from neumann.data.splits import Examples
 from neumann.data.timm_sets import listing_of
 from neumann.errors import printable
@@ -46,6 +49,8 @@ class DataFacts:
         examples: the indices of each split and, of a folder, the paths; neither compared nor recorded.
         stat_digest: digest of the files' names, sizes and times, for the keys of caches; neither compared nor recorded.
         source: reads the bytes of image files; None for arrays and noise; neither compared nor recorded.
+        stamps: of the image files, int64 [N, 3], as `neumann.data.sources.Stamp`; None likewise.
+        places: see `neumann.data.folder.Listing`; None likewise.
     """
 
     kind: str
@@ -69,10 +74,12 @@ class DataFacts:
     examples: Examples = field(repr=False, compare=False)
     stat_digest: str = field(default="", repr=False, compare=False)
     source: Source | None = field(default=None, repr=False, compare=False)
+    stamps: NDArray[np.int64] | None = field(default=None, repr=False, compare=False)
+    places: Mapping[str, Stamp] | None = field(default=None, repr=False, compare=False)
 
     def as_record(self) -> dict[str, Any]:
         """Return the facts as plain JSON types."""
-        beside = ("examples", "stat_digest", "source")
+        beside = ("examples", "stat_digest", "source", "stamps", "places")
         record = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in beside}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in record.items()}
 
@@ -165,6 +172,8 @@ def _image_folder(wanted: settings.ImageFolder) -> DataFacts:
         test_is=test_is,
         stat_digest=found.stat_digest,
         source=listing.source,
+        stamps=listing.stamps(),
+        places=listing.places,
         **_counts(examples),
     )
 

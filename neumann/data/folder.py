@@ -15,15 +15,16 @@ import fnmatch
 import os
 import stat
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neumann.data.left_out import LeftOut
-from neumann.data.sources import FolderSource, Source
+from neumann.data.sources import FolderSource, Source, Stamp, stamp_of
 from neumann.data.split_names import SPLITS, splits_among
 from neumann.data.splits import Indices
 from neumann.errors import UserError
@@ -62,6 +63,8 @@ class Listing:
         folders: {train, validation or test: the split folder's own name}; empty for bare class folders.
         left_out: what lies in the folder and is not among ``files``.
         source: reads a file's bytes by its place in ``files``.
+        places: {path: stamp} of the folders that were listed, or of the tar files, taken before they were read: while
+            they are the same, no image is added or removed. None where nothing tells that.
         kind: what a split is, for sentences: a folder, or a split of another kind of set.
         whole: what a set without splits is cut from, likewise.
         mark: what tells two sets of one root apart, "" for a folder.
@@ -75,6 +78,7 @@ class Listing:
     folders: dict[str, str]
     left_out: LeftOut
     source: Source
+    places: Mapping[str, Stamp] | None
     kind: str = "folder"
     whole: str = "the class folders"
     mark: str = ""
@@ -82,6 +86,10 @@ class Listing:
     def called(self, part: str) -> str:
         """Return the name of a split as a user knows it, "train/" of a folder."""
         return f"{self.folders[part]}/" if self.kind == "folder" else f"'{self.folders[part]}'"
+
+    def stamps(self) -> NDArray[np.int64]:
+        """Return the stamps of the images, [N, 3]."""
+        return np.array([file[1:] for file in self.files], dtype=np.int64).reshape(-1, 3)
 
 
 def walk(root: str) -> Listing:
@@ -95,10 +103,10 @@ def walk(root: str) -> Listing:
         raise UserError(f"data.root '{root}' cannot be read ({getattr(error, 'strerror', None) or error})") from error
     if not is_folder:
         raise UserError(f"data.root '{top}' is not a folder")
-    left_out = LeftOut()
-    folders = _split_folders(top, left_out)
-    classes = {part: _class_folders(top / name, left_out) for part, name in folders.items()}
-    classes = classes or {"train": _class_folders(top, left_out)}
+    left_out, places = LeftOut(), dict[str, Stamp]()
+    folders = _split_folders(top, left_out, places)
+    classes = {part: _class_folders(top / name, left_out, places) for part, name in folders.items()}
+    classes = classes or {"train": _class_folders(top, left_out, places)}
     for part, found in classes.items():
         if odd := sorted(classes["train"].keys() ^ found.keys()):
             has, lacks = (part, "train") if odd[0] in found else ("train", part)
@@ -112,7 +120,8 @@ def walk(root: str) -> Listing:
     for part, found in classes.items():
         for key, name in list(found.items()):
             prefix = f"{folders[part]}/{name}" if folders else name
-            files = _images_of_class(top, prefix, left_out)
+            listed: dict[str, Stamp] = {}
+            files = _images_of_class(top, prefix, left_out, listed)
             within = not any(file.path.count("/") == 1 for file in files)
             if within and not folders and _holds_runs(top / name):  # our own results, where data.root=. is trained
                 del found[key]
@@ -120,6 +129,7 @@ def walk(root: str) -> Listing:
             if not files:
                 _refuse_empty(top / prefix)
             rows.extend((file, key, part) for file in files)
+            places |= listed
     if len(classes["train"]) == 1:
         _refuse_single(top / folders.get("train", ""), next(iter(classes["train"].values())))
     labels = {key: label for label, key in enumerate(classes["train"])}
@@ -135,10 +145,11 @@ def walk(root: str) -> Listing:
         folders=folders,
         left_out=left_out,
         source=FolderSource(str(top), tuple(file.path for file in found_files)),
+        places=places,
     )
 
 
-def _split_folders(top: Path, left_out: LeftOut) -> dict[str, str]:
+def _split_folders(top: Path, left_out: LeftOut, places: dict[str, Stamp]) -> dict[str, str]:
     """Return the split folders of ``top`` by the part they hold, empty where it holds class folders."""
     names = _folders(top)
     found: dict[str, str] = {}
@@ -167,7 +178,7 @@ def _split_folders(top: Path, left_out: LeftOut) -> dict[str, str]:
             left_out.beside_splits.append(name)
         elif SPLITS.get(name.lower()):
             left_out.empty_splits.append(name)
-    for entry in _scan(top):
+    for entry in _scan(top, places):
         if entry.is_symlink() and not os.path.exists(entry.path):
             left_out.lost_links.append(entry.name)
         elif SPLITS.get(entry.name.lower()) and not _is_folder(entry):  # such as a link of a checkout on Windows
@@ -187,10 +198,10 @@ def _refuse_splits(top: Path, names: list[str]) -> None:
         )
 
 
-def _class_folders(top: Path, left_out: LeftOut) -> dict[str, str]:
+def _class_folders(top: Path, left_out: LeftOut, places: dict[str, Stamp]) -> dict[str, str]:
     """Return the class folders' names by themselves in Unicode's composed form, which not every system writes."""
     found: dict[str, str] = {}
-    for entry in _scan(top):
+    for entry in _scan(top, places):
         if not _is_folder(entry):
             if entry.is_symlink() and not os.path.exists(entry.path):
                 left_out.lost_links.append(entry.name)
@@ -226,9 +237,9 @@ def _refuse_single(top: Path, name: str) -> None:
     raise UserError(f"'{top}' has only one class folder, '{name}', and a classifier needs at least two{hint}")
 
 
-def _images_of_class(top: Path, prefix: str, left_out: LeftOut) -> list[File]:
+def _images_of_class(top: Path, prefix: str, left_out: LeftOut, places: dict[str, Stamp]) -> list[File]:
     files = []
-    for path, entry in _walk(top, prefix, left_out, ancestors=()):
+    for path, entry in _walk(top, prefix, left_out, places, ancestors=()):
         if not _is_image(entry.name):
             left_out.other_kinds.append(path)
             continue
@@ -252,37 +263,41 @@ def images_below(top: Path) -> list[str]:
 
     Raises UserError for a folder that cannot be read.
     """
-    found = (path.removeprefix("/") for path, entry in _walk(top, "", LeftOut(), ancestors=()) if _is_image(entry.name))
+    entries = _walk(top, "", LeftOut(), {}, ancestors=())
+    found = (path.removeprefix("/") for path, entry in entries if _is_image(entry.name))
     return sorted(path for path in found if not path.rpartition("/")[2].startswith("."))
 
 
 def _refuse_empty(folder: Path) -> None:
     others = LeftOut()
-    list(_images_of_class(folder.parent, folder.name, others))
+    _images_of_class(folder.parent, folder.name, others, {})
     but = f" (its {len(others.other_kinds)} file(s) are of other kinds)" if others.other_kinds else ""
     raise UserError(f"class folder '{folder}' holds no images{but}: they end in {', '.join(SUFFIXES)}")
 
 
 def _walk(
-    top: Path, prefix: str, left_out: LeftOut, ancestors: tuple[str, ...]
+    top: Path, prefix: str, left_out: LeftOut, places: dict[str, Stamp], ancestors: tuple[str, ...]
 ) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Yield every file under ``top/prefix`` with its path under ``top``; links are followed, but no cycle."""
     folder = top / prefix.removeprefix("/")
     here = os.path.realpath(folder)
     if here in ancestors:
         return
-    for entry in _scan(folder):
+    for entry in _scan(folder, places):
         path = f"{prefix}/{entry.name}"
         if not _is_folder(entry):
             yield path, entry
         elif _is_litter(entry.name) or entry.name.startswith(".") or entry.name.lower() in THUMBNAILS:
             left_out.folders.append(path)
         else:
-            yield from _walk(top, path, left_out, (*ancestors, here))
+            yield from _walk(top, path, left_out, places, (*ancestors, here))
 
 
-def _scan(folder: Path) -> list[os.DirEntry[str]]:
+def _scan(folder: Path, places: dict[str, Stamp] | None = None) -> list[os.DirEntry[str]]:
+    """Return what is in ``folder``, and note its stamp in ``places`` before: what changes meanwhile shows later."""
     try:
+        if places is not None:
+            places[str(folder)] = stamp_of(os.stat(folder))
         with os.scandir(folder) as entries:
             return list(entries)
     except OSError as error:

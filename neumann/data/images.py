@@ -24,7 +24,7 @@ from neumann.data.augment import crop_boxes
 from neumann.data.eight_bits import as_eight_bits
 from neumann.data.facts import CENTRE
 from neumann.data.scan import UNREADABLE, explain
-from neumann.data.sources import FolderSource, Source
+from neumann.data.sources import FolderSource, Source, Stamp
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,19 @@ class Unreadable:
 
     path: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """Images uint8 [B, C, H, W] of which some came from files with other stamps than those of the set's facts.
+
+    Args:
+        images: all of them.
+        stamps: those files' stamps when they were read, by the images' indices in the set.
+    """
+
+    images: Tensor
+    stamps: dict[int, Stamp]
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,8 @@ class Request:
 class ImageFiles(Dataset[Any]):
     """A data set of image files, which answers a list of B `Request` with uint8 [B, C, H, W].
 
-    A list with files that cannot be decoded is answered with a list of `Unreadable`.
+    A list with files that cannot be decoded is answered with a list of `Unreadable`, and one with files whose stamps
+    differ from ``stamps`` with `Rewritten`.
 
     Args:
         source: reads the images' bytes.
@@ -56,6 +70,7 @@ class ImageFiles(Dataset[Any]):
         native: whether every file already has ``size``.
         interpolation: of every change of size, bilinear or bicubic.
         crop_pct: the side of the centre cut over the scaled image's.
+        stamps: of the files, int64 [N, 3] as `neumann.data.sources.Stamp`; None: they are not compared.
     """
 
     def __init__(
@@ -68,23 +83,28 @@ class ImageFiles(Dataset[Any]):
         native: bool,
         interpolation: str = "bilinear",
         crop_pct: float = CENTRE,
+        stamps: NDArray[np.int64] | None = None,
     ) -> None:
-        self.source, self.count = source, count
+        self.source, self.count, self.stamps = source, count, stamps
         self.size, self.channels, self.native = size, channels, native
         self.interpolation, self.crop_pct = InterpolationMode(interpolation), crop_pct
+        self._rewritten: dict[int, Stamp] = {}  # of the list that is being answered
 
     def __len__(self) -> int:
         return self.count
 
-    def __getitems__(self, requests: Sequence[Request]) -> Tensor | list[Unreadable]:
+    def __getitems__(self, requests: Sequence[Request]) -> Tensor | list[Unreadable] | Rewritten:
         """Return the images of ``requests`` in order, or the ones that cannot be decoded."""
         images, unreadable = [], []
+        self._rewritten = {}
         for request in requests:
             try:
                 images.append(self._read(request))
             except UNREADABLE as error:
                 unreadable.append(Unreadable(self.source.path(request.index), explain(error)))
-        return unreadable or torch.stack(images)
+        if unreadable:
+            return unreadable
+        return Rewritten(torch.stack(images), self._rewritten) if self._rewritten else torch.stack(images)
 
     def _read(self, request: Request) -> Tensor:
         image = self._decoded(request.index)
@@ -97,10 +117,15 @@ class ImageFiles(Dataset[Any]):
                 image = functional.hflip(image)
         elif not self.native:
             image = fit(image, self.size, self.crop_pct, self.interpolation)
+        elif (image.height, image.width) != self.size:
+            raise ValueError(f"it is {image.height}×{image.width} pixels now and was {self.size[0]}×{self.size[1]}")
         return functional.pil_to_tensor(image)
 
     def _decoded(self, index: int) -> Image.Image:
-        with Image.open(io.BytesIO(self.source.read(index))) as file:
+        content, stamp = self.source.read(index)
+        if self.stamps is not None and stamp is not None and stamp != tuple(self.stamps[index].tolist()):
+            self._rewritten[index] = stamp
+        with Image.open(io.BytesIO(content)) as file:
             return as_eight_bits(file, self.channels)
 
 

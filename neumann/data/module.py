@@ -14,7 +14,7 @@ from neumann.data.batches import Batches, DealtPlan, Finish, ShardPlan, StreamBa
 from neumann.data.facts import DataFacts
 from neumann.data.images import ArrayImages, ImageFiles, NoiseImages
 from neumann.data.splits import Indices
-from neumann.data.unchanged import check_unchanged
+from neumann.data.unchanged import Watch
 from neumann.errors import UserError
 from neumann.seeds import derive
 
@@ -57,6 +57,7 @@ def build(
     wanted = settings.parse(data)
     # refuses a batch that is too large before anything is decoded
     ShardPlan(facts.examples.train, batch_size, seed=0, world_size=world_size, accumulation=accumulation)
+    watch = Watch(facts, wanted)
     files: ImageFiles | None = None
     pixels = measured = None
     if isinstance(wanted, settings.Fake):
@@ -66,16 +67,17 @@ def build(
             pixels = resident.measure(files.everything())
     elif isinstance(wanted, settings.ImageFolder):
         assert facts.source is not None
+        if not facts.in_memory:
+            watch.check_files()
         files = ImageFiles(
             facts.source,
             len(facts.examples.labels),
             channels=facts.channels,
             native=facts.native_size == facts.image_size,
+            stamps=None if facts.in_memory else watch.stamps,
             **_scaling(facts),
         )
-        if not facts.in_memory:
-            check_unchanged(facts, wanted)
-        else:
+        if facts.in_memory:
             pixels = resident.load(facts, files, wanted)
     else:
         pixels = measured = resident.load_array(facts, wanted)
@@ -91,6 +93,7 @@ def build(
         pixels=pixels,
         measured=measured or pixels,
         files=files,
+        watch=watch,
         batch_size=batch_size,
         eval_batch_size=eval_batch_size or _eval_batch_size(facts, batch_size),
         seed=seed,
@@ -113,6 +116,7 @@ class ImageData(pl.LightningDataModule):
         pixels: the decoded images, uint8 [N, C, H, W] with channel sums; None: they are streamed from ``files``.
         measured: those whose statistics normalise, of an array at its own size; None: there are none.
         files: the image files; None for embedded data.
+        watch: looks whether they are still those of ``facts``.
         batch_size: examples in a training batch of one process.
         eval_batch_size: examples in an evaluation batch of one process.
         seed: the run's.
@@ -130,6 +134,7 @@ class ImageData(pl.LightningDataModule):
         pixels: resident.Pixels | None,
         measured: resident.Pixels | None,
         files: ImageFiles | None,
+        watch: Watch,
         batch_size: int,
         eval_batch_size: int,
         seed: int,
@@ -146,7 +151,7 @@ class ImageData(pl.LightningDataModule):
         self.augmentation = wanted.augmentation
         self.mean, self.std = _normalisation(facts, wanted, measured)
         self._workers: int = getattr(wanted, "workers", 0)
-        self._wanted = wanted
+        self._watch = watch
         self._pixels, self._files, self._device, self._place = pixels, files, device, place
         self._resident: tuple[torch.device, Tensor, Tensor] | None = None
 
@@ -191,9 +196,9 @@ class ImageData(pl.LightningDataModule):
         return self._load(plan, augmentation=self.augmentation, seed=seed)
 
     def check_stream(self) -> None:
-        """Raise UserError where files that are streamed have changed, so that a run trained on others than its own."""
+        """Raise UserError where an image was added to the streamed ones or removed; a changed one is met when read."""
         if self._pixels is None:
-            check_unchanged(self.facts, self._wanted)
+            self._watch.check_places()
 
     def check_shared_memory(self, processes: int) -> None:
         """Raise UserError where the batches of ``processes``, which train on this machine, have no room in /dev/shm.
@@ -243,7 +248,9 @@ class ImageData(pl.LightningDataModule):
             return TensorBatches(plan, finish, *self._on_device(self._pixels.images))
         assert self._files is not None
         labels = self.facts.examples.labels
-        return StreamBatches(plan, finish, self._files, labels, workers=self._workers, device=self.device)
+        return StreamBatches(
+            plan, finish, self._files, labels, workers=self._workers, device=self.device, watch=self._watch
+        )
 
     def _on_device(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return images and labels of the whole set on the device, moved there once for all three splits."""

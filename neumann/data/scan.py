@@ -125,6 +125,13 @@ def stat_digest(files: tuple[File, ...]) -> str:
     return digest.hexdigest()
 
 
+def fingerprint_by_names(listing: Listing) -> str | None:
+    """Return the fingerprint of a folder too large for one over its bytes, without reading a file; else None."""
+    if _is_small(listing):
+        return None
+    return _fingerprint(listing, (str(file.size).encode() for file in listing.files))
+
+
 def _recall(kept: Path, stats: str, count: int) -> Scan | None:
     try:
         record = json.loads(kept.read_text(encoding="utf-8"))
@@ -151,30 +158,22 @@ def _recall(kept: Path, stats: str, count: int) -> Scan | None:
 
 def _read_all(listing: Listing, stats: str) -> Scan:
     files = listing.files
-    total = sum(file.size for file in files)
-    whole = total <= CONTENT_LIMIT
-    if total > CONTENT_LIMIT or len(files) > 100_000:
+    if not _is_small(listing) or len(files) > 100_000:
         cache.log.warning("reading %d images in '%s', once", len(files), listing.root)
-    seen = list(_told(_looks(listing, total), len(files)))
+    seen = list(_told(_looks(listing), len(files)))
     problems = [(listing.source.path(index), one.problem) for index, one in enumerate(seen) if one.problem]
     report_unreadable(problems, len(files))
-    digest = hashlib.sha256()
     equal: dict[bytes, list[int]] = {}
     lost: dict[str, tuple[int, str]] = {}
     for index, (file, one) in enumerate(zip(files, seen, strict=True)):
-        told = one.digest if whole else str(file.size).encode()
-        digest.update(file.path.encode(errors="surrogateescape") + b"\0" + told + b"\n")
         equal.setdefault(one.pixels, []).append(index)
         for what in one.losses:
             count, first = lost.get(what, (0, file.path))
             lost[what] = (count + 1, first)
-    if listing.mark:  # of a folder, the paths say the classes
-        digest.update(listing.labels.astype("<i8").tobytes() + "\0".join(listing.class_names).encode())
     sizes = Counter(one.size for one in seen)
-    prefix = "content:" if whole else "names-sizes:"
     return Scan(
         stats,
-        prefix + digest.hexdigest(),
+        fingerprint_by_names(listing) or _fingerprint(listing, (one.digest for one in seen)),
         next(iter(sizes)) if len(sizes) == 1 else None,
         [group for group in equal.values() if len(group) > 1],
         lost,
@@ -182,13 +181,28 @@ def _read_all(listing: Listing, stats: str) -> Scan:
     )
 
 
-def _looks(listing: Listing, total: int) -> Iterator[_Seen]:
-    places = range(len(listing.files))
+def _is_small(listing: Listing) -> bool:
+    """Return whether the fingerprint covers the files' bytes."""
+    return sum(file.size for file in listing.files) <= CONTENT_LIMIT
+
+
+def _fingerprint(listing: Listing, told: Iterable[bytes]) -> str:
+    """Return the fingerprint over the names and what is ``told`` of each file: its size, or the digest of its bytes."""
+    digest = hashlib.sha256()
+    for file, one in zip(listing.files, told, strict=True):
+        digest.update(file.path.encode(errors="surrogateescape") + b"\0" + one + b"\n")
+    if listing.mark:  # of a folder, the paths say the classes
+        digest.update(listing.labels.astype("<i8").tobytes() + "\0".join(listing.class_names).encode())
+    return ("content:" if _is_small(listing) else "names-sizes:") + digest.hexdigest()
+
+
+def _looks(listing: Listing) -> Iterator[_Seen]:
+    places, whole = range(len(listing.files)), _is_small(listing)
 
     def look(index: int) -> _Seen:
-        return _look(listing.source, index, whole=total <= CONTENT_LIMIT)
+        return _look(listing.source, index, whole=whole)
 
-    if total < SMALL_FILE * len(places):
+    if sum(file.size for file in listing.files) < SMALL_FILE * len(places):
         yield from map(look, places)
         return
     with ThreadPoolExecutor(max(4, cores())) as pool:  # four hide the waiting for a disk on a single core too
@@ -223,7 +237,7 @@ def _sides(size: tuple[int, int]) -> str:
 
 def _look(source: Source, index: int, *, whole: bool) -> _Seen:
     try:
-        content = source.read(index)
+        content, _ = source.read(index)
         if not content:
             return _Seen(b"", (0, 0), problem="the file is empty")
         with Image.open(io.BytesIO(content)) as image:

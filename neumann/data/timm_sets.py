@@ -15,7 +15,7 @@ import numpy as np
 from neumann.data import hugging_face, settings, tars, webdataset
 from neumann.data.folder import SUFFIXES, File, Listing, walk
 from neumann.data.left_out import LeftOut
-from neumann.data.sources import HuggingFaceSource, TarSource
+from neumann.data.sources import HuggingFaceSource, Stamp, TarSource, stamp_of
 from neumann.data.split_names import SPLITS
 from neumann.errors import UserError, did_you_mean
 
@@ -188,7 +188,9 @@ def _of_tars(
         tuple(map(str, paths)), [(number[row[0]], row[2], row[3]) for row in rows], tuple(row[1] for row in rows)
     )
     labels, homes = [int(row[4]) for row in rows], [row[5] for row in rows]
-    return _listing(root, files, labels, homes, names, folders, beside, source, wanted)
+    around = {} if root.is_file() else {folder: folder.stat() for folder in (root, *(path.parent for path in paths))}
+    places = {str(path): stamp_of(found) for path, found in (stats | around).items()}
+    return _listing(root, files, labels, homes, names, folders, beside, source, places, wanted)
 
 
 def _hugging_face(wanted: settings.Timm) -> Listing:
@@ -212,7 +214,7 @@ def _hugging_face(wanted: settings.Timm) -> Listing:
     )
     if not names:
         names = tuple(str(number) for number in range(max(labels) + 1))
-    return _listing(Path(wanted.name), tuple(files), labels, homes, names, folders, beside, source, wanted)
+    return _listing(Path(wanted.name), tuple(files), labels, homes, names, folders, beside, source, None, wanted)
 
 
 def _listing(
@@ -224,6 +226,7 @@ def _listing(
     folders: Mapping[str, str],
     beside: Iterable[str],
     source: TarSource | HuggingFaceSource,
+    places: Mapping[str, Stamp] | None,
     wanted: settings.Timm,
 ) -> Listing:
     at = np.array(homes)
@@ -239,6 +242,7 @@ def _listing(
         folders=own,
         left_out=LeftOut(other_splits=list(beside)),
         source=source,
+        places=places,
         kind="split",
         whole=f"'{folders.get('train', 'train')}'",
         mark=f"\0{wanted.name}\0{wanted.input_key}\0{wanted.target_key}\0{sorted(folders.items())}",
