@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 import unicodedata
 from collections.abc import Iterable
 
@@ -25,16 +24,6 @@ class Interrupted(Exception):  # noqa: N818 - it is not an error
 
 LONGEST = 1000  # characters of a message that is not ours
 
-# as torch 2.15 says it, from its handler of SIGCHLD or while it waits for a batch
-WORKER_ENDED = re.compile(
-    r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: Killed|exited unexpectedly$)"
-)
-
-KILLED_WORKER = (
-    "a decoding worker was killed or ended by itself; out of memory? The kernel's log (dmesg) tells; fewer "
-    "data.workers need less"
-)
-
 # exit codes of a command: something failed, the input is wrong, Ctrl-C (128 + SIGINT, as shells report it)
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -50,12 +39,7 @@ def ending_of(error: BaseException) -> tuple[str, str]:
         return "interrupted", str(error) or "stopped"
     if isinstance(error, SystemExit):
         return "failed", f"the program left with exit code {error.code}"
-    said = first_line(error)
-    if ended := WORKER_ENDED.match(said):
-        workers = f"decoding workers (processes {ended[1]}) were" if "," in ended[1] else None
-        one = f"a decoding worker (process {ended[1]}) was"
-        return "failed", KILLED_WORKER.replace("a decoding worker was", workers or one, 1)
-    return "failed", said
+    return "failed", first_line(error)
 
 
 def did_you_mean(word: str, choices: Iterable[str], *, listed: int = 12) -> str:
