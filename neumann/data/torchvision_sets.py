@@ -10,8 +10,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
+import re
+import socket
 import sys
 import tarfile
+import urllib.parse
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +27,10 @@ from neumann.data import cache, idx, plain_pickle, settings
 from neumann.data.array_set import ArraySet
 from neumann.data.embedded import FASHION_CLASSES
 from neumann.data.splits import Examples, stratified
-from neumann.errors import UserError, first_line
+from neumann.errors import UserError
 
 NOT_FETCHED = (OSError, RuntimeError, ValueError, EOFError, http.client.HTTPException, tarfile.TarError, zlib.error)
+SILENT_S = 20.0  # of a server, after which it is given up
 # Fashion-MNIST's files have the names of MNIST's, so only this tells one from the other
 FASHION_MNIST = "content:2cbc59191665e1ba3f2494648f17edac5974f748ab89fb2ae05597d658161f54"
 Part = tuple[NDArray[np.uint8], NDArray[np.int64]]  # images [N, C, H, W] and their labels [N]
@@ -141,7 +145,7 @@ def _files(wanted: settings.TorchvisionSet, layout: Layout) -> dict[str, Path]:
         place = hashlib.sha256(str(root).encode(errors="surrogateescape")).hexdigest()[:24]
         with cache.lock(cache_folder() / "scans" / place):
             if len(_look(root, layout)) < len(layout.files):
-                _fetch(wanted, root)
+                _fetch(wanted, layout, root)
         found = _look(root, layout)
     missing = [name for name in layout.files if name not in found]
     if not missing:
@@ -172,14 +176,29 @@ def _look(root: Path, layout: Layout) -> dict[str, Path]:
     return {}
 
 
-def _fetch(wanted: settings.TorchvisionSet, root: Path) -> None:
+def _fetch(wanted: settings.TorchvisionSet, layout: Layout, root: Path) -> None:
     from torchvision import datasets
 
+    kind = getattr(datasets, wanted.torchvision_name)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENT_S)  # torchvision sets none, so a silent server would be waited for for minutes
     try:
         with contextlib.redirect_stdout(sys.stderr):  # standard output is the command's
-            getattr(datasets, wanted.torchvision_name)(root, download=True)
+            kind(root, download=True)
     except NOT_FETCHED as error:
-        raise UserError(f"{wanted.title} cannot be fetched to '{root}' ({first_line(error)})") from error
+        servers = [urllib.parse.urlsplit(url).netloc for url in getattr(kind, "mirrors", None) or [kind.url]]
+        raise UserError(
+            f"{wanted.title} cannot be fetched from {' or '.join(servers)} to '{root}' ({_reason(error)}): where there "
+            f"is no network, put {layout.folder}/ there from another machine, and leave out data.download"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _reason(error: BaseException) -> str:
+    """Return the last reason that torchvision gives, which has one for each server that it tried."""
+    said = ([line for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1]
+    return re.sub(r"^<urlopen error (?:\[Errno -?\d+\] )?(.*)>$", r"\1", said).rstrip(".")
 
 
 def _class_names(files: dict[str, Path], layout: Layout) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
+import socket
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -318,9 +319,28 @@ def test_what_is_missing_is_fetched_once_and_nothing_where_all_is_there(served, 
 def test_a_wrong_checksum_and_an_absent_server_are_one_sentence(served, tmp_path, monkeypatch):
     monkeypatch.setattr(theirs.CIFAR10, "tgz_md5", "0" * 32)
     told = refused(of("cifar10", tmp_path / "new", download=True))
-    assert told == f"CIFAR-10 cannot be fetched to '{tmp_path / 'new'}' (File not found or corrupted.)"
+    server = theirs.CIFAR10.url.split("/")[2]
+    assert told == (
+        f"CIFAR-10 cannot be fetched from {server} to '{tmp_path / 'new'}' (File not found or corrupted): where there "
+        "is no network, put cifar-10-batches-py/ there from another machine, and leave out data.download"
+    )
     monkeypatch.setattr(theirs.CIFAR100, "url", "http://127.0.0.1:9/nothing.tar.gz")
-    assert "CIFAR-100 cannot be fetched to" in refused(of("cifar100", tmp_path / "other", download=True))
+    told = refused(of("cifar100", tmp_path / "other", download=True))
+    assert told.startswith(
+        f"CIFAR-100 cannot be fetched from 127.0.0.1:9 to '{tmp_path / 'other'}' (Connection refused)"
+    )
+
+
+def test_a_server_that_does_not_answer_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(torchvision_sets, "SILENT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = f"127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr(theirs.MNIST, "mirrors", [f"http://{place}/", "http://127.0.0.1:9/"])
+        told = refused(of("mnist", tmp_path / "new", download=True))
+        assert told.startswith(f"MNIST cannot be fetched from {place} or 127.0.0.1:9 to '{tmp_path / 'new'}' (")
+        monkeypatch.setattr(theirs.CIFAR10, "url", f"http://{place}/cifar.tar.gz")
+        assert "(timed out)" in refused(of("cifar10", tmp_path / "new", download=True))
+    assert socket.getdefaulttimeout() is None
 
 
 def test_where_images_lie_and_how_they_got_there_is_not_signed_and_names_no_run(root, tmp_path):
