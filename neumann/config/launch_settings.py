@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from neumann.bounds import number
 from neumann.errors import UserError
+from neumann.folders import folder_of
 
 MANY = 2**15  # processes and threads of one machine; torch counts threads in 32 bits
 
@@ -53,6 +55,7 @@ class SlurmLaunchConfig(LaunchConfig):
 
 LAUNCHES: dict[str, type[LaunchConfig]] = {"local": LocalLaunchConfig, "slurm": SlurmLaunchConfig}
 
+FOR_A_SHELL = re.compile(r"^~|^file://|\$\{?[A-Za-z_]")
 TIME = re.compile(r"\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+|\d+-\d+:\d\d|\d+-\d+:\d\d:\d\d")
 MEMORY = re.compile(r"\d+[KMGT]?")
 # sbatch's parameters that another setting stands for; None: the launch itself sets it
@@ -99,3 +102,14 @@ def check_slurm(launch: SlurmLaunchConfig) -> None:
         if name in TAKEN:
             own = TAKEN[name]
             raise UserError(f"launch.sbatch.{key} is set " + (f"by {own}" if own else "by the launch itself"))
+
+
+def whole_paths(sbatch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters of sbatch with a home folder in place of ``~``, which sbatch would take as a name.
+
+    Raises UserError as `folder_of`: no shell replaces a variable in them, and a local file has no address.
+    """
+    return {
+        key: folder_of(f"launch.sbatch.{key}", value) if isinstance(value, str) and FOR_A_SHELL.search(value) else value
+        for key, value in sbatch.items()
+    }

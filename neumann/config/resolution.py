@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from neumann.bounds import check_fields, check_plain, is_finite
 from neumann.config.global_batch import rate_factor
+from neumann.config.launch_settings import SlurmLaunchConfig, whole_paths
 from neumann.config.optimizer_bounds import check_optimizer
 from neumann.config.pretrained_images import filled_in
 from neumann.config.schema import (
@@ -93,6 +94,8 @@ class Resolver:
         check_optimizer(values["optimizer"])
         _check_rate(values["optimizer"], values["recipe"])
         values["output"] = folder_of("output", values["output"])
+        if isinstance(values["launch"], SlurmLaunchConfig):
+            values["launch"] = replace(values["launch"], sbatch=whole_paths(values["launch"].sbatch))
         if (checkpoint := values["model"].checkpoint) is not None:
             values["model"].checkpoint = weights_file(checkpoint, values["output"])
         config = RunConfig(**values)

@@ -17,11 +17,18 @@ from tests.support.fake_slurm import FakeSlurm
 @pytest.mark.medium
 def test_settings_are_typed_by_kind_and_signed_by_none() -> None:
     spec = make_spec(
-        ["launch=slurm", "launch.partition=gpu", "launch.time=1-12:00:00", "launch.sbatch.constraint=a100"]
+        [
+            "launch=slurm",
+            "launch.partition=gpu",
+            "launch.time=1-12:00:00",
+            "launch.sbatch.constraint=a100",
+            "launch.sbatch.input='~/in'",
+        ]
     )
     launch = spec.config.launch
     assert isinstance(launch, SlurmLaunchConfig)
-    assert (launch.partition, launch.time, launch.sbatch) == ("gpu", "1-12:00:00", {"constraint": "a100"})
+    sbatch = {"constraint": "a100", "input": f"{Path.home()}/in"}
+    assert (launch.partition, launch.time, launch.sbatch) == ("gpu", "1-12:00:00", sbatch)
     assert make_spec(["launch=slurm", "ablation=no_alpha", "launch.qos=low"]).config.launch == SlurmLaunchConfig(
         qos="low"
     )
@@ -45,6 +52,11 @@ def test_settings_are_typed_by_kind_and_signed_by_none() -> None:
         (["launch=slurm", "launch.sbatch.gpus-per-node=3"], "is set by launch.gpus_per_node"),
         (["launch=slurm", "launch.sbatch.output=x"], "is set by the launch itself"),
         (["launch=slurm", "launch.gpus_per_node=1", "launch.sbatch.gres=gpu:4"], "both ask for GPUs"),
+        (
+            ["launch=slurm", "launch.sbatch.input='$HOME/in'"],
+            "launch.sbatch.input=$HOME/in: '$HOME' is not replaced here",
+        ),
+        (["launch=slurm", "launch.sbatch.export-file='file:///x'"], "is an address, and only a folder can be used"),
         (["launch=slurm", "launch.time=2"], "launch.time=2 is 120 s and launch.grace=120 s of it are for leaving"),
         (["launch=slurm", "launch.time='0-0:01:30'"], "launch.time=0-0:01:30 is 90 s"),
     ],
