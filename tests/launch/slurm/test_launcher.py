@@ -84,8 +84,9 @@ class PlayedLaunch:
 
 @pytest.fixture
 def place(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> PlayedLaunch:
-    monkeypatch.setattr("neumann.launch.slurm.launcher.TICK_S", 0.001)
-    monkeypatch.setattr("neumann.launch.slurm.launcher.POLL_S", 0.0)
+    for place in ("launcher", "monitor"):
+        monkeypatch.setattr(f"neumann.launch.slurm.{place}.TICK_S", 0.001)
+    monkeypatch.setattr("neumann.launch.slurm.monitor.POLL_S", 0.0)
     # these runs can be built, which takes seconds to find out
     monkeypatch.setattr(SlurmLauncher, "_check", lambda launcher, specs, view: None)
     return PlayedLaunch(fake)
@@ -429,7 +430,7 @@ def test_jobs_that_slurm_refused_are_submitted_when_another_job_has_ended(
 def test_jobs_that_slurm_refused_are_tried_again_after_a_while(
     mixed: MixedLaunch, groups_refused: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neumann.launch.slurm.launcher.REFUSED_S", 0.0)
+    monkeypatch.setattr("neumann.launch.slurm.monitor.REFUSED_S", 0.0)
     groups_refused += [True] * 5
 
     def act(tick: int) -> None:
