@@ -8,11 +8,6 @@ from neumann.errors import Interrupted, UserError, did_you_mean, ending_of, prin
 from neumann.processes.signals import StoppedBySignal
 from neumann.store.claim import Claimed, Lost
 
-KILLED = (
-    "a decoding worker (process 7) was killed or ended by itself; out of memory? The kernel's log (dmesg) tells; "
-    "fewer data.workers need less"
-)
-
 
 @pytest.mark.parametrize(
     ("error", "ending"),
@@ -26,8 +21,6 @@ KILLED = (
         (SystemExit(4), ("failed", "the program left with exit code 4")),
         (RuntimeError("it broke\nin two lines"), ("failed", "it broke")),
         (ZeroDivisionError(), ("failed", "ZeroDivisionError")),
-        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), ("failed", KILLED)),
-        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), ("failed", KILLED)),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )

@@ -12,6 +12,7 @@ from typing import Any
 from neumann.data import settings
 from neumann.data.folder import File
 from neumann.errors import UserError, did_you_mean, first_line, printable
+from neumann.network import why_unreachable
 
 
 def load(wanted: settings.Timm) -> Mapping[str, Any]:
@@ -20,23 +21,26 @@ def load(wanted: settings.Timm) -> Mapping[str, Any]:
     local = Path(name).expanduser()
     try:
         import datasets
+        from huggingface_hub import constants
     except ImportError as error:
         raise UserError(
             f"data.name={wanted.name} is read by Hugging Face's datasets, which is not installed: pip install "
             "'neumann[hfds]'"
         ) from error
-    offline = datasets.config.HF_HUB_OFFLINE
+    offline, why = datasets.config.HF_HUB_OFFLINE, None
     bars = datasets.are_progress_bars_disabled()
     try:
-        datasets.config.HF_HUB_OFFLINE = offline or not wanted.download
+        if wanted.download and not offline and not local.exists():
+            why = why_unreachable(constants.ENDPOINT)
+        datasets.config.HF_HUB_OFFLINE = offline or not wanted.download or why is not None
         if not wanted.download:
             datasets.disable_progress_bars()
         root = Path(wanted.root).expanduser() if wanted.root else None
         found = datasets.load_dataset(str(local) if local.exists() else name, cache_dir=root and str(root))
     except Exception as error:  # its readers and its hub client refuse by exceptions of their own
-        cause = error.__cause__ or error
+        cause = why or first_line(error.__cause__ or error)
         way = "" if wanted.download or local.exists() else "; data.download=true asks the hub for it"
-        raise UserError(f"'{wanted.name}' cannot be loaded ({printable(first_line(cause))}){way}") from error
+        raise UserError(f"'{wanted.name}' cannot be loaded ({printable(cause)}){way}") from error
     finally:
         datasets.config.HF_HUB_OFFLINE = offline
         if not bars:

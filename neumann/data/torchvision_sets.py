@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
-import re
 import socket
 import sys
 import tarfile
@@ -28,6 +27,7 @@ from neumann.data.array_set import ArraySet
 from neumann.data.embedded import FASHION_CLASSES
 from neumann.data.splits import Examples, stratified
 from neumann.errors import UserError
+from neumann.network import reason_of
 
 NOT_FETCHED = (OSError, RuntimeError, ValueError, EOFError, http.client.HTTPException, tarfile.TarError, zlib.error)
 SILENT_S = 20.0  # of a server, after which it is given up
@@ -188,17 +188,11 @@ def _fetch(wanted: settings.TorchvisionSet, layout: Layout, root: Path) -> None:
     except NOT_FETCHED as error:
         servers = [urllib.parse.urlsplit(url).netloc for url in getattr(kind, "mirrors", None) or [kind.url]]
         raise UserError(
-            f"{wanted.title} cannot be fetched from {' or '.join(servers)} to '{root}' ({_reason(error)}): where there "
-            f"is no network, put {layout.folder}/ there from another machine, and leave out data.download"
+            f"{wanted.title} cannot be fetched from {' or '.join(servers)} to '{root}' ({reason_of(error)}): where "
+            f"there is no network, put {layout.folder}/ there from another machine, and leave out data.download"
         ) from error
     finally:
         socket.setdefaulttimeout(before)
-
-
-def _reason(error: BaseException) -> str:
-    """Return the last reason that torchvision gives, which has one for each server that it tried."""
-    said = ([line for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1]
-    return re.sub(r"^<urlopen error (?:\[Errno -?\d+\] )?(.*)>$", r"\1", said).rstrip(".")
 
 
 def _class_names(files: dict[str, Path], layout: Layout) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import timm
@@ -16,6 +17,7 @@ from neumann.bounds import as_yaml
 from neumann.errors import UserError, did_you_mean, first_line
 from neumann.models import cifar_resnets, mlp  # noqa: F401 - they register models with timm
 from neumann.models.timm_arguments import own_settings
+from neumann.network import hub_that_answers
 
 
 class SmallCNN(nn.Module):
@@ -136,12 +138,15 @@ def own_statistics(model: nn.Module, channels: int) -> tuple[tuple[float, ...], 
 
 def _make(name: str, settings: Mapping[str, Any], kwargs: Mapping[str, Any]) -> nn.Module:
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # it tells each of its tries to reach the network
+    fetched = kwargs.get("pretrained") and not any(kwargs.get(key) for key in LOCAL_WEIGHTS)
+    why = None
     try:
-        model: nn.Module = timm.create_model(name, **settings)
+        with hub_that_answers() if fetched else nullcontext() as why:
+            model: nn.Module = timm.create_model(name, **settings)
     except UserError:
         raise
     except OSError as error:
-        if not kwargs.get("pretrained") or any(kwargs.get(key) for key in LOCAL_WEIGHTS):
+        if not fetched:
             raise _unmakeable(name, kwargs, error) from error
         config = timm.models.get_pretrained_cfg(name)
         place = (
@@ -149,7 +154,7 @@ def _make(name: str, settings: Mapping[str, Any], kwargs: Mapping[str, Any]) -> 
         )
         raise WeightsMissingError(
             f"model.name={name}: its pretrained weights, {place}, are not in the cache of this machine and cannot be "
-            "fetched: get model.safetensors from there where there is a network, and add "
+            f"fetched{f' ({why})' if why else ''}: get model.safetensors from there where there is a network, and add "
             "'+model.kwargs.pretrained_cfg_overlay={file:/path/to/model.safetensors}'"
         ) from error
     except Exception as error:  # each of timm's models refuses by an exception of its own

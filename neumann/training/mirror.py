@@ -23,6 +23,7 @@ from neumann import compat
 from neumann.config import RunSpec
 from neumann.config.wandb_settings import TAG_LENGTH, hide_variables, under_agent
 from neumann.errors import UserError, first_line
+from neumann.network import why_unreachable
 from neumann.store import RunFolder
 from neumann.store.scores import OBJECTIVE, objective
 from neumann.store.session import Measurement
@@ -58,7 +59,7 @@ class Mirror:
     """
 
     def __init__(self, spec: RunSpec, folder: Path, record: Mapping[str, Any], attempt: int) -> None:
-        import wandb
+        import wandb  # noqa: F401 - in the main thread, before training
 
         if (folder / "wandb").is_symlink():
             raise UserError(
@@ -70,13 +71,7 @@ class Mirror:
         self._thread = threading.Thread(target=self._mirror, name="neumann-mirror", daemon=True)
         hide_variables()  # here, in the main thread: no other may read the environment meanwhile
         if spec.config.logger.mode == "online":
-            try:
-                wandb.login()
-            except wandb.Error as error:
-                raise UserError(
-                    f"logger.mode=online: W&B cannot log in ({first_line(error)}); logger.mode=offline or logger=none "
-                    "trains without it"
-                ) from error
+            _log_in()
 
     def begin(self) -> None:
         """Start the client in its thread; one that has failed stays so."""
@@ -156,6 +151,22 @@ class Mirror:
         run.define_metric("*", step_metric="step")
         run.define_metric("by_examples/*", step_metric="examples")
         return run
+
+
+def _log_in() -> None:
+    """Log in to W&B's server. Raises UserError, within seconds where no server answers."""
+    import wandb
+
+    if (why := why_unreachable(wandb.setup().settings.base_url)) is None:
+        try:
+            wandb.login()
+            return
+        except wandb.Error as error:
+            why = first_line(error)
+    raise UserError(
+        f"logger.mode=online: W&B cannot log in ({why}); logger.mode=offline trains without it, and `wandb sync` "
+        "uploads the run afterwards; logger=none does without W&B"
+    )
 
 
 def replay(spec: RunSpec, folder: RunFolder, result: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 
 from neumann.errors import UserError
 from neumann.models.classifiers import build_model
@@ -62,17 +63,21 @@ def test_pretrained_weights_that_cannot_be_fetched_are_one_sentence_with_the_way
 
     def offline(name: str, **settings: Any) -> None:
         tries.append(settings)
+        assert constants.HF_HUB_OFFLINE, "its client would try for a minute and more"
         logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 8s [Retry 5/5].")
         raise OSError("An error happened while trying to locate the file on the Hub")
 
     monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.setattr("neumann.network.why_unreachable", lambda address: f"{address} cannot be reached: no route")
     with pytest.raises(UserError) as caught:
         build_model("resnet18", {"pretrained": True}, in_chans=3, num_classes=10, image_size=(32, 32))
     assert str(caught.value) == (
         "model.name=resnet18: its pretrained weights, timm/resnet18.a1_in1k of the Hugging Face Hub, are not in the "
-        "cache of this machine and cannot be fetched: get model.safetensors from there where there is a network, and "
-        "add '+model.kwargs.pretrained_cfg_overlay={file:/path/to/model.safetensors}'"
+        f"cache of this machine and cannot be fetched ({constants.ENDPOINT} cannot be reached: no route): get "
+        "model.safetensors from there where there is a network, and add "
+        "'+model.kwargs.pretrained_cfg_overlay={file:/path/to/model.safetensors}'"
     )
+    assert not constants.HF_HUB_OFFLINE
     assert len(tries) == 1, "another size of the images makes no network"
     assert not caplog.records
     given = {"pretrained": True, "pretrained_cfg_overlay": {"file": "/no/such/file"}}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import wandb
 
-from neumann.errors import Interrupted
+from neumann.errors import Interrupted, UserError
 from neumann.store import find
 from neumann.training.stopping import Stop
 from tests.support.offline_wandb import read_offline
@@ -161,3 +161,15 @@ def test_no_mirror_writes_none(train: Train) -> None:
     _, folder = train("logger=none", "optimizer=sgd", "trainer.max_epochs=1")
     assert not (folder.path / "wandb").exists()
     assert not Path("wandb").exists()
+
+
+def test_online_without_a_network_is_told_before_training(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "neumann.training.mirror.why_unreachable", lambda address: f"{address} cannot be reached: no route"
+    )
+    monkeypatch.setattr(wandb, "login", None)  # it would try for a minute
+    with pytest.raises(
+        UserError, match=r"^logger.mode=online: W&B cannot log in \(https://.* cannot be reached: no route\)"
+    ):
+        train("logger=wandb", "logger.mode=online")
+    assert not Path("runs").exists()

@@ -397,7 +397,7 @@ def test_what_is_refused_before_training_leaves_nothing_behind(
         train(*overrides)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert not list(Path("runs").rglob("*"))
+    assert not Path("runs").exists()
 
 
 def test_a_refused_run_leaves_the_users_own_folder_where_it_is(train: Train, tmp_path: Path) -> None:
@@ -495,7 +495,7 @@ def test_ctrl_c_before_training_leaves_nothing_behind(train: Train, monkeypatch:
     monkeypatch.setattr("neumann.store.session.provenance", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train("optimizer=sgd")
-    assert not [path for path in Path("runs").rglob("*") if path.is_file()]
+    assert not Path("runs").exists()
 
 
 @pytest.mark.medium
