@@ -48,11 +48,11 @@ def check_letters(key: str, text: str) -> None:
 
 @contextlib.contextmanager
 def left_out_if_refused(paths: Iterable[Path]) -> Iterator[None]:
-    """Remove ``paths`` and the folders above, where a block makes them, raises UserError and leaves them empty."""
+    """Remove what a block makes of ``paths`` and the folders above, where UserError or Ctrl-C leaves them empty."""
     missing = {folder for path in paths for folder in (path, *path.parents) if not folder.exists()}
     try:
         yield
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         for folder in sorted(missing, key=lambda path: len(path.parts), reverse=True):
             with contextlib.suppress(OSError):  # it holds something, or was never made
                 folder.rmdir()

@@ -322,8 +322,7 @@ def remove_refused(folder: RunFolder) -> None:
         lease.unlink(missing_ok=True)
     shutil.rmtree(folder.path / "wandb", ignore_errors=True)
     with contextlib.suppress(OSError):  # not empty: other files are not ours to remove
-        folder.path.rmdir()
-        folder.path.parent.rmdir()  # its study; the results folder may be the user's own, even the working directory
+        folder.path.rmdir()  # those above it, where they were made for it, are `left_out_if_refused`'s to remove
 
 
 def make_folder(path: Path) -> None:
