@@ -127,6 +127,8 @@ def _scores(run: Trained) -> str:
             lines.append(f"| {split} | {100 * scores['error']:.2f} % | {loss} | {scores.get('n')} | {run.point} |")
     told = run.data.get("test_is")
     after = f" The test split is {_text(told)}." if isinstance(told, str) else ""
+    if run.precision != "32-true":
+        after += f" They were counted in {_text(run.precision)}; another precision may answer a few images otherwise."
     return "\n".join(lines) + f"\n\nTop-1 error after the last step, not the best of the curve.{after}"
 
 
