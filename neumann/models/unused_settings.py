@@ -1,11 +1,12 @@
 """Settings that a network of timm takes and makes nothing of, which a run would record as if they had counted.
 
-timm's networks take their settings by name. Some drop what they do not know, and some name a share of dropout that no
-layer reads; timm tells neither.
+timm's networks take their settings by name. Some drop what they do not know, and some list a setting that they do not
+read, or a share of dropout that none of their layers has; timm tells none of it.
 """
 
 from __future__ import annotations
 
+import dis
 import inspect
 import re
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from timm.models import build_model_with_cfg
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from neumann.bounds import as_yaml
 from neumann.errors import UserError, did_you_mean
 from neumann.models.timm_arguments import WEIGHTS, without_weights
 
@@ -53,13 +55,16 @@ def check_settings(
             f"{_nearest(strange[0], names)}"
         )
     for key, value in given.items():
-        if _is_share(key, value) and not _counts(name, own, key, image_size):
-            shares = sorted(other for other in names - given.keys() if _is_share(other, 0.5))
-            used = [other for other in shares if _counts(name, {**own, other: 0.5}, other, image_size)]
-            instead = f", or set {' or '.join(used)}" if used else ""
-            raise UserError(
-                f"model.kwargs.{key}={value}: model.name={name} takes it and makes nothing of it: leave it out{instead}"
-            )
+        share = _is_share(key, value)
+        if _is_read(key, value, name, model) and (not share or _counts(name, own, key, image_size)):
+            continue
+        shares = sorted(other for other in names - given.keys() if share and _is_share(other, 0.5))
+        used = [other for other in shares if _counts(name, {**own, other: 0.5}, other, image_size)]
+        instead = f", or set {' or '.join(used)}" if used else ""
+        raise UserError(
+            f"model.kwargs.{key}={as_yaml(value)}: model.name={name} takes it and makes nothing of it: leave it out"
+            f"{instead}"
+        )
 
 
 def unknown_setting(name: str, settings: Mapping[str, Any], kwargs: Mapping[str, Any], error: Exception) -> str | None:
@@ -76,16 +81,33 @@ def unknown_setting(name: str, settings: Mapping[str, Any], kwargs: Mapping[str,
     return f"model.name={name} has no setting {found[1]}: {_nearest(found[1], _settings_of(name, model))}"
 
 
+def _functions(name: str, model: nn.Module) -> list[Callable[..., Any]]:
+    """Return what takes the settings: timm's function for ``name`` and the constructors of the class."""
+    classes = [kind for kind in type(model).__mro__ if "__init__" in vars(kind) and kind not in (nn.Module, object)]
+    return [timm.model_entrypoint(name), *(kind.__init__ for kind in classes)]  # type: ignore[misc] # not called
+
+
 def _settings_of(name: str, model: nn.Module) -> set[str]:
     """Return the settings that the class of ``model``, or timm's function for ``name``, lists."""
-    classes = [kind.__init__ for kind in type(model).__mro__ if "__init__" in vars(kind) and kind is not nn.Module]
-    listed = set().union(*(_named(function) for function in (timm.model_entrypoint(name), *classes)))
+    listed: set[str] = set().union(*map(_named, _functions(name, model)))
     return listed - {"self", "in_chans", "num_classes", "device", "dtype", *WEIGHTS}
 
 
 def _named(function: Callable[..., Any]) -> set[str]:
     kinds = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     return {name for name, parameter in inspect.signature(function).parameters.items() if parameter.kind in kinds}
+
+
+def _is_read(key: str, value: Any, name: str, model: nn.Module) -> bool:
+    """Return whether a function that lists the setting ``key`` reads it; True where each has ``value`` by itself."""
+    listing = [
+        function
+        for function in _functions(name, model)
+        if key in _named(function) and inspect.signature(function).parameters[key].default != value
+    ]
+    loads = (step for function in listing for step in dis.get_instructions(function) if "LOAD" in step.opname)
+    names = (step.argval if isinstance(step.argval, tuple) else (step.argval,) for step in loads)  # some load two
+    return not listing or any(key in each for each in names)
 
 
 def _nearest(key: str, names: set[str]) -> str:
