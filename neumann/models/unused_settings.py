@@ -10,7 +10,6 @@ import dis
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from numbers import Real
 from typing import Any
 
 import timm
@@ -123,14 +122,14 @@ class _Calls(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        numbers = (value for value in (*args, *kwargs.values()) if isinstance(value, Real))
+        numbers = (value for value in (*args, *kwargs.values()) if isinstance(value, int | float))
         self.noted.append((getattr(func, "__name__", str(func)), *numbers))
         return func(*args, **kwargs)
 
 
 def _is_share(key: str, value: Any) -> bool:
     """Return whether a setting is a share of something that is dropped in training, and not none of it."""
-    return "drop" in key and not key.endswith("size") and isinstance(value, Real) and 0 < value <= 1
+    return "drop" in key and not key.endswith("size") and isinstance(value, int | float) and 0 < value <= 1
 
 
 def _counts(name: str, settings: Mapping[str, Any], key: str, image_size: tuple[int, int]) -> bool:
