@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from neumann.data import settings
+from neumann.data.checked_settings import parse
 from neumann.errors import UserError, did_you_mean
 
 
@@ -21,7 +22,7 @@ def filled_in(data: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, An
     kwargs = model.get("kwargs")
     if not isinstance(kwargs, Mapping) or not kwargs.get("pretrained"):
         return {}
-    wanted = settings.parse(data)
+    wanted = parse(data)
     if not isinstance(wanted, settings.ImageFolder | settings.TorchvisionSet):
         return {}
     from neumann.models.input_of_weights import input_of_weights

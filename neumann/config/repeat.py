@@ -39,6 +39,10 @@ def words_of(record: Mapping[str, Any]) -> list[str] | None:
                 fewer = [word for word in words if not word.startswith(idle)]
                 if fewer != words and _gives(make, fewer, record["signature"]):
                     words = fewer
+            if config["trainer"]["accelerator"] == "auto" and not any(
+                w.startswith("trainer.precision=") for w in words
+            ):
+                words.append(f"trainer.precision={config['trainer']['precision']}")  # another device's default differs
     except UserError:
         return None
     return words

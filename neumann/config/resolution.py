@@ -18,6 +18,7 @@ from neumann.bounds import check_fields, check_plain, is_finite
 from neumann.config.global_batch import rate_factor
 from neumann.config.launch_settings import SlurmLaunchConfig, whole_paths
 from neumann.config.optimizer_bounds import check_optimizer
+from neumann.config.precision import precision_of
 from neumann.config.pretrained_images import filled_in
 from neumann.config.schema import (
     CHOSEN_SECTIONS,
@@ -85,6 +86,8 @@ class Resolver:
             # the typed sections are checked before the others, whose interpolations are computed from them
             values = {section: self._value(section, composed) for section in TYPED_SECTIONS}
             check_values(RunConfig(**values))
+            trainer = values["trainer"]
+            trainer.precision = precision_of(trainer.precision, trainer.accelerator, values["launch"])
             values |= {str(key): self._value(str(key), composed) for key in composed if key not in values}
         except OmegaConfBaseException as error:
             raise UserError(explained(error)) from error

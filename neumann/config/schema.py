@@ -68,8 +68,8 @@ class TrainerConfig:
     devices: int = number(1, at_least=1)  # per node, a process each
     num_nodes: int = number(1, at_least=1)  # machines that train one run
     deterministic: bool = False  # a GPU repeats to the bit
-    # Lightning's name: bits of the weights, or the type that autocast computes in
-    precision: str = choice("32-true", "32-true", "bf16-mixed", "16-mixed", "64-true")
+    # Lightning's name: bits of the weights, or the type that autocast computes in; auto: `neumann.config.precision`
+    precision: str = choice("auto", "auto", "32-true", "bf16-mixed", "16-mixed", "64-true")
 
 
 @dataclass

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from neumann.data import arrays, cache, folder, noise, settings
 from neumann.data.assignment import assign
+from neumann.data.checked_settings import parse
 from neumann.data.copies import find_copies
 from neumann.data.scan import Scan, scan
 from neumann.data.sources import Source, Stamp
@@ -90,7 +91,7 @@ def facts(data: Mapping[str, Any]) -> DataFacts:
     Raises UserError, one sentence, for a wrong setting, a missing or misshapen folder, a class with too few images,
     or a file that is not an image.
     """
-    wanted = settings.parse(data)
+    wanted = parse(data)
     if isinstance(wanted, settings.ImageFolder):
         return _image_folder(wanted)
     return _fake(wanted) if isinstance(wanted, settings.Fake) else _arrays(str(data["kind"]), wanted)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from neumann.data import noise, resident, settings, shared_memory
 from neumann.data.batches import Batches, DealtPlan, Finish, ShardPlan, StreamBatches, TensorBatches
+from neumann.data.checked_settings import parse
 from neumann.data.facts import DataFacts
 from neumann.data.images import ArrayImages, ImageFiles, NoiseImages
 from neumann.data.splits import Indices
@@ -54,7 +55,7 @@ def build(
     Raises UserError for a batch larger than the training split, files that cannot be decoded, and files that are no
     longer those of ``facts``.
     """
-    wanted = settings.parse(data)
+    wanted = parse(data)
     # refuses a batch that is too large before anything is decoded
     ShardPlan(facts.examples.train, batch_size, seed=0, world_size=world_size, accumulation=accumulation)
     watch = Watch(facts, wanted)

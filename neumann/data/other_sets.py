@@ -10,6 +10,7 @@ import numpy as np
 
 from neumann.data import settings
 from neumann.data.assignment import assign
+from neumann.data.checked_settings import parse
 from neumann.data.facts import DataFacts, facts
 from neumann.data.folder import walk
 from neumann.data.scan import scan
@@ -79,7 +80,7 @@ def other_images(
     Raises UserError as `neumann.data.facts.facts`, for a class that the run does not know, and for images of another
     size than the run's where they cannot be scaled.
     """
-    wanted = settings.parse(data)
+    wanted = parse(data)
     scaling: dict[str, Any] = {"interpolation": interpolation, "crop_pct": crop_pct}
     if is_folder(wanted):
         wanted = replace(wanted, image_size=image_size, channels=channels, **scaling)

@@ -29,7 +29,7 @@ def listing_of(wanted: settings.ImageFolder) -> Listing:
         return walk(wanted.root)
     if wanted.prefix == "hfds":
         return _hugging_face(wanted)
-    assert wanted.root is not None  # `settings.parse` asks for one
+    assert wanted.root is not None  # `checked_settings.parse` asks for one
     root = _existing(wanted.root)
     if wanted.prefix == "wds":
         return _shards(root, wanted)

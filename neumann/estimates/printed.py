@@ -135,6 +135,9 @@ def _print_one(console: Console, kind: _Kind) -> None:
         "evaluation": _evaluation(kind),
         "pace": _pace(kind),
     }
+    offered = _offered(kind)
+    if offered:
+        lines["precision"] = offered
     for name, text in lines.items():
         _say(console, f"  {name:<12}{text}")
 
@@ -173,6 +176,17 @@ def _pace(kind: _Kind) -> str:
         f"steps of {split.micro_batch:,} after {pace.warm_up} of warm-up, from {low:.2f} "
         f"to {high:.2f} of the median; {1 / pace.evaluation:,.4g} images/s in evaluation"
     )
+
+
+def _offered(kind: _Kind) -> str | None:
+    """Return in words that the processor which was measured computes in bf16 too, None where it does not or is told."""
+    if isinstance(kind.pace, Rate) or kind.pace.device != "cpu" or kind.spec.config.trainer.precision != "32-true":
+        return None
+    from neumann.training.precision import processor_has_bf16
+
+    if not processor_has_bf16():
+        return None
+    return "32-true; this processor has instructions for bf16, so trainer.precision=bf16-mixed may be faster"
 
 
 def _device(pace: StepTimes) -> str:

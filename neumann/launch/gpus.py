@@ -5,22 +5,11 @@ The fork server never touches CUDA, and a run sees only its own GPUs, through CU
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from neumann.errors import UserError
-
-
-def visible_gpus() -> list[str]:
-    """Return the NVIDIA GPUs that this process may use, under the names that CUDA_VISIBLE_DEVICES has for them."""
-    here = sorted((path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")), key=int)
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is None or not here:
-        return here
-    names = [name.strip() for name in given.split(",")]
-    return names[: names.index("-1")] if "-1" in names else [name for name in names if name]
+from neumann.visible_gpus import visible_gpus
 
 
 def chosen_gpus(devices: Sequence[int] | None) -> list[str]:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from neumann.bounds import as_yaml
 from neumann.errors import UserError, did_you_mean, first_line
 from neumann.models import cifar_resnets, mlp  # noqa: F401 - they register models with timm
-from neumann.models.timm_arguments import own_settings
+from neumann.models.timm_arguments import check_weights, names_a_file, own_settings
+from neumann.models.unused_settings import check_settings, unknown_setting
 from neumann.network import hub_that_answers
 
 
@@ -60,9 +61,6 @@ def small_cnn(**kwargs: Any) -> SmallCNN:
     return SmallCNN(**own_settings("small_cnn", kwargs))
 
 
-LOCAL_WEIGHTS = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")  # settings that name a file
-
-
 class WeightsMissingError(UserError):
     """Pretrained weights are not on this machine and cannot be fetched, whatever else the model is given."""
 
@@ -88,8 +86,8 @@ def build_model(
         auxiliary_head: the model returns the logits of an auxiliary head beside its own.
         channels_last: the memory format of its weights, which its activations follow.
 
-    Raises UserError for an unknown name (with the nearest), settings that the model does not take, images that it
-    cannot take, and models that return anything but logits [B, num_classes], or two such tensors with
+    Raises UserError for an unknown name (with the nearest), settings that the model does not take or makes nothing of,
+    images that it cannot take, and models that return anything but logits [B, num_classes], or two such tensors with
     ``auxiliary_head``.
     """
     if not timm.is_model(name):
@@ -104,6 +102,7 @@ def build_model(
     for fitted in ("num_classes", "in_chans"):
         if fitted in kwargs:
             raise UserError(f"model.kwargs.{fitted} is fitted to the data and cannot be set")
+    check_weights(kwargs)
     settings = {"in_chans": in_chans, "num_classes": num_classes, **kwargs}
     attempts = [settings]
     if "img_size" not in kwargs:  # transformers are made for one size
@@ -117,6 +116,7 @@ def build_model(
             if channels_last:
                 _use_channels_last(model, name, in_chans, image_size)
             _check_logits(out, name, num_classes, auxiliary_head)
+            check_settings(name, attempt, kwargs, model, image_size)
             return model
         except WeightsMissingError:
             raise
@@ -138,7 +138,7 @@ def own_statistics(model: nn.Module, channels: int) -> tuple[tuple[float, ...], 
 
 def _make(name: str, settings: Mapping[str, Any], kwargs: Mapping[str, Any]) -> nn.Module:
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # it tells each of its tries to reach the network
-    fetched = kwargs.get("pretrained") and not any(kwargs.get(key) for key in LOCAL_WEIGHTS)
+    fetched = kwargs.get("pretrained") and not names_a_file(kwargs)
     why = None
     try:
         with hub_that_answers() if fetched else nullcontext() as why:
@@ -158,6 +158,8 @@ def _make(name: str, settings: Mapping[str, Any], kwargs: Mapping[str, Any]) -> 
             "'+model.kwargs.pretrained_cfg_overlay={file:/path/to/model.safetensors}'"
         ) from error
     except Exception as error:  # each of timm's models refuses by an exception of its own
+        if (sentence := unknown_setting(name, settings, kwargs, error)) is not None:
+            raise UserError(sentence) from error
         raise _unmakeable(name, kwargs, error) from error
     return model
 

@@ -145,13 +145,15 @@ def edge(trials: Sequence[TuningTrial]) -> str | None:
 
 def _settings(study: Study, tuning: Sequence[StudyRun]) -> dict[str, dict[str, tuple[str, ...]]]:
     """Return {what: {value: labels of the rows that train with it}} for what decides a result beside the optimizer."""
-    found: dict[str, dict[str, tuple[str, ...]]] = {"schedule": {}, "batch size": {}, "weight decay": {}}
+    kinds = ("schedule", "batch size", "weight decay", "precision")
+    found: dict[str, dict[str, tuple[str, ...]]] = {kind: {} for kind in kinds}
     for key, row in study.config.rows.items():
         configs = [run.spec.config for run in tuning if run.planned.row == key]
         values = {
             "schedule": {_schedule(config.schedule) for config in configs},
             "batch size": {_batch(config) for config in configs},
             "weight decay": {value(config.optimizer.get("weight_decay", 0)) for config in configs},
+            "precision": {config.trainer.precision for config in configs},
         }
         for what, its in values.items():
             said = its.pop() if len(its) == 1 else "tuned"

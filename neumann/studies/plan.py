@@ -148,20 +148,40 @@ def check_points(study: Study, configs: Mapping[str, RunConfig]) -> None:
 
 
 def check_comparable(study: Study, specs: Mapping[str, Sequence[RunSpec]]) -> None:
-    """Refuse, before anything trains, rows whose difference by seed would be that of their data or of their horizon.
+    """Refuse, before anything trains, rows that their data, horizon or devices' precision would tell apart by seed.
 
     ``specs`` maps a row to its tuning runs. All must have the same images in the same splits, and as many epochs or as
     many steps (of two batch sizes only one can be the same), evaluated on one grid; the horizon may differ where
-    ``comparisons.across`` names it. Raises UserError.
+    ``comparisons.across`` names it, and the precision where a row names it. Raises UserError.
     """
     reference = study.config.comparisons.reference
     one = specs[reference][0]
     for key, its in ((reference, specs[reference]), *specs.items()):
         for other in its:
-            differ = _differ(one, other, study.config.comparisons.across)
+            differ = _differ(one, other, study.config.comparisons.across) or (
+                None if any(_says_precision(study, row) for row in (key, reference)) else _precisions(one, other)
+            )
             if differ:
                 rows = f"rows.{key} and rows.{reference}" if key != reference else f"two settings of rows.{key}"
                 raise UserError(f"{study.file}: {rows} are compared seed by seed and differ in {differ}")
+
+
+def _says_precision(study: Study, row: str) -> bool:
+    """Return whether ``row`` names its precision, which is then what the study compares."""
+    config = study.config.rows[row]
+    space = study.config.space if config.space is None else config.space
+    return "trainer.precision" in {*map(key_of, config.overrides), *space}
+
+
+def _precisions(one: RunSpec, other: RunSpec) -> str | None:
+    """Return how ``other`` computes in another precision than ``one``, as the default of another device is, or None."""
+    values = [spec.config.trainer.precision for spec in (other, one)]
+    if values[0] == values[1]:
+        return None
+    return (
+        f"their precision, which their devices decide (trainer.precision={values[0]} and {values[1]}): set it for all "
+        "rows, in the study's overrides, or for the rows that are to differ in it"
+    )
 
 
 def _differ(one: RunSpec, other: RunSpec, across: str | None) -> str | None:

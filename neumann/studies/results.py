@@ -156,7 +156,8 @@ class StudyResults:
     None. ``data`` describes the data set in a sentence; ``test_images`` and ``validation_images`` count its images.
     ``epochs`` are the lengths of training, several where rows differ in their batch or the study compares horizons.
     ``recipe`` are the overrides of every run, ``settings`` what decides a result beside the optimizer ("schedule",
-    "batch size", "weight decay"), each as {value: labels of its rows}, ``tuned`` the keys that the spaces vary.
+    "batch size", "weight decay", "precision"), each as {value: labels of its rows}, ``tuned`` the keys that the spaces
+    vary.
     ``smallest_effect`` is the smallest effect of interest (fraction of images), ``reference`` the key of the row that
     all others are compared with, ``limits`` are sentences on what the study cannot show, and ``figures`` names the rows
     of each figure.

@@ -85,7 +85,9 @@ def _summary(run: Trained) -> str:
 def _load_by_package(run: Trained, arguments: Mapping[str, Any], package: str) -> str:
     made = json.dumps({"num_classes": len(run.class_names), **arguments})
     made = made.replace("true", "True").replace("false", "False").replace("null", "None")
-    return f"""timm does not know {_code(run.name)}: `{package}` adds it to timm's registry. With that module at hand:
+    ours = "It needs timm and torch alone: `pip install --no-deps .` in a checkout of neumann is enough. "
+    with_it = f"{ours if package.startswith('neumann.') else ''}With that module at hand:"
+    return f"""timm does not know {_code(run.name)}: `{package}` adds it to timm's registry. {with_it}
 
 ```python
 import safetensors.torch
@@ -127,6 +129,8 @@ def _scores(run: Trained) -> str:
             lines.append(f"| {split} | {100 * scores['error']:.2f} % | {loss} | {scores.get('n')} | {run.point} |")
     told = run.data.get("test_is")
     after = f" The test split is {_text(told)}." if isinstance(told, str) else ""
+    if run.precision != "32-true":
+        after += f" They were counted in {_text(run.precision)}; another precision may answer a few images otherwise."
     return "\n".join(lines) + f"\n\nTop-1 error after the last step, not the best of the curve.{after}"
 
 

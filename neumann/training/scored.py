@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from neumann.data import settings
 from neumann.data.batches import Batches, Finish, ShardPlan, StreamBatches
+from neumann.data.checked_settings import parse
 from neumann.data.loose_images import OtherImages
 from neumann.data.module import build
 from neumann.data.other_sets import ChosenImages, is_folder
@@ -85,7 +85,7 @@ def other_batches(
     run: Trained, data: Mapping[str, Any], chosen: ChosenImages, *, batch_size: int | None, device: torch.device
 ) -> Batches:
     """Return the batches of another set, its images prepared as those of the run."""
-    wanted = settings.parse(data)
+    wanted = parse(data)
     if not is_folder(wanted):
         return own_batches(run, data, chosen, batch_size=batch_size, device=device)
     examples = chosen.facts.examples

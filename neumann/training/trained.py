@@ -19,15 +19,13 @@ from torch import Tensor, nn
 from neumann.data.facts import CENTRE
 from neumann.errors import UserError, did_you_mean, first_line
 from neumann.models import classifiers  # noqa: F401 - registers our own networks with timm
+from neumann.models.timm_arguments import without_weights
 from neumann.store import RunFolder
 from neumann.store.files import opened
 from neumann.store.records import RUN, read_config
 from neumann.store.scores import is_number
 from neumann.store.vouching import is_edited
 from neumann.training.checkpoints import decode
-
-# model.kwargs that say where other weights come from: the run's own are there
-LOADING = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ class Trained:
         if not timm.is_model(self.name):
             near = did_you_mean(self.name, timm.list_models())
             raise UserError(f"the run's model.name={self.name} is not in timm's registry here: {near}")
-        kept = {key: value for key, value in self.kwargs.items() if key not in LOADING}
+        kept = without_weights(self.kwargs)
         settings = {**kept, "in_chans": self.channels}
         attempts = [settings]
         if "img_size" not in kept:  # as `build_model` does for transformers

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, functional
 
-from neumann.data import arrays, facts, idx, settings, torchvision_sets
+from neumann.data import arrays, facts, idx, torchvision_sets
 from neumann.data.array_set import ArraySet
+from neumann.data.checked_settings import parse
 from neumann.data.module import ImageData, build
 from neumann.data.splits import Examples
 from tests.support import data_files
@@ -59,7 +60,7 @@ def test_evaluation_is_torchvisions_resize_and_centre_crop(root, interpolation, 
     assert (found.interpolation, found.crop_pct) == (interpolation, crop_pct)
     assert (found.as_record()["interpolation"], found.as_record()["crop_pct"]) == (interpolation, crop_pct)
     images = next(iter(build(data, found, batch_size=8, eval_batch_size=20, seed=0).test_dataloader()))[0]
-    originals = torchvision_sets.read(settings.parse(data)).images[found.examples.test]
+    originals = torchvision_sets.read(parse(data)).images[found.examples.test]
     for ours, original in zip(images, originals, strict=True):
         image = Image.fromarray(original.transpose(1, 2, 0))
         scaled = functional.resize(image, round(48 / crop_pct), InterpolationMode(interpolation))

@@ -19,6 +19,7 @@ import torchvision.datasets as theirs
 
 from neumann.config import make_spec
 from neumann.data import embedded, facts, idx, settings, torchvision_sets
+from neumann.data.checked_settings import parse
 from neumann.data.module import build
 from neumann.errors import UserError
 from tests.support import data_files
@@ -75,7 +76,7 @@ def test_images_labels_and_names_are_those_that_torchvision_reads(root, monkeypa
     train, test = (reader(root, train=part) for part in (True, False))
     images = np.concatenate([np.asarray(train.data), np.asarray(test.data)])
     images = images.transpose(0, 3, 1, 2) if found.channels == 3 else images[:, None]
-    ours = torchvision_sets.read(settings.parse(of(kind, root)))
+    ours = torchvision_sets.read(parse(of(kind, root)))
     assert np.array_equal(ours.images, images)
     assert ours.examples.labels.tolist() == [*map(int, train.targets), *map(int, test.targets)]
     if found.channels == 3:
@@ -101,7 +102,7 @@ def test_batches_are_the_images_normalised_by_the_training_split(root, kind):
     data = of(kind, root, augmentation="none")
     found = facts(data)
     module = build(data, found, batch_size=4, seed=3)
-    images = torchvision_sets.read(settings.parse(data)).images.astype(np.float64) / 255
+    images = torchvision_sets.read(parse(data)).images.astype(np.float64) / 255
     train = images[found.examples.train]
     mean, std = train.mean((0, 2, 3)), train.std((0, 2, 3))
     assert module.mean == pytest.approx(mean)

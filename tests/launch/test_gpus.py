@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from neumann import visible_gpus as listed
 from neumann.config import LocalLaunchConfig, make_spec, make_specs
 from neumann.errors import UserError
-from neumann.launch import gpus
-from neumann.launch.gpus import GpuPool, chosen_gpus, visible_gpus
+from neumann.launch.gpus import GpuPool, chosen_gpus
 from neumann.launch.local import LocalLauncher
 from neumann.search.grid import expand
 from tests.support.launching import QUICK, RecordingView, own_optimizer
@@ -30,7 +30,7 @@ class Dev:
 
 @pytest.fixture
 def four(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpus, "Path", Dev(4))
+    monkeypatch.setattr(listed, "Path", Dev(4))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
@@ -41,7 +41,7 @@ def four(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_visible(given: str | None, names: list[str], four: None, monkeypatch: pytest.MonkeyPatch) -> None:
     if given is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
-    assert visible_gpus() == names
+    assert listed.visible_gpus() == names
 
 
 def test_the_choice_counts_among_the_visible(four: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +55,7 @@ def test_the_choice_counts_among_the_visible(four: None, monkeypatch: pytest.Mon
 
 
 def test_options_without_a_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpus, "Path", Dev(0))
+    monkeypatch.setattr(listed, "Path", Dev(0))
     with pytest.raises(UserError, match=r"launch.devices names GPU 0, and there is no NVIDIA GPU here"):
         LocalLauncher(LocalLaunchConfig(devices=[0]))
     with pytest.raises(UserError, match=r"launch.runs_per_device=2: there is no NVIDIA GPU"):

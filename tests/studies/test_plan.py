@@ -43,6 +43,7 @@ def different(override: str, **comparisons: Any) -> dict[str, Any]:
         ("data.split_seed=1", ["the split of their images", "data.split_seed=1 and 0"]),
         ("trainer.max_epochs=40", ["the horizon (trainer.max_epochs=40 and 2)", "comparisons.across"]),
         ("trainer.check_val_every_n_epoch=0.5", ["the evaluation grid", "0.5 and 1"]),
+        ("trainer.accelerator=gpu", ["their precision", "trainer.precision=bf16-mixed and 32-true", "for all rows"]),
     ],
 )
 def test_rows_that_no_seed_can_pair_are_refused_at_the_plan(

@@ -12,12 +12,14 @@ from typing import Any
 from neumann.processes.ranks import RankPlace
 
 
-def together(work: Callable[..., Any], size: int, *arguments: Any, joined_already: bool = True) -> list[Any]:
+def together(
+    work: Callable[..., Any], size: int, *arguments: Any, joined_already: bool = True, patience: float = 120
+) -> list[Any]:
     """Return what ``work(group, *arguments)`` returns on each of ``size`` ranks, or the exception it raised there.
 
     Where they have not ``joined_already``, it is ``work(ranks, listener, *arguments)`` that does.
 
-    The ranks are forked, so that a test's monkeypatching holds in them too.
+    The ranks are forked, so that a test's monkeypatching holds in them too. Each answers within ``patience`` seconds.
     """
     context = multiprocessing.get_context("fork")
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -35,7 +37,7 @@ def together(work: Callable[..., Any], size: int, *arguments: Any, joined_alread
             processes.append(process)
     answers = []
     for pipe, process in zip(pipes, processes, strict=True):
-        assert pipe.poll(120), "a rank does not answer"
+        assert pipe.poll(patience), "a rank does not answer"
         answers.append(pipe.recv())
         process.join(30)
     return answers

@@ -11,18 +11,22 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from timm.models import register_model
 from torch import Tensor
 
 from neumann.errors import Interrupted, UserError
 from neumann.models.classifiers import SmallCNN, build_model
 from neumann.models.timm_arguments import own_settings
-from neumann.store import RunFolder
+from neumann.processes.ranks import RankPlace
+from neumann.store import RunFolder, find
 from neumann.training import precision
 from neumann.training.distributed import RankGroup
 from neumann.training.parts import build_parts, check_device
+from neumann.training.run import run
 from neumann.training.stopping import Stop
 from tests.support.quick_runs import Train, quick
+from tests.support.rank_groups import together
 from tests.training.test_accumulation import assert_equal, weights
 
 SHORT = (
@@ -157,6 +161,47 @@ def test_a_compiled_network_trains_the_same_and_resumes_to_the_bit(
     assert_equal(weights(plain), weights(whole), buffers=True)
     again = stopped_and_resumed(words, train, monkeypatch)
     assert all(torch.equal(value, weights(again)[key]) for key, value in weights(whole).items())
+
+
+def rank_of(ranks: RankPlace, listener: Any, words: tuple[str, ...]) -> int:
+    """Train as one rank; return how many attempts the run took."""
+    attempts: int = run(quick(*words), Console(quiet=True), threads=1, ranks=ranks, listener=listener)["attempts"]
+    return attempts
+
+
+def on_two_ranks(*words: str) -> list[Any]:
+    return together(rank_of, 2, words, joined_already=False, patience=600)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler here")
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_two_ranks_that_accumulate_compile_the_same_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = (*EXACT, "trainer.devices=2", "trainer.accelerator=cpu", "batch.max_per_device=16", "batch.norm_size=16")
+    words = (*split, "model.compile=true")
+    assert on_two_ranks(*split) == [1, 1]
+    assert on_two_ranks(*words) == [1, 1]
+    plain, compiled = (weights(find(quick(*its))) for its in (split, words))
+    assert find(quick(*words)).result()["batch"]["accumulation"] == 2
+    assert_equal(plain, compiled, buffers=True)  # by the plain names
+    assert any(not torch.equal(plain[key], compiled[key]) for key in plain), "it rounds otherwise, so it was compiled"
+    original = Stop.on_train_batch_end
+
+    def stop_once(self: Stop, *place: Any) -> None:
+        if place[-1] == 4 and self._group.rank == 1:
+            signal.raise_signal(signal.SIGINT)
+        original(self, *place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stop, "on_train_batch_end", stop_once)
+        stopped = on_two_ranks(*words, "study=stopped")
+    assert [type(answer) for answer in stopped] == [Interrupted] * 2
+    step = find(quick(*words, "study=stopped")).status()["step"]
+    assert 5 <= step < 7
+    assert on_two_ranks(*words, "study=stopped") == [2, 2]
+    again = weights(find(quick(*words, "study=stopped")))
+    assert all(torch.equal(value, again[key]) for key, value in compiled.items())
 
 
 def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,6 @@ from typing import Any
 
 from neumann.errors import UserError, first_line
 from neumann.launch.fork_server import ForkServer
-from neumann.launch.gpus import visible_gpus
 from neumann.launch.process_pool import TICK_S, ProcessPool
 from neumann.launch.run_logs import file_stale_logs
 from neumann.launch.run_processes import RunProcesses
@@ -28,6 +27,7 @@ from neumann.launch.slurm.queue import without_slurm
 from neumann.launch.slurm.retry_rules import HEARTBEAT_S, LaunchState, ThrottledState, launch_state
 from neumann.processes.signals import listening
 from neumann.store.folder import OVER, make_folder
+from neumann.visible_gpus import visible_gpus
 
 SETTLE_S = 2.0  # a signal to the job may have reached its runs as well, and they need not be asked twice
 LATER_S = 1.0  # until a run that another process held is looked at again

@@ -196,7 +196,7 @@ def caption(results: StudyResults) -> str:
 
 
 def settings_text(results: StudyResults) -> str:
-    """Return schedule, batch size and weight decay of the runs as sentences, by row where rows differ."""
+    """Return schedule, batch size, weight decay and precision as sentences, by row where rows differ."""
     said = []
     for what, values in results.settings.items():
         shown = [
