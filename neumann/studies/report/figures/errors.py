@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from neumann.studies.numbers import count, mean_and_interval, printable
-from neumann.studies.report.figures.parts import WIDTH, finite, nothing, plain_log, sheet, wrapped
+from neumann.studies.report.figures.parts import WIDTH, finite, none_finished, nothing, plain_log, sheet, wrapped
 from neumann.studies.report.figures.svg import BLUE, INK, PAPER, SOFT, Drawing, save
 from neumann.studies.results import RowResult, StudyResults
 
@@ -22,7 +22,7 @@ def error_figure(results: StudyResults, rows: Sequence[RowResult]) -> Drawing:
     """Return the test errors of ``rows``; the reference row's mean is a line through all of them."""
     values = [e for row in rows for e in finite(row.errors.values(), 100)]
     if not values:
-        return nothing("No evaluation run is finished yet: there are no test errors to show.")
+        return nothing(none_finished(rows, "there are no test errors to show"))
     labels = [wrapped(row.label, 30) for row in rows]
     left = min(2.4, 0.25 + 0.074 * max(len(line) for label in labels for line in label.split("\n")))
     height = 0.4 * len(rows) + 0.75
