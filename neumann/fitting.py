@@ -32,7 +32,7 @@ def _beginning(text: str, most: int) -> str:
 
 
 def padded(text: str, width: int, *, right: bool = False) -> str:
-    """Return ``text`` with spaces behind it, or before it where it is aligned to the ``right``, in ``width`` columns."""
+    """Return ``text`` in ``width`` columns, with spaces behind it, or before it to align it to the ``right``."""
     space = " " * (width - cell_len(text))
     return f"{space}{text}" if right else f"{text}{space}"
 

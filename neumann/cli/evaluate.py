@@ -116,14 +116,14 @@ def _section(asked: Sequence[str], config_dirs: Sequence[str]) -> dict[str, Any]
     from omegaconf.errors import OmegaConfBaseException
 
     from neumann.config.compose import composing
-    from neumann.config.resolution import explained
+    from neumann.config.hydra_words import interpolation
 
     with composing(config_dirs) as composer:
         composed, _ = composer.compose(asked)
     try:
         data: Any = OmegaConf.to_container(composed.data, resolve=True)
     except OmegaConfBaseException as error:
-        raise UserError(f"data: {explained(error)}") from error
+        raise UserError(f"data: {interpolation(error)}") from error
     if isinstance(data.get("root"), str):
         data["root"] = folder_of("data.root", data["root"])
     return {str(key): value for key, value in data.items()}

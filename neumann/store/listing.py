@@ -150,6 +150,8 @@ def pick(output: Path, wanted: str) -> Path:
 
     Raises UserError where there is none, with the nearest there is, or where there are several.
     """
+    if not wanted:
+        raise UserError("the run's name is empty: give a signature's beginning, a name or a path")
     if os.sep in wanted and Path(wanted).is_dir() and RUN.fullmatch(Path(wanted).resolve().name):
         return Path(wanted)
     folders = find_folders(output)

@@ -62,7 +62,7 @@ def interval(low: float | None, high: float | None, show: Callable[[float | None
 
 
 def equivalence_interval(verdict: Verdict) -> str:
-    """Return "90 % interval [a, b]", the one that the two one-sided tests rest on, in points; "" where there is none."""
+    """Return "90 % interval [a, b]" in points, on which the two one-sided tests rest; "" where there is none."""
     bounds = interval(verdict.equivalence_low, verdict.equivalence_high, percentage_points)
     return "" if bounds == DASH else f"{100 * verdict.equivalence_confidence:g} % interval {bounds}"
 

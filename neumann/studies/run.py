@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from rich.text import Text
 
 from neumann.config import NOT_SIGNED, ignored_variables
 from neumann.config.override_text import key_of, value_of
-from neumann.errors import UserError, did_you_mean, printable
+from neumann.errors import UserError, printable
 from neumann.estimates.recorded import time_left
 from neumann.fitting import padded, print_table
 from neumann.folders import folder_of, left_out_if_refused
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
     from neumann.launch.protocol import Launcher
     from neumann.studies.progress import StudyView
 
-ALLOWED = tuple(key for key in NOT_SIGNED if key not in ("study", "name"))  # what cannot change a result
+# what cannot change a result; the study names its runs, and what is derived follows from the others
+ALLOWED = tuple(key for key in NOT_SIGNED if key not in ("study", "name") and not key.startswith("derived."))
 REPORT = "report.html"
 TO_PUBLISH = (".html", ".md", ".csv", ".svg", ".png")
 
@@ -217,10 +219,10 @@ def _checked(overrides: Sequence[str]) -> list[str]:
     for word in overrides:
         key = key_of(word)
         if "=" not in word or not any(key == allowed or key.startswith(f"{allowed}.") for allowed in ALLOWED):
-            near = did_you_mean(key, ALLOWED)
+            near = get_close_matches(key, ALLOWED, n=1, cutoff=0.75)
             raise UserError(
                 f"'{word}' may change what a study finds, so it belongs in its study.yaml; here you can set "
-                f"{', '.join(ALLOWED)}" + (f" ({near})" if near.startswith("did") else "")
+                f"{', '.join(ALLOWED)}" + (f" (did you mean '{near[0]}'?)" if near else "")
             )
     return list(overrides)
 

@@ -46,7 +46,8 @@ class TableLine:
     0 or 100 %), ``sd`` and ``n``; ``loss`` the mean test loss in nats; ``paper`` the published error in percent.
     ``difference`` to the reference row and its ``difference_interval`` are in percentage points. ``p`` is the one that
     counts, ``kind`` says which that is: "primary", "Holm", "unadjusted" or "". ``verdict`` is the short answer, and
-    ``within`` the interval that "equivalent" rests on, empty for other verdicts. ``primary`` marks the row of a primary comparison, ``is_reference`` the reference row.
+    ``within`` the interval that "equivalent" rests on, empty for other verdicts. ``primary`` marks the row of a primary
+    comparison, ``is_reference`` the reference row.
     """
 
     label: str
@@ -80,7 +81,7 @@ def _line(row: RowResult, is_reference: bool) -> TableLine:
     error, comparison = row.error, None if is_reference else row.reference
     pair = comparison.paired if comparison else None
     half = None
-    if error and error.low is not None and error.high is not None and 0 < error.low and error.high < 1:
+    if error and error.low is not None and error.high is not None and error.low > 0 and error.high < 1:
         half = error.high - error.mean
     p, kind = shown_p(comparison)
     return TableLine(

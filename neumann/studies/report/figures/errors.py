@@ -51,10 +51,9 @@ def error_figure(results: StudyResults, rows: Sequence[RowResult]) -> Drawing:
         axes.scatter(own, heights, s=13, color=colour, alpha=0.45, linewidths=0, zorder=2)
         if row.error:
             _mean(axes, row, i - 0.14, colour)
-        counted = "" if len(own) == row.planned else f", n = {count(len(own), row.planned)}"
-        lost = f"{len(row.diverged)} of {row.planned} diverged"
-        counted += f", {lost}" if row.diverged else ""
-        none = lost if row.diverged else f"none of {row.planned} runs yet"
+        counted = "" if len(own) == row.planned else f"\nn = {count(len(own), row.planned)}"  # beside it is no room
+        counted += f", {len(row.diverged)} diverged" if row.diverged else ""
+        none = f"{len(row.diverged)} of {row.planned} diverged" if row.diverged else f"none of {row.planned} runs yet"
         said = mean_and_interval(row.error) + counted if row.error else none
         shade = colour if row.error else SOFT
         axes.text(1.03, i, said, transform=beside, va="center", fontsize=8, color=shade)

@@ -37,7 +37,9 @@ def nothing(sentence: str) -> Drawing:
 def none_finished(rows: Sequence[RowResult], so: str) -> str:
     """Return the sentence of a figure without a finished evaluation run; ``so`` says what there is not, therefore."""
     lost = sum(len(row.diverged) for row in rows)
-    return f"No evaluation run finished, {lost} diverged: {so}." if lost else f"No evaluation run is finished yet: {so}."
+    return (
+        f"No evaluation run finished, {lost} diverged: {so}." if lost else f"No evaluation run is finished yet: {so}."
+    )
 
 
 def wrapped(label: str, width: int) -> str:
