@@ -97,7 +97,17 @@ def check_kind(key: str, value: Any, kind: type, more: str = "") -> None:
     """
     right = isinstance(value, Real if kind is float else kind) and (kind is bool or not isinstance(value, bool))
     if not right:
-        raise UserError(f"{key}={as_yaml(value)} is not {KINDS[kind]}{more}")
+        plain = (
+            isinstance(value, list | tuple)
+            and len(value) > 1
+            and not any(isinstance(v, list | tuple | dict) for v in value)
+        )
+        each = (
+            f"; for a run of each write {key}={','.join(map(as_yaml, value))} with -m, without brackets"
+            if plain
+            else ""
+        )
+        raise UserError(f"{key}={as_yaml(value)} is not {KINDS[kind]}{more}{each}")
 
 
 def as_yaml(value: Any) -> str:

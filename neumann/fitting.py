@@ -1,20 +1,86 @@
-"""Tables that fit a terminal: names are shortened in their middle, numbers, statuses and paths never are."""
+"""Tables that fit a terminal: names are shortened in their middle, numbers, statuses and paths never are.
+
+Widths are in a terminal's columns, of which a letter of Chinese or Japanese takes two.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
 from rich.cells import cell_len
+from rich.console import Console
 from rich.text import Text
 
 GAP = 2  # columns between two columns
-SHORTEST = 12  # characters of a name
+SHORTEST = 12  # columns of a name
 
 
 def shortened(name: str, most: int) -> str:
-    """Return ``name`` in ``most`` characters: its end, which tells runs apart, keeps twice as many as its beginning."""
+    """Return ``name`` in ``most`` columns: its end, which tells runs apart, keeps twice as many as its beginning."""
+    if cell_len(name) <= most:
+        return name
     left = (most - 1) // 3
-    return name if len(name) <= most else f"{name[:left]}…{name[left + 1 - most :]}"
+    return f"{_beginning(name, left)}…{_beginning(name[::-1], most - 1 - left)[::-1]}"
+
+
+def _beginning(text: str, most: int) -> str:
+    """Return as many letters of ``text`` as fit ``most`` columns."""
+    end = min(len(text), most)
+    while cell_len(text[:end]) > most:
+        end -= 1
+    return text[:end]
+
+
+def padded(text: str, width: int, *, right: bool = False) -> str:
+    """Return ``text`` in ``width`` columns, with spaces behind it, or before it to align it to the ``right``."""
+    space = " " * (width - cell_len(text))
+    return f"{space}{text}" if right else f"{text}{space}"
+
+
+def print_table(
+    console: Console,
+    names: Sequence[str],
+    rows: Sequence[Sequence[Text]],
+    *,
+    right: Collection[str] = (),
+    shortest: int = SHORTEST,
+) -> None:
+    """Print a table with all its columns. A terminal that is too narrow for them gets a few lines for each row.
+
+    ``shortest`` is how far the first column may be shortened; the others are as in `fitted`.
+    """
+    if not console.is_terminal:
+        console.print(fitted(names, rows, table_width(names, rows), right=right), soft_wrap=True)
+        return
+    name = max((cell_len(row[0].plain) for row in rows), default=0)
+    if table_width(names, rows) - max(0, name - max(shortest, cell_len(names[0]))) <= console.width:
+        console.print(fitted(names, rows, console.width, right=right), soft_wrap=True)
+    else:
+        console.print(stacked(names, rows, console.width), soft_wrap=True)
+
+
+def stacked(names: Sequence[str], rows: Sequence[Sequence[Text]], width: int) -> Text:
+    """Return the first cell of each row, and below it the others, each behind its column's name.
+
+    A line breaks at ``width`` between cells only.
+    """
+    text = Text(no_wrap=True, overflow="ignore")
+    for first, *others in rows:
+        text.append_text(first).append("\n")
+        room = 0
+        for name, cell in zip(names[1:], others, strict=True):
+            if not cell.plain:
+                continue
+            said = Text.assemble((f"{name} ", "dim"), cell)
+            need = GAP + cell_len(said.plain)
+            if room and need > room:
+                text.append("\n")
+                room = 0
+            text.append(" " * GAP).append_text(said)
+            room = (room or width) - need or -1
+        text.append("\n")
+    text.rstrip()
+    return text
 
 
 def table_width(names: Sequence[str], rows: Sequence[Sequence[Text]]) -> int:

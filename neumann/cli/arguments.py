@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any, NoReturn
 
@@ -68,7 +69,12 @@ def parsed(parser: Parser, words: Sequence[str]) -> argparse.Namespace | None:
 
         refuse_twice(given.overrides)
     if unknown:
-        raise UserError(f"{parser.prog} takes no {unknown[0]}: {did_you_mean(unknown[0], compat.long_options(parser))}")
+        options = compat.long_options(parser)
+        word = unknown[0].partition("=")[0]
+        if "overrides" in given and not get_close_matches(word, options, n=1, cutoff=0.7):
+            name = word.lstrip("-")
+            raise UserError(f"{parser.prog} takes no {unknown[0]}: a setting has no dashes before it, {name}=VALUE")
+        raise UserError(f"{parser.prog} takes no {unknown[0]}: {did_you_mean(unknown[0], options)}")
     return given
 
 

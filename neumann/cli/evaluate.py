@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from neumann.cli.arguments import Parser, parsed
 from neumann.cli.chosen_run import ABOUT_RUN, chosen_run, take_output
 from neumann.errors import UserError, did_you_mean, printable
+from neumann.fitting import SHORTEST, padded, shortened
 from neumann.folders import folder_of
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ SPLITS = ("test", "validation", "train", "all")  # as `neumann.data.other_sets`,
 RUNS_OWN = ("augmentation", "channels", "image_size", "mean", "std")  # of its network: another set cannot change them
 WHERE = ("root", "workers", "download")  # where images lie and how they are read, not which they are
 LISTED = 10  # classes and confusions on the terminal; the files have all
+BESIDE = 50  # columns that the numbers of a class take at most
 
 HELP = f"""\
 Scores a finished run's weights, at the optimizer's answer: error and loss with 95 % intervals, per class, and which
@@ -112,14 +116,14 @@ def _section(asked: Sequence[str], config_dirs: Sequence[str]) -> dict[str, Any]
     from omegaconf.errors import OmegaConfBaseException
 
     from neumann.config.compose import composing
-    from neumann.config.resolution import explained
+    from neumann.config.hydra_words import interpolation
 
     with composing(config_dirs) as composer:
         composed, _ = composer.compose(asked)
     try:
         data: Any = OmegaConf.to_container(composed.data, resolve=True)
     except OmegaConfBaseException as error:
-        raise UserError(f"data: {explained(error)}") from error
+        raise UserError(f"data: {interpolation(error)}") from error
     if isinstance(data.get("root"), str):
         data["root"] = folder_of("data.root", data["root"])
     return {str(key): value for key, value in data.items()}
@@ -137,7 +141,7 @@ def _own_section(run: Trained, asked: Sequence[str]) -> dict[str, Any]:
     for word in asked:
         name = word.partition("=")[0].removeprefix("data.")
         if name not in section:
-            raise UserError(f"'{word}': the run's data={section.get('kind')} has no such setting")
+            raise UserError(f"'{word}': the run's data.kind={section.get('kind')} has no such setting")
         section[name] = folder_of("data.root", value_of(word)) if name == "root" else plain_value(word)
     return section
 
@@ -255,12 +259,14 @@ def _print(evaluation: Evaluation, place: Path) -> None:
         print(f"         {_compared(evaluation)}")
     classes = sorted((one for one in evaluation.by_class() if one["n"]), key=lambda one: -one["error"])
     if classes:
-        wide = max(len(printable(one["class"])) for one in classes[:LISTED])
+        wide = max(cell_len(printable(one["class"])) for one in classes[:LISTED])
+        if sys.stdout.isatty():
+            wide = min(wide, max(SHORTEST, Console().width - BESIDE))
         print("  worst classes:" if len(classes) > LISTED else "  by class:")
         for one in classes[:LISTED]:
             low, high = 100 * one["error_low"], 100 * one["error_high"]
-            name = printable(one["class"])
-            print(f"    {name:<{wide}}  {100 * one['error']:6.2f} %  [{low:.2f} %, {high:.2f} %]  (n = {one['n']:,})")
+            name = padded(shortened(printable(one["class"]), wide), wide)
+            print(f"    {name}  {100 * one['error']:6.2f} %  [{low:.2f} %, {high:.2f} %]  (n = {one['n']:,})")
     if absent := evaluation.data["absent_classes"]:
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
         print(f"  classes of the run without images: {printable(', '.join(absent[:3]))}{more}")

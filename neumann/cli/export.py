@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def main(words: Sequence[str]) -> int:
     print(f"{printable(folder)} at the point {run.point}, in {printable(to)}:")
     print("  model.safetensors  config.json  README.md")
     if alone:
-        print(f'  timm.create_model("local-dir:{printable(to)}", pretrained=True)')
+        named = json.dumps(f"local-dir:{printable(to)}", ensure_ascii=False)  # a path may hold quotes
+        print(f"  timm.create_model({named}, pretrained=True)")
     else:
         print(f"  timm alone does not know {run.name}: README.md says how it loads")
     return 0

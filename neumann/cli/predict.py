@@ -10,13 +10,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from neumann.cli.arguments import Parser, parsed
 from neumann.cli.chosen_run import ABOUT_RUN, chosen_run, take_output
 from neumann.errors import EXIT_FAILED, UserError, printable
-from neumann.fitting import SHORTEST, shortened
+from neumann.fitting import SHORTEST, padded, shortened
 
 if TYPE_CHECKING:
     from neumann.training.trained import Trained
@@ -121,15 +122,16 @@ class _Written:
     ) -> None:
         self._json, self._csv, self._names, self._held = given.json, given.csv, names, held
         self._lines = 0
-        self._class = max(len(printable(name)) for name in names)
-        self._image = max(len("image"), *(len(printable(path)) for path in paths))
+        self._class = max(cell_len(printable(name)) for name in ("class", *names))
+        self._image = max(cell_len(printable(path)) for path in ("image", *paths))
         if sys.stdout.isatty():
-            room = Console().width - self._class - 10
-            self._image = min(self._image, max(SHORTEST, room))
+            room = Console().width - 15  # what a probability and the gaps take
+            self._class = min(self._class, max(SHORTEST, room - min(self._image, SHORTEST)))
+            self._image = min(self._image, max(SHORTEST, room - self._class))
         if self._csv:
             self._print(_csv(["image", "rank", "class", "probability"]))
         elif not self._json:
-            self._print(f"{'image':<{self._image}}  {'class':<{self._class}}  probability")
+            self._print(f"{padded('image', self._image)}  {padded('class', self._class)}  probability")
 
     def answer(self, path: str, best: Sequence[tuple[int, float]]) -> None:
         """Write the classes of an image, (index, probability), the most probable first."""
@@ -141,7 +143,7 @@ class _Written:
                 self._print(_csv([printable(path), rank, printable(self._names[at]), f"{value:.6g}"]))
         else:
             for first, text in zip(self._first(path), self._told(best), strict=False):
-                self._print(f"{first:<{self._image}}  {text}")
+                self._print(f"{padded(first, self._image)}  {text}")
 
     def damaged(self, path: str, reason: str) -> None:
         """Write an image that cannot be decoded, which only JSON has a place for."""
@@ -159,7 +161,10 @@ class _Written:
             yield ""
 
     def _told(self, best: Sequence[tuple[int, float]]) -> list[str]:
-        return [f"{printable(self._names[at]):<{self._class}}  {100 * value:9.2f} %" for at, value in best]
+        wide = self._class
+        return [
+            f"{padded(shortened(printable(self._names[at]), wide), wide)}  {100 * value:9.2f} %" for at, value in best
+        ]
 
     def _entry(self, entry: dict[str, Any]) -> None:
         self._print(("[\n " if self._lines == 0 else ",\n ") + json.dumps(entry), end="")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
@@ -47,8 +48,8 @@ def result_panel(console: Console, folder: Path, result: Mapping[str, Any], *, r
     rows = [(label, printable(value)) for label, value in rows]
     wide = max(len(label) for label, _ in rows)
     style = "red" if result["status"] == "diverged" else "green"
-    whole = [wide + 2 + len(value) for label, value in rows if label in ("folder", "W&B")]
-    if max(len(title), *whole) + 4 > console.width:
+    whole = [wide + 2 + cell_len(value) for label, value in rows if label in ("folder", "W&B")]
+    if max(cell_len(title.plain), *whole) + 4 > console.width:
         # A frame would fold a path or a signature, which could not be copied then
         title.stylize(style)
         console.print(title, soft_wrap=True)

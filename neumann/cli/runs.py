@@ -14,17 +14,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.text import Text
 
 from neumann.cli.arguments import Parser, parsed
 from neumann.errors import UserError, did_you_mean, printable
-from neumann.fitting import SHORTEST, shortened
+from neumann.fitting import SHORTEST, padded, shortened, stacked
 from neumann.folders import folder_of
 from neumann.store import details, records, removal
 from neumann.store.code_digests import codes, contributing, differing, in_words
 from neumann.store.folder import OVER, STATUSES, STYLES, RunFolder
-from neumann.store.listing import Filters, Row, list_runs, pick, read_row
+from neumann.store.listing import Filters, Row, find_folders, is_called, list_runs, pick, read_row
 
 if TYPE_CHECKING:
     from neumann.config import RunSpec
@@ -66,15 +67,17 @@ def main(words: Sequence[str], console: Console, train: Callable[[RunSpec], int]
         return 0
     own = [word for word in given.words if verb == "resume" and word.partition("=")[0].split(".")[0] in OWN]
     rest = [word for word in given.words if word not in own]
-    if verb == "resume" and (more := [word for word in rest if re.match(r"(?!output=)[\w.]+=", word)]):
+    output, names = _output(rest)
+    # a run's name may hold an equals sign, so only what stands beside a name is a setting
+    if verb == "resume" and len(names) > 1 and (more := [word for word in names if re.match(r"[\w.]+=", word)]):
         key = more[0].partition("=")[0]
         raise UserError(f"{parser.prog} takes no '{more[0]}': with another {key} it would be another run")
-    output, names = _output(rest)
     if verb in ("show", "resume"):
         if len(names) != 1:
             raise UserError(f"{parser.prog} takes one run: a signature's beginning, a name or a path")
         folder = pick(output, names[0])
         return train(_spec(folder, own, trust=given.trust)) if verb == "resume" else _show(folder, given, console)
+    _refuse_values(output, names)
     filters = _filters(given, names)
     if verb == "watch":
         return _watch(output, filters, given, console)
@@ -121,8 +124,6 @@ def _output(words: Sequence[str]) -> tuple[Path, list[str]]:
         if not folder:
             if os.sep in word.rstrip(os.sep) and not any(mark in word for mark in "*?[") and not Path(word).exists():
                 raise UserError(f"there is no folder {printable(word)}")
-            if "=" in word:
-                raise UserError(f"neumann runs cannot read '{word}': a value is looked for with --where {word}")
             names.append(word)
         elif output is not None:
             raise UserError(f"neumann runs lists one results folder at a time, not {output} and {given}")
@@ -131,6 +132,13 @@ def _output(words: Sequence[str]) -> tuple[Path, list[str]]:
         else:
             output = Path(folder_of("output", given))
     return output or Path("runs"), names
+
+
+def _refuse_values(output: Path, names: Sequence[str]) -> None:
+    """Raise UserError for one of ``names`` that is a setting with its value, and no run's name."""
+    for name in names:
+        if re.match(r"[\w.]+=", name) and not any(is_called(folder, [name]) for folder in find_folders(output)):
+            raise UserError(f"neumann runs cannot read '{name}': a value is looked for with --where {name}")
 
 
 def _filters(given: argparse.Namespace, names: Sequence[str]) -> Filters:
@@ -172,8 +180,8 @@ DROPPED = ("age", "step", "seed", "study")  # from a terminal that is too narrow
 def _table(rows: Sequence[Row], width: int | None = None) -> Text:
     """Return the rows under each other, without rich's table, which takes long to measure the cells of 5,000 rows.
 
-    Where ``width`` is too few characters, columns are left out and names are shortened in their middle; a status, an
-    error and a signature never are.
+    Where ``width`` is too few columns, some of the table's are left out and names are shortened in their middle; a
+    status, an error and a signature never are. A terminal that is narrower still gets a few lines for each row.
     """
     cells = [
         (
@@ -194,7 +202,7 @@ def _table(rows: Sequence[Row], width: int | None = None) -> Text:
     below: list[str] = []  # what a row differs in, on a line of its own
     if not any(columns["differs in"][1:]):
         del columns["differs in"]
-    widths = {name: max(map(len, column)) for name, column in columns.items()}
+    widths = {name: max(map(cell_len, column)) for name, column in columns.items()}
     if width is not None:
         for name in DROPPED:
             if _wide(widths) > width and not (name == "study" and len({row.study for row in rows}) > 1):
@@ -205,16 +213,29 @@ def _table(rows: Sequence[Row], width: int | None = None) -> Text:
         if _wide(widths) > width:
             most = widths["name"] = max(SHORTEST, widths["name"] - (_wide(widths) - width))
             columns["name"] = [shortened(name, most) for name in columns["name"]]
+        if _wide(widths) > width:
+            return _stacked(rows, cells, width)
     text = Text(no_wrap=True, overflow="ignore")
     for i, line in enumerate(zip(*columns.values(), strict=True)):
         for name, cell in zip(columns, line, strict=True):
             style = "bold" if i == 0 else STYLES.get(rows[i - 1].status, "") if name == "status" else ""
-            text.append(f"{cell:>{widths[name]}}" if name in RIGHT else f"{cell:<{widths[name]}}", style)
+            text.append(padded(cell, widths[name], right=name in RIGHT), style)
             text.append("\n" if name == COLUMNS[-1] else "  ")
         if i and below and below[i]:
             text.append(f"  {below[i]}\n", "dim")
     text.rstrip()
     return text
+
+
+def _stacked(rows: Sequence[Row], cells: Sequence[Sequence[str]], width: int) -> Text:
+    """Return a few lines for each row: its name, and what else tells runs apart, behind its column's name."""
+    names = ("name", *(name for name in COLUMNS if name not in ("name", *DROPPED)))
+    at = [COLUMNS.index(name) for name in names]
+    lines = [
+        [Text(line[i], STYLES.get(row.status, "") if COLUMNS[i] == "status" else "") for i in at]
+        for row, line in zip(rows, cells, strict=True)
+    ]
+    return stacked(names, lines, width)
 
 
 def _wide(widths: Mapping[str, int]) -> int:
@@ -292,8 +313,8 @@ def _show(folder: Path, given: argparse.Namespace, console: Console) -> int:
 
 
 def _pairs(rows: Sequence[tuple[str, str]]) -> Text:
-    wide = max(len(name) for name, _ in rows) + 2
-    return Text("\n".join(f"  {printable(name):<{wide}}{printable(value)}" for name, value in rows))
+    wide = max(cell_len(printable(name)) for name, _ in rows) + 2
+    return Text("\n".join(f"  {padded(printable(name), wide)}{printable(value)}" for name, value in rows))
 
 
 def _spec(folder: Path, own: Sequence[str], *, trust: bool) -> RunSpec:
@@ -344,7 +365,12 @@ def _window(rows: Sequence[Row], width: int, height: int) -> Group:
     ordered = sorted(rows, key=lambda row: row.status == "running")
     counts = {status: sum(row.status == status for row in rows) for status in dict.fromkeys(row.status for row in rows)}
     summary = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no run yet"
-    return Group(_table(ordered[-max(1, height - 4) :], width), Text(f"{summary}; Ctrl-C ends this, not the runs"))
+    most = max(1, height - 4)
+    table = _table(ordered[-most:], width)
+    while most > 1 and len(table.plain.splitlines()) > height - 3:  # a row may take several lines
+        most -= 1
+        table = _table(ordered[-most:], width)
+    return Group(table, Text(f"{summary}; Ctrl-C ends this, not the runs"))
 
 
 def _print_changes(rows: Sequence[Row], seen: dict[str, tuple[object, ...]], console: Console) -> None:

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from neumann import compat
+from neumann.config.hydra_words import composition
 from neumann.config.keys import Chosen, MissingSetting, check_key, check_keys, check_option, refuse_hydra
 from neumann.config.override_text import as_meant, parse_override
 from neumann.config.schema import CHOSEN_SECTIONS, SECTIONS, structured
@@ -65,7 +66,8 @@ class Composer:
         """
         groups = self.groups
         # +experiment=NAME, as where a template has no such group; here it has, and Hydra adds none twice
-        given = (text.removeprefix("+") if text.startswith(f"+{EXPERIMENT}=") else text for text in overrides)
+        added = tuple(f"+{group}=" for group in groups if group not in SECTIONS)
+        given = (text.removeprefix("+") if text.startswith(added) else text for text in overrides)
         parsed = [self._parse(text) for text in given]
         for override in parsed:
             refuse_hydra(override)
@@ -85,6 +87,7 @@ class Composer:
             check_option(override, groups)
         files = tuple(str(o.input_line) for o in options)
         baseline, choices = self._files(files)
+        _check_packages(baseline, choices)
         values = [o for o in parsed if o.key_or_group not in groups]
         chosen = Chosen(baseline, choices, groups, self._having)
         for override in values:
@@ -111,8 +114,10 @@ class Composer:
     def _files(self, overrides: tuple[str, ...]) -> tuple[DictConfig, dict[str, str]]:
         """Return the configuration that the chosen files make, shared between calls, and {group: chosen option}."""
         if overrides not in self._composed:
-            with sentences("the configuration does not compose"):
+            try:
                 config = hydra_compose("train", list(overrides), return_hydra_config=True)
+            except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
+                raise UserError(composition(error, overrides, self.groups)) from error
             choices = {
                 str(k): str(v)
                 for k, v in config.hydra.runtime.choices.items()
@@ -161,6 +166,19 @@ class Composer:
                 schema[section] = OmegaConf.to_container(chosen[section], resolve=False)
             self._schemas[files] = schema
         return self._schemas[files]
+
+
+def _check_packages(config: DictConfig, choices: dict[str, str]) -> None:
+    """Refuse a chosen file whose `# @package` line puts its settings where no run reads them. Raises UserError."""
+    for group, option in choices.items():
+        if group in SECTIONS and group not in config:
+            raise UserError(f"{group}={option}: its file has a '# @package' line, which only ablations and such have")
+        if group not in SECTIONS and group in config:
+            package = "_global_" if group == EXPERIMENT else "optimizer"
+            raise UserError(
+                f"{group}={option}: its file needs the first line '# @package {package}', which says whose settings "
+                "it changes"
+            )
 
 
 def _written(section: DictConfig, key: str) -> Any:

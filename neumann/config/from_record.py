@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from neumann.config.resolution import explained
+from neumann.config.hydra_words import interpolation
 from neumann.config.schema import RunConfig, check_values, structured
 from neumann.config.signature import sign
 from neumann.config.spec import RunSpec
@@ -53,7 +53,7 @@ def load_spec(record: Mapping[str, Any], *, trust: bool = False) -> RunSpec:
     try:
         loaded = OmegaConf.to_object(OmegaConf.merge(structured(config.get("launch")), config))
     except OmegaConfBaseException as error:
-        raise UserError(f"the record of run {signature} does not fit this version: {explained(error)}") from error
+        raise UserError(f"the record of run {signature} does not fit this version: {interpolation(error)}") from error
     assert isinstance(loaded, RunConfig)
     check_values(loaded)
     chosen = {str(k): str(v) for k, v in choices.items()}

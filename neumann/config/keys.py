@@ -59,7 +59,16 @@ def check_option(override: Override, groups: dict[str, list[str]]) -> None:
     ``groups`` is {group: its options}.
     """
     group, option = override.key_or_group, override.value()
-    if override.is_delete() or option is None:
+    if override.is_add() or override.is_force_add() or override.package is not None:
+        raise UserError(
+            f"'{override.input_line}': a choice is written {group}={option}, without a sign before or in it"
+        )
+    if isinstance(option, list):
+        raise UserError(
+            f"'{override.input_line}' is a list, and {group} is one choice: for a run of each write "
+            f"{group}={','.join(map(str, option))} with -m, without brackets"
+        )
+    if override.is_delete() or option in (None, ""):
         raise UserError(
             f"'{override.input_line}' leaves {group} without a choice: choose from {', '.join(groups[group])}"
         )
@@ -88,6 +97,8 @@ def check_key(override: Override, chosen: Chosen) -> None:
     parts = key.split(".")
     if parts[0] in FILLED_IN:
         raise UserError(f"'{parts[0]}' follows from data, batch and trainer and cannot be set")
+    if key in OPEN_NODES and isinstance(override.value(), list):
+        raise UserError(f"'{key}' is a section: set {key}.NAME")
     if any(key == node or key.startswith(f"{node}.") for node in OPEN_NODES) and parts[1] in chosen.files[parts[0]]:
         return
     node: Any = chosen.files
@@ -95,6 +106,8 @@ def check_key(override: Override, chosen: Chosen) -> None:
         if not isinstance(node, DictConfig) or not _has(node, part):
             _refuse_key(parts, depth, node, chosen)
         node = compat.child(node, part)
+    if isinstance(node, DictConfig) and isinstance(override.value(), list):
+        raise UserError(f"'{key}' is a section: set {key}.{next(iter(node), 'KEY')!s} or another of its settings")
     if isinstance(node, ListConfig) and isinstance(override.value(), dict):
         raise UserError(f"'{key}' is a list, such as [a, b], and not a section")
     if override.is_delete():

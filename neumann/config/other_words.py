@@ -65,7 +65,10 @@ _KEYS = {  # our setting or group: the words of others for it
     "optimizer=nesterov": "nesterov nag",
     "model=timm model.name=NAME": "arch architecture net network backbone encoder model_name timm_model",
     "+model.kwargs.pretrained=true": "pretrained finetune fine_tune",
-    "+model.kwargs.checkpoint_path=FILE": "initial_checkpoint init_checkpoint pretrained_path weights checkpoint_path",
+    "model.checkpoint": "initial_checkpoint init_checkpoint pretrained_path weights checkpoint_path load_weights "
+    "init_weights",
+    "model.compile": "compile torch_compile torchcompile compile_model jit",
+    "model.channels_last": "channels_last memory_format",
     "+model.kwargs.drop_rate=SHARE": "drop dropout drop_rate dropout_rate",
     "+model.kwargs.drop_path_rate=SHARE": "drop_path drop_path_rate stochastic_depth",
     "+model.kwargs.width=N": "width hidden hidden_size",
@@ -92,8 +95,7 @@ _SENTENCES = {  # what is here instead, where no setting says the same: the word
     "the number of classes follows from the data": "num_classes n_classes nb_classes classes",
     "the order of the batches follows from 'seed'": "shuffle drop_last pin_memory sampler",
     "schedule=cosine ends at a rate of zero": "min_lr lr_min eta_min final_lr end_lr",
-    "PyTorch's compiler, memory formats and cuDNN's benchmark cannot be chosen": "benchmark cudnn_benchmark compile "
-    "torch_compile torchcompile channels_last jit",
+    "cuDNN's benchmark mode cannot be chosen": "benchmark cudnn_benchmark",
     "Lightning's callbacks and profilers are not set here, neumann.optim works in a Trainer of your own": "callback "
     "callbacks profiler",
     "what is printed follows from the terminal": "verbose verbosity quiet silent progress_bar enable_progress_bar "

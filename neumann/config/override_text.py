@@ -22,6 +22,8 @@ from neumann.config.schema import OPEN_NODES, TEXTS
 from neumann.errors import UserError
 
 NUMBER = re.compile(r"(?<![\w.'\"-])[-+]?(?:\d+\.?\d*|\.\d+)[eE]-\d+(?![\w.'\"-])")  # 1e-400, with a negative exponent
+CALL = re.compile(r"(?:choice|range|interval|glob|shuffle|sort|tag|extend_list|int|float|str|bool|json_str)\(")
+BRACKETS = {"[": "]", "{": "}", "(": ")"}
 UNDERSCORED = re.compile(r"(?<![\w.'\"-])[-+]?\d[\d.]*(?:_\d+)+(?:[.eE][-+\d]*)?(?![\w'\"-])")  # 1_000
 
 
@@ -35,6 +37,8 @@ def parse_override(parser: OverridesParser, text: str) -> Override:
             f"'{text}' is not text in this locale's encoding, {sys.getfilesystemencoding()}: set LC_ALL=C.UTF-8, or "
             "write it in that encoding"
         )
+    if text.startswith(("=", "+=")):
+        raise UserError(f"cannot read '{text}': there is no setting before the equals sign")
     devices = re.fullmatch(r"launch\.devices=(\d+(?:,\d+)*)", text)  # one value, not a sweep
     try:
         (override,) = parser.parse_overrides([f"launch.devices=[{devices[1]}]" if devices else text])
@@ -49,20 +53,37 @@ def _remedy(parser: OverridesParser, text: str) -> str:
     key, sign, value = text.partition("=")
     if not sign:
         return "an override is written key=value or group=option"
-    if value[:1] not in ("'", '"'):
-        quoted = f"{key}={quoted_text(value)}"
-        try:
-            parser.parse_overrides([quoted])
-        except HydraException:
-            pass
-        else:
-            shown = shlex.quote(quoted) if re.search(r'["$`\\!]', quoted) else f'"{quoted}"'
-            return f"a text with such characters stands in quotes of its own within the shell's, {shown}"
-        try:
-            parser.parse_overrides([f"{key}=1"])
-        except HydraException:
-            return f"'{key}' is not the name of a setting: it has letters, digits and dots"
-    return "its value is not one in Hydra's syntax: quotes and brackets must close"
+    if not _reads(parser, f"{key}=1"):
+        if key.strip() != key:
+            return f"write {key.strip()}={value.strip()}, without spaces around the equals sign"
+        return f"'{key}' is not the name of a setting: it has letters, digits and dots"
+    open_bracket = value[:1] in BRACKETS and value[-1:] != BRACKETS[value[:1]]
+    if value[:1] in ("'", '"') or CALL.match(value) or open_bracket or value.count("${") > value.count("}"):
+        return "its value is not one in Hydra's syntax: quotes and brackets must close"
+    for wrong, shorter in (("equals sign before", value.removeprefix("=")), ("comma behind", value.rstrip(","))):
+        if shorter != value and _reads(parser, f"{key}={shorter}"):
+            return f"leave out the {wrong} its value"
+    parts = [quoted_text(part.strip()) for part in value.strip("[]").split(",")]
+    forms = [f"{key}={quoted_text(value)}"]
+    if value[:1] == "[":
+        forms = [f"{key}=[{','.join(parts)}]", *forms]
+    elif len(parts) > 1:
+        forms.append(f"{key}={','.join(parts)}")
+    shown = " or ".join(_in_shell(form) for form in forms[:2] if _reads(parser, form))
+    each = ", each of several in its own" if len(forms) > 1 else ""
+    return f"a text with such characters stands in quotes of its own within those of the shell or YAML{each}: {shown}"
+
+
+def _reads(parser: OverridesParser, text: str) -> bool:
+    try:
+        parser.parse_overrides([text])
+    except HydraException:
+        return False
+    return True
+
+
+def _in_shell(word: str) -> str:
+    return shlex.quote(word) if re.search(r'["$`\\!]', word) else f'"{word}"'
 
 
 def quoted_text(text: str) -> str:
@@ -114,7 +135,7 @@ def as_meant(override: Override) -> str:
         line = f"{line.partition('=')[0]}={quoted_text(written)}"
     else:
         refuse_misread(line, value)
-    free = any(key.startswith(f"{node}.") for node in OPEN_NODES)
+    free = any(key.startswith(f"{node}.") or (key == node and isinstance(value, dict)) for node in OPEN_NODES)
     return f"++{line.lstrip('+')}" if free and not override.is_delete() else line
 
 

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from neumann.bounds import check_fields, check_plain, is_finite
 from neumann.config.global_batch import rate_factor
+from neumann.config.hydra_words import interpolation
 from neumann.config.launch_settings import SlurmLaunchConfig, whole_paths
 from neumann.config.optimizer_bounds import check_optimizer
 from neumann.config.precision import precision_of
@@ -62,7 +63,7 @@ class Resolver:
             data: Any = OmegaConf.to_container(composed.data, resolve=True)
             filled = filled_in(data, _plain(composed.get("model")))
         except OmegaConfBaseException as error:
-            raise UserError(f"data: {explained(error)}") from error
+            raise UserError(f"data: {interpolation(error)}") from error
         if isinstance(root := data.get("root"), str):
             composed.data.root = data["root"] = folder_of("data.root", root)
         for name, value in filled.items():
@@ -90,7 +91,7 @@ class Resolver:
             trainer.precision = precision_of(trainer.precision, trainer.accelerator, values["launch"])
             values |= {str(key): self._value(str(key), composed) for key in composed if key not in values}
         except OmegaConfBaseException as error:
-            raise UserError(explained(error)) from error
+            raise UserError(interpolation(error)) from error
         for section in CHOSEN_SECTIONS:
             _check_finite(section, values[section])
             check_target(values[section].get("_target_"), f"{section}._target_")
@@ -163,16 +164,6 @@ class Resolver:
 def as_text(value: Any) -> str:
     """Return plain data as canonical text, for use as a cache key."""
     return json.dumps(value, sort_keys=False, default=repr)
-
-
-def explained(error: OmegaConfBaseException) -> str:
-    """Return OmegaConf's message as one sentence that names the key."""
-    cause = error.__cause__
-    if isinstance(cause, UserError):
-        return str(cause)
-    text = str(error).splitlines()[0].strip().split("raised while resolving interpolation: ")[-1]
-    key = getattr(error, "full_key", None)
-    return f"{key}: {text[0].lower()}{text[1:]}" if key else text
 
 
 def _check_rate(optimizer: Mapping[str, Any], recipe: RecipeConfig) -> None:

@@ -31,7 +31,9 @@ def steps(epochs: float | None, *, _root_: DictConfig) -> int | None:
 
 
 def share(part: float, *, _root_: DictConfig) -> float:
-    """Return ``part`` of the run, in epochs."""
+    """Return ``part`` of the run, in epochs. Raises UserError for what is not a number from 0 up."""
+    if isinstance(part, bool) or not isinstance(part, int | float) or not 0 <= part < math.inf:
+        raise UserError(f"${{share:{part}}} is not a share of a run: write a number from 0 to 1")
     return part * float(_root_.trainer.max_epochs)
 
 

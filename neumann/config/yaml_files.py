@@ -17,6 +17,7 @@ import yaml  # type: ignore[import-untyped]
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from neumann.bounds import vanishes
 from neumann.errors import UserError
@@ -159,11 +160,18 @@ class StrictFiles(ConfigSource):
         if not os.path.lexists(path):
             raise ConfigLoadError(f"there is no {path}")
         text = _text(path)
+        parsed = _parsed(path, text)
+        try:
+            config = OmegaConf.create(parsed)
+        except OmegaConfBaseException as error:
+            raise UserError(
+                f"{path} cannot be read: an interpolation in it, written ${{...}}, does not close"
+            ) from error
         package = re.match(r"\s*#\s*@package\s+(\S+)[ \t]*$", text, re.MULTILINE)
         return ConfigResult(
             provider=self.provider,
             path=self.full_path(),
-            config=OmegaConf.create(_parsed(path, text)),
+            config=config,
             header={"package": package[1] if package else None},
         )
 

@@ -67,7 +67,7 @@ def parse(data: Mapping[str, Any]) -> Settings:
     known = [field.name for field in fields(KINDS[kind])]
     for key in given:
         if key not in known:
-            raise UserError(f"data={kind} has no setting '{key}': {did_you_mean(str(key), known)}")
+            raise UserError(f"data.kind={kind} has no setting '{key}': {did_you_mean(str(key), known)}")
     if KINDS[kind] is Timm:
         return _timm(given)
     if "root" in known:

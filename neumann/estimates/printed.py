@@ -16,7 +16,7 @@ from neumann.errors import UserError, printable
 from neumann.estimates.cost import Cost, cost_of, images_per_second
 from neumann.estimates.rate import Rate, duration, read_rate, with_prefix
 from neumann.estimates.recorded import costs, runs_at_once
-from neumann.fitting import fitted
+from neumann.fitting import print_table
 from neumann.processes.ranks import RankPlace, world_size
 
 if TYPE_CHECKING:
@@ -203,8 +203,7 @@ def _print_table(console: Console, kinds: Sequence[_Kind], finished: int) -> Non
             f"{kind.images():,.4g}", duration(seconds / kind.count), _short_hours(hours),
         ]  # fmt: skip
         rows.append([Text(cell) for cell in cells])
-    drop = ("FLOPs/example", "parameters", "images/s")
-    console.print(fitted(names, rows, console.width, right=names[1:], drop=drop), soft_wrap=True)
+    print_table(console, names, rows, right=names[1:])
     if len(kinds) > MOST_ROWS:
         _say(console, f"and {len(kinds) - MOST_ROWS} more kinds of runs, which count below")
     seconds, hours, flops = (sum(column) for column in zip(*(kind.total() for kind in kinds), strict=True))

@@ -143,7 +143,10 @@ def _read_file(
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     for line in lines:
-        override = parse_override(parser, line)
+        try:
+            override = parse_override(parser, line)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
         if override.key_or_group == SWEEPS:
             raise UserError(f"{path}: a sweep file cannot name another")
         yield override

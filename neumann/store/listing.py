@@ -79,10 +79,9 @@ def list_runs(output: Path, filters: Filters) -> list[Row]:
     index = Index(output)
     met: list[tuple[Row, Path]] = []
     for folder in folders:
-        study, name = folder.parent.name, folder.name
-        if filters.studies and not _fits(study, filters.studies):
+        if filters.studies and not _fits(folder.parent.name, filters.studies):
             continue
-        if filters.names and not _fits(name, filters.names) and not _fits(RUN.sub(r"\1", name), filters.names):
+        if filters.names and not is_called(folder, filters.names):
             continue
         try:
             row = _row(folder, index)
@@ -111,6 +110,11 @@ def _told_apart(met: Iterable[tuple[Row, Path]], index: Index) -> Iterable[Row]:
         differing = [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
         for (row, _), config in zip(alike, configs, strict=True):
             yield replace(row, differs={key: config.get(key) for key in differing})
+
+
+def is_called(folder: Path, globs: Iterable[str]) -> bool:
+    """Return whether the name of a run's folder, with its signature or without, fits one of ``globs``."""
+    return any(_fits(name, globs) for name in (folder.name, RUN.sub(r"\1", folder.name)))
 
 
 def find_folders(output: Path) -> list[Path]:
@@ -146,6 +150,8 @@ def pick(output: Path, wanted: str) -> Path:
 
     Raises UserError where there is none, with the nearest there is, or where there are several.
     """
+    if not wanted:
+        raise UserError("the run's name is empty: give a signature's beginning, a name or a path")
     if os.sep in wanted and Path(wanted).is_dir() and RUN.fullmatch(Path(wanted).resolve().name):
         return Path(wanted)
     folders = find_folders(output)
@@ -157,7 +163,7 @@ def pick(output: Path, wanted: str) -> Path:
             by_name.setdefault(key, []).append(folder)
     found = by_name.get(wanted) or [path for path in folders if path.name.rpartition("-")[2].startswith(wanted)]
     if not found:
-        names = by_name if re.search("[g-z]", wanted) else {path.name.rpartition("-")[2] for path in folders}
+        names = by_name if re.search("[^0-9a-f]", wanted) else {path.name.rpartition("-")[2] for path in folders}
         raise UserError(f"there is no run {wanted} in {output}: {did_you_mean(wanted, names)}")
     if len(found) > 1:
         signatures = sorted({path.name.rpartition("-")[2] for path in found})
@@ -266,7 +272,7 @@ def _yaml_config(folder: Path) -> dict[str, Any]:
 
 
 def _fits(text: str, globs: Iterable[str]) -> bool:
-    return any(fnmatchcase(text, glob) for glob in globs)
+    return any(text == glob or fnmatchcase(text, glob) for glob in globs)  # a name may hold [ or ?
 
 
 def _where(met: list[tuple[Row, Path]], key: str, value: str, index: Index) -> list[tuple[Row, Path]]:
@@ -311,7 +317,7 @@ def _same(value: Any, asked: str) -> bool:
         except ValueError:
             return False
     if isinstance(value, str):
-        return fnmatchcase(value, asked)
+        return value == asked or fnmatchcase(value, asked)
     try:
         return bool(json.loads(asked) == value)
     except ValueError:

@@ -36,7 +36,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{folder} has no config.yaml: it is not a run's folder, or the run never began") from None
     except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError, AssertionError) as error:
-        raise UserError(f"{path} is damaged or not plain data: {first_line(error)}") from error
+        why = (error.strerror or str(error)) if isinstance(error, OSError) else first_line(error)
+        raise UserError(f"{path} is damaged or not plain data: {why}") from error
     if not isinstance(config, dict) or not config:
         raise UserError(f"{path} is not a run's configuration")
     return {str(key): value for key, value in config.items()}

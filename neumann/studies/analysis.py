@@ -23,7 +23,7 @@ from neumann.studies.definition import FULL, RowConfig
 from neumann.studies.numbers import setting_text, value
 from neumann.studies.plan import PlannedRun, Study
 from neumann.studies.results import Comparison, Curve, Paper, RowResult, RunEntry, StudyResults, TuningTrial, chosen
-from neumann.studies.statistics import Paired, Summary, decide, holm, paired, summarize
+from neumann.studies.statistics import Paired, Summary, Verdict, decide, holm, paired, summarize
 
 ALPHA, POWER = 0.05, 0.8
 CODE_OF = "code of "  # opens the provenance label of a file's digest
@@ -213,7 +213,7 @@ def _compare(study: Study, measured: Mapping[str, RowMeasurements]) -> tuple[Com
         p = adjusted[names[i]].adjusted if names[i] in adjusted else None
         verdict = None
         if one is not None:
-            verdict = decide(one, config.smallest_effect / 100, ALPHA, adjusted_p=p, power=POWER)
+            verdict = _bounded_verdict(decide(one, config.smallest_effect / 100, ALPHA, adjusted_p=p, power=POWER))
         note = "the rows share no evaluation seed that is over" if one is None else None
         comparisons.append(Comparison(row, against, i == 0, None if one is None else _bounded(one), p, verdict, note))
     return tuple(comparisons)
@@ -224,6 +224,14 @@ def _bounded(found: Paired) -> Paired:
     if found.low is None or found.high is None:
         return found
     return replace(found, low=max(-1.0, found.low), high=min(1.0, found.high))
+
+
+def _bounded_verdict(found: Verdict) -> Verdict:
+    """Return a verdict on errors, its interval as `_bounded` has that of the comparison."""
+    low, high = found.equivalence_low, found.equivalence_high
+    if low is None or high is None:
+        return found
+    return replace(found, equivalence_low=max(-1.0, low), equivalence_high=min(1.0, high))
 
 
 def _paired(a: RowMeasurements, b: RowMeasurements) -> Paired | None:

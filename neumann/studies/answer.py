@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from neumann.store import OVER
-from neumann.studies.numbers import interval, p_value, percent, percentage_points
+from neumann.studies.numbers import equivalence_interval, interval, p_value, percent, percentage_points
 from neumann.studies.results import Comparison, RowResult, RunEntry
 from neumann.studies.statistics import Paired, Verdict
 
@@ -33,7 +33,7 @@ def answer(primary: Comparison, rows: Sequence[RowResult]) -> tuple[str, str]:
     if edges:
         said += f" A better setting may lie outside the space, on whose edge {' and '.join(edges)} ended."
     said += never
-    return said, _short(one, verdict.answer, ours, other)
+    return said, _short(one, verdict, ours, other)
 
 
 def _without_divergence(one: Paired, mean: float, verdict: Verdict, ours: str, other: str) -> str:
@@ -41,9 +41,11 @@ def _without_divergence(one: Paired, mean: float, verdict: Verdict, ours: str, o
     evidence = f"{_difference(one)}, n = {one.n} paired seed{'s' if one.n != 1 else ''}, {_p(one.p)}"
     margin = percent(verdict.smallest_effect_of_interest)
     if verdict.answer == "equivalent":
+        inside = equivalence_interval(verdict)
+        shown = f", whose {inside} lies within ±{margin}" if inside else ""
         said = (
             f"{ours} and {other} are equivalent within ±{margin} percentage points of test error, the smallest effect "
-            f"of interest ({evidence}; two one-sided tests, {_p(verdict.p_equivalence)})."
+            f"of interest ({evidence}; two one-sided tests, {_p(verdict.p_equivalence)}{shown})."
         )
         if verdict.p is not None and verdict.p <= verdict.alpha:
             said += " A difference is there, but it is smaller than what the study set out to find."
@@ -92,7 +94,7 @@ def _difference(one: Paired) -> str:
     return f"difference {percentage_points(one.mean)} percentage points, 95 % interval {bounds}"
 
 
-def _short(one: Paired, verdict: str, ours: str, other: str) -> str:
+def _short(one: Paired, verdict: Verdict, ours: str, other: str) -> str:
     """Return the finding for a terminal; what diverged stands beside n."""
     lost = [
         f"{len(seeds)} diverged in {label}"
@@ -100,11 +102,15 @@ def _short(one: Paired, verdict: str, ours: str, other: str) -> str:
         if seeds
     ]
     counted = f"n = {one.n}" + (f" of {one.over} ({', '.join(lost)})" if lost else "")
-    answered = "not answered" if verdict == "diverged" else verdict
+    answered = "not answered" if verdict.answer == "diverged" else verdict.answer
     if one.mean is None:
         return f"{answered}, {counted}"
-    bounds = interval(one.low, one.high, percentage_points)
-    return f"{answered}, {percentage_points(one.mean)} percentage points {bounds}, {counted}"
+    bounds = f"95 % interval {interval(one.low, one.high, percentage_points)}"
+    if one.low is None or one.high is None:
+        bounds = "no interval"
+    elif verdict.answer == "equivalent":
+        bounds = f"{equivalence_interval(verdict)} within ±{percent(verdict.smallest_effect_of_interest)}"
+    return f"{answered}, {percentage_points(one.mean)} percentage points, {bounds}, {counted}"
 
 
 def incomplete(runs: Sequence[RunEntry], rows: Sequence[RowResult]) -> str | None:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 
 from neumann.studies.results import Setting
-from neumann.studies.statistics import Summary
+from neumann.studies.statistics import Summary, Verdict
 
 DASH = "–"
 RATE = "optimizer.lr"
@@ -59,6 +59,12 @@ def nats(value: float | None) -> str:
 def interval(low: float | None, high: float | None, show: Callable[[float | None], str] = percent) -> str:
     """Return "[a, b]", or a dash where there is no interval."""
     return f"[{show(low)}, {show(high)}]" if _finite(low) and _finite(high) else DASH
+
+
+def equivalence_interval(verdict: Verdict) -> str:
+    """Return "90 % interval [a, b]" in points, on which the two one-sided tests rest; "" where there is none."""
+    bounds = interval(verdict.equivalence_low, verdict.equivalence_high, percentage_points)
+    return "" if bounds == DASH else f"{100 * verdict.equivalence_confidence:g} % interval {bounds}"
 
 
 def p_value(p: float | None) -> str:

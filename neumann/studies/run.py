@@ -9,18 +9,21 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
+from rich.padding import Padding
 from rich.text import Text
 
 from neumann.config import NOT_SIGNED, ignored_variables
 from neumann.config.override_text import key_of, value_of
-from neumann.errors import UserError, did_you_mean, printable
+from neumann.errors import UserError, printable
 from neumann.estimates.recorded import time_left
+from neumann.fitting import padded, print_table
 from neumann.folders import folder_of, left_out_if_refused
 from neumann.store.code_digests import CodeCheck, targets_of
 from neumann.store.files import replace_file
@@ -39,7 +42,8 @@ if TYPE_CHECKING:
     from neumann.launch.protocol import Launcher
     from neumann.studies.progress import StudyView
 
-ALLOWED = tuple(key for key in NOT_SIGNED if key not in ("study", "name"))  # what cannot change a result
+# what cannot change a result; the study names its runs, and what is derived follows from the others
+ALLOWED = tuple(key for key in NOT_SIGNED if key not in ("study", "name") and not key.startswith("derived."))
 REPORT = "report.html"
 TO_PUBLISH = (".html", ".md", ".csv", ".svg", ".png")
 
@@ -78,9 +82,9 @@ def study(
     kept = _kept(results, runs)
     if kept is None:
         folder = _render(results, runs, note)
-    from neumann.studies.report.tables import terminal_table
+    from neumann.studies.report.tables import print_main_table
 
-    console.print(terminal_table(results))
+    print_main_table(console, results)
     _say(console, results.answer, folded=True)
     if kept is None:
         _print_end(console, folder, results.headline, note)
@@ -132,13 +136,19 @@ def report(
 
 def print_studies(console: Console) -> None:
     """Print every study that can be named, with its question."""
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for name, file in list_studies().items():
+    found = list_studies()
+    wide = max((cell_len(printable(name)) for name in found), default=0) + 2
+    for name, file in found.items():
         try:
-            table.add_row(_text(name), _text(read_study(file).question))
+            question = read_study(file).question
         except UserError as error:
-            table.add_row(_text(name), _text((str(error), "red")))
-    console.print(table)
+            _say(console, padded(printable(name), wide), (str(error), "red"))
+            continue
+        if console.is_terminal and wide + cell_len(printable(question)) > console.width:
+            _say(console, name)
+            console.print(Padding(_text(question), (0, 0, 0, 2)))  # folded between words
+        else:
+            _say(console, padded(printable(name), wide), question)
 
 
 class Training:
@@ -209,10 +219,10 @@ def _checked(overrides: Sequence[str]) -> list[str]:
     for word in overrides:
         key = key_of(word)
         if "=" not in word or not any(key == allowed or key.startswith(f"{allowed}.") for allowed in ALLOWED):
-            near = did_you_mean(key, ALLOWED)
+            near = get_close_matches(key, ALLOWED, n=1, cutoff=0.75)
             raise UserError(
                 f"'{word}' may change what a study finds, so it belongs in its study.yaml; here you can set "
-                f"{', '.join(ALLOWED)}" + (f" ({near})" if near.startswith("did") else "")
+                f"{', '.join(ALLOWED)}" + (f" (did you mean '{near[0]}'?)" if near else "")
             )
     return list(overrides)
 
@@ -282,9 +292,7 @@ def _print_plan(runs: StudyRuns, console: Console) -> None:
     """Print how many runs each row needs and has."""
     one, tuning, evaluation = runs.study, runs.tuning, runs.evaluation
     _say(console, (one.name, "bold"), f", budget {one.budget}: {one.config.question}", folded=True)
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("row", "judged at", "tuning", "chosen", "evaluation"):
-        table.add_column(column, justify="right" if column in ("tuning", "evaluation") else "left", no_wrap=True)
+    rows = []
     spaces: dict[str, list[str]] = {}
     for key, row in one.config.rows.items():
         own = [run for run in tuning if run.planned.row == key]
@@ -292,14 +300,16 @@ def _print_plan(runs: StudyRuns, console: Console) -> None:
         setting = chosen(runs.trials[key])
         settings = " | ".join(setting_text(tried) for tried in one.spaces[key])
         spaces.setdefault(f"{', '.join(one.spaces[key][0])}: {settings}", []).append(row.label)
-        table.add_row(
-            _text(row.label),
+        cells = (
+            row.label,
             row.point,
             f"{sum(run.over for run in own)}/{len(own)}",
-            _text(setting_text(setting) if setting else "after tuning"),
+            setting_text(setting) if setting else "after tuning",
             f"{sum(run.over for run in its)}/{len(one.evaluation_seeds)}",
         )
-    console.print(table)
+        rows.append([_text(cell) for cell in cells])
+    names = ("row", "judged at", "tuning", "chosen", "evaluation")
+    print_table(console, names, rows, right=("tuning", "evaluation"), shortest=24)
     for space, labels in spaces.items():
         of = "every row" if len(labels) == len(one.config.rows) else ", ".join(labels)
         _say(console, f"tried for {of}: {space}")

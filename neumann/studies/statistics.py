@@ -109,17 +109,26 @@ class Proportion:
 class Verdict:
     """The answer to a comparison, one of five, and what it rests on.
 
-    ``p`` is the adjusted one where `decide` was given one. ``p_equivalence`` is that of the two one-sided tests. Both
-    effects are in the unit of the values; ``alpha`` and ``power`` are the probabilities that `decide` was given.
+    ``p`` is the adjusted one where `decide` was given one. ``p_equivalence`` is that of the two one-sided tests, which
+    reject where the interval from ``equivalence_low`` to ``equivalence_high``, with a confidence of 1 - 2 ``alpha``, is
+    within ± the smallest effect of interest; None where there is no t test. Both effects and the interval are in the
+    unit of the values; ``alpha`` and ``power`` are the probabilities that `decide` was given.
     """
 
     answer: Answer
     p: float | None
     p_equivalence: float | None
+    equivalence_low: float | None
+    equivalence_high: float | None
     smallest_effect_of_interest: float
     smallest_detectable_effect: float | None
     alpha: float
     power: float
+
+    @property
+    def equivalence_confidence(self) -> float:
+        """Return the confidence of the interval that the two one-sided tests rest on: 0.9 at an alpha of 0.05."""
+        return 1 - 2 * self.alpha
 
 
 def summarize(values: Iterable[float], confidence: float = 0.95) -> Summary:
@@ -333,8 +342,9 @@ def decide(
     """Return the answer to a paired comparison, in the unit of its values.
 
     - "equivalent": two one-sided t tests (Schuirmann 1987), each at ``alpha``, put the difference within ± the smallest
-      effect of interest Δ; ``p_equivalence`` is the larger p of the two, P(T ≤ (|d̄| - Δ) √n / s). This answer goes
-      before "better" and "worse": a difference may be real and too small to matter, and ``p`` beside it says so.
+      effect of interest Δ; ``p_equivalence`` is the larger p of the two, P(T ≤ (|d̄| - Δ) √n / s). That is to say that
+      the interval d̄ ± t(1 - alpha; n - 1) s/√n is within ±Δ: at 0.05 the 90 % interval, not the 95 % one. This answer
+      goes before "better" and "worse": a difference may be real and too small to matter, and ``p`` beside it says so.
     - "better", "worse": p ≤ alpha, a's mean below or above b's. ``adjusted_p``, `holm`'s, takes p's place in a family.
     - "no difference shown": neither. This is not equality: these seeds did not detect one. It always comes with
       the smallest detectable effect at ``alpha`` and ``power``. That is None, no known size at all, with one seed or
@@ -359,7 +369,7 @@ def decide(
             raise ValueError(f"an adjusted p lies between the comparison's own, {p}, and 1, got {adjusted_p}")
         p = adjusted_p
     if comparison.diverged or comparison.mean is None:
-        return Verdict(_of_signs(comparison, p, alpha), p, None, margin, None, alpha, power)
+        return Verdict(_of_signs(comparison, p, alpha), p, None, None, None, margin, None, alpha, power)
     mean = comparison.mean
     equivalence = None
     if sd:  # the nearer end of the margin has the larger p
@@ -372,7 +382,9 @@ def decide(
         answer = "equivalent"
     elif p is not None and p <= alpha:
         answer = "better" if mean < 0 else "worse"
-    return Verdict(answer, p, equivalence, margin, smallest_detectable_effect(sd, n, alpha, power), alpha, power)
+    low, high = _interval(mean, sd, n, 1 - 2 * alpha) if alpha < 0.5 else (None, None)
+    found = smallest_detectable_effect(sd, n, alpha, power)
+    return Verdict(answer, p, equivalence, low, high, margin, found, alpha, power)
 
 
 def _of_signs(comparison: Paired, p: float | None, alpha: float) -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,17 +51,32 @@ def build_optimizer(model: nn.Module, section: Mapping[str, Any], weight_decay_f
     except UserError:
         raise
     except Exception as error:  # the user's own optimizer may raise anything
-        # a ValueError of a constructor names the setting; what Python raises within one does not
         given = {k: v for k, v in settings.items() if k not in ("name", "kwargs")} | dict(settings.get("kwargs") or {})
-        listed = (
-            "" if isinstance(error, ValueError) else f" ({', '.join(f'{k}={as_yaml(v)}' for k, v in given.items())})"
-        )
-        raise UserError(f"optimizer: {name} refuses its settings{listed}: {first_line(error)}") from error
+        raise UserError(f"optimizer: {name} {_refusal(error, given)}") from error
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise UserError(
             f"optimizer._target_={section['_target_']} makes a {type(optimizer).__name__}, not a torch.optim.Optimizer"
         )
     return optimizer
+
+
+def _refusal(error: Exception, given: Mapping[str, Any]) -> str:
+    """Return what a constructor that raised ``error`` says of the settings ``given``.
+
+    A ValueError names the setting; what Python raises within a constructor does not, so the settings are listed, and
+    what it says of argument lists and of null is put in words of the settings.
+    """
+    said = first_line(error)
+    if isinstance(error, TypeError):
+        if found := re.search(r"unexpected keyword argument '(\w+)'", said):
+            return f"takes no '{found[1]}'"
+        if found := re.search(r"multiple values for (?:keyword )?argument '(\w+)'", said):
+            return f"takes no '{found[1]}': it is set here"
+        nulls = [key for key, value in given.items() if value is None]
+        if nulls and "NoneType" in said:
+            return f"refuses {nulls[0]}=null: give it a value"
+    listed = "" if isinstance(error, ValueError) else f" ({', '.join(f'{k}={as_yaml(v)}' for k, v in given.items())})"
+    return f"refuses its settings{listed}: {said}"
 
 
 # Optimizers that one backward pass before each step cannot drive, and why

@@ -34,6 +34,14 @@ def test_a_path_is_one_piece_and_the_upload_names_where_the_files_are(width: int
     assert ("╭" in said) == (width == 250)
 
 
+def test_a_name_in_wide_letters_leaves_the_frame_for_what_does_not_fit() -> None:
+    folder = Path("runs/default/日本日本日本日本日本日本日本-s0-0123456789ab")
+    out = io.StringIO()
+    result = {key: value for key, value in RESULT.items() if key != "wandb"}
+    result_panel(Console(file=out, width=70, force_terminal=True, color_system=None), folder, result)
+    assert any(line.endswith(str(folder)) for line in out.getvalue().splitlines())
+
+
 @pytest.mark.parametrize(
     ("batch", "words"),
     [

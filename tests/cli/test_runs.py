@@ -125,7 +125,7 @@ def test_a_list_says_what_matters_newest_last(four: list[RunFolder], capsys: pyt
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("width", [80, 60, 100])
+@pytest.mark.parametrize("width", [80, 60, 100, 40])
 def test_a_narrow_terminal_keeps_errors_and_signatures_whole(width: int) -> None:
     rates = (0.1, 0.3, 1.0)
     long = "image_folder-a_rather_long_model_name-sgd-s0"
@@ -136,8 +136,14 @@ def test_a_narrow_terminal_keeps_errors_and_signatures_whole(width: int) -> None
     assert command.main([], terminal, train=never) == 0
     lines = [line for line in out.getvalue().splitlines() if "finished" in line]
     assert len(lines) == len(folders)
+    signatures = {folder.path.name[-12:] for folder in folders}
+    if width == 40:  # a few lines for each run
+        assert {line.split()[1] for line in out.getvalue().splitlines() if "signature " in line} == signatures
+        assert out.getvalue().count("12.50 %") == 2 * len(folders)
+        assert out.getvalue().count(long) == 3
+        return
     assert max(map(len, out.getvalue().splitlines())) <= width
-    assert {line[-12:] for line in lines} == {folder.path.name[-12:] for folder in folders}
+    assert {line[-12:] for line in lines} == signatures
     for line in lines:
         assert line.count("12.50 %") == 2
     for rate in ("lr=0.1", "lr=0.3", "lr=1.0"):
@@ -194,6 +200,20 @@ def test_wrong_words_are_one_sentence(words: list[str], sentence: str, four: lis
     assert out == ""
     assert sentence in err
     assert err.count("\n") == 1
+
+
+def test_a_name_with_marks_of_globs_or_an_equals_sign_is_found_by_itself(four: list[RunFolder]) -> None:
+    odd = ("größe=日本", "a[b]=(c)", "it's #~ x")
+    folders = [put("optimizer=sgd", f'name="{name}"', f"seed={20 + i}") for i, name in enumerate(odd)]
+    for name, folder in zip(odd, folders, strict=True):
+        assert pick(Path("runs"), name) == folder.path
+        for words in ([name], ["--where", f"name={name}"]):
+            assert folder.path.name[-12:] in said(*words)
+        assert name in said("show", name)
+    with pytest.raises(UserError, match=r"there is no run 日 in runs: (did you mean 'größe=日本'|choose from)"):
+        pick(Path("runs"), "日")
+    with pytest.raises(UserError, match=r"cannot read 'optimizer\.lr=1': a value is looked for with --where"):
+        command.main(["größe=日本", "optimizer.lr=1"], Console(), train=never)
 
 
 def test_one_run_is_picked_by_signature_name_or_path(four: list[RunFolder]) -> None:

@@ -227,6 +227,8 @@ def test_an_ablation_is_the_configuration_it_names_and_fails_where_there_is_no_s
     with pytest.raises(UserError, match=r"no ablation 'no_gamma': choose from literal, no_alpha"):
         make_spec(["ablation=no_gamma"])
     assert make_spec(["ablation=null"]).signature == make_spec([]).signature
+    assert make_spec(["+ablation=no_alpha"]).signature == make_spec(["ablation=no_alpha"]).signature
+    assert make_spec(["model.kwargs={width:8}"]).signature == make_spec(["+model.kwargs.width=8"]).signature
 
 
 @pytest.mark.medium
@@ -248,6 +250,43 @@ def test_the_default_schedule_suits_runs_of_any_length_and_the_papers_is_named_w
         assert sum(factors) / total == pytest.approx(0.5, abs=0.05)
     for sweep in CONF.glob("sweeps/*.yaml"):
         assert "schedule" in OmegaConf.load(sweep), sweep
+
+
+OWN_FILES = {  # of a user's folder, with a mistake each: what is said of it
+    "optimizer/unclosed": ("lr: ${trainer", "unclosed.yaml cannot be read: an interpolation in it, written ${...}"),
+    "optimizer/base": ("defaults: [sgdd]", "optimizer/base.yaml: there is no optimizer 'sgdd': did you mean 'sgd'?"),
+    "optimizer/elsewhere": ("# @package foo\nlr: 0.1", "its file has a '# @package' line"),
+    "optimizer/other": ("defaults: [override /data: x]", "'override /data: OPTION' stands in files of experiment/"),
+    "ablation/bare": ("alpha: 0", "ablation=bare: its file needs the first line '# @package optimizer'"),
+    "experiment/bare": ("seed: 1", "experiment=bare: its file needs the first line '# @package _global_'"),
+    "experiment/misspelt": ("# @package _global_\ndefaults: [override /optimizer: sgdd]", "did you mean 'sgd'?"),
+    "experiment/inner": ("# @package _global_\ndefaults: [optimizer: sgd]", "write 'override /optimizer: sgd'"),
+    "experiment/again": ("# @package _global_\ndefaults: [/optimizer: sgd]", "changes by 'override /optimizer: sgd'"),
+    "experiment/group": ("# @package _global_\ndefaults: [override /nope: sgd]", "there is no group 'nope'"),
+    "experiment/defaults": ("# @package _global_\ndefaults: 3", "defaults must be a list"),
+    "timing/word": ("burn_in: ${share:abc}", "timing.burn_in: ${share:abc} is not a share of a run"),
+    "timing/nothing": ("burn_in: ${share:null}", "is not a share of a run"),
+    "timing/empty": ("burn_in: ${steps:}", "timing.burn_in: ${steps:...} has too few or too many arguments"),
+    "timing/away": ("burn_in: ${nope}", "timing.burn_in: ${nope} stands for a setting that is not there"),
+    "timing/resolver": ("burn_in: ${step:3}", "timing.burn_in: ${step:...} is not known: did you mean 'steps'?"),
+    "timing/itself": ("burn_in: ${timing.burn_in}", "timing.burn_in: the value stands for itself"),
+    "timing/variable": ("burn_in: ${oc.env:NOPE}", "timing.burn_in: the environment variable NOPE is not set"),
+    "data/mine": ("kind: digits\naugmentation: none\nimgsize: 3", "data.kind=digits has no setting 'imgsize'"),
+}
+
+
+@pytest.mark.medium
+def test_a_mistake_in_a_file_of_ones_own_is_told_in_the_words_of_that_file(tmp_path: Path) -> None:
+    for name, (text, _) in OWN_FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.yaml").write_text(f"{text}\n")
+    with making_specs([str(tmp_path)]) as make:
+        for name, (_, told) in OWN_FILES.items():
+            with pytest.raises(UserError) as caught:
+                make([[name.replace("/", "=")]])
+            assert told in str(caught.value), name
+            assert "\n" not in str(caught.value)
+            assert not re.search("full_key|object_type|AnyNode|DictConfig|NoneType|search path", str(caught.value))
 
 
 def test_an_error_that_begins_with_empty_lines_is_told_all_the_same() -> None:

@@ -70,6 +70,9 @@ def told(composer: Composer, *overrides: str) -> str:
         ("accumulate_grad_batches=4 grad_accum_steps=4 trainer.accumulate_grad_batches=4", "batch.max_per_device"),
         ("scale_lr=true lr_base_scale=sqrt", "recipe.lr_scaling"),
         ("save_top_k=1 save_checkpoint=true", "checkpoint"),
+        ("torch_compile=true trainer.compile=true compile=true", "model.compile"),
+        ("memory_format=channels_last channels_last=true", "model.channels_last"),
+        ("initial_checkpoint=x.pth weights=x.pth model.weights=x.pth", "model.checkpoint"),
     ],
     ids=lambda value: value.partition(" ")[0],
 )

@@ -111,7 +111,7 @@ def test_yaml_has_the_settings_and_their_defaults(name):
         ({"kind": "cifar10", "root": "x", "val_fraction": 1}, "data.val_fraction"),
         ({"kind": "cifar10", "root": "x", "download": "yes"}, "data.download"),
         ({"kind": "mnist", "root": "x", "augmentation": "crop_flip"}, "a mirrored digit is not a digit: use crop"),
-        ({"kind": "fashion14", "root": "x"}, "data=fashion14 has no setting 'root'"),
+        ({"kind": "fashion14", "root": "x"}, "data.kind=fashion14 has no setting 'root'"),
         ({"kind": "image_folder"}, "data.root is missing"),
         ({"kind": "image_folder", "root": None}, "data.root is missing"),
         ({"kind": "image_folder", "root": "???"}, "data.root is missing"),

@@ -471,6 +471,8 @@ def test_equivalence_is_scipys_two_one_sided_tests(differences: list[float], mar
     assert interval.low is not None
     assert interval.high is not None
     assert (verdict.answer == "equivalent") == (-margin < interval.low and interval.high < margin)
+    assert (verdict.equivalence_low, verdict.equivalence_high) == pytest.approx((interval.low, interval.high))
+    assert verdict.equivalence_confidence == pytest.approx(0.9)
 
 
 @pytest.mark.medium

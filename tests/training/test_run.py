@@ -356,6 +356,12 @@ def test_a_failure_is_recorded_and_tried_again(
             ["optimizer=torch", "optimizer.name=ASGD", "+optimizer.kwargs.lambd=x"],
             "optimizer: ASGD refuses its settings (lr=0.001, weight_decay=0.0, lambd=x): ",
         ),
+        (
+            ["optimizer=torch", "optimizer.name=sgd", "+optimizer.kwargs.momentum=null"],
+            "optimizer: sgd refuses momentum=null: give it a value",
+        ),
+        (["optimizer=timm", "optimizer.name=lion", "+optimizer.kwargs.beta=0.9"], "optimizer: lion takes no 'beta'"),
+        (["optimizer=timm", "optimizer.name=lion", "+optimizer.kwargs.opt=3"], "takes no 'opt': it is set here"),
         (["optimizer=torch", "optimizer.name=12"], "optimizer.name=12 is not a word"),
         (["optimizer.beta_count=tensor"], "tensors"),
         (["optimizer=timm", "optimizer.name=adoptt"], "timm has no optimizer 'adoptt': did you mean 'adopt'"),

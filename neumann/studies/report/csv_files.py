@@ -30,8 +30,8 @@ def table_csv(results: StudyResults) -> bytes:
     header += [f"test_{what}_{part}" for what in ("error", "loss") for part in ("mean", "median", "sd", "low", "high")]
     header += [f"test_error_{part}_at_{point}" for point in points for part in ("n", "mean", "low", "high")]
     header += [f"difference_{part}" for part in ("against", "n", "mean", "sd", "low", "high")]
-    header += ["p", "p_holm", "p_sign_flip", "wins", "ties", "losses", "primary", "verdict", "p_equivalence"]
-    header += ["smallest_detectable_effect", "paper_error"]
+    header += ["p", "p_holm", "p_sign_flip", "wins", "ties", "losses", "primary", "verdict"]
+    header += ["p_equivalence", "equivalence_low", "equivalence_high", "smallest_detectable_effect", "paper_error"]
     lines: list[list[Cell]] = []
     for row in results.rows:
         c, setting = row.reference, row.setting or {}
@@ -46,7 +46,9 @@ def table_csv(results: StudyResults) -> bytes:
         line.append(c.adjusted if c else None)
         line += [pair.sign_flip_p, pair.wins, pair.ties, pair.losses] if pair else [None] * 4
         line.append(c.primary if c else None)
-        line += [verdict.answer, verdict.p_equivalence, verdict.smallest_detectable_effect] if verdict else [None] * 3
+        line.append(verdict.answer if verdict else None)
+        line += [verdict.p_equivalence, verdict.equivalence_low, verdict.equivalence_high] if verdict else [None] * 3
+        line.append(verdict.smallest_detectable_effect if verdict else None)
         line.append(None if row.paper is None else round(row.paper / 100, 12))  # 23.1 / 100 without binary dust
         lines.append(line)
     return as_csv(header, lines)

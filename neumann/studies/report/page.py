@@ -43,6 +43,7 @@ from neumann.studies.report.tables import (
     setting_header,
     settings_text,
     verdict_word,
+    within,
 )
 from neumann.studies.results import Comparison, RowResult, RunEntry, StudyResults
 from neumann.studies.statistics import proportion_interval
@@ -170,6 +171,8 @@ def _compared(results: StudyResults, c: Comparison) -> dict[str, Any]:
         "flip": p_value(pair.sign_flip_p if pair else None),
         "counts": f"{pair.wins}/{pair.ties}/{pair.losses}" if pair else DASH,
         "verdict": verdict_word(c),
+        "within": within(c),
+        "equivalence_p": p_value(verdict.p_equivalence if verdict else None),
         "detectable": percent(found),
         "power": f"{100 * verdict.power:.0f} %" if verdict else DASH,
         "sentence": _budget_sentence(results, c),

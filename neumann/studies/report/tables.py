@@ -1,6 +1,6 @@
 """The main table of a study, for the regularizers study the paper's table 4: its lines, its columns, and both as text.
 
-A line is a row of study.yaml, in its order; `TableLine` names the columns. `markdown_table` and `terminal_table` lay
+A line is a row of study.yaml, in its order; `TableLine` names the columns. `markdown_table` and `print_main_table` lay
 them out here, section "table" of report.html.j2 on the page, and `neumann.studies.report.csv_files.table_csv` for
 scripts. The published numbers stand in study.yaml too, under ``paper.rows``, and are a column of their own.
 """
@@ -8,15 +8,18 @@ scripts. The published numbers stand in study.yaml too, under ``paper.rows``, an
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from rich.console import Console
+from rich.text import Text
+
+from neumann.fitting import print_table
 from neumann.store.code_digests import in_words
 from neumann.studies.numbers import (
     DASH,
     RATE,
     count,
+    equivalence_interval,
     interval,
     nats,
     p_value,
@@ -26,9 +29,6 @@ from neumann.studies.numbers import (
     setting_text,
 )
 from neumann.studies.results import Comparison, RowResult, StudyResults
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 def label_of(results: StudyResults, key: str) -> str:
@@ -42,11 +42,12 @@ class TableLine:
 
     ``label``, ``at`` (the evaluation point) and ``setting`` say which row it is, ``edge`` where its setting lies on the
     border of the space, ``mixed`` that its runs were trained by several versions of some code. ``error`` is the mean
-    test error in percent with its ``interval``, half that interval's width
-    (``half``), ``sd`` and ``n``; ``loss`` the mean test loss in nats; ``paper`` the published error in percent.
+    test error in percent with its ``interval``, half that interval's width (``half``; a dash where an end is cut off at
+    0 or 100 %), ``sd`` and ``n``; ``loss`` the mean test loss in nats; ``paper`` the published error in percent.
     ``difference`` to the reference row and its ``difference_interval`` are in percentage points. ``p`` is the one that
-    counts, ``kind`` says which that is: "primary", "Holm", "unadjusted" or "". ``verdict`` is the short answer,
-    ``primary`` marks the row of a primary comparison, ``is_reference`` the reference row.
+    counts, ``kind`` says which that is: "primary", "Holm", "unadjusted" or "". ``verdict`` is the short answer, and
+    ``within`` the interval that "equivalent" rests on, empty for other verdicts. ``primary`` marks the row of a primary
+    comparison, ``is_reference`` the reference row.
     """
 
     label: str
@@ -64,6 +65,7 @@ class TableLine:
     p: str
     kind: str
     verdict: str
+    within: str
     primary: bool
     is_reference: bool
     loss: str
@@ -79,8 +81,8 @@ def _line(row: RowResult, is_reference: bool) -> TableLine:
     error, comparison = row.error, None if is_reference else row.reference
     pair = comparison.paired if comparison else None
     half = None
-    if error and error.low is not None and error.high is not None:
-        half = max(error.high - error.mean, error.mean - error.low)  # an end may be cut off at 0
+    if error and error.low is not None and error.high is not None and error.low > 0 and error.high < 1:
+        half = error.high - error.mean
     p, kind = shown_p(comparison)
     return TableLine(
         label=printable(row.label),
@@ -98,6 +100,7 @@ def _line(row: RowResult, is_reference: bool) -> TableLine:
         p=p,
         kind=kind,
         verdict="reference" if is_reference else verdict_word(comparison),
+        within=within(comparison),
         primary=bool(comparison and comparison.primary),
         is_reference=is_reference,
         loss=nats(row.loss.mean if row.loss else None),
@@ -124,6 +127,12 @@ def shown_p(comparison: Comparison | None) -> tuple[str, str]:
 def verdict_word(comparison: Comparison | None) -> str:
     """Return the verdict in short form, or a dash."""
     return comparison.verdict.answer if comparison and comparison.verdict else DASH
+
+
+def within(comparison: Comparison | None) -> str:
+    """Return the interval that the verdict "equivalent" rests on; empty for other verdicts, and where there is none."""
+    verdict = comparison.verdict if comparison else None
+    return equivalence_interval(verdict) if verdict and verdict.answer == "equivalent" else ""
 
 
 def setting_header(results: StudyResults) -> str:
@@ -154,7 +163,8 @@ def markdown_table(results: StudyResults) -> str:
             line.label + (" ‡" if line.mixed else ""), line.at, line.setting + (" †" if line.edge else ""),
             _joined(line.error, line.interval),
             line.sd, line.n, _joined(line.difference, line.difference_interval),
-            f"{line.p} ({line.kind})" if line.kind else line.p, line.verdict, line.loss, line.paper,
+            f"{line.p} ({line.kind})" if line.kind else line.p,
+            f"{line.verdict} ({line.within})" if line.within else line.verdict, line.loss, line.paper,
         ]  # fmt: skip
         body.append([markdown(cell) for cell in cells])
     align = ["---" if i in (0, 1, 8) else "---:" for i in range(len(header))]
@@ -213,20 +223,16 @@ def epochs_text(results: StudyResults) -> str:
     return f"{shown} epoch{'s' if shown != '1' else ''}" + (", as the row says" if len(results.epochs) > 1 else "")
 
 
-def terminal_table(results: StudyResults) -> Table:
-    """Return the main table, compact, for `rich`: test error in %, differences in percentage points."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))  # twelve rows fit 80 columns, a line each
-    headers = ("row", setting_header(results), "error, %", "n", "diff.", "verdict", "paper")
-    for header in headers:
-        table.add_column(header, justify="left" if header in ("row", "verdict") else "right", no_wrap=header != "row")
+def print_main_table(console: Console, results: StudyResults) -> None:
+    """Print the main table, compact, on a terminal: test error in %, differences in percentage points."""
+    names = ("row", setting_header(results), "error, %", "n", "diff.", "verdict", "paper")
+    rows = []
     for line in main_lines(results):
-        error = line.error if line.half == DASH else f"{line.error} ±{line.half}"
-        cells: Iterable[str] = (
+        # ± would reach below 0 or above 100 % where an end is cut off
+        error = f"{line.error} ±{line.half}" if line.half != DASH else _joined(line.error, line.interval)
+        cells = (
             line.label + (" ‡" if line.mixed else ""), line.setting + (" †" if line.edge else ""), error, line.n,
             line.difference, line.verdict, line.paper,
         )  # fmt: skip
-        table.add_row(*(Text(cell) for cell in cells), style="bold" if line.primary else "")
-    return table
+        rows.append([Text(cell, style="bold" if line.primary else "") for cell in cells])
+    print_table(console, names, rows, right=(*names[1:5], "paper"), shortest=24)

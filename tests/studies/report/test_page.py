@@ -16,12 +16,21 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
+from neumann.studies.answer import answer
 from neumann.studies.numbers import DASH, interval, p_value, percent, percentage_points
 from neumann.studies.report import csv_files
 from neumann.studies.report.csv_files import curves_csv, runs_csv, table_csv
 from neumann.studies.report.page import render
-from neumann.studies.report.tables import markdown_table, paper_number, terminal_table
+from neumann.studies.report.tables import (
+    main_lines,
+    markdown,
+    markdown_table,
+    paper_number,
+    print_main_table,
+    within,
+)
 from neumann.studies.results import StudyResults
+from neumann.studies.statistics import summarize
 from tests.support.fake_results import PROVENANCE, ROWS, Fake, compare, study
 
 pytestmark = pytest.mark.medium
@@ -199,6 +208,11 @@ def test_the_answer_comes_first(reports: dict[str, tuple[StudyResults, Path]]) -
     assert "not finished" not in Page(reports["complete"][1] / "report.html").text
 
 
+def shown(bounds: str) -> str:
+    """An interval stands below its mean, and nothing where there is none."""
+    return "" if bounds == DASH else bounds
+
+
 def test_main_table_is_the_data(reports: dict[str, tuple[StudyResults, Path]]) -> None:
     for name in ("complete", "half", "one seed", "ties"):
         results, folder = reports[name]
@@ -209,43 +223,41 @@ def test_main_table_is_the_data(reports: dict[str, tuple[StudyResults, Path]]) -
             assert cells[0] == row.label
             assert cells[1] == row.at
             assert cells[2] == f"{row.setting['optimizer.lr']:g}" + ("†" if row.edge else "")  # type: ignore[index]
-            assert cells[3:6] == [
-                percent(row.error.mean),
-                interval(row.error.low, row.error.high),
+            assert cells[3:5] == [
+                percent(row.error.mean) + shown(interval(row.error.low, row.error.high)),
                 percent(row.error.sd),
             ]
             n = str(row.error.n) if row.error.n == row.planned else f"{row.error.n}/{row.planned}"
-            assert cells[6] == n + (f", {len(row.diverged)} diverged" if row.diverged else "")
-            assert cells[7] == paper_number(row)
+            assert cells[5] == n + (f"{len(row.diverged)} diverged" if row.diverged else "")
+            assert cells[6] == paper_number(row)
             if row.key == results.reference:
-                assert cells[8:12] == [DASH, DASH, DASH, "reference"]
+                assert cells[7:10] == [DASH, DASH, "reference"]
                 continue
             c = row.reference
             assert c is not None
             assert c.paired is not None
             assert c.verdict is not None
-            assert cells[8:10] == [
-                percentage_points(c.paired.mean),
-                interval(c.paired.low, c.paired.high, percentage_points),
-            ]
+            assert cells[7] == percentage_points(c.paired.mean) + shown(
+                interval(c.paired.low, c.paired.high, percentage_points)
+            )
             p = c.paired.p if c.primary else c.adjusted
-            assert cells[10] == p_value(p) + ("" if p is None and not c.primary else "primary" if c.primary else "Holm")
-            assert cells[11] == c.verdict.answer
+            assert cells[8] == p_value(p) + ("" if p is None and not c.primary else "primary" if c.primary else "Holm")
+            assert cells[9] == c.verdict.answer + within(c).replace(" interval", "")
 
 
 def test_comparisons_open_with_the_primary_one(reports: dict[str, tuple[StudyResults, Path]]) -> None:
     results, folder = reports["complete"]
     lines = Page(folder / "report.html").tables["comparisons"][1:]
     assert lines[0][0] == "Neumann minus SGD momentumprimary"
-    assert lines[0][5] == DASH  # it stands outside Holm's family
+    assert lines[0][4] == DASH  # it stands outside Holm's family
     lines = [line for line in lines if len(line) > 1]
     assert len(lines) == len(results.comparisons)
     for c, cells in zip(sorted(results.comparisons, key=lambda c: not c.primary), lines, strict=True):
         assert c.paired is not None
         assert cells[1] == (f"{c.paired.n}/{c.paired.over}" if c.paired.diverged else str(c.paired.n))
         t_test = None if c.paired.diverged else c.paired.p
-        assert cells[4:7] == [p_value(t_test), p_value(c.adjusted), p_value(c.paired.sign_flip_p)]
-        assert cells[7] == f"{c.paired.wins}/{c.paired.ties}/{c.paired.losses}"
+        assert cells[3:6] == [p_value(t_test), p_value(c.adjusted), p_value(c.paired.sign_flip_p)]
+        assert cells[6] == f"{c.paired.wins}/{c.paired.ties}/{c.paired.losses}"
     assert (
         "seeds 12, 15 diverged in Neumann, literal pole; p = 0.002 is the sign test's over 10 seeds"
         in Page(folder / "report.html").text
@@ -273,7 +285,7 @@ def test_papers_numbers_never_stand_without_their_source(reports: dict[str, tupl
     assert "Krishnan et al." in Page(reports["complete"][1] / "report.html").text
     without = Page(reports["no paper"][1] / "report.html")
     assert "Paper" not in without.text
-    assert len(without.tables["table"][2]) == 12
+    assert len(without.tables["table"][2]) == 10
 
 
 def test_hostile_text_is_text(reports: dict[str, tuple[StudyResults, Path]]) -> None:
@@ -290,7 +302,7 @@ def test_hostile_text_is_text(reports: dict[str, tuple[StudyResults, Path]]) -> 
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {12}
     assert "<script" not in "".join(table)
     out = io.StringIO()
-    Console(file=out, width=400).print(terminal_table(results))
+    print_main_table(Console(file=out, width=400), results)
     assert '<script>alert("1")</script>' in out.getvalue()
     assert not set(out.getvalue()) & {"\x00", "\x1b", "\udcff"}
 
@@ -360,11 +372,69 @@ def test_markdown_and_terminal_say_the_same(reports: dict[str, tuple[StudyResult
     ):
         assert part in text
     out = io.StringIO()
-    Console(file=out, width=140).print(terminal_table(results))
+    print_main_table(Console(file=out, width=140), results)
     for row in results.rows:
         assert row.error is not None
         assert row.label in out.getvalue()
         assert percent(row.error.mean) in out.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, None])
+def test_the_table_on_a_terminal_loses_nothing(
+    width: int | None, reports: dict[str, tuple[StudyResults, Path]]
+) -> None:
+    results, _ = reports["complete"]
+    out = io.StringIO()
+    print_main_table(Console(file=out, width=width or 80, force_terminal=width is not None, color_system=None), results)
+    text = out.getvalue()
+    if width is not None:
+        assert max(map(len, text.splitlines())) <= width
+    for line, row in zip(main_lines(results), results.rows, strict=True):
+        assert text.count(row.label) or width is not None
+        assert f"{line.error} ±{line.half}" in text
+        assert line.n in text
+    assert text.count("no difference shown") == sum(
+        line.verdict == "no difference shown" for line in main_lines(results)
+    )
+
+
+def test_an_interval_that_is_cut_off_is_not_given_by_its_half() -> None:
+    (row, other) = (study(FEW[:2], row="nesterov").rows[i] for i in (0, 1))
+    cut = replace(row, error=replace(summarize([0.001, 0.0, 0.004]), low=0.0))
+    results = replace(study(FEW[:2], row="nesterov"), rows=(cut, other))
+    assert [line.half == DASH for line in main_lines(results)] == [True, False]
+    out = io.StringIO()
+    print_main_table(Console(file=out, width=140), results)
+    assert "0.17 [0.00, 0.68]" in out.getvalue()
+
+
+def test_equivalent_can_be_checked_with_what_is_printed(tmp_path: Path) -> None:
+    # the 95 % interval reaches beyond ±0.2, the 90 % one, on which the verdict rests, does not
+    results = study(FEW[:2], row="nesterov", seeds=range(5))
+    noise = (0.0014, -0.0018, 0.0014, -0.0012, 0.0014)
+    rows = {row.key: row for row in results.rows}
+    rows["sgd"] = replace(rows["sgd"], errors=dict.fromkeys(range(5), 0.05))
+    rows["nesterov"] = replace(rows["nesterov"], errors={seed: 0.05 + d for seed, d in enumerate(noise)})
+    comparisons = compare(rows, [("nesterov", "sgd")], ("nesterov", "sgd"))
+    rows["nesterov"] = replace(rows["nesterov"], reference=comparisons[0])
+    results = replace(results, rows=tuple(rows.values()), comparisons=comparisons)
+    pair, verdict = comparisons[0].paired, comparisons[0].verdict
+    assert pair is not None
+    assert verdict is not None
+    assert pair.high is not None
+    assert (verdict.answer, pair.high > verdict.smallest_effect_of_interest) == ("equivalent", True)
+    said = "90 % interval [−0.13, +0.18]"
+    page = Page(render(results, tmp_path)[0])
+    assert page.text.count(said) == 1  # the facts
+    assert page.text.count(said.replace(" interval", "")) == 2  # the main table, the comparisons
+    assert f"equivalent ({markdown(said)})" in (tmp_path / "table.md").read_text()
+    (line,) = [one for one in csv.DictReader((tmp_path / "table.csv").open()) if one["key"] == "nesterov"]
+    assert (float(line["equivalence_low"]), float(line["equivalence_high"])) == pytest.approx(
+        (-0.00129, 0.00177), abs=1e-5
+    )
+    sentence, headline = answer(comparisons[0], results.rows)
+    assert f"whose {said} lies within ±0.20" in sentence
+    assert f"{said} within ±0.20, n = 5" in headline
 
 
 @pytest.mark.parametrize(

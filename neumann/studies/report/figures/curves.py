@@ -10,7 +10,17 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from neumann.studies.numbers import percent, printable
-from neumann.studies.report.figures.parts import Grid, finite, fit_y, heading, legend, nothing, sheet, short
+from neumann.studies.report.figures.parts import (
+    Grid,
+    finite,
+    fit_y,
+    heading,
+    legend,
+    none_finished,
+    nothing,
+    sheet,
+    short,
+)
 from neumann.studies.report.figures.svg import BLUE, GREEN, INK, MUTE, ORANGE, PURPLE, VERMILION, Drawing, save
 from neumann.studies.report.tables import label_of
 from neumann.studies.results import Curve, RowResult, StudyResults
@@ -27,9 +37,10 @@ DASHED = (0, (3, 1.5))
 
 def curve_figure(results: StudyResults, rows: Sequence[RowResult]) -> Drawing:
     """Return validation error and training loss of ``rows`` by epoch."""
-    rows = [row for row in rows if row.curve and row.curve.epochs]
-    if not rows:
-        return nothing("No evaluation run is finished yet: there are no learning curves to show.")
+    drawn = [row for row in rows if row.curve and row.curve.epochs]
+    if not drawn:
+        return nothing(none_finished(rows, "there are no learning curves to show"))
+    rows = drawn
     figure = _together(rows) if len(rows) <= TOGETHER else _apart(results, rows)
     said = "; ".join(f"{printable(row.label)} {percent(row.curve.error[-1])}" for row in rows if row.curve)
     return save(

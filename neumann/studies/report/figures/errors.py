@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from neumann.studies.numbers import count, mean_and_interval, printable
-from neumann.studies.report.figures.parts import WIDTH, finite, nothing, plain_log, sheet, wrapped
+from neumann.studies.report.figures.parts import WIDTH, finite, none_finished, nothing, plain_log, sheet, wrapped
 from neumann.studies.report.figures.svg import BLUE, INK, PAPER, SOFT, Drawing, save
 from neumann.studies.results import RowResult, StudyResults
 
@@ -22,7 +22,7 @@ def error_figure(results: StudyResults, rows: Sequence[RowResult]) -> Drawing:
     """Return the test errors of ``rows``; the reference row's mean is a line through all of them."""
     values = [e for row in rows for e in finite(row.errors.values(), 100)]
     if not values:
-        return nothing("No evaluation run is finished yet: there are no test errors to show.")
+        return nothing(none_finished(rows, "there are no test errors to show"))
     labels = [wrapped(row.label, 30) for row in rows]
     left = min(2.4, 0.25 + 0.074 * max(len(line) for label in labels for line in label.split("\n")))
     height = 0.4 * len(rows) + 0.75
@@ -51,10 +51,9 @@ def error_figure(results: StudyResults, rows: Sequence[RowResult]) -> Drawing:
         axes.scatter(own, heights, s=13, color=colour, alpha=0.45, linewidths=0, zorder=2)
         if row.error:
             _mean(axes, row, i - 0.14, colour)
-        counted = "" if len(own) == row.planned else f", n = {count(len(own), row.planned)}"
-        lost = f"{len(row.diverged)} of {row.planned} diverged"
-        counted += f", {lost}" if row.diverged else ""
-        none = lost if row.diverged else f"none of {row.planned} runs yet"
+        counted = "" if len(own) == row.planned else f"\nn = {count(len(own), row.planned)}"  # beside it is no room
+        counted += f", {len(row.diverged)} diverged" if row.diverged else ""
+        none = f"{len(row.diverged)} of {row.planned} diverged" if row.diverged else f"none of {row.planned} runs yet"
         said = mean_and_interval(row.error) + counted if row.error else none
         shade = colour if row.error else SOFT
         axes.text(1.03, i, said, transform=beside, va="center", fontsize=8, color=shade)

@@ -34,6 +34,14 @@ def nothing(sentence: str) -> Drawing:
     return save(figure, sentence, empty=True)
 
 
+def none_finished(rows: Sequence[RowResult], so: str) -> str:
+    """Return the sentence of a figure without a finished evaluation run; ``so`` says what there is not, therefore."""
+    lost = sum(len(row.diverged) for row in rows)
+    return (
+        f"No evaluation run finished, {lost} diverged: {so}." if lost else f"No evaluation run is finished yet: {so}."
+    )
+
+
 def wrapped(label: str, width: int) -> str:
     """Return a row's label on at most two lines."""
     lines = textwrap.wrap(printable(label), width, max_lines=2, placeholder=" …", break_on_hyphens=False)
@@ -110,7 +118,7 @@ def finite(values: Iterable[float | None], scale: float = 1.0) -> list[float]:
 
 
 def fit_y(axes: Axes, values: Sequence[float]) -> None:
-    """Give y the range of ``values``, logarithmic where they span much; zeros then lie below the axis."""
+    """Give y the range of ``values``, logarithmic where they span much; zeros then lie below it."""
     above = [v for v in values if v > 0]
     if not values:
         axes.set_yticks([])
@@ -123,6 +131,11 @@ def fit_y(axes: Axes, values: Sequence[float]) -> None:
         low, high = min(values), max(values)
         pad = 0.15 * (high - low) or 0.1 * abs(high) or 0.1
         axes.set_ylim(max(low - pad, 0) if low >= 0 else low - pad, high + pad)
+
+
+def shown(axes: Axes, y: float) -> float:
+    """Return where ``y`` is drawn: on a logarithmic axis, which has no zero, at its lower end where it lies below."""
+    return max(y, axes.get_ylim()[0]) if axes.get_yscale() == "log" else y
 
 
 def plain_log(axis: Any, low: float, high: float, tried: Sequence[float] = ()) -> None:

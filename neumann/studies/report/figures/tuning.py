@@ -11,7 +11,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from neumann.studies.numbers import RATE, printable, setting_text, value
-from neumann.studies.report.figures.parts import Grid, finite, fit_y, heading, legend, nothing, plain_log, sheet
+from neumann.studies.report.figures.parts import (
+    Grid,
+    finite,
+    fit_y,
+    heading,
+    legend,
+    nothing,
+    plain_log,
+    sheet,
+    shown,
+)
 from neumann.studies.report.figures.svg import BLUE, INK, PAPER, SOFT, VERMILION, Drawing, save
 from neumann.studies.results import RowResult, TuningTrial
 
@@ -57,19 +67,22 @@ def tuning_figure(rows: Sequence[RowResult]) -> Drawing:
 
 def _trials(axes: Axes, row: RowResult, places: Sequence[float], key: str) -> None:
     lines: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
-    seeds = [(x, e) for trial, x in zip(row.trials, places, strict=True) for e in finite(trial.errors.values(), 100)]
-    axes.plot(*_columns(seeds), "o", color=SOFT, markersize=2.6, markeredgewidth=0, alpha=0.7, zorder=2)
-    lost = [x for trial, x in zip(row.trials, places, strict=True) if None in trial.errors.values()]
+    pairs = list(zip(row.trials, places, strict=True))
+    seeds = [(x, shown(axes, e)) for trial, x in pairs for e in finite(trial.errors.values(), 100)]
+    look = {"color": SOFT, "markersize": 2.6, "markeredgewidth": 0, "alpha": 0.7}
+    axes.plot(*_columns(seeds), "o", **look, clip_on=False, zorder=2)
+    lost = [x for trial, x in pairs if None in trial.errors.values()]
     top = axes.get_xaxis_transform()
     axes.plot(lost, [0.95] * len(lost), "x", color=VERMILION, markersize=5, transform=top, clip_on=False, zorder=5)
-    for trial, x in zip(row.trials, places, strict=True):
+    for trial, x in pairs:
         if trial.mean is None or not math.isfinite(trial.mean):
             continue
         rest = tuple((k, v) for k, v in trial.setting.items() if k != key)  # a line per setting of all else
-        lines.setdefault(rest, []).append((x, 100 * trial.mean))
+        mean = shown(axes, 100 * trial.mean)
+        lines.setdefault(rest, []).append((x, mean))
         if trial.chosen:
-            axes.plot(x, 100 * trial.mean, "o", color=BLUE, markersize=6, zorder=4)
-            _name(axes, x, 100 * trial.mean, _value(trial, key) + (" †" if row.edge else ""))
+            axes.plot(x, mean, "o", color=BLUE, markersize=6, clip_on=False, zorder=4)
+            _name(axes, x, mean, _value(trial, key) + (" †" if row.edge else ""))
     for line in lines.values():
         axes.plot(*_columns(sorted(line)), "o-", color=INK, markersize=3.4, linewidth=0.8, markeredgewidth=0, zorder=3)
 
