@@ -27,3 +27,18 @@ def test_a_band_that_reaches_zero_ends_at_the_axis_and_its_upper_end_is_shown(to
     bands = [path.vertices[:, 1] for each in first.collections for path in each.get_paths()]
     assert min(float(values.min()) for values in bands) == pytest.approx(bottom)
     assert max(float(values.max()) for values in bands) <= top
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_band_below_the_means_is_on_a_linear_axis_too(together: bool) -> None:
+    results = study(seeds=(1, 2))
+    rows = []
+    for row in results.rows[:3]:
+        assert row.curve is not None
+        curve = replace(row.curve, error=(0.3,) * 30, error_low=(0.1,) * 30, error_high=(0.5,) * 30)
+        rows.append(replace(row, curve=curve))
+    first = (_together(rows) if together else _apart(results, rows)).axes[0]
+    assert first.get_yscale() == "linear"
+    bottom, top = first.get_ylim()
+    assert 0 <= bottom < 10
+    assert top >= 50
