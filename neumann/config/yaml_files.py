@@ -139,6 +139,25 @@ def _count_values(value: object, counted: dict[int, int]) -> int:
     return number
 
 
+def _package(path: Path, text: str) -> str | None:
+    """Return the section that the remark `@package` names, among those that open a file; None where none does.
+
+    Raises UserError for one that cannot be meant: the settings would go elsewhere.
+    """
+    for number, line in enumerate(text.split("\n"), 1):
+        remark = line.strip()
+        if remark and not remark.startswith("#"):
+            break
+        if (found := re.match(r"#\s*@package\b(.*)", remark)) is not None:
+            words = found[1].split()
+            if len(words) != 1:
+                raise UserError(
+                    f"{path}, line {number} cannot be read: after '@package' stands one word alone, such as _global_"
+                )
+            return words[0]
+    return None
+
+
 class StrictFiles(ConfigSource):
     """A folder of configuration files for Hydra, read by `read_yaml`."""
 
@@ -159,12 +178,12 @@ class StrictFiles(ConfigSource):
         if not os.path.lexists(path):
             raise ConfigLoadError(f"there is no {path}")
         text = _text(path)
-        package = re.match(r"\s*#\s*@package\s+(\S+)[ \t]*$", text, re.MULTILINE)
+        package = _package(path, text)
         return ConfigResult(
             provider=self.provider,
             path=self.full_path(),
             config=OmegaConf.create(_parsed(path, text)),
-            header={"package": package[1] if package else None},
+            header={"package": package},
         )
 
     def available(self) -> bool:
