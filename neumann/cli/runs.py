@@ -121,7 +121,7 @@ def _output(words: Sequence[str]) -> tuple[Path, list[str]]:
         if not folder:
             if os.sep in word.rstrip(os.sep) and not any(mark in word for mark in "*?[") and not Path(word).exists():
                 raise UserError(f"there is no folder {printable(word)}")
-            if "=" in word:
+            if "=" in word and not Path(word).exists():
                 raise UserError(f"neumann runs cannot read '{word}': a value is looked for with --where {word}")
             names.append(word)
         elif output is not None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from matplotlib.collections import LineCollection
 
 from neumann.studies.report.figures.curves import _apart, _together
+from neumann.studies.results import Curve
 from tests.support.fake_results import study
 
 pytestmark = pytest.mark.medium
@@ -42,3 +44,11 @@ def test_a_band_below_the_means_is_on_a_linear_axis_too(together: bool) -> None:
     bottom, top = first.get_ylim()
     assert 0 <= bottom < 10
     assert top >= 50
+
+
+def test_the_interval_of_a_single_evaluation_is_drawn() -> None:
+    (row,) = study(seeds=(1, 2)).rows[:1]
+    curve = Curve((1.0,), (2,), (0.3,), (0.1,), (0.5,), (1.0,), (0.8,), (1.2,))
+    first = _together([replace(row, curve=curve)]).axes[0]
+    ends = [line for each in first.collections if isinstance(each, LineCollection) for line in each.get_segments()]
+    assert [point[1] for line in ends for point in line] == [10, 50]

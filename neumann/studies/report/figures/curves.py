@@ -98,6 +98,8 @@ def _curve(axes: Axes, curve: Curve | None, measure: str, scale: float, floor: f
     if floor is not None:  # on a logarithmic axis a band that reaches zero ends at the axis
         low = [max(v, floor) for v in low]
         high = [max(v, floor) for v in high]
+    if len(curve.epochs) == 1:  # one evaluation makes no band
+        axes.vlines(curve.epochs, low, high, color=look["color"], alpha=0.4, linewidth=3, zorder=2)
     axes.fill_between(curve.epochs, low, high, color=look["color"], alpha=0.2, linewidth=0, zorder=2)
     return _line(axes, curve, measure, scale, **look)
 
