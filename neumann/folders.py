@@ -24,15 +24,24 @@ def folder_of(key: str, text: str) -> str:
     if ADDRESS.match(text):
         raise UserError(f"{key}={text} is an address, and only a folder can be used: mount it and give its path")
     check_letters(key, text)
-    if (variable := VARIABLE.search(text)) is not None and not os.path.exists(text):
+    if (variable := _no_folder(text)) is not None:
         raise UserError(
-            f"{key}={text}: '{variable[0]}' is not replaced here, and no folder has that name: leave the single quotes "
+            f"{key}={text}: '{variable}' is not replaced here, and no folder has that name: leave the single quotes "
             "out, so that the shell replaces it, or write the whole path"
         )
     path = os.path.expanduser(text)
     if path.startswith("~") and text.startswith("~"):
         raise UserError(f"{key}={text}: no home folder of that name is known, so write the whole path (./~ for itself)")
     return path
+
+
+def _no_folder(text: str) -> str | None:
+    """Return the first variable in ``text`` that no file or folder is named after, None where there is none."""
+    for variable in VARIABLE.finditer(text):
+        end = text.find("/", variable.end())
+        if not os.path.exists(os.path.expanduser(text if end < 0 else text[:end])):
+            return variable[0]
+    return None
 
 
 def check_letters(key: str, text: str) -> None:

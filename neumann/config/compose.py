@@ -125,6 +125,11 @@ class Composer:
             }
             with open_dict(config):
                 del config["hydra"]
+            for section in SECTIONS:
+                if section in choices and section not in config:  # its file is of another @package
+                    raise UserError(
+                        f"{section}={choices[section]} puts its settings elsewhere: leave '# @package' out of its file"
+                    )
             self._composed[overrides] = config, choices
         return self._composed[overrides]
 
@@ -191,8 +196,11 @@ def sentences(what: str) -> Iterator[None]:
     """Turn errors of Hydra and OmegaConf within the block into one UserError, which opens with ``what``."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException, OSError) as error:
-        text = " ".join([line.strip() for line in str(error).splitlines() if line.strip()][:2])
+    except RecursionError as error:
+        raise UserError(f"{what}: a defaults list leads back to its own file") from error
+    except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        text = " ".join(line for line in lines[:2] if not line.endswith("search path:"))
         raise UserError(f"{what}: {text}") from error
 
 

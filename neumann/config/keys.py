@@ -72,6 +72,11 @@ def check_option(override: Override, groups: dict[str, list[str]]) -> None:
         raise UserError(
             f"'{override.input_line}' leaves {group} without a choice: choose from {', '.join(groups[group])}"
         )
+    if not isinstance(option, str) and (written := str(override.input_line).partition("=")[2]) in groups[group]:
+        raise UserError(
+            f"'{override.input_line}' gives a number for the name of a file: put it in quotes of its own, "
+            f"\"{group}='{written}'\""
+        )
     if not isinstance(option, str) or option not in groups[group]:
         raise UserError(f"there is no {group} '{option}': {_option_meant(group, str(option), groups[group])}")
 

@@ -140,6 +140,25 @@ def _count_values(value: object, counted: dict[int, int]) -> int:
     return number
 
 
+def _package(path: Path, text: str) -> str | None:
+    """Return the section that the remark `@package` names, among those that open a file; None where none does.
+
+    Raises UserError for one that cannot be meant: the settings would go elsewhere.
+    """
+    for number, line in enumerate(text.split("\n"), 1):
+        remark = line.strip()
+        if remark and not remark.startswith("#"):
+            break
+        if (found := re.match(r"#\s*@package\b(.*)", remark)) is not None:
+            words = found[1].split()
+            if len(words) != 1:
+                raise UserError(
+                    f"{path}, line {number} cannot be read: after '@package' stands one word alone, such as _global_"
+                )
+            return words[0]
+    return None
+
+
 class StrictFiles(ConfigSource):
     """A folder of configuration files for Hydra, read by `read_yaml`."""
 
@@ -167,12 +186,12 @@ class StrictFiles(ConfigSource):
             raise UserError(
                 f"{path} cannot be read: an interpolation in it, written ${{...}}, does not close"
             ) from error
-        package = re.match(r"\s*#\s*@package\s+(\S+)[ \t]*$", text, re.MULTILINE)
+        package = _package(path, text)
         return ConfigResult(
             provider=self.provider,
             path=self.full_path(),
             config=config,
-            header={"package": package[1] if package else None},
+            header={"package": package},
         )
 
     def available(self) -> bool:

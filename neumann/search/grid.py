@@ -23,7 +23,7 @@ from neumann import compat
 from neumann.config.compose import SWEEPS, list_groups, search_path
 from neumann.config.keys import refuse_hydra
 from neumann.config.override_text import parse_override, refuse_twice
-from neumann.config.schema import TEXTS
+from neumann.config.schema import OPEN_NODES, TEXTS
 from neumann.config.yaml_files import read_yaml
 from neumann.errors import UserError, did_you_mean
 from neumann.search.space import (
@@ -133,6 +133,10 @@ def _read_file(
             pass
         case _:
             raise UserError(f"{path}: a sweep file has its grid under hydra.sweeper.params and nothing else of Hydra")
+    for key, value in params.items():
+        if isinstance(value, dict) and key.lstrip("+") not in OPEN_NODES:
+            inner = next(iter(value), "KEY")
+            raise UserError(f"{path}: {key}: {inner} is a section in the grid: write '{key}.{inner}: A,B' there")
     lines = [*_defaults(path, fixed.pop("defaults", [])), *_settings(settings, "hydra.sweeper.")]
     for key, value in [*_leaves(fixed), *params.items()]:
         if key in TEXTS and isinstance(value, bool | float):

@@ -283,10 +283,16 @@ def differing(versions: Iterable[Code]) -> list[str]:
 
 def in_words(names: Iterable[str]) -> str:
     """Return ``names`` as the subject of a sentence, with its verb: "a.py and the code of neumann have"."""
-    words = [name if name != OWN else f"the code of {OWN}" for name in sorted(names, key=lambda name: name == OWN)]
+    every = list(names)
+    return f"{listed(every)} {'has' if len(every) == 1 else 'have'}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return ``names`` as part of a sentence: "a.py and the code of neumann"."""
+    of = {OWN: f"the code of {OWN}", "device": "the device"}
+    words = [of.get(name, name) for name in sorted(names, key=lambda name: name == OWN)]
     shown = words[:3] + ([f"{len(words) - 3} more files"] if len(words) > 3 else [])
-    text = shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
-    return f"{text} {'has' if len(shown) == 1 else 'have'}"
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
 class CodeCheck:

@@ -12,30 +12,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from neumann.config import RunConfig
-from neumann.config.schema import batch_split
 from neumann.data.settings import KINDS
-from neumann.store import OVER
-from neumann.store.code_digests import LIBRARIES, as_code, codes, differing
 from neumann.studies.answer import answer, incomplete
-from neumann.studies.collect import RowMeasurements, StudyRun, StudyRuns
-from neumann.studies.definition import FULL, RowConfig
-from neumann.studies.numbers import setting_text, value
+from neumann.studies.collect import RowMeasurements, StudyRuns
+from neumann.studies.conditions import mixed, provenance, settings, unlike
+from neumann.studies.definition import RowConfig
+from neumann.studies.numbers import setting_text
 from neumann.studies.plan import PlannedRun, Study
-from neumann.studies.results import Comparison, Curve, Paper, RowResult, RunEntry, StudyResults, TuningTrial, chosen
+from neumann.studies.results import Comparison, Curve, Paper, RowResult, StudyResults, TuningTrial, chosen
 from neumann.studies.statistics import Paired, Summary, Verdict, decide, holm, paired, summarize
 
 ALPHA, POWER = 0.05, 0.8
-CODE_OF = "code of "  # opens the provenance label of a file's digest
 
 
 def analyse(runs: StudyRuns) -> StudyResults:
     """Return the results of a study from what its run folders say."""
     study, config = runs.study, runs.study.config
-    comparisons = _compare(study, runs.measured)
+    comparisons = _compare(runs)
     against = {c.row: c for c in comparisons if c.against == config.comparisons.reference}
     rows = tuple(
-        _row(study, key, row, runs.trials[key], runs.measured[key], against.get(key), _mixed_code(runs.entries, key))
+        _row(study, key, row, runs.trials[key], runs.measured[key], against.get(key), mixed(runs.entries, key))
         for key, row in config.rows.items()
     )
     primary = next(c for c in comparisons if c.primary)
@@ -52,7 +48,7 @@ def analyse(runs: StudyRuns) -> StudyResults:
         incomplete=left,
         data=_data(spec.facts, spec.config.data),
         recipe=study.overrides[: len(study.overrides) - len(study.extra)],  # not those that cannot change a result
-        settings=_settings(study, runs.tuning),
+        settings=settings(study, runs.tuning),
         tuned=tuple(dict.fromkeys(key for space in study.spaces.values() for setting in space for key in setting)),
         tuning_seeds=study.tuning_seeds,
         evaluation_seeds=study.evaluation_seeds,
@@ -67,7 +63,7 @@ def analyse(runs: StudyRuns) -> StudyResults:
         paper=Paper(config.paper.source, config.paper.measure) if config.paper else None,
         limits=tuple(config.limits),
         figures={name: tuple(keys) for name, keys in config.figures.items()},
-        provenance=_provenance(runs.entries),
+        provenance=provenance(runs.entries, {key: row.label for key, row in config.rows.items()}),
         commands=_commands(study, (*runs.evaluation, *runs.tuning)[0].planned),
     )
 
@@ -79,7 +75,7 @@ def _row(
     trials: tuple[TuningTrial, ...],
     measured: RowMeasurements,
     reference: Comparison | None,
-    mixed_code: tuple[str, ...],
+    mixed_by: tuple[str, ...],
 ) -> RowResult:
     errors, losses = measured.errors, measured.losses
     return RowResult(
@@ -96,12 +92,12 @@ def _row(
         losses=losses,
         diverged=measured.diverged,
         error=_possible(errors.values(), 1.0) if errors else None,
-        loss=_possible(losses.values(), math.inf) if losses else None,
+        loss=_possible(losses.values(), math.inf) if len(losses) == len(errors) > 0 else None,
         points={name: _possible(found.values(), 1.0) for name, found in measured.errors_at.items()},
         curve=_curve(measured.curve),
         reference=reference,
         paper=study.config.paper.rows.get(key) if study.config.paper else None,
-        mixed_code=mixed_code,
+        mixed=mixed_by,
     )
 
 
@@ -114,12 +110,6 @@ def _possible(values: Iterable[float], most: float) -> Summary:
     if found.low is None or found.high is None:
         return found
     return replace(found, low=max(0.0, found.low), high=min(most, found.high))
-
-
-def _mixed_code(runs: Sequence[RunEntry], row: str) -> tuple[str, ...]:
-    """Return the names of the code of which the runs of ``row`` that are over had several versions."""
-    own = [run for run in runs if row in run.rows and run.status in OVER]
-    return tuple(differing(code for run in own for code in codes(run.attempts)))
 
 
 def edge(trials: Sequence[TuningTrial]) -> str | None:
@@ -143,38 +133,6 @@ def edge(trials: Sequence[TuningTrial]) -> str | None:
     return "; ".join(said) or None
 
 
-def _settings(study: Study, tuning: Sequence[StudyRun]) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Return {what: {value: labels of the rows that train with it}} for what decides a result beside the optimizer."""
-    kinds = ("schedule", "batch size", "weight decay", "precision")
-    found: dict[str, dict[str, tuple[str, ...]]] = {kind: {} for kind in kinds}
-    for key, row in study.config.rows.items():
-        configs = [run.spec.config for run in tuning if run.planned.row == key]
-        values = {
-            "schedule": {_schedule(config.schedule) for config in configs},
-            "batch size": {_batch(config) for config in configs},
-            "weight decay": {value(config.optimizer.get("weight_decay", 0)) for config in configs},
-            "precision": {config.trainer.precision for config in configs},
-        }
-        for what, its in values.items():
-            said = its.pop() if len(its) == 1 else "tuned"
-            found[what][said] = (*found[what].get(said, ()), row.label)
-    return found
-
-
-def _batch(config: RunConfig) -> str:
-    """Return the batch size, and what batch norm takes its statistics over where that is less than a device's share."""
-    if config.batch.norm_size is not None:
-        return f"{config.batch.size}, ghost batches of {config.batch.norm_size}"
-    split = batch_split(config)
-    return f"{config.batch.size}" + (f", micro-batches of {split.micro_batch}" if split.accumulation > 1 else "")
-
-
-def _schedule(section: Mapping[str, Any]) -> str:
-    times = ", ".join(f"{key} {value(v)}" for key, v in section.items() if key not in ("_target_", "total_steps"))
-    name = str(section.get("_target_")).rpartition(".")[2]
-    return f"{name} ({times})" if times else name
-
-
 def _curve(by_epoch: Mapping[float, Sequence[tuple[float, float]]]) -> Curve | None:
     if not by_epoch:
         return None
@@ -193,12 +151,12 @@ def _curve(by_epoch: Mapping[float, Sequence[tuple[float, float]]]) -> Curve | N
     )
 
 
-def _compare(study: Study, measured: Mapping[str, RowMeasurements]) -> tuple[Comparison, ...]:
+def _compare(runs: StudyRuns) -> tuple[Comparison, ...]:
     """Return the primary comparison, which stands alone, then the others, whose p are adjusted together by Holm.
 
     A pair that is listed in both orders is one hypothesis, and one member of the family.
     """
-    config = study.config.comparisons
+    study, measured, config = runs.study, runs.measured, runs.study.config.comparisons
     pairs = [(config.primary, config.reference)]
     pairs += [(row, config.reference) for row in study.config.rows if row not in (config.primary, config.reference)]
     pairs += [(a, b) for a, b in config.also if (a, b) not in pairs]
@@ -215,7 +173,9 @@ def _compare(study: Study, measured: Mapping[str, RowMeasurements]) -> tuple[Com
         if one is not None:
             verdict = _bounded_verdict(decide(one, config.smallest_effect / 100, ALPHA, adjusted_p=p, power=POWER))
         note = "the rows share no evaluation seed that is over" if one is None else None
-        comparisons.append(Comparison(row, against, i == 0, None if one is None else _bounded(one), p, verdict, note))
+        pair = None if one is None else _bounded(one)
+        apart = unlike(runs.entries, row, against)
+        comparisons.append(Comparison(row, against, i == 0, pair, p, verdict, note, apart))
     return tuple(comparisons)
 
 
@@ -250,50 +210,11 @@ def _data(facts: Any, section: Mapping[str, Any]) -> str:
     )
 
 
-def _provenance(runs: Sequence[RunEntry]) -> dict[str, tuple[str, ...]]:
-    """Return {label: distinct values} over all runs that have a record, so that a mixture shows."""
-    found: dict[str, dict[str, None]] = {}
-
-    def note(label: str, said: Any) -> None:
-        if said is not None:
-            found.setdefault(label, {})[str(said)] = None
-
-    for record in (attempt for run in runs for attempt in run.attempts):
-        commit, diff = _recorded(record, "git", "commit"), _recorded(record, "git", "diff_sha256")
-        changed = f" with uncommitted changes {diff}" if diff else ""
-        note("commit", f"{commit[:12]}{changed}" if isinstance(commit, str) else None)
-        code = as_code(record.get("code"))
-        for name in sorted(code.keys() - LIBRARIES.values()):
-            note(f"{CODE_OF}{name}", code[name])
-        note("neumann", _recorded(record, "packages", "neumann"))
-        for library in LIBRARIES.values():
-            note(library, code.get(library) or _recorded(record, "packages", library))
-        note("python", _recorded(record, "python"))
-        note("device", _recorded(record, "device"))
-        note("processor", _recorded(record, "host", "processor"))
-        note("cores", _recorded(record, "host", "cores"))
-        note("torch threads", _recorded(record, "torch_threads"))
-        note("data fingerprint", _recorded(record, "data", "fingerprint"))
-    return {label: tuple(values) for label, values in found.items()}
-
-
-def _recorded(record: Mapping[str, Any], *keys: str) -> str | int | None:
-    """Return a text or a whole number from a run's record, None for anything else: the file may hold anything."""
-    value: Any = record
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value if isinstance(value, str | int) else None
-
-
 def _commands(study: Study, example: PlannedRun) -> dict[str, str]:
-    packaged = study.file.name == "study.yaml"
-    name = study.name if packaged else str(study.file)
     folders = "".join(f" --config-dir {shlex.quote(folder)}" for folder in study.config_dirs)
-    output = "".join(f" {shlex.quote(word)}" for word in study.extra if word.startswith(("output=", "data.")))
-    budget = ("" if study.budget == FULL else f" --budget {study.budget}") + folders + output
     return {
-        "Train what is missing, then render this page": f"neumann study {name}{budget}",
-        "Render this page again from what is there": f"neumann report {name}{budget}",
-        "See what would be trained": f"neumann study {name}{budget} --plan",
+        "Train what is missing, then render this page": study.command("study"),
+        "Render this page again from what is there": study.command("report"),
+        "See what would be trained": f"{study.command('study')} --plan",
         "Train one of its runs by hand": f"neumann train{folders} {shlex.join(example.overrides)}",
     }

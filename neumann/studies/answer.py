@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from neumann.store import OVER
+from neumann.store.code_digests import listed
 from neumann.studies.numbers import equivalence_interval, interval, p_value, percent, percentage_points
 from neumann.studies.results import Comparison, RowResult, RunEntry
 from neumann.studies.statistics import Paired, Verdict
@@ -32,6 +33,9 @@ def answer(primary: Comparison, rows: Sequence[RowResult]) -> tuple[str, str]:
     edges = [row.label for row in both if row.edge and len(row.trials) > 1]
     if edges:
         said += f" A better setting may lie outside the space, on whose edge {' and '.join(edges)} ended."
+    if primary.unlike:
+        said += f" The runs of {ours} and {other} differ in {listed(primary.unlike)} too, "
+        said += "from which part of this may come."
     said += never
     return said, _short(one, verdict, ours, other)
 

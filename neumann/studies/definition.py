@@ -136,6 +136,11 @@ def list_studies() -> dict[str, Path]:
     return {file.parent.name: file for folder in folders for file in sorted(folder.glob("*/study.yaml"))}
 
 
+def name_of(file: Path) -> str:
+    """Return the name of the study in ``file``: its folder's, or its own where it is not called study.yaml."""
+    return file.resolve().parent.name if file.stem == "study" else file.stem
+
+
 def read_study(file: Path) -> StudyConfig:
     """Return the checked content of ``file``. Raises UserError, one sentence that names the file and the key."""
     given = read_yaml(file)

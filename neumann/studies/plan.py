@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,19 @@ from neumann.bounds import as_yaml
 from neumann.config import RunConfig, RunSpec
 from neumann.config.override_text import as_text_value, key_of
 from neumann.errors import UserError, did_you_mean
-from neumann.studies.definition import AXES, FULL, BudgetConfig, StudyConfig, find_study, read_study
+from neumann.studies.definition import (
+    AXES,
+    FULL,
+    BudgetConfig,
+    StudyConfig,
+    find_study,
+    list_studies,
+    name_of,
+    read_study,
+)
 
 TUNING, EVALUATION = "tuning", "evaluation"  # the two phases, and the roles of their runs
+ON_THE_PAGE = ("output=", "data.")  # command-line overrides that a report shows
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,7 @@ class Study:
     """A checked study at one budget."""
 
     name: str  # of the folder of its runs
+    asked: str  # what a command names it by: its name, or the path that was given
     file: Path  # its study.yaml
     budget: str  # "full", or a key of ``config.budgets``
     config: StudyConfig  # the content of ``file``
@@ -51,6 +63,13 @@ class Study:
     def report(self) -> str:
         """Return the name of the report's folder, which lies beside the run folders."""
         return f"report-{self.budget}"
+
+    def command(self, verb: str) -> str:
+        """Return the shell command `neumann VERB` of this study, with the overrides that say where its runs lie."""
+        words = [self.asked, *(["--budget", self.budget] if self.budget != FULL else [])]
+        words += [word for folder in self.config_dirs for word in ("--config-dir", folder)]
+        words += [word for word in self.extra if word.startswith(ON_THE_PAGE)]
+        return shlex.join(["neumann", verb, *words])
 
     def tuning(self) -> list[PlannedRun]:
         """Return every tuning run: all rows, all settings of their spaces, all tuning seeds."""
@@ -87,12 +106,20 @@ def load_study(name: str, budget: str = FULL, extra: Sequence[str] = (), config_
     file = find_study(name)
     config = read_study(file)
     try:
-        return _at_budget(file, config, budget, extra, config_dirs)
+        return _at_budget(file, config, _asked(name, file), budget, extra, config_dirs)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
 
 
-def _at_budget(file: Path, config: StudyConfig, budget: str, extra: Sequence[str], config_dirs: Sequence[str]) -> Study:
+def _asked(name: str, file: Path) -> str:
+    """Return the name of the study in ``file`` where that leads to it, else ``name``, which led there."""
+    known = list_studies().get(name_of(file))
+    return name_of(file) if known is not None and known.resolve() == file.resolve() else name
+
+
+def _at_budget(
+    file: Path, config: StudyConfig, asked: str, budget: str, extra: Sequence[str], config_dirs: Sequence[str]
+) -> Study:
     known = {FULL: BudgetConfig(), **config.budgets}
     if budget not in known:
         raise UserError(f"there is no budget '{budget}': {did_you_mean(budget, known)}")
@@ -114,7 +141,8 @@ def _at_budget(file: Path, config: StudyConfig, budget: str, extra: Sequence[str
         skipped = (len(settings) - count) // 2
         spaces[row_name] = tuple(settings[skipped : skipped + count])
     return Study(
-        name=file.resolve().parent.name if file.stem == "study" else file.stem,
+        name=name_of(file),
+        asked=asked,
         file=file,
         budget=budget,
         config=config,

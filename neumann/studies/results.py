@@ -70,7 +70,8 @@ class RowResult:
     there should be, ``diverged`` are the seeds that have none. ``error`` and ``loss`` summarize them; ``points``
     summarizes the test error at each evaluation point that the optimizer has. ``paper`` is the published number in
     percent, where there is one; ``reference`` is the comparison of this row with the study's reference row; ``curve``
-    is None without a finished run. ``mixed_code`` names the code that was not the same for all its runs.
+    is None without a finished run. ``mixed`` names the code, the libraries and the device that were not the same for all
+    its runs.
     """
 
     key: str
@@ -91,7 +92,7 @@ class RowResult:
     curve: Curve | None
     reference: Comparison | None
     paper: float | None
-    mixed_code: tuple[str, ...]
+    mixed: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ class Comparison:
 
     ``primary`` marks the comparison that answers the question. ``adjusted`` is Holm's p over the family of all other
     comparisons, None for the primary one. ``paired`` and ``verdict`` are None where the rows share no finished
-    seed, and ``note`` says why.
+    seed, and ``note`` says why. ``unlike`` names the code, the libraries and the device that were not the same for the two
+    rows.
     """
 
     row: str
@@ -110,6 +112,7 @@ class Comparison:
     adjusted: float | None
     verdict: Verdict | None
     note: str | None
+    unlike: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -156,13 +159,13 @@ class StudyResults:
     None. ``data`` describes the data set in a sentence; ``test_images`` and ``validation_images`` count its images.
     ``epochs`` are the lengths of training, several where rows differ in their batch or the study compares horizons.
     ``recipe`` are the overrides of every run, ``settings`` what decides a result beside the optimizer ("schedule",
-    "batch size", "weight decay", "precision"), each as {value: labels of its rows}, ``tuned`` the keys that the spaces
-    vary.
+    "batch size", "weight decay", "precision", and every other setting in which rows differ), each as {value: labels of
+    its rows}, ``tuned`` the keys that the spaces vary.
     ``smallest_effect`` is the smallest effect of interest (fraction of images), ``reference`` the key of the row that
     all others are compared with, ``limits`` are sentences on what the study cannot show, and ``figures`` names the rows
     of each figure.
-    ``provenance`` maps a label ("commit", "torch", ...) to its distinct values over all runs, so that mixed provenance
-    shows. ``commands`` maps a label to the shell command that reproduces it.
+    ``provenance`` maps a label ("commit", "torch", ...) to its distinct values over all runs, each with the labels of its
+    rows, so that mixed provenance shows. ``commands`` maps a label to the shell command that reproduces it.
     """
 
     name: str
@@ -189,7 +192,7 @@ class StudyResults:
     paper: Paper | None
     limits: tuple[str, ...]
     figures: Mapping[str, tuple[str, ...]]
-    provenance: Mapping[str, tuple[str, ...]]
+    provenance: Mapping[str, Mapping[str, tuple[str, ...]]]
     commands: Mapping[str, str]
 
     def row(self, key: str) -> RowResult:

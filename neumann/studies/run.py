@@ -81,7 +81,9 @@ def study(
     note = _changed_code(runs)
     kept = _kept(results, runs)
     if kept is None:
-        folder = _render(results, runs, note)
+        # A run that others finish meanwhile is not in an incomplete report, which is to be written again then
+        made_of = stamp.digest(one, folder.parent) if results.incomplete is None else ""
+        folder = _render(results, runs, note, made_of)
     from neumann.studies.report.tables import print_main_table
 
     print_main_table(console, results)
@@ -112,23 +114,22 @@ def report(
     """
     one = load_study(name, budget, _checked(overrides), config_dirs)
     folder = _report_folder(one)
-    known = stamp.unchanged(folder, stamp.digest(one, folder.parent))
+    made_of = stamp.digest(one, folder.parent)  # before the runs are read, of which others may end meanwhile
+    known = stamp.unchanged(folder, made_of)
     if known is None:
         runs = collect(one)
         results = analyse(runs)
         kept = _kept(results, runs)
         if kept is not None:
-            again = "" if budget == FULL else f" --budget {budget}"
-            raise UserError(f"{kept}. neumann study {name}{again} trains what is missing and writes it anew")
+            raise UserError(f"{kept}. {one.command('study')} trains what is missing and writes it anew")
         note = _changed_code(runs)
-        folder = _render(results, runs, note)
+        folder = _render(results, runs, note, made_of)
         headline, incomplete = results.headline, results.incomplete
     else:
         headline, incomplete, note = known["headline"], known["incomplete"], known["note"]
     _print_end(console, folder, headline, note)
     if incomplete:
-        again = "" if budget == FULL else f" --budget {budget}"
-        _say(console, f"{incomplete} neumann study {name}{again} trains them.")
+        _say(console, f"{incomplete} {one.command('study')} trains them.")
     if publish:
         _publish(one, folder, incomplete, console)
     return 0
@@ -252,8 +253,11 @@ def _changed_code(runs: StudyRuns) -> str | None:
     return check.note("output=NEW")
 
 
-def _render(results: StudyResults, runs: StudyRuns, note: str | None) -> Path:
-    """Write the report beside the run folders, with its stamp, which keeps ``note``, and return its folder."""
+def _render(results: StudyResults, runs: StudyRuns, note: str | None, made_of: str) -> Path:
+    """Write the report beside the run folders, with its stamp, which keeps ``note``, and return its folder.
+
+    ``made_of`` is the digest of what it was made of.
+    """
     from neumann.studies.report.page import render
 
     folder = runs.tuning[0].spec.folder.parent / runs.study.report
@@ -262,7 +266,7 @@ def _render(results: StudyResults, runs: StudyRuns, note: str | None) -> Path:
     data = {run.spec.facts.fingerprint: run.spec.config.data for run in runs.tuning}
     stamp.write(
         folder,
-        stamp.digest(runs.study, folder.parent),
+        made_of,
         [(section, fingerprint) for fingerprint, section in data.items()],
         [target for run in (*runs.tuning, *runs.evaluation) for target in targets_of(run.spec.as_dict())],
         written,
@@ -337,7 +341,10 @@ def _estimated(runs: StudyRuns, rate: str, console: Console) -> int:
 
 
 def _publish(one: Study, folder: Path, incomplete: str | None, console: Console) -> None:
-    """Copy the report to results/BUDGET beside study.yaml. Raises UserError where it is incomplete."""
+    """Copy the report to results/BUDGET beside study.yaml, or to results/NAME/BUDGET beside NAME.yaml.
+
+    Raises UserError where it is incomplete.
+    """
     if incomplete:
         raise UserError(f"--publish: {incomplete}")
     home = one.file.resolve().parent
@@ -345,7 +352,8 @@ def _publish(one: Study, folder: Path, incomplete: str | None, console: Console)
         raise UserError(
             "--publish writes into a checkout's experiments folder, and this neumann is an installed package"
         )
-    target = home / "results" / one.budget
+    own = Path() if one.file.stem == "study" else Path(one.name)  # other studies may lie in that folder too
+    target = home / "results" / own / one.budget
     make_folder(target)
     names = []
     for path in sorted(folder.iterdir()):

@@ -9,13 +9,12 @@ from typing import Any
 
 from neumann.store import RunFolder
 from neumann.store.code_digests import code_of
-from neumann.store.files import read_json, write_json
+from neumann.store.files import read_file, read_json, write_json
 from neumann.store.vouching import is_edited, sealed
-from neumann.studies.plan import Study
+from neumann.studies.plan import ON_THE_PAGE, Study
 
 NAME = ".stamp.json"
 PACKAGE = Path(__file__).resolve().parents[1]
-ON_THE_PAGE = ("output=", "data.")  # command-line overrides that the page shows
 CODE, RECORDS = (".py", ".j2", ".css"), (".json", ".jsonl")  # by kind: a list of names would go stale unseen
 
 
@@ -29,12 +28,20 @@ def digest(study: Study, runs: Path) -> str:
     made_of = hashlib.sha256(repr((str(study.file.resolve()), study.budget, words)).encode())
     folders = [PACKAGE / "conf", *map(Path, study.config_dirs)]
     for file in [study.file, *(file for folder in folders for file in sorted(folder.rglob("*.yaml")))]:
-        made_of.update(str(file).encode() + b"\0" + file.read_bytes() + b"\0")
+        made_of.update(str(file).encode() + b"\0" + _content(file) + b"\0")
     code = (file for file in sorted(PACKAGE.rglob("*")) if file.suffix in CODE)
     found = (path for path in sorted(runs.glob("*")) if RunFolder(path).signed.exists())
     records = (file for path in found for file in sorted(path.iterdir()) if file.suffix in RECORDS)
     made_of.update(repr([list(_states(code)), list(_states(records))]).encode())
     return made_of.hexdigest()
+
+
+def _content(file: Path) -> bytes:
+    """Return what is in ``file``, or why that cannot be read: where the study needs it, reading it says so."""
+    try:
+        return read_file(file)
+    except OSError as error:
+        return str(error.errno).encode()
 
 
 def _states(files: Iterable[Path]) -> Iterable[tuple[str, int, int, int]]:

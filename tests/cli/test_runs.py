@@ -217,6 +217,10 @@ def test_a_name_with_marks_of_globs_or_an_equals_sign_is_found_by_itself(four: l
 
 
 def test_one_run_is_picked_by_signature_name_or_path(four: list[RunFolder]) -> None:
+    Path("a=b").mkdir()
+    lies = Path("a=b", four[0].path.name)
+    lies.symlink_to(four[0].path.resolve())
+    assert four[0].path.name[-12:] in said("show", str(lies))
     output, folder = Path("runs"), four[0].path
     for wanted in (folder.name, folder.name[-12:], folder.name[-12:-6], "digits-small_cnn-sgd-s0", str(folder), str(folder.resolve())):  # fmt: skip
         assert pick(output, wanted).resolve() == folder.resolve()

@@ -214,4 +214,5 @@ def test_a_variable_that_the_shell_was_kept_from_replacing_makes_no_folder(
     assert str(caught.value).startswith(sentence)
     Path(word).mkdir(parents=True)  # somebody's folder has that very name
     assert folder_of(key, word) == word
+    assert folder_of(key, f"{word}/new") == f"{word}/new"  # and a new one is to lie in it
     assert folder_of(key, "costs/5$") == "costs/5$"

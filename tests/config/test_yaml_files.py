@@ -221,3 +221,36 @@ def test_a_sweep_file_that_is_a_dead_link_is_named(target: str, tmp_path: Path) 
     with pytest.raises(UserError, match="cannot be read") as caught:
         expand(["+sweeps=mine"], [str(tmp_path)])
     assert str(caught.value).startswith(str(file))
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "part"),
+    [
+        ("optimizer/mine", "# @package recipe\nlr: 1\n", "optimizer=mine puts its settings elsewhere"),
+        (
+            "optimizer/mine",
+            "# @package optimizer and more\nlr: 1\n",
+            "line 1 cannot be read: after '@package' stands one word",
+        ),
+        (
+            "ablation/mine",
+            "# @package _global_ # mine\nseed: 1\n",
+            "line 1 cannot be read: after '@package' stands one word",
+        ),
+        ("optimizer/mine", "defaults: [mine]\nlr: 1\n", "a defaults list leads back to its own file"),
+        ("optimizer/mine", "defaults: sgd\nlr: 1\n", "defaults must be a list"),
+        ("optimizer/mine", "defaults: [nosuch]\nlr: 1\n", "Could not load 'optimizer/nosuch'.$"),
+        ("optimizer/1", "lr: 1\n", "put it in quotes of its own, \"optimizer='1'\""),
+    ],
+)
+def test_a_file_that_hydra_would_misplace_or_not_end_with_is_a_sentence(
+    file: str, text: str, part: str, tmp_path: Path
+) -> None:
+    dirs = own(tmp_path, f"{file}.yaml", text)
+    with pytest.raises(UserError, match=part):
+        make_spec([file.replace("/", "=")], dirs)
+
+
+def test_the_package_may_stand_below_a_remark(tmp_path: Path) -> None:
+    dirs = own(tmp_path, "ablation/mine.yaml", "# without alpha\n\n# @package optimizer\nalpha: 0.0\n")
+    assert make_spec(["ablation=mine"], dirs).config.optimizer["alpha"] == 0

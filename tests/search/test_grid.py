@@ -154,6 +154,7 @@ def test_an_own_sweep_file_brings_fixed_settings_and_the_command_line_wins(tmp_p
         ("hydra: {sweeper: {params: {optimizer: 'sgd,adam'}}}\noptimizer: adam\n", "both set optimizer"),
         ("hydra: {sweeper: {params: {seed: '0,1'}}}\nbatch: {size: 8}\nbatch.size: 16\n", "both set batch.size"),
         ("hydra: {sweeper: {params: {seed: '0,1', +seed: 4}}}\n", "both set seed"),
+        ("hydra: {sweeper: {params: {optimizer: {lr: [0.1, 0.2]}}}}\n", "write 'optimizer.lr: A,B'"),
         ("hydra: {sweeper: {params: {seed: '0,1}}}\n", "cannot be read"),
         ("- a\n", "holds a list"),
     ],

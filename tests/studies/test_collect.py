@@ -18,8 +18,8 @@ from neumann.store import find
 from neumann.store.provenance import provenance
 from neumann.studies.analysis import _data, analyse, edge
 from neumann.studies.collect import StudyRun, collect, scores
+from neumann.studies.conditions import ONE_VALUE
 from neumann.studies.plan import EVALUATION, TUNING, Study, load_study
-from neumann.studies.report.page import ONE_VALUE
 from neumann.studies.report.tables import markdown_table, settings_text
 from neumann.studies.results import StudyResults, TuningTrial, chosen
 from tests.support.study_folders import STUDY, diverge, finish, write_study
@@ -292,11 +292,29 @@ def test_the_provenance_of_all_runs_is_told_and_a_mixture_shows(complete: Study)
     other = copy.deepcopy(record) | {"packages": {**record["packages"], "torch": "1.0"}}
     for run, attempt in ((first, record), (second, other)):
         run.folder.provenance.write_text(json.dumps({"attempts": [{}, attempt]}))
-    told = results_of(complete).provenance
+    results = results_of(complete)
+    told = results.provenance
     assert set(ONE_VALUE) <= set(told)  # what the page warns of where it is mixed
-    assert told["commit"] == (f"{'c' * 12} with uncommitted changes {'d' * 16}",)
-    assert told["torch"] == (record["packages"]["torch"], "1.0")
-    assert told["device"] == ("cpu",)
+    assert tuple(told["commit"]) == (f"{'c' * 12} with uncommitted changes {'d' * 16}",)
+    assert told["torch"] == {record["packages"]["torch"]: ("SGD", "SGD, averaged"), "1.0": ("SGD", "SGD, averaged")}
+    assert tuple(told["device"]) == ("cpu",)
+    assert told["without a record"] == {"16 of 18 runs": ("SGD", "SGD, averaged", "Neumann")}
+    assert results.row("sgd").mixed == ("torch",)  # by what an earlier version's record says of packages
+    assert results.row("neumann").mixed == ()
+
+
+@pytest.mark.medium
+def test_rows_that_were_not_trained_alike_are_named_in_the_answer(complete: Study) -> None:
+    record = {"packages": provenance()["packages"], "device": "cpu"}
+    for run in (*collect(complete).tuning, *collect(complete).evaluation):
+        device = "an H100" if run.planned.row == "neumann" else "cpu"
+        run.folder.provenance.write_text(json.dumps({"attempts": [record | {"device": device}]}))
+    results = results_of(complete)
+    assert results.provenance["device"] == {"cpu": ("SGD", "SGD, averaged"), "an H100": ("Neumann",)}
+    assert "The runs of Neumann and SGD differ in the device too" in results.answer
+    assert "‡ Neumann: its runs and those of SGD differ in the device." in markdown_table(results)
+    assert [c.unlike for c in results.comparisons] == [("device",), ()]
+    assert all(row.mixed == () for row in results.rows)
 
 
 def test_a_changed_default_or_seed_finds_no_stale_run(complete: Study) -> None:
@@ -365,6 +383,13 @@ def test_a_report_names_schedule_batch_and_decay_and_not_what_cannot_change_a_re
     assert "Batch size: 64." in said
     assert "Weight decay: 0.001 for SGD; 0 for SGD, averaged, Neumann." in said
     assert "Batch size: 64" in markdown_table(results)
+    assert "precision" not in said  # the same for every row
+    content["rows"]["sgd"]["overrides"] += ["trainer.precision=bf16-mixed", "recipe.label_smoothing=0.1"]
+    write_study(content)
+    said = settings_text(results_of(load_study("mine")))
+    assert "trainer.precision: bf16-mixed for SGD; 32-true for SGD, averaged, Neumann." in said
+    assert "recipe.label_smoothing: 0.1 for SGD; 0 for SGD, averaged, Neumann." in said
+    assert "timing" not in said
 
 
 def test_evaluation_runs_are_found_whatever_they_are_called(complete: Study) -> None:
@@ -428,3 +453,14 @@ def test_the_interval_of_a_difference_is_within_what_errors_can_differ_by(study:
     assert found is not None
     assert found.low == pytest.approx(0.9933333333 - 0.0286844, abs=1e-6)
     assert found.high == 1.0
+
+
+def test_a_mean_loss_is_that_of_all_runs_or_not_known(study: Study) -> None:
+    tuned(study, {0.1: 0.03, 0.3: 0.01, 1.0: 0.02})
+    for planned in study.evaluation("sgd", {"optimizer.lr": 0.3}):
+        finish(planned, 0.02, loss=None if planned.seed == 1 else 0.1)  # type: ignore[arg-type]
+    evaluated(study, "neumann", 0.3, [0.03, 0.03, 0.02])
+    results = results_of(study)
+    assert results.row("sgd").loss is None
+    assert results.row("sgd").error is not None
+    assert results.row("neumann").loss is not None

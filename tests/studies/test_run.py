@@ -214,6 +214,11 @@ def test_the_commands_of_a_report_name_what_the_study_was_given() -> None:
     commands = analyse(collect(one)).commands.values()
     assert "neumann report mine --config-dir 'my conf' 'output=else where'" in commands
     assert any(command.startswith("neumann train --config-dir 'my conf' ") for command in commands)
+    write_study(small(budgets={"small": {}}), "my own")
+    assert load_study("my own", "small").command("study") == "neumann study 'my own' --budget small"
+    Path("elsewhere").mkdir()
+    Path("experiments/mine/study.yaml").rename("elsewhere/other study.yaml")
+    assert load_study("elsewhere/other study.yaml").command("report") == "neumann report 'elsewhere/other study.yaml'"
 
 
 @pytest.mark.medium

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
+from neumann.studies import run as studies
 from neumann.studies import stamp
 from neumann.studies.plan import Study, load_study
-from tests.support.study_folders import write_study
+from tests.support.study_folders import finish, write_study
 
 RUN = Path("runs/mine/a-run")
 
@@ -99,3 +103,57 @@ def test_a_report_that_is_not_whole_is_rendered_again(tmp_path: Path) -> None:
     assert stamp.unchanged(tmp_path, "digest") is None
     page.unlink()
     assert stamp.unchanged(tmp_path, "digest") is None
+
+
+def test_a_file_of_no_use_beside_the_configuration_is_no_error(study: Study, tmp_path: Path) -> None:
+    (tmp_path / "optimizer" / "folder.yaml").mkdir(parents=True)
+    os.mkfifo(tmp_path / "optimizer" / "pipe.yaml")
+    (tmp_path / "optimizer" / "dead.yaml").symlink_to("nowhere")
+    one = replace(study, config_dirs=(str(tmp_path),))
+    before = stamp.digest(one, RUN.parent)
+    (tmp_path / "optimizer" / "mine.yaml").write_text("lr: 1")
+    assert stamp.digest(one, RUN.parent) != before
+
+
+@pytest.mark.medium
+def test_a_run_that_ends_while_a_report_is_made_is_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_study()
+    one = load_study("mine")
+    for planned in one.tuning():
+        finish(planned, {0.1: 0.03, 0.3: 0.01, 1.0: 0.02}[planned.setting["optimizer.lr"]])
+    *others, last = [run for row in ("sgd", "neumann") for run in one.evaluation(row, {"optimizer.lr": 0.3})]
+    for planned in others:
+        finish(planned, 0.02)
+    analyse, made = studies.analyse, []
+
+    def slow(runs: Any) -> Any:
+        made.append(analyse(runs))
+        if len(made) == 1:
+            finish(last, 0.02)  # by another process
+        return made[-1]
+
+    def render(results: Any, folder: Path) -> list[Path]:
+        (folder / "report.html").write_text(results.answer)
+        return [folder / "report.html"]
+
+    monkeypatch.setattr(studies, "analyse", slow)
+    monkeypatch.setattr("neumann.studies.report.page.render", render)
+    for _ in range(3):
+        assert studies.report("mine", console=Console(quiet=True)) == 0
+    assert [results.incomplete is None for results in made] == [False, True]  # the third is answered by the stamp
+
+
+@pytest.mark.medium
+def test_studies_of_one_folder_are_published_side_by_side() -> None:
+    page = Path("runs/page/report.html")
+    page.parent.mkdir(parents=True)
+    for name in ("study", "first", "second"):
+        file = write_study().rename(f"experiments/mine/{name}.yaml")
+        page.write_text(name)
+        studies._publish(load_study(str(file)), page.parent, None, Console(quiet=True))
+    published = {str(path.parent): path.read_text() for path in Path("experiments/mine/results").rglob("report.html")}
+    assert published == {
+        "experiments/mine/results/full": "study",
+        "experiments/mine/results/first/full": "first",
+        "experiments/mine/results/second/full": "second",
+    }

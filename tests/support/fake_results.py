@@ -13,12 +13,12 @@ from neumann.studies.statistics import decide, holm, paired, summarize
 
 EFFECT = 0.002
 PROVENANCE = {
-    "commit": ("9f31c0de52a4",),
-    "torch": ("2.15.0",),
-    "device": ("NVIDIA H100 80GB HBM3",),
-    "python": ("3.11.7",),
-    "data": ("content:87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826",),
-    "split": ("ce044f826eb1",),
+    "commit": {"9f31c0de52a4": ("SGD",)},
+    "torch": {"2.15.0": ("SGD",)},
+    "device": {"NVIDIA H100 80GB HBM3": ("SGD",)},
+    "python": {"3.11.7": ("SGD",)},
+    "data": {"content:87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826": ("SGD",)},
+    "split": {"ce044f826eb1": ("SGD",)},
 }
 
 
@@ -161,7 +161,7 @@ def _row(fake: Fake, i: int, seeds: tuple[int, ...], done: tuple[int, ...], tune
         curve=_curve(fake, i, len(errors)) if errors else None,
         reference=None,
         paper=fake.paper,
-        mixed_code=(),
+        mixed=(),
     )  # fmt: skip
 
 

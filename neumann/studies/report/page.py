@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neumann.estimates.rate import duration
-from neumann.store.code_digests import LIBRARIES
+from neumann.store.code_digests import listed
 from neumann.store.files import replace_file
 from neumann.store.folder import OVER
-from neumann.studies.analysis import CODE_OF
+from neumann.studies.conditions import is_mixed
 from neumann.studies.numbers import (
     DASH,
     count,
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 UNBROKEN = re.compile(r" (?=[=<] )|(?<= [=<]) |(?<=\d) (?=%)")  # spaces at which no line may end: α = 0, n = 5, 95 %
-ONE_VALUE = ("commit", *LIBRARIES.values(), "device")  # provenance that may move the numbers where runs differ in it
 
 
 def render(results: StudyResults, folder: Path) -> list[Path]:
@@ -123,16 +122,12 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
         unfinished=[run for run in results.runs if run.status != "finished"],
         pending=[run for run in results.runs if run.status not in (*OVER, "failed")],
         labels=lambda run: ", ".join(label_of(results, key) for key in run.rows),
-        provenance=[(k, values, _is_mixed(k, values)) for k, values in results.provenance.items()],
+        provenance=[(k, values, is_mixed(k, values)) for k, values in results.provenance.items()],
         seconds=duration(sum(run.train_seconds or 0.0 for run in results.runs)),
         trained=sum(run.train_seconds is not None for run in results.runs),
         spaces=[(printable(row.label), row.overrides, _space(row)) for row in results.rows],
         DASH=DASH,
     )  # fmt: skip
-
-
-def _is_mixed(label: str, values: Sequence[str]) -> bool:
-    return len(values) > 1 and (label in ONE_VALUE or label.startswith(CODE_OF))
 
 
 def _compared(results: StudyResults, c: Comparison) -> dict[str, Any]:
@@ -156,6 +151,7 @@ def _compared(results: StudyResults, c: Comparison) -> dict[str, Any]:
         ]
     elif pair and pair.sd == 0:
         equal = ["all differences are equal: p is the sign-flip test's"]
+    apart = [f"the runs of the two differ in {listed(c.unlike)}"] if c.unlike else []
     return {
         "row": label_of(results, c.row),
         "against": label_of(results, c.against),
@@ -176,7 +172,7 @@ def _compared(results: StudyResults, c: Comparison) -> dict[str, Any]:
         "detectable": percent(found),
         "power": f"{100 * verdict.power:.0f} %" if verdict else DASH,
         "sentence": _budget_sentence(results, c),
-        "note": "; ".join([*([c.note] if c.note else []), *dropped, *equal]),
+        "note": "; ".join([*([c.note] if c.note else []), *dropped, *equal, *apart]),
     }
 
 

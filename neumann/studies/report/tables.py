@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from neumann.fitting import print_table
-from neumann.store.code_digests import in_words
+from neumann.store.code_digests import in_words, listed
 from neumann.studies.numbers import (
     DASH,
     RATE,
@@ -41,9 +41,9 @@ class TableLine:
     """One line of the main table as text; a field is a column or a part of one, a dash where nothing is known.
 
     ``label``, ``at`` (the evaluation point) and ``setting`` say which row it is, ``edge`` where its setting lies on the
-    border of the space, ``mixed`` that its runs were trained by several versions of some code. ``error`` is the mean
-    test error in percent with its ``interval``, half that interval's width (``half``; a dash where an end is cut off at
-    0 or 100 %), ``sd`` and ``n``; ``loss`` the mean test loss in nats; ``paper`` the published error in percent.
+    border of the space, ``mixed`` that its runs were not made alike, or not as the reference row's. ``error`` is the
+    mean test error in percent with its ``interval``, half that interval's width (``half``; a dash where an end is cut
+    off at 0 or 100 %), ``sd`` and ``n``; ``loss`` the mean test loss in nats; ``paper`` the published error in percent.
     ``difference`` to the reference row and its ``difference_interval`` are in percentage points. ``p`` is the one that
     counts, ``kind`` says which that is: "primary", "Holm", "unadjusted" or "". ``verdict`` is the short answer, and
     ``within`` the interval that "equivalent" rests on, empty for other verdicts. ``primary`` marks the row of a primary
@@ -74,10 +74,10 @@ class TableLine:
 
 def main_lines(results: StudyResults) -> list[TableLine]:
     """Return the main table, a line a row in the study's order."""
-    return [_line(row, row.key == results.reference) for row in results.rows]
+    return [_line(row, row.key == results.reference, label_of(results, results.reference)) for row in results.rows]
 
 
-def _line(row: RowResult, is_reference: bool) -> TableLine:
+def _line(row: RowResult, is_reference: bool, reference: str) -> TableLine:
     error, comparison = row.error, None if is_reference else row.reference
     pair = comparison.paired if comparison else None
     half = None
@@ -89,7 +89,7 @@ def _line(row: RowResult, is_reference: bool) -> TableLine:
         at=printable(row.at) if row.at else DASH,
         setting=setting_text(row.setting),
         edge=printable(row.edge) if row.edge else None,
-        mixed=printable(f"{in_words(row.mixed_code)} changed between its runs") if row.mixed_code else None,
+        mixed=_mixed(row, comparison, reference),
         error=percent(error.mean if error else None),
         interval=interval(error.low, error.high) if error else DASH,
         half=percent(half),
@@ -106,6 +106,14 @@ def _line(row: RowResult, is_reference: bool) -> TableLine:
         loss=nats(row.loss.mean if row.loss else None),
         paper=paper_number(row),
     )
+
+
+def _mixed(row: RowResult, comparison: Comparison | None, reference: str) -> str | None:
+    """Return what makes a row's runs, or those that they are compared with, unlike each other, or None."""
+    said = [f"{in_words(row.mixed)} changed between its runs"] if row.mixed else []
+    if comparison is not None and comparison.unlike:
+        said.append(f"its runs and those of {reference} differ in {listed(comparison.unlike)}")
+    return printable(", and ".join(said)) or None
 
 
 def paper_number(row: RowResult) -> str:
@@ -213,7 +221,8 @@ def settings_text(results: StudyResults) -> str:
             printable(v) + (f" for {', '.join(printable(label) for label in rows)}" if len(values) > 1 else "")
             for v, rows in values.items()
         ]
-        said.append(f"{what[:1].upper()}{what[1:]}: {'; '.join(shown)}.")
+        name = what if "." in what else what.capitalize()  # a setting is written as it is set
+        said.append(f"{name}: {'; '.join(shown)}.")
     return " ".join(said)
 
 

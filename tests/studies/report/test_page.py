@@ -51,7 +51,7 @@ def hostile() -> StudyResults:
     return replace(
         results, rows=rows, runs=(run, *results.runs[1:]), limits=(HOSTILE,), recipe=(HOSTILE,), tuned=(HOSTILE,),
         settings={HOSTILE: {HOSTILE: (HOSTILE,), "1": (HOSTILE,)}},
-        provenance={HOSTILE: (HOSTILE,), "torch": ("1", HOSTILE)}, commands={HOSTILE: HOSTILE}, **texts,
+        provenance={HOSTILE: {HOSTILE: (HOSTILE,)}, "torch": {"1": (HOSTILE,), HOSTILE: (HOSTILE,)}}, commands={HOSTILE: HOSTILE}, **texts,
     )  # fmt: skip
 
 
@@ -61,6 +61,19 @@ def ties() -> StudyResults:
     rows = {row.key: replace(row, errors=same) for row in results.rows}
     comparisons = compare(rows, [("nesterov", "sgd")], ("nesterov", "sgd"))
     return replace(results, rows=tuple(rows.values()), comparisons=comparisons)
+
+
+def mixed() -> StudyResults:
+    """The rows of the primary comparison were trained with different versions of torch."""
+    results = study(
+        FEW, provenance={**PROVENANCE, "torch": {"2.14": ("SGD momentum",), "2.15": ("Nesterov", "Neumann")}}
+    )
+    comparisons = tuple(replace(c, unlike=("torch",) if c.primary else ()) for c in results.comparisons)
+    rows = tuple(
+        replace(row, reference=next((c for c in comparisons if (c.row, c.against) == (row.key, "sgd")), None))
+        for row in results.rows
+    )
+    return replace(results, comparisons=comparisons, rows=rows)
 
 
 def empty() -> StudyResults:
@@ -78,7 +91,7 @@ STUDIES = {
     "empty": empty,
     "one seed": lambda: study(FEW, seeds=(5,)),
     "ties": ties,
-    "mixed": lambda: study(FEW, provenance={**PROVENANCE, "torch": ("2.14", "2.15")}),
+    "mixed": mixed,
     "no paper": lambda: study(FEW, paper=None),
     "hostile": hostile,
 }
@@ -277,7 +290,13 @@ def test_what_went_wrong_is_counted(reports: dict[str, tuple[StudyResults, Path]
 
 
 def test_mixed_provenance_is_said(reports: dict[str, tuple[StudyResults, Path]]) -> None:
-    assert "Mixed torch." in Page(reports["mixed"][1] / "report.html").text
+    page = Page(reports["mixed"][1] / "report.html").text
+    assert "Mixed torch." in page
+    assert "2.14 SGD momentum" in page
+    assert "2.15 Nesterov, Neumann" in page
+    assert "‡ Neumann: its runs and those of SGD momentum differ in torch, see provenance." in page
+    assert "Note: the runs of the two differ in torch." in page
+    assert "Neumann ‡" in (reports["mixed"][1] / "table.md").read_text()
     assert "Mixed" not in Page(reports["complete"][1] / "report.html").text
 
 

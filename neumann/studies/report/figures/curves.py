@@ -59,9 +59,7 @@ def _together(rows: Sequence[RowResult]) -> Figure:
         axes.grid(axis="y")
         axes.set(xlabel="epoch", ylabel=label)
         handles = []
-        values = _values(rows, measure, scale)
-        fit_y(axes, values)
-        floor = axes.get_ylim()[0] if axes.get_yscale() == "log" else None
+        floor = _fit_y(axes, rows, measure, scale)
         for row, (colour, dashes) in zip(rows, LINES, strict=False):
             handles += _curve(axes, row.curve, measure, scale, floor, color=colour, linestyle=dashes, linewidth=1.6)
         _epochs(axes, rows)
@@ -81,15 +79,13 @@ def _apart(results: StudyResults, rows: Sequence[RowResult]) -> Figure:
     for i, (measure, scale, label) in enumerate(MEASURES):
         top = height - 0.35 - i * block
         heading(figure, label, top)
-        values = _values(rows, measure, scale)
         for k, (row, axes) in enumerate(zip(rows, grid.axes(figure, top - 0.2), strict=True)):
             others = [other for other in rows if other is not row and other.key != results.reference]
             axes.add_collection(LineCollection(_paths(others, measure, scale), colors=MUTE, linewidths=0.6, zorder=1))
             for other in rows:
                 if other.key == results.reference and other is not row:
                     _line(axes, other.curve, measure, scale, color=INK, linewidth=1, linestyle=DASHED, zorder=3)
-            fit_y(axes, values)
-            floor = axes.get_ylim()[0] if axes.get_yscale() == "log" else None
+            floor = _fit_y(axes, rows, measure, scale)
             _curve(axes, row.curve, measure, scale, floor, color=BLUE, linewidth=1.5, zorder=4)
             grid.title(axes, row)
             _epochs(axes, rows)
@@ -113,6 +109,8 @@ def _curve(axes: Axes, curve: Curve | None, measure: str, scale: float, floor: f
     if floor is not None:  # on a logarithmic axis a band that reaches zero ends at the axis
         low = [max(v, floor) for v in low]
         high = [max(v, floor) for v in high]
+    if len(curve.epochs) == 1:  # one evaluation makes no band
+        axes.vlines(curve.epochs, low, high, color=look["color"], alpha=0.4, linewidth=3, zorder=2)
     axes.fill_between(curve.epochs, low, high, color=look["color"], alpha=0.2, linewidth=0, zorder=2)
     return _line(axes, curve, measure, scale, **look)
 
@@ -143,6 +141,18 @@ def _values(rows: Iterable[RowResult], measure: str, scale: float) -> list[float
     means = [v for curve in curves for v in finite(getattr(curve, measure), scale)]
     most = 2 * max(means, default=0.0)
     return means + [min(v, most) for curve in curves for v in finite(getattr(curve, f"{measure}_high"), scale)]
+
+
+def _fit_y(axes: Axes, rows: Sequence[RowResult], measure: str, scale: float) -> float | None:
+    """Give y the range of the curves with their bands; return its lower end where it is logarithmic, else None."""
+    fit_y(axes, _values(rows, measure, scale))
+    low, high = axes.get_ylim()
+    if axes.get_yscale() == "log":
+        return low
+    bands = [v for row in rows if row.curve for v in finite(getattr(row.curve, f"{measure}_low"), scale)]
+    if bands and min(bands) < low:
+        axes.set_ylim(max(0.0, min(bands) - 0.04 * (high - low)), high)
+    return None
 
 
 def _epochs(axes: Axes, rows: Iterable[RowResult]) -> None:
