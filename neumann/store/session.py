@@ -28,6 +28,7 @@ from neumann.store.files import create_file, plain, replace_file, write_json
 from neumann.store.folder import RunFolder, remove_refused
 from neumann.store.lookup import find, result_in
 from neumann.store.provenance import provenance
+from neumann.store.steps import StepLines
 from neumann.store.vouching import sealed, with_curve
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class Session:
         self.measurements: list[Measurement] = []
         self.attempts: list[dict[str, Any]] = []
         self.trains = False
+        self._steps = StepLines(folder.path)
         self._codes: list[dict[str, str]] = []
 
     def _look(self, decode: Callable[[BinaryIO], Any], state_format: int) -> None:
@@ -147,6 +149,8 @@ class Session:
             )
         self._warn_of_another_device()
         self.measurements = folder.restore_measurements(self.state["measurements"] if self.state else [])
+        self._steps = StepLines(self.path, self.state.get("steps", "") if self.state else "")
+        self._steps.restore()
         folder.error.unlink(missing_ok=True)
 
     def _warn_of_another_device(self) -> None:
@@ -206,6 +210,15 @@ class Session:
         self.measurements.append(measurement)
         self._folder.append_measurement(measurement)
 
+    def logged(self, line: Mapping[str, Any]) -> None:
+        """Append one step line."""
+        self._steps.append(line)
+
+    @property
+    def steps(self) -> str:
+        """Return the step lines so far, as a checkpoint holds them."""
+        return self._steps.text
+
     def checkpoint(self, content: bytes) -> None:
         """Write the state to go on from; the one before it is kept until the next."""
         write_checkpoint(self._folder.last, content)
@@ -225,7 +238,7 @@ class Session:
         if eval_weights is not None:
             replace_file(self._folder.eval_weights, eval_weights)
             result = {**result, "eval_weights": self._folder.eval_weights.name}
-        result = sealed(with_curve(result, self.measurements))
+        result = sealed(with_curve({**result, **self._steps.finish()}, self.measurements))
         self._folder.keep_measurements(self.measurements)
         self._folder.write_result(result)
         with contextlib.suppress(OSError):  # the result is written, and it is what counts
@@ -254,6 +267,7 @@ class Follower:
     def __init__(self, path: Path, attempt: int, measurements: list[Measurement]) -> None:
         self.path, self.attempt, self.measurements = path, attempt, measurements
         self.attempts: list[dict[str, Any]] = []  # rank 0 records them
+        self.steps = ""  # likewise
 
     @contextmanager
     def training(self, step: int, lost: Callable[[], None]) -> Iterator[None]:
@@ -263,6 +277,9 @@ class Follower:
     def measured(self, measurement: Measurement) -> None:
         """Remember one evaluation."""
         self.measurements.append(measurement)
+
+    def logged(self, line: Mapping[str, Any]) -> None:
+        """Do nothing."""
 
     def checkpoint(self, content: bytes) -> None:
         """Do nothing."""

@@ -29,6 +29,7 @@ from neumann.store.session import Measurement
 from neumann.training.classifier import ImageClassifier
 from neumann.training.distributed import RankGroup, WrongShards
 from neumann.training.rate_schedules import RateSchedule
+from neumann.training.step_lines import StepLogging
 from neumann.training.tally import Tally
 
 CHECK_EVERY = 50  # steps between looks at the loss for nan and inf; each look waits for the device
@@ -46,6 +47,9 @@ class TrainingProgress:
     loss_sum: float = 0.0  # of training losses since the last evaluation, nats
     loss_steps: int = 0  # how many
     head_loss_sums: dict[str, float] = field(default_factory=dict)  # by head, as loss_sum, of a model with two
+    line_step: int = 0  # of the last step line
+    line_seconds: float = 0.0  # train_seconds at that line
+    line_loss_sums: dict[str, float] = field(default_factory=dict)  # of the steps since, by key of a line
     diverged_at: int | None = None  # the step at which the loss was found not to be finite
 
     def state_dict(self) -> dict[str, Any]:
@@ -159,6 +163,7 @@ class Evaluation(pl.Callback):
         steps_per_epoch: the run's.
         batch_size: examples a step, over all ranks.
         report: takes each measurement.
+        logging: makes the step lines, or None.
     """
 
     def __init__(
@@ -174,6 +179,7 @@ class Evaluation(pl.Callback):
         steps_per_epoch: int,
         batch_size: int,
         report: Callable[[Measurement], None],
+        logging: StepLogging | None = None,
     ) -> None:
         self.progress = progress
         self._schedule = schedule
@@ -185,8 +191,9 @@ class Evaluation(pl.Callback):
         self._steps_per_epoch = steps_per_epoch
         self._batch_size = batch_size
         self._report = report
-        self._pending: Tensor | None = None  # losses not read from the device yet: the one minimised, then each head's
-        self._heads: list[str] = []  # keys of the heads' losses, in that order
+        self._logging = logging
+        self._pending: list[list[Tensor]] = []  # losses not read from the device yet, by step and key
+        self._losses: list[str] = []  # the keys: the one minimised, then each head's
         self._clock = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -196,19 +203,24 @@ class Evaluation(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the step, then read the loss, evaluate or stop where that is due."""
-        progress = self.progress
+        """Count the step, then read the loss, log, evaluate or stop where that is due."""
+        progress, logging = self.progress, self._logging
+        if logging is not None:
+            logging.after_step()
         progress.step += 1
         progress.examples += self._batch_size
         progress.loss_steps += 1
-        self._heads = [key for key in outputs if key != "loss"]
-        loss = torch.stack([outputs[key].detach() for key in ("loss", *self._heads)])
-        self._pending = loss.double() if self._pending is None else self._pending + loss
+        self._losses = ["loss", *(key for key in outputs if key != "loss")]
+        self._pending.append([outputs[key].detach() for key in self._losses])
         due = progress.step % self._every == 0 or progress.step == self._total
-        if due or progress.step % CHECK_EVERY == 0:
+        looks = due or progress.step % CHECK_EVERY == 0
+        logs = logging is not None and logging.is_due(progress.step)
+        if looks or logs:
             self.flush()
-            if not math.isfinite(progress.loss_sum):
-                progress.diverged_at = progress.step
+        if looks and not math.isfinite(progress.loss_sum):  # a line looks at none: its steps are the user's to choose
+            progress.diverged_at = progress.step
+        if logging is not None and (logs or progress.diverged_at is not None):
+            logging.write(trainer.optimizers[0].param_groups[0], self._schedule.count)
         if due or progress.diverged_at is not None:
             self._measure(trainer, pl_module)
         if progress.diverged_at is not None:
@@ -221,13 +233,17 @@ class Evaluation(pl.Callback):
 
     def flush(self) -> None:
         """Add up the losses that are still on the device, of all ranks, and read the clock."""
-        if self._pending is not None:
-            loss, *heads = (self._group.total(self._pending) / self._group.world_size).tolist()
-            self.progress.loss_sum += loss
-            sums = self.progress.head_loss_sums
-            for key, value in zip(self._heads, heads, strict=True):
-                sums[key] = sums.get(key, 0.0) + value
-            self._pending = None
+        if self._pending:
+            losses = torch.stack([loss for step in self._pending for loss in step])
+            self._pending = []
+            means = (self._group.total(losses) / self._group.world_size).view(-1, len(self._losses)).tolist()
+            for loss, *heads in means:  # step by step: the sums do not depend on how often this is called
+                self.progress.loss_sum += loss
+                sums = self.progress.head_loss_sums
+                for key, value in zip(self._losses[1:], heads, strict=True):
+                    sums[key] = sums.get(key, 0.0) + value
+                if self._logging is not None:
+                    self._logging.add({f"train_{key}": v for key, v in zip(self._losses, (loss, *heads), strict=True)})
         now = time.perf_counter()
         self.progress.train_seconds += now - self._clock
         self._clock = now
