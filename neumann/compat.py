@@ -186,9 +186,9 @@ def kill_fork_server() -> None:
 
 # W&B ---------------------------------------------------------------------------------------------------------------
 
-# Settings of wandb.Settings whose prefix x_ marks them as experimental, read in wandb 0.31.0: the client then does not
-# measure the machine, which would take time from training.
-WANDB_SETTINGS = {"x_disable_stats": True}
+# A setting of wandb.Settings whose prefix x_ marks it as experimental, read in wandb 0.31.0: the client then does not
+# measure the machine.
+NO_SYSTEM_METRICS = {"x_disable_stats": True}
 
 # PyTorch -----------------------------------------------------------------------------------------------------------
 

@@ -122,7 +122,7 @@ def test_lightning_notes_the_hook_under_way_where_it_did() -> None:
 def test_wandbs_experimental_settings_are_there() -> None:
     import wandb
 
-    gone = set(compat.WANDB_SETTINGS) - set(wandb.Settings.model_fields)
+    gone = set(compat.NO_SYSTEM_METRICS) - set(wandb.Settings.model_fields)
     assert not gone, f"wandb {version('wandb')} has no {gone} any more: mend neumann/compat.py"
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from neumann.errors import UserError, ending_of
 from neumann.folders import left_out_if_refused
 from neumann.seeds import AXES, derive
-from neumann.store import per_image
+from neumann.store import confusion, per_image
 from neumann.store.checkpoint_files import read_checkpoint, remove_checkpoints, write_checkpoint
 from neumann.store.claim import Claim
 from neumann.store.code_digests import code_of, codes, contributing, differing, in_words, targets_of
@@ -224,17 +224,26 @@ class Session:
         write_checkpoint(self._folder.last, content)
 
     def finish(
-        self, result: dict[str, Any], eval_weights: bytes | None, right: per_image.Right | None = None
+        self,
+        result: dict[str, Any],
+        eval_weights: bytes | None,
+        right: per_image.Right | None = None,
+        confused: confusion.Pairs | None = None,
     ) -> dict[str, Any]:
         """Write the weights that are kept, then ``result``, which is returned as written; the run is over then.
 
-        ``right`` says which test images were right, see `neumann.store.per_image`.
+        ``right`` says which test images were right, see `neumann.store.per_image`, and ``confused`` which classes were
+        taken for which, see `neumann.store.confusion`.
         """
         result = {**result, "code": self._codes}
         if right:
             content, described = per_image.pack(right)
             replace_file(self.path / per_image.FILE, content)
             result = {**result, per_image.KEY: described}
+        if confused is not None:
+            content, described = confusion.pack(confused, result["eval_point"])
+            replace_file(self.path / confusion.FILE, content)
+            result = {**result, confusion.KEY: described}
         if eval_weights is not None:
             replace_file(self._folder.eval_weights, eval_weights)
             result = {**result, "eval_weights": self._folder.eval_weights.name}
@@ -285,7 +294,11 @@ class Follower:
         """Do nothing."""
 
     def finish(
-        self, result: dict[str, Any], eval_weights: bytes | None, right: per_image.Right | None = None
+        self,
+        result: dict[str, Any],
+        eval_weights: bytes | None,
+        right: per_image.Right | None = None,
+        confused: confusion.Pairs | None = None,
     ) -> dict[str, Any]:
         """Return ``result``."""
         return result

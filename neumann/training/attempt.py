@@ -261,24 +261,29 @@ class Attempt:
         progress = self.progress
         if progress.diverged_at is None and progress.step < self.spec.config.derived.total_steps:
             return
-        result, right = self._result(trainer)
+        result, right, confused = self._result(trainer)
         kept = self.spec.config.checkpoint.keep != "none" and result["status"] == "finished"
         weights = self._eval_weights(trainer) if kept and self.group.is_main else None
-        result = self.session.finish(result, weights, right)
+        result = self.session.finish(result, weights, right, confused)
         self.result = self.group.broadcast(result)  # no rank leaves before it is written
 
-    def _result(self, trainer: pl.Trainer) -> tuple[dict[str, Any], dict[str, NDArray[np.bool_]]]:
-        """Return the result, and which test images were right, by the keys of `neumann.store.per_image`."""
+    def _result(
+        self, trainer: pl.Trainer
+    ) -> tuple[dict[str, Any], dict[str, NDArray[np.bool_]], NDArray[np.int64] | None]:
+        """Return the result, which test images were right, by the keys of `neumann.store.per_image`, and the confusion.
+
+        A run that diverged has neither.
+        """
         progress, measured = self.progress, self.session.measurements
-        diverged = progress.diverged_at is not None
-        test, again, right = None, None, {}
+        diverged, point = progress.diverged_at is not None, eval_point(trainer.optimizers[0])
+        test, again, right, confused = None, None, {}, None
         if not diverged:
             found = evaluate(self.parts.module, self.batches["test"], self.group, self.calibration, by_image=True)
             test, again = found.scores, found.recalibrated
             right = {f"test.{point}": row for point, row in found.right.items()}
             right |= {f"test_recalibrated.{point}": row for point, row in found.right_recalibrated.items()}
+            confused = found.confusion[point]
             self.group.on_main(self.parts.data.check_stream)
-        point = eval_point(trainer.optimizers[0])
         errors = [headline(m["validation"])["error"] for m in measured]
         recalibrated = {}
         if self.calibration is not None:
@@ -328,7 +333,7 @@ class Attempt:
             "first_step_at": self.first_step_at,  # of the last attempt, in seconds since 1970, as time is
             "time": time.time(),
         }
-        return result, right
+        return result, right, confused
 
     def _start(self) -> dict[str, Any]:
         start = self.parts.start

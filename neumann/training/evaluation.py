@@ -67,13 +67,14 @@ class Evaluated(NamedTuple):
 
     ``recalibrated`` are the scores with batch norm's statistics gathered again, None without calibration batches.
     ``right`` is bool [N] by point, in the order of the split, and ``right_recalibrated`` the same of ``recalibrated``;
-    both are empty unless they were asked for.
+    ``confusion`` is int64 [pairs, (class, answer, images)] by point. All three are empty unless they were asked for.
     """
 
     scores: PointScores
     recalibrated: PointScores | None
     right: dict[str, NDArray[np.bool_]]
     right_recalibrated: dict[str, NDArray[np.bool_]]
+    confusion: dict[str, NDArray[np.int64]]
 
 
 def evaluate(
@@ -91,7 +92,7 @@ def evaluate(
         batches: this rank's share of a split.
         group: the ranks that evaluate together, each of which must call this.
         calibration: this rank's share of the batches from which batch norm's statistics are gathered again.
-        by_image: whether to say of each image whether it was right.
+        by_image: whether to say of each image whether it was right, and which classes were taken for which.
 
     Returns:
         All of it over all ranks.
@@ -101,7 +102,7 @@ def evaluate(
     """
     optimizer = module.trainer.optimizers[0]
     precision = module.trainer.precision_plugin
-    found = Evaluated({}, {} if calibration is not None else None, {}, {})
+    found = Evaluated({}, {} if calibration is not None else None, {}, {}, {})
 
     def logits(images: Tensor) -> Tensor:
         with precision.val_step_context():
@@ -110,18 +111,21 @@ def evaluate(
 
     def count_over_all_ranks(point: str, right: dict[str, NDArray[np.bool_]]) -> dict[str, float]:
         tally = Tally(module.device)
-        places, answers = [], []
+        places, answers, pairs = [], [], []
         for batch in batches:
             images, labels = precision.convert_input(batch)
-            answer = tally.add(logits(images), labels)
+            predicted = tally.add(logits(images), labels)
             if by_image:
                 places.append(batches.taken)
-                answers.append(answer)
+                answers.append(predicted == labels)
+                pairs.append(torch.stack([labels, predicted], dim=1))
         counted = tally.scores(group)
         if counted["n"] != len(batches.plan.indices):
             raise WrongShards(f"an evaluation counted {counted['n']} examples of {len(batches.plan.indices)}")
         if by_image:
             right[point] = _in_order(places, answers, len(batches.plan.indices), group)
+            if right is found.right:
+                found.confusion[point] = _confused(pairs, group)
         return counted
 
     group.share_buffers(module)
@@ -147,6 +151,13 @@ def _in_order(places: list[Indices], answers: list[Tensor], count: int, group: R
     if (times != 1).any():
         raise WrongShards(f"an evaluation took {int((times != 1).sum())} images of {count} never or more than once")
     return right.astype(bool)
+
+
+def _confused(pairs: list[Tensor], group: RankGroup) -> NDArray[np.int64]:
+    """Return int64 [pairs, (class, answer, images)] of all ranks; each has [images, (class, answer)] in ``pairs``."""
+    mine = torch.cat(pairs).cpu().numpy()
+    found, images = np.unique(np.concatenate(group.gather(mine)), axis=0, return_counts=True)
+    return np.column_stack([found, images]).astype(np.int64)
 
 
 class Evaluation(pl.Callback):

@@ -26,7 +26,7 @@ from neumann.store import RunFolder
 from neumann.store.session import Measurement
 from neumann.store.steps import read_lines
 from neumann.training import wandb_run
-from neumann.training.mirror_rows import Described, Row, row_of_line, row_of_measurement, rows_of, summary_of
+from neumann.training.mirror_rows import Confused, Described, Row, row_of_line, row_of_measurement, rows_of, summary_of
 
 # A program is started through a pipe that closes when it runs. A process forked meanwhile by another thread (a decoding
 # worker) would hold that pipe open, and the start, which waits for it to close, would last as long as the worker lives.
@@ -48,12 +48,15 @@ class Mirror:
         folder: the run's, in which the client writes.
         record: the attempt's provenance.
         attempt: its number, from 1.
+        trains: whether this machine trains it meanwhile, so that its load is the run's.
 
     Raises:
         UserError: ``logger.mode=online``, and W&B cannot log in; or the folder's wandb leads elsewhere.
     """
 
-    def __init__(self, spec: RunSpec, folder: Path, record: Mapping[str, Any], attempt: int) -> None:
+    def __init__(
+        self, spec: RunSpec, folder: Path, record: Mapping[str, Any], attempt: int, *, trains: bool = True
+    ) -> None:
         import wandb
 
         if (folder / "wandb").is_symlink():
@@ -61,7 +64,7 @@ class Mirror:
                 f"{folder / 'wandb'} is a link: W&B would write outside the run's folder; remove it, or train with "
                 "logger=none"
             )
-        self._described, self._folder = Described.of_spec(spec, attempt, record), folder.resolve()
+        self._described, self._folder, self._trains = Described.of_spec(spec, attempt, record), folder.resolve(), trains
         self._work: SimpleQueue[Callable[[Any], object] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._mirror, name="neumann-mirror", daemon=True)
         hide_variables()  # here, in the main thread: no other may read the environment meanwhile
@@ -101,13 +104,21 @@ class Mirror:
     def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
         """Ask the client to write ``summary`` and to end the run; it starts here where it has not."""
         self.begin()
-        self._work.put(lambda run: wandb_run.finish(run, self._described, summary, exit_code))
+        self._work.put(lambda run: self._end(run, summary, exit_code))
         self._work.put(None)
 
     def close(self) -> None:
         """Wait until the upload is complete, where the client was started."""
         if self._thread.ident is not None:
             self._thread.join()
+
+    def _end(self, run: Any, summary: Mapping[str, Any], exit_code: int) -> None:
+        folder = RunFolder(self._folder)
+        result, last = folder.result(), folder.last_measurement()
+        confused = None
+        if exit_code == 0 and result is not None and last is not None:
+            confused = Confused.read(self._folder, result, self._described, row_of_measurement(last, by_step=True))
+        wandb_run.finish(run, self._described, summary, exit_code, confused)
 
     def _mirror(self) -> None:
         try:
@@ -122,13 +133,14 @@ class Mirror:
 
         with _starting_program:
             wandb.setup()  # the service, a program of its own
-        return wandb_run.start(self._described, self._folder, self._described.config["logger"])
+        logger = self._described.config["logger"]
+        return wandb_run.start(self._described, self._folder, logger, system_metrics=self._trains)
 
 
 def replay(spec: RunSpec, folder: RunFolder, result: Mapping[str, Any]) -> None:
     """Log a run that is over as the W&B run of the agent that asks for it, so that its sweep gets the objective."""
     attempts = folder.attempts()
-    mirror = Mirror(spec, folder.path, attempts[-1] if attempts else {}, int(result["attempts"]))
+    mirror = Mirror(spec, folder.path, attempts[-1] if attempts else {}, int(result["attempts"]), trains=False)
     lines = read_lines(folder.path, result)
     for row in rows_of(lines, folder.read_measurements(), by_step=bool(lines)):
         mirror.log_row(row)

@@ -6,7 +6,7 @@ Importing this module does not import torch, so a run that is over is mirrored a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from neumann.config import RunSpec
 from neumann.config.wandb_settings import TAG_LENGTH
 from neumann.errors import UserError
-from neumann.store import records
+from neumann.store import confusion, records
 from neumann.store.folder import RunFolder
 from neumann.store.scores import OBJECTIVE, is_number, objective
 
@@ -164,8 +164,49 @@ class Described:
             refuse_foreign_code(self.config)
         except UserError:
             return None
-        words = words_of({"config": self.config, "choices": self.choices, "signature": self.signature})
+        try:
+            words = words_of({"config": self.config, "choices": self.choices, "signature": self.signature})
+        except Exception:  # noqa: BLE001 - whatever composing it again may raise, the mirror goes on without it
+            return None
         return None if words is None else shlex.join(["neumann", "train", *words])
+
+
+@dataclass(frozen=True, eq=False)
+class Confused:
+    """The confusion counts of a run's test, to be drawn.
+
+    Args:
+        class_names: by class index.
+        pairs: int64 [pairs, (class, answer, images)].
+        point: the evaluation point.
+        step: optimizer steps of the run.
+        examples: examples that it saw.
+    """
+
+    class_names: Sequence[str]
+    pairs: confusion.Pairs
+    point: str
+    step: int
+    examples: int
+
+    @classmethod
+    def read(
+        cls, folder: Path, result: Mapping[str, Any], described: Described, last: Mapping[str, Any]
+    ) -> Confused | None:
+        """Return the counts in a run's ``folder``, at the place of its ``last`` row; None where it has none.
+
+        Raises UserError where they are not what the run wrote.
+        """
+        pairs = confusion.read(folder, result)
+        if pairs is None:
+            return None
+        data = described.provenance.get("data")
+        names = data.get("class_names") if isinstance(data, Mapping) else None
+        named = [str(name) for name in names] if isinstance(names, list | tuple) else []
+        count = int(pairs[:, :2].max()) + 1
+        if len(named) < count:  # a provenance.json that was lost or edited
+            named = [str(number) for number in range(count)]
+        return cls(named, pairs, str(result.get("eval_point")), int(last["step"]), int(last["examples"]))
 
 
 @dataclass(frozen=True)
@@ -179,6 +220,7 @@ class Recorded:
         rows: all of them, in order.
         summary: of its result; only its status where it is not over.
         result: its result, None where it is not over.
+        confused: the confusion counts of its test, None where there are none.
     """
 
     folder: RunFolder
@@ -187,6 +229,7 @@ class Recorded:
     rows: list[Row]
     summary: dict[str, Any]
     result: dict[str, Any] | None
+    confused: Confused | None
 
     @classmethod
     def read(cls, path: Path) -> Recorded:
@@ -213,4 +256,5 @@ class Recorded:
             rows = rows_of(lines, measured, by_step=described.is_logged_by_step)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} has a line that no run writes ({type(error).__name__}: {error})") from error
-        return cls(folder, described, status, rows, summary, result)
+        confused = Confused.read(path, result, described, rows[-1]) if result is not None else None
+        return cls(folder, described, status, rows, summary, result, confused)

@@ -18,8 +18,10 @@ TAG = "neumann.run"  # of an MLflow run: SIGNATURE-ATTEMPT
 AT_ONCE = {"metrics": 1000, "params": 100}  # as many as MLflow's server takes
 LONGEST = 500  # characters of a parameter's value that every store of MLflow's takes
 ENDED = {"finished": "FINISHED", "diverged": "FINISHED", "interrupted": "KILLED"}
-ARTIFACTS = ("config.yaml", "provenance.json", "measurements.jsonl", "result.json", "error.txt")
-ARTIFACTS = (*ARTIFACTS, steps.FILE, per_image.FILE, confusion.FILE)
+ARTIFACTS = (
+    *("config.yaml", "provenance.json", "measurements.jsonl", "result.json", "error.txt"),
+    *(steps.FILE, per_image.FILE, confusion.FILE),
+)
 
 
 def connect(uri: str | None) -> Any:
@@ -82,9 +84,7 @@ def _logged(run: Recorded, client: Any, experiment: str) -> list[str]:
         for row in run.rows:
             seconds = row.get(SECONDS, seconds)
             metrics += [
-                Metric(
-                    name, value, _ms(began + seconds), int(row["examples" if name.startswith(BY_EXAMPLES) else "step"])
-                )
+                Metric(name, value, _ms(began + seconds), place_of(name, row))
                 for name, value in row.items()
                 if name not in AXES
             ]

@@ -49,14 +49,15 @@ def replay(run: Recorded, *, mode: str, project: str, entity: str | None, folder
     config = run.described.config.get("logger")
     job_type = config.get("job_type") if isinstance(config, dict) else None
     logger = {"mode": mode, "project": project, "entity": entity, "job_type": str(job_type or "train")}
-    client = wandb_run.start(run.described, place, logger)
+    client = wandb_run.start(run.described, place, logger, system_metrics=False)
     try:
         for row in run.rows:
             client.log(row)
     except BaseException:
         client.finish(exit_code=EXIT_FAILED)
         raise
-    wandb_run.finish(client, run.described, run.summary, EXIT_CODES.get(run.status, EXIT_FAILED))
+    exit_code = EXIT_CODES.get(run.status, EXIT_FAILED)
+    wandb_run.finish(client, run.described, run.summary, exit_code, run.confused)
     said = [f"W&B run {run.described.id} of project {project}, {mode}"]
     for path in sorted(place.glob(f"wandb/offline-run-*-{run.described.id}")):
         if path.name not in before:

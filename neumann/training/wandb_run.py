@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from neumann import compat
 from neumann.config.wandb_settings import under_agent
-from neumann.training.mirror_rows import AXES, BY_EXAMPLES, Described
+from neumann.training.mirror_rows import AXES, BY_EXAMPLES, Confused, Described
 
 
-def start(described: Described, folder: Path, logger: Mapping[str, Any]) -> Any:
+def start(described: Described, folder: Path, logger: Mapping[str, Any], *, system_metrics: bool) -> Any:
     """Return a W&B run for one attempt at a run, its id signature-attempt.
 
     Resuming a W&B run offline would overwrite what was synced first (wandb#5865), so it is never resumed. Under an
@@ -23,10 +25,12 @@ def start(described: Described, folder: Path, logger: Mapping[str, Any]) -> Any:
         described: the run.
         folder: where the client writes: in wandb/ in it.
         logger: mode, project, entity and job_type, under W&B's names.
+        system_metrics: whether the client measures this machine, every 15 s in a process of its own: 0.1 s of
+            processor time a minute with and without. A replay does not: it is not the machine that trained.
     """
     import wandb
 
-    agent = under_agent()
+    agent, measuring = under_agent(), {} if system_metrics else compat.NO_SYSTEM_METRICS
     run = wandb.init(
         mode=logger["mode"],
         project=None if agent else logger["project"],
@@ -39,7 +43,7 @@ def start(described: Described, folder: Path, logger: Mapping[str, Any]) -> Any:
         tags=described.tags,
         config={**described.as_config(), **({"resolved": described.config} if agent else {})},
         # no git: a remote's URL may hold a token, and provenance has the commit
-        settings=wandb.Settings(console="off", silent=True, disable_git=True, **compat.WANDB_SETTINGS),
+        settings=wandb.Settings(console="off", silent=True, disable_git=True, **measuring),
         reinit="finish_previous",
     )
     for axis in AXES:
@@ -49,9 +53,28 @@ def start(described: Described, folder: Path, logger: Mapping[str, Any]) -> Any:
     return run
 
 
-def finish(run: Any, described: Described, summary: Mapping[str, Any], exit_code: int) -> None:
+def finish(
+    run: Any, described: Described, summary: Mapping[str, Any], exit_code: int, confused: Confused | None = None
+) -> None:
     """Write what is known at the end of a run, and end it. A run that is over has the command that repeats it."""
     if exit_code == 0 and (command := described.command()) is not None:
         run.config.update({"command": command})
+    if confused is not None:
+        run.log({"test/confusion": _chart(confused), "step": confused.step, "examples": confused.examples})
     run.summary.update(dict(summary))
     run.finish(exit_code=exit_code)
+
+
+def _chart(confused: Confused) -> Any:
+    """Return the confusion matrix as W&B draws it, or where it has more cells than W&B draws, a table of those > 0."""
+    import wandb
+
+    names, pairs = confused.class_names, confused.pairs
+    if len(names) ** 2 <= wandb.Table.MAX_ROWS:
+        classes, answers = (np.repeat(pairs[:, at], pairs[:, 2]).tolist() for at in (0, 1))
+        return wandb.plot.confusion_matrix(
+            y_true=classes, preds=answers, class_names=list(names), title=f"test, {confused.point} point"
+        )
+    most = pairs[np.argsort(-pairs[:, 2], kind="stable")][: wandb.Table.MAX_ROWS]
+    rows = [[names[actual], names[predicted], images] for actual, predicted, images in most.tolist()]
+    return wandb.Table(columns=["Actual", "Predicted", "nPredictions"], data=rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -16,7 +17,7 @@ import wandb
 from neumann.cli.main import main
 from neumann.config import make_spec
 from neumann.errors import Interrupted
-from neumann.store import find
+from neumann.store import confusion, find
 from neumann.store.steps import read_lines
 from neumann.training.stopping import Stop
 from tests.support.offline_wandb import read_offline
@@ -76,6 +77,13 @@ def test_a_finished_run_is_whole_on_the_mirror_and_replayed_as_it_was(
     assert run["summary"]["status"] == "finished"
     for path in folder.path.rglob("*"):  # no secret in any file
         assert path.is_dir() or b"0123456789012345678901234567890123456789" not in path.read_bytes()
+    (confused,) = [row for row in run["history"] if any(key.startswith("test/confusion") for key in row)]
+    assert (confused["step"], confused["examples"]) == (36, 36 * 64)
+    (table,) = folder.path.glob("wandb/offline-run-*/files/media/table/test/confusion*.table.json")
+    counts = {(actual, answer): images for actual, answer, images in json.loads(table.read_text())["data"] if images}
+    pairs = confusion.read(folder.path, result)
+    assert pairs is not None
+    assert counts == {(str(actual), str(answer)): images for actual, answer, images in pairs.tolist()}
     assert main(["runs", "mirror", str(folder.path), "--to", "wandb"]) == 0
     said = capsys.readouterr().out
     assert f"W&B run {signature}-1 of project neumann, offline" in said
@@ -138,8 +146,9 @@ def test_every_way_out_finishes_the_mirror(train: Train, monkeypatch: pytest.Mon
     result, _ = train("logger=wandb", "optimizer=sgd")
     _, second = sorted(read_offline(folder), key=lambda run: run["id"])
     assert second["id"] == f"{result['signature']}-2"
-    # replayed, then gone on: whole by itself
-    assert [(row["step"], "train/loss" in row) for row in second["history"]] == [(18, False), (36, True), (36, False)]
+    rows = [(row["step"], "train/loss" in row) for row in second["history"]]
+    # replayed, then gone on: whole by itself; a line comes before the evaluation, and the confusion matrix last
+    assert rows == [(18, False), (36, True), (36, False), (36, False)]
     assert second["exit"] == 0
 
 

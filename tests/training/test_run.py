@@ -76,7 +76,7 @@ def test_a_run_records_everything(train: Train) -> None:
     names = {p.name for p in folder.path.iterdir() if not p.name.startswith(".claim.")}
     assert names == {
         "config.yaml", "signed.json", "provenance.json", "status.json", "measurements.jsonl", "steps.jsonl", "result.json", "eval-weights.pt",
-        "test-correct.bin",
+        "test-correct.bin", "test-confusion.csv",
     }  # fmt: skip
 
 
