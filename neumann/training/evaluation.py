@@ -47,9 +47,9 @@ class TrainingProgress:
     loss_sum: float = 0.0  # of training losses since the last evaluation, nats
     loss_steps: int = 0  # how many
     head_loss_sums: dict[str, float] = field(default_factory=dict)  # by head, as loss_sum, of a model with two
-    line_step: int = 0  # of the last step line
+    line_steps: int = 0  # steps since the last step line
     line_seconds: float = 0.0  # train_seconds at that line
-    line_loss_sums: dict[str, float] = field(default_factory=dict)  # of the steps since, by key of a line
+    line_loss_sums: dict[str, float] = field(default_factory=dict)  # of those steps, by key of a line
     diverged_at: int | None = None  # the step at which the loss was found not to be finite
 
     def state_dict(self) -> dict[str, Any]:
@@ -210,6 +210,8 @@ class Evaluation(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
         self._clock = time.perf_counter()
+        if self._logging is not None:
+            self._logging.begin()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

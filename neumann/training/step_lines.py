@@ -55,8 +55,14 @@ class StepLogging:
         """Return whether there is a line at ``step``, counted from 1."""
         return step % self._every == 0 or step == self._total
 
+    def begin(self) -> None:
+        """Begin an attempt: steps of earlier ones that were not logged are none of the next line's."""
+        if self._progress.line_steps == 0:
+            self._progress.line_seconds = self._progress.train_seconds
+
     def add(self, losses: Mapping[str, float]) -> None:
         """Take the losses of one step, the mean over all ranks, by their keys in a line."""
+        self._progress.line_steps += 1
         sums = self._progress.line_loss_sums
         for key, loss in losses.items():
             sums[key] = sums.get(key, 0.0) + loss
@@ -79,7 +85,7 @@ class StepLogging:
             optimizer_step: steps that the optimizer took.
         """
         progress = self._progress
-        steps = progress.step - progress.line_step
+        steps = progress.line_steps
         seconds = progress.train_seconds - progress.line_seconds
         mu = momentum_of(group)
         line = {
@@ -94,7 +100,7 @@ class StepLogging:
             "examples_per_second": round(steps * self._batch_size / seconds, 2) if seconds > 0 else None,
             **(self._norms.taken() if self._norms is not None else {}),
         }
-        progress.line_step, progress.line_seconds, progress.line_loss_sums = progress.step, progress.train_seconds, {}
+        progress.line_steps, progress.line_seconds, progress.line_loss_sums = 0, progress.train_seconds, {}
         self._report(line)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from itertools import pairwise
 from typing import Any
 
@@ -10,13 +11,15 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from neumann.errors import UserError
+from neumann.errors import Interrupted, UserError
 from neumann.optim.momentum_and_resets import momentum
-from neumann.store import RunFolder
+from neumann.store import RunFolder, find
 from neumann.store.steps import read_lines
+from neumann.training.checkpoints import encode
 from neumann.training.distributed import RankGroup
 from neumann.training.parts import build_parts
 from neumann.training.step_lines import momentum_of
+from neumann.training.stopping import Stop
 from tests.support.quick_runs import Train, quick
 from tests.training.test_accumulation import assert_equal, weights
 
@@ -91,6 +94,40 @@ def test_norms_are_those_of_a_loop_by_hand(train: Train) -> None:
     assert list(got) == [3, 6, 7]
     for step, norms in got.items():
         assert norms == pytest.approx(expected[step - 1], rel=1e-12)
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("version", ["same", "earlier"])
+def test_a_run_that_was_not_logged_before_is_from_where_it_goes_on(
+    version: str, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interval may be another in every attempt, and a checkpoint of an earlier version knows of no lines."""
+    original = Stop.on_train_batch_end
+
+    def stop_once(self: Stop, *words: Any) -> None:
+        if words[-1] == 24:
+            monkeypatch.setattr(Stop, "on_train_batch_end", original)
+            signal.raise_signal(signal.SIGINT)
+        original(self, *words)
+
+    _, every = train("optimizer=sgd", "study=every", "trainer.log_every_n_steps=1")
+    monkeypatch.setattr(Stop, "on_train_batch_end", stop_once)
+    with pytest.raises(Interrupted):
+        train("optimizer=sgd", "trainer.log_every_n_steps=0")
+    last = find(quick("optimizer=sgd")).last
+    if version == "earlier":
+        state = torch.load(last, weights_only=True)
+        del state["steps"]
+        state["progress"] = {key: value for key, value in state["progress"].items() if not key.startswith("line_")}
+        last.write_bytes(encode(state))
+    _, folder = train("optimizer=sgd", "trainer.log_every_n_steps=10")
+    singles = [line["train_loss"] for line in lines(every)]
+    found = {line["step"]: line for line in lines(folder)}
+    assert list(found) == [30, 36]
+    assert found[30]["train_loss"] == pytest.approx(sum(singles[25:30]) / 5, rel=1e-12)
+    assert found[36]["train_loss"] == pytest.approx(sum(singles[30:36]) / 6, rel=1e-12)
+    seconds = folder.read_measurements()[-1]["train_seconds"]
+    assert all(line["examples_per_second"] >= 64 * 5 / seconds for line in found.values())
 
 
 def test_a_run_that_diverges_keeps_its_lines(train: Train) -> None:
