@@ -38,8 +38,10 @@ def replay(run: Recorded, *, mode: str, project: str, entity: str | None, folder
         folder: where the client writes, in wandb/ in it; None: the run's folder.
 
     Raises:
-        UserError: the folder cannot be written, or its wandb leads elsewhere.
+        UserError: the folder cannot be written, or its wandb leads elsewhere; or W&B refuses something.
     """
+    import wandb
+
     hide_variables()
     place = (run.folder.path if folder is None else folder).resolve()
     if (place / "wandb").is_symlink():
@@ -49,15 +51,14 @@ def replay(run: Recorded, *, mode: str, project: str, entity: str | None, folder
     config = run.described.config.get("logger")
     job_type = config.get("job_type") if isinstance(config, dict) else None
     logger = {"mode": mode, "project": project, "entity": entity, "job_type": str(job_type or "train")}
-    client = wandb_run.start(run.described, place, logger, system_metrics=False)
     try:
+        client = wandb_run.start(run.described, place, logger, system_metrics=False)
         for row in run.rows:
             client.log(row)
-    except BaseException:
-        client.finish(exit_code=EXIT_FAILED)
-        raise
-    exit_code = EXIT_CODES.get(run.status, EXIT_FAILED)
-    wandb_run.finish(client, run.described, run.summary, exit_code, run.confused)
+        exit_code = EXIT_CODES.get(run.status, EXIT_FAILED)
+        wandb_run.finish(client, run.described, run.summary, exit_code, run.confused)
+    except wandb.Error as error:
+        raise UserError(f"W&B refuses it ({first_line(error)})") from error
     said = [f"W&B run {run.described.id} of project {project}, {mode}"]
     for path in sorted(place.glob(f"wandb/offline-run-*-{run.described.id}")):
         if path.name not in before:
