@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hydra.plugins.config_source import ConfigSource
     from omegaconf import DictConfig, ListConfig
     from pytorch_lightning import Trainer
+    from torch.optim import Optimizer
 
 # Hydra -------------------------------------------------------------------------------------------------------------
 
@@ -185,11 +186,22 @@ def kill_fork_server() -> None:
 
 # W&B ---------------------------------------------------------------------------------------------------------------
 
-# Settings of wandb.Settings whose prefix x_ marks them as experimental, read in wandb 0.31.0: the client then does not
-# measure the machine, which would take time from training.
-WANDB_SETTINGS = {"x_disable_stats": True}
+# A setting of wandb.Settings whose prefix x_ marks it as experimental, read in wandb 0.31.0: the client then does not
+# measure the machine.
+NO_SYSTEM_METRICS = {"x_disable_stats": True}
 
 # PyTorch -----------------------------------------------------------------------------------------------------------
 
 # The module that a DataLoader's worker runs in, read in torch 2.15.0: torch imports it when the first worker starts.
 TORCH_WORKER = "torch.utils.data._utils.worker"
+
+
+def loss_scale_left(trainer: Trainer, optimizer: Optimizer) -> float:
+    """Return what the gradients are still multiplied by just before a step: the scale of float16 training, else 1.
+
+    torch 2.15: _step_supports_amp_scaling. Of an optimizer that has it set, GradScaler leaves the division to the step.
+    """
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    if scaler is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
+        return 1.0
+    return float(scaler.get_scale())

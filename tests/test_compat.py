@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -122,8 +123,26 @@ def test_lightning_notes_the_hook_under_way_where_it_did() -> None:
 def test_wandbs_experimental_settings_are_there() -> None:
     import wandb
 
-    gone = set(compat.WANDB_SETTINGS) - set(wandb.Settings.model_fields)
+    gone = set(compat.NO_SYSTEM_METRICS) - set(wandb.Settings.model_fields)
     assert not gone, f"wandb {version('wandb')} has no {gone} any more: mend neumann/compat.py"
+
+
+def test_the_scale_that_torch_leaves_to_a_step_is_told() -> None:
+    import torch
+
+    params = [torch.zeros(1, requires_grad=True)]
+    scaling, plain = (SimpleNamespace(precision_plugin=SimpleNamespace(scaler=s)) for s in (Scaler(), None))
+    moved = f"torch {version('torch')} leaves the scale of gradients to other steps: mend neumann/compat.py"
+    assert compat.loss_scale_left(scaling, torch.optim.Adam(params, fused=True)) == 1024.0, moved  # type: ignore[arg-type]
+    assert compat.loss_scale_left(scaling, torch.optim.Adam(params)) == 1.0, moved  # type: ignore[arg-type]
+    assert compat.loss_scale_left(plain, torch.optim.Adam(params, fused=True)) == 1.0  # type: ignore[arg-type]
+
+
+class Scaler:
+    """torch's GradScaler, as far as it is asked."""
+
+    def get_scale(self) -> float:
+        return 1024.0
 
 
 def test_a_parsers_long_options_are_listed() -> None:

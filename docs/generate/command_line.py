@@ -17,6 +17,7 @@ COMMANDS = (
     "runs watch",
     "runs clean",
     "runs resume",
+    "runs mirror",
     "evaluate",
     "predict",
     "export",

@@ -1,4 +1,4 @@
-"""`neumann runs`: list the runs of a results folder, show one, follow them, remove them, resume one."""
+"""`neumann runs`: list the runs of a results folder, show one, follow them, remove them, resume one, mirror some."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 REFRESH_S = 1.0
 UNFINISHED = ("pending", "running")
-VERBS = ("show", "watch", "clean", "resume")
+VERBS = ("show", "watch", "clean", "resume", "mirror")
 OWN = ("launch", "logger")  # sections that name shell commands, accounts and servers: never taken from a folder
 
 HELP = """\
@@ -47,6 +47,7 @@ Lists the runs of a results folder (./runs, or output=FOLDER, or a path), those 
   neumann runs clean                               remove those that failed, after asking
   neumann runs resume RUN [logger=none ...]        go on with one from what its folder says; where it trains and who is
                                                    told are not the folder's to say: give launch and logger here
+  neumann runs mirror RUN ... --to wandb|tensorboard|mlflow   replay runs there from their own files
 
 It exits with 0; with 1 where no run fits the filters of the list or of watch --until-done, or something could not be
 done; with 2 for wrong input. clean exits with 0 where there is nothing to remove.
@@ -61,6 +62,10 @@ def main(words: Sequence[str], console: Console, train: Callable[[RunSpec], int]
     train     trains one run for `resume` and returns the exit code
     """
     verb = words[0] if words and words[0] in VERBS else None
+    if verb == "mirror":
+        from neumann.cli.mirror import mirror
+
+        return mirror(words[1:], console)
     parser = _parser(verb)
     given = parsed(parser, words[1:] if verb else words)
     if given is None:

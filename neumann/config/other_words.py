@@ -37,7 +37,9 @@ _KEYS = {  # our setting or group: the words of others for it
     "trainer.max_epochs": "epoch epochs ep n_epochs nepochs num_epochs num_train_epochs max_epoch total_epochs "
     "train_epochs",
     "trainer.check_val_every_n_epoch": "val_every eval_every check_val_every val_check_interval val_interval val_freq "
-    "eval_freq eval_interval eval_steps evaluate_every validate_every log_every log_interval log_every_n_steps",
+    "eval_freq eval_interval eval_steps evaluate_every validate_every",
+    "trainer.log_every_n_steps": "log_every log_interval log_steps logging_steps log_freq logging_interval",
+    "trainer.track_grad_norm": "grad_norm log_grad_norm",
     "trainer.accelerator": "device cuda use_cuda no_cuda cpu gpu_type use_gpu use_cpu mps tpu platform",
     "trainer.num_nodes": "nodes nnodes num_machines n_nodes",
     "trainer.precision": "amp use_amp fp16 bf16 half mixed_precision dtype amp_dtype autocast",

@@ -68,6 +68,9 @@ class TrainerConfig:
     devices: int = number(1, at_least=1)  # per node, a process each
     num_nodes: int = number(1, at_least=1)  # machines that train one run
     deterministic: bool = False  # a GPU repeats to the bit
+    log_every_n_steps: int = number(50, at_least=0)  # optimizer steps between two lines of steps.jsonl; 0: no lines
+    track_grad_norm: bool = False  # whether a line has the norm of the gradient
+    track_update_norm: bool = False  # and that of the move of the weights
     # Lightning's name: bits of the weights, or the type that autocast computes in; auto: `neumann.config.precision`
     precision: str = choice("auto", "auto", "32-true", "bf16-mixed", "16-mixed", "64-true")
 
@@ -180,6 +183,16 @@ def _texts() -> frozenset[str]:
 TEXTS = _texts()
 
 
+def check_step_lines(trainer: TrainerConfig) -> None:
+    """Raise UserError where norms are asked for and there is no line that could have them."""
+    for key in ("track_grad_norm", "track_update_norm"):
+        if getattr(trainer, key) and trainer.log_every_n_steps == 0:
+            raise UserError(
+                f"trainer.{key}=true has nowhere to be written, since trainer.log_every_n_steps=0 logs no step: give "
+                "trainer.log_every_n_steps=50, or another number of steps"
+            )
+
+
 def solver_of(batch: BatchConfig, trainer: TrainerConfig) -> BatchSolver:
     """Return what splits global batches over the devices of ``trainer``. Raises UserError."""
     return BatchSolver(trainer.devices * trainer.num_nodes, batch.max_per_device, batch.norm_size)
@@ -203,6 +216,7 @@ def check_values(config: RunConfig) -> None:
     if isinstance(config.launch, SlurmLaunchConfig):
         check_slurm(config.launch)
     check_logger(config.logger)
+    check_step_lines(config.trainer)
     if not config.output:
         raise UserError("output is empty: name the folder that results go to")
     for key, value in (("study", config.study), ("name", config.name)):

@@ -45,14 +45,19 @@ def check_logger(logger: LoggerConfig) -> None:
     """Raise UserError for a project or a tag that W&B's client would refuse after training."""
     if logger.kind == "none":
         return
-    if not logger.project or len(logger.project) > PROJECT_LENGTH or set(logger.project) & set(NOT_IN_A_PROJECT):
-        raise UserError(
-            f"logger.project={logger.project!r} cannot be a project of W&B: it has 1 to {PROJECT_LENGTH} characters "
-            f"and none of {' '.join(NOT_IN_A_PROJECT)}"
-        )
+    check_project("logger.project=", logger.project)
     for tag in logger.tags:
         if not 1 <= len(tag) <= TAG_LENGTH:
             raise UserError(f"logger.tags: {tag!r} has {len(tag)} characters, and a tag of W&B has 1 to {TAG_LENGTH}")
+
+
+def check_project(given: str, project: str) -> None:
+    """Raise UserError for a project that W&B's client would refuse; ``given`` stands before it in the sentence."""
+    if not project or len(project) > PROJECT_LENGTH or set(project) & set(NOT_IN_A_PROJECT):
+        raise UserError(
+            f"{given}{project!r} cannot be a project of W&B: it has 1 to {PROJECT_LENGTH} characters "
+            f"and none of {' '.join(NOT_IN_A_PROJECT)}"
+        )
 
 
 def ignored_variables(config: RunConfig, environment: Mapping[str, str] = os.environ) -> list[str]:

@@ -83,8 +83,8 @@ def _whole(path: Path, content: bytes) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def append_line(path: Path, line: bytes) -> None:
-    """Append ``line`` and sync it; a line before it that a kill has cut short stays a line of its own.
+def append_line(path: Path, line: bytes, *, sync: bool = True) -> None:
+    """Append ``line`` and sync it unless told not to; a line before it that a kill has cut short stays one of its own.
 
     Raises NotWritten, having taken back what was written of the line, and Lost as `replace_file` does. A link is not
     followed: in another user's folder it may lead to any file of ours.
@@ -97,7 +97,8 @@ def append_line(path: Path, line: bytes) -> None:
         try:
             while content:
                 content = content[file.write(content) :]
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         except OSError:
             os.ftruncate(file.fileno(), size)
             raise

@@ -3,7 +3,7 @@
 config.yaml          the resolved configuration; signed.json: what the signature covers
 provenance.json      code, packages, hardware, data, seeds, one entry per attempt
 status.json          pending | running | finished | diverged | failed | interrupted
-measurements.jsonl   one line per evaluation
+measurements.jsonl   one line per evaluation; steps.jsonl: one per trainer.log_every_n_steps (see `steps`)
 last.ckpt            the state to go on from; eval-weights.pt: the weights at the eval point
 result.json          written atomically once training is over: where it is good, the run is over
 error.txt            the traceback of a failed run; output.log: what a run of a launch printed

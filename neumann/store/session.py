@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from neumann.errors import UserError, ending_of
 from neumann.folders import left_out_if_refused
 from neumann.seeds import AXES, derive
-from neumann.store import per_image
+from neumann.store import confusion, per_image
 from neumann.store.checkpoint_files import read_checkpoint, remove_checkpoints, write_checkpoint
 from neumann.store.claim import Claim
 from neumann.store.code_digests import code_of, codes, contributing, differing, in_words, targets_of
@@ -28,6 +28,7 @@ from neumann.store.files import create_file, plain, replace_file, write_json
 from neumann.store.folder import RunFolder, remove_refused
 from neumann.store.lookup import find, result_in
 from neumann.store.provenance import provenance
+from neumann.store.steps import StepLines
 from neumann.store.vouching import sealed, with_curve
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class Session:
         self.measurements: list[Measurement] = []
         self.attempts: list[dict[str, Any]] = []
         self.trains = False
+        self._steps = StepLines(folder.path)
         self._codes: list[dict[str, str]] = []
 
     def _look(self, decode: Callable[[BinaryIO], Any], state_format: int) -> None:
@@ -147,6 +149,8 @@ class Session:
             )
         self._warn_of_another_device()
         self.measurements = folder.restore_measurements(self.state["measurements"] if self.state else [])
+        self._steps = StepLines(self.path, self.state.get("steps", "") if self.state else "")
+        self._steps.restore()
         folder.error.unlink(missing_ok=True)
 
     def _warn_of_another_device(self) -> None:
@@ -206,26 +210,44 @@ class Session:
         self.measurements.append(measurement)
         self._folder.append_measurement(measurement)
 
+    def logged(self, line: Mapping[str, Any]) -> None:
+        """Append one step line."""
+        self._steps.append(line)
+
+    @property
+    def steps(self) -> str:
+        """Return the step lines so far, as a checkpoint holds them."""
+        return self._steps.text
+
     def checkpoint(self, content: bytes) -> None:
         """Write the state to go on from; the one before it is kept until the next."""
         write_checkpoint(self._folder.last, content)
 
     def finish(
-        self, result: dict[str, Any], eval_weights: bytes | None, right: per_image.Right | None = None
+        self,
+        result: dict[str, Any],
+        eval_weights: bytes | None,
+        right: per_image.Right | None = None,
+        confused: confusion.Pairs | None = None,
     ) -> dict[str, Any]:
         """Write the weights that are kept, then ``result``, which is returned as written; the run is over then.
 
-        ``right`` says which test images were right, see `neumann.store.per_image`.
+        ``right`` says which test images were right, see `neumann.store.per_image`, and ``confused`` which classes were
+        taken for which, see `neumann.store.confusion`.
         """
         result = {**result, "code": self._codes}
         if right:
             content, described = per_image.pack(right)
             replace_file(self.path / per_image.FILE, content)
             result = {**result, per_image.KEY: described}
+        if confused is not None:
+            content, described = confusion.pack(confused, result["eval_point"])
+            replace_file(self.path / confusion.FILE, content)
+            result = {**result, confusion.KEY: described}
         if eval_weights is not None:
             replace_file(self._folder.eval_weights, eval_weights)
             result = {**result, "eval_weights": self._folder.eval_weights.name}
-        result = sealed(with_curve(result, self.measurements))
+        result = sealed(with_curve({**result, **self._steps.finish()}, self.measurements))
         self._folder.keep_measurements(self.measurements)
         self._folder.write_result(result)
         with contextlib.suppress(OSError):  # the result is written, and it is what counts
@@ -254,6 +276,7 @@ class Follower:
     def __init__(self, path: Path, attempt: int, measurements: list[Measurement]) -> None:
         self.path, self.attempt, self.measurements = path, attempt, measurements
         self.attempts: list[dict[str, Any]] = []  # rank 0 records them
+        self.steps = ""  # likewise
 
     @contextmanager
     def training(self, step: int, lost: Callable[[], None]) -> Iterator[None]:
@@ -264,11 +287,18 @@ class Follower:
         """Remember one evaluation."""
         self.measurements.append(measurement)
 
+    def logged(self, line: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
     def checkpoint(self, content: bytes) -> None:
         """Do nothing."""
 
     def finish(
-        self, result: dict[str, Any], eval_weights: bytes | None, right: per_image.Right | None = None
+        self,
+        result: dict[str, Any],
+        eval_weights: bytes | None,
+        right: per_image.Right | None = None,
+        confused: confusion.Pairs | None = None,
     ) -> dict[str, Any]:
         """Return ``result``."""
         return result

@@ -16,6 +16,7 @@ import pytorch_lightning as pl
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
+from torch.optim import Optimizer
 
 from neumann import compat
 from neumann.config import RunSpec
@@ -35,8 +36,10 @@ from neumann.training.checkpoints import (
 from neumann.training.display import Display
 from neumann.training.distributed import RankGroup
 from neumann.training.evaluation import Evaluation, TrainingProgress, evaluate
-from neumann.training.mirror import Mirror, summary_of
+from neumann.training.mirror import Mirror
+from neumann.training.mirror_rows import summary_of
 from neumann.training.parts import Parts
+from neumann.training.step_lines import StepLogging, StepNorms
 from neumann.training.stopping import Stop
 
 
@@ -45,21 +48,31 @@ class _InTurn(pl.Callback):
 
     They are called with the step's number in this attempt, and with the mean losses of its micro-batches; Lightning has
     divided the one that is minimised by their number. One callback also spares the time that Lightning spends on every
-    hook of each.
+    hook of each. `StepLogging` is called before the optimizer steps, too, when the gradients are whole.
 
     Args:
         callbacks: called in this order.
         census: counts the examples of every micro-batch.
         accumulation: micro-batches in a step.
+        logging: makes the step lines, or None.
     """
 
-    def __init__(self, callbacks: list[pl.Callback], census: Census, accumulation: int) -> None:
+    def __init__(
+        self, callbacks: list[pl.Callback], census: Census, accumulation: int, logging: StepLogging | None
+    ) -> None:
         self._callbacks, self._census, self._accumulation = callbacks, census, accumulation
+        self._logging = logging
         self._losses: dict[str, Tensor] = {}  # of the micro-batches of the step under way
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for callback in self._callbacks:
             callback.on_train_start(trainer, pl_module)
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        if self._logging is not None:
+            self._logging.before_step(trainer, optimizer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -129,6 +142,7 @@ class Attempt:
         }
         recalibrate = spec.config.recipe.recalibrate_batch_norm
         self.calibration = parts.data.calibration_batches(recalibrate) if recalibrate else None
+        self.logging = self._step_logging()
         self.evaluation = Evaluation(
             self.progress,
             parts.schedule,
@@ -140,6 +154,7 @@ class Attempt:
             steps_per_epoch=derived.steps_per_epoch,
             batch_size=spec.config.batch.size,
             report=self._measured,
+            logging=self.logging,
         )
         self.census = Census(spec, group, self.batches, self.progress)
         self.stop = Stop(group)
@@ -157,9 +172,8 @@ class Attempt:
         exit_code = 1
         with self.session.training(self.progress.step, self.stop.request), self.stop.listening():
             try:
-                for measurement in self.session.measurements:
-                    if self.mirror is not None:  # a new W&B run for the attempt, whole from the start
-                        self.mirror.log(measurement)
+                if self.mirror is not None:  # a new W&B run for the attempt, whole from the start
+                    self.mirror.log_past(self.session.steps, self.session.measurements)
                 self._train(state)
                 if self.result is None:
                     raise KeyboardInterrupt
@@ -198,6 +212,27 @@ class Attempt:
         if self.mirror is not None:
             self.mirror.log(measurement)
 
+    def _step_logging(self) -> StepLogging | None:
+        """Return what makes the step lines, None without any; every rank has it, since all fetch their losses then."""
+        trainer, derived = self.spec.config.trainer, self.spec.config.derived
+        if trainer.log_every_n_steps == 0:
+            return None
+        norms = StepNorms(gradient=trainer.track_grad_norm, update=trainer.track_update_norm)
+        return StepLogging(
+            self.progress,
+            every=trainer.log_every_n_steps,
+            total_steps=derived.total_steps,
+            steps_per_epoch=derived.steps_per_epoch,
+            batch_size=self.spec.config.batch.size,
+            norms=norms if self.group.is_main and norms.asked else None,
+            report=self._logged,
+        )
+
+    def _logged(self, line: dict[str, Any]) -> None:
+        self.session.logged(line)
+        if self.mirror is not None:
+            self.mirror.log_step(line)
+
     def _train(self, saved: dict[str, Any] | None) -> None:
         config = self.spec.config
         state = TrainingState(self.spec.signature, self.group, self.progress, self.parts.schedule, self.census)
@@ -209,7 +244,7 @@ class Attempt:
             callbacks.append(Checkpointing(self.session, self.evaluation, state, self.group, self.stop.agreed))
         callbacks += [self.display, _FirstAndLast(self._begun, self._finish)]
         accumulation = self.batches["training"].plan.accumulation
-        in_turn = _InTurn(callbacks, self.census, accumulation)
+        in_turn = _InTurn(callbacks, self.census, accumulation, self.logging)
         trainer = pl.Trainer(**self.parts.trainer_options, callbacks=[in_turn])
         compat.leave_signals_to_us(trainer)
         stream = Stream(self.batches["training"], self.progress.step, config.derived.total_steps)
@@ -226,24 +261,29 @@ class Attempt:
         progress = self.progress
         if progress.diverged_at is None and progress.step < self.spec.config.derived.total_steps:
             return
-        result, right = self._result(trainer)
+        result, right, confused = self._result(trainer)
         kept = self.spec.config.checkpoint.keep != "none" and result["status"] == "finished"
         weights = self._eval_weights(trainer) if kept and self.group.is_main else None
-        result = self.session.finish(result, weights, right)
+        result = self.session.finish(result, weights, right, confused)
         self.result = self.group.broadcast(result)  # no rank leaves before it is written
 
-    def _result(self, trainer: pl.Trainer) -> tuple[dict[str, Any], dict[str, NDArray[np.bool_]]]:
-        """Return the result, and which test images were right, by the keys of `neumann.store.per_image`."""
+    def _result(
+        self, trainer: pl.Trainer
+    ) -> tuple[dict[str, Any], dict[str, NDArray[np.bool_]], NDArray[np.int64] | None]:
+        """Return the result, which test images were right, by the keys of `neumann.store.per_image`, and the confusion.
+
+        A run that diverged has neither.
+        """
         progress, measured = self.progress, self.session.measurements
-        diverged = progress.diverged_at is not None
-        test, again, right = None, None, {}
+        diverged, point = progress.diverged_at is not None, eval_point(trainer.optimizers[0])
+        test, again, right, confused = None, None, {}, None
         if not diverged:
             found = evaluate(self.parts.module, self.batches["test"], self.group, self.calibration, by_image=True)
             test, again = found.scores, found.recalibrated
             right = {f"test.{point}": row for point, row in found.right.items()}
             right |= {f"test_recalibrated.{point}": row for point, row in found.right_recalibrated.items()}
+            confused = found.confusion[point]
             self.group.on_main(self.parts.data.check_stream)
-        point = eval_point(trainer.optimizers[0])
         errors = [headline(m["validation"])["error"] for m in measured]
         recalibrated = {}
         if self.calibration is not None:
@@ -293,7 +333,7 @@ class Attempt:
             "first_step_at": self.first_step_at,  # of the last attempt, in seconds since 1970, as time is
             "time": time.time(),
         }
-        return result, right
+        return result, right, confused
 
     def _start(self) -> dict[str, Any]:
         start = self.parts.start

@@ -269,7 +269,11 @@ class Checkpointing(pl.Callback):
             state = self._state.gather(trainer)
             if self._group.is_main:
                 # the files beside it may be edited; this one cannot be unseen, so a resumed run believes this one
-                past = {"measurements": self._session.measurements, "attempts": self._session.attempts}
+                past = {
+                    "measurements": self._session.measurements,
+                    "attempts": self._session.attempts,
+                    "steps": self._session.steps,
+                }
                 self._session.checkpoint(encode({**state, **past}))
 
 

@@ -29,6 +29,7 @@ from neumann.store.session import Measurement
 from neumann.training.classifier import ImageClassifier
 from neumann.training.distributed import RankGroup, WrongShards
 from neumann.training.rate_schedules import RateSchedule
+from neumann.training.step_lines import StepLogging
 from neumann.training.tally import Tally
 
 CHECK_EVERY = 50  # steps between looks at the loss for nan and inf; each look waits for the device
@@ -46,6 +47,9 @@ class TrainingProgress:
     loss_sum: float = 0.0  # of training losses since the last evaluation, nats
     loss_steps: int = 0  # how many
     head_loss_sums: dict[str, float] = field(default_factory=dict)  # by head, as loss_sum, of a model with two
+    line_steps: int = 0  # steps since the last step line
+    line_seconds: float = 0.0  # train_seconds at that line
+    line_loss_sums: dict[str, float] = field(default_factory=dict)  # of those steps, by key of a line
     diverged_at: int | None = None  # the step at which the loss was found not to be finite
 
     def state_dict(self) -> dict[str, Any]:
@@ -63,13 +67,14 @@ class Evaluated(NamedTuple):
 
     ``recalibrated`` are the scores with batch norm's statistics gathered again, None without calibration batches.
     ``right`` is bool [N] by point, in the order of the split, and ``right_recalibrated`` the same of ``recalibrated``;
-    both are empty unless they were asked for.
+    ``confusion`` is int64 [pairs, (class, answer, images)] by point. All three are empty unless they were asked for.
     """
 
     scores: PointScores
     recalibrated: PointScores | None
     right: dict[str, NDArray[np.bool_]]
     right_recalibrated: dict[str, NDArray[np.bool_]]
+    confusion: dict[str, NDArray[np.int64]]
 
 
 def evaluate(
@@ -87,7 +92,7 @@ def evaluate(
         batches: this rank's share of a split.
         group: the ranks that evaluate together, each of which must call this.
         calibration: this rank's share of the batches from which batch norm's statistics are gathered again.
-        by_image: whether to say of each image whether it was right.
+        by_image: whether to say of each image whether it was right, and which classes were taken for which.
 
     Returns:
         All of it over all ranks.
@@ -97,7 +102,7 @@ def evaluate(
     """
     optimizer = module.trainer.optimizers[0]
     precision = module.trainer.precision_plugin
-    found = Evaluated({}, {} if calibration is not None else None, {}, {})
+    found = Evaluated({}, {} if calibration is not None else None, {}, {}, {})
 
     def logits(images: Tensor) -> Tensor:
         with precision.val_step_context():
@@ -106,18 +111,21 @@ def evaluate(
 
     def count_over_all_ranks(point: str, right: dict[str, NDArray[np.bool_]]) -> dict[str, float]:
         tally = Tally(module.device)
-        places, answers = [], []
+        places, answers, pairs = [], [], []
         for batch in batches:
             images, labels = precision.convert_input(batch)
-            answer = tally.add(logits(images), labels)
+            predicted = tally.add(logits(images), labels)
             if by_image:
                 places.append(batches.taken)
-                answers.append(answer)
+                answers.append(predicted == labels)
+                pairs.append(torch.stack([labels, predicted], dim=1))
         counted = tally.scores(group)
         if counted["n"] != len(batches.plan.indices):
             raise WrongShards(f"an evaluation counted {counted['n']} examples of {len(batches.plan.indices)}")
         if by_image:
             right[point] = _in_order(places, answers, len(batches.plan.indices), group)
+            if right is found.right:
+                found.confusion[point] = _confused(pairs, group)
         return counted
 
     group.share_buffers(module)
@@ -145,6 +153,13 @@ def _in_order(places: list[Indices], answers: list[Tensor], count: int, group: R
     return right.astype(bool)
 
 
+def _confused(pairs: list[Tensor], group: RankGroup) -> NDArray[np.int64]:
+    """Return int64 [pairs, (class, answer, images)] of all ranks; each has [images, (class, answer)] in ``pairs``."""
+    mine = torch.cat(pairs).cpu().numpy()
+    found, images = np.unique(np.concatenate(group.gather(mine)), axis=0, return_counts=True)
+    return np.column_stack([found, images]).astype(np.int64)
+
+
 class Evaluation(pl.Callback):
     """Counts steps, evaluates on a grid of steps and after the last one, and stops a run that diverges.
 
@@ -159,6 +174,7 @@ class Evaluation(pl.Callback):
         steps_per_epoch: the run's.
         batch_size: examples a step, over all ranks.
         report: takes each measurement.
+        logging: makes the step lines, or None.
     """
 
     def __init__(
@@ -174,6 +190,7 @@ class Evaluation(pl.Callback):
         steps_per_epoch: int,
         batch_size: int,
         report: Callable[[Measurement], None],
+        logging: StepLogging | None = None,
     ) -> None:
         self.progress = progress
         self._schedule = schedule
@@ -185,30 +202,38 @@ class Evaluation(pl.Callback):
         self._steps_per_epoch = steps_per_epoch
         self._batch_size = batch_size
         self._report = report
-        self._pending: Tensor | None = None  # losses not read from the device yet: the one minimised, then each head's
-        self._heads: list[str] = []  # keys of the heads' losses, in that order
+        self._logging = logging
+        self._pending: list[list[Tensor]] = []  # losses not read from the device yet, by step and key
+        self._losses: list[str] = []  # the keys: the one minimised, then each head's
         self._clock = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
         self._clock = time.perf_counter()
+        if self._logging is not None:
+            self._logging.begin()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the step, then read the loss, evaluate or stop where that is due."""
-        progress = self.progress
+        """Count the step, then read the loss, log, evaluate or stop where that is due."""
+        progress, logging = self.progress, self._logging
+        if logging is not None:
+            logging.after_step()
         progress.step += 1
         progress.examples += self._batch_size
         progress.loss_steps += 1
-        self._heads = [key for key in outputs if key != "loss"]
-        loss = torch.stack([outputs[key].detach() for key in ("loss", *self._heads)])
-        self._pending = loss.double() if self._pending is None else self._pending + loss
+        self._losses = ["loss", *(key for key in outputs if key != "loss")]
+        self._pending.append([outputs[key].detach() for key in self._losses])
         due = progress.step % self._every == 0 or progress.step == self._total
-        if due or progress.step % CHECK_EVERY == 0:
+        looks = due or progress.step % CHECK_EVERY == 0
+        logs = logging is not None and logging.is_due(progress.step)
+        if looks or logs:
             self.flush()
-            if not math.isfinite(progress.loss_sum):
-                progress.diverged_at = progress.step
+        if looks and not math.isfinite(progress.loss_sum):  # a line looks at none: its steps are the user's to choose
+            progress.diverged_at = progress.step
+        if logging is not None and (logs or progress.diverged_at is not None):
+            logging.write(trainer.optimizers[0].param_groups[0], self._schedule.count)
         if due or progress.diverged_at is not None:
             self._measure(trainer, pl_module)
         if progress.diverged_at is not None:
@@ -221,13 +246,17 @@ class Evaluation(pl.Callback):
 
     def flush(self) -> None:
         """Add up the losses that are still on the device, of all ranks, and read the clock."""
-        if self._pending is not None:
-            loss, *heads = (self._group.total(self._pending) / self._group.world_size).tolist()
-            self.progress.loss_sum += loss
-            sums = self.progress.head_loss_sums
-            for key, value in zip(self._heads, heads, strict=True):
-                sums[key] = sums.get(key, 0.0) + value
-            self._pending = None
+        if self._pending:
+            losses = torch.stack([loss for step in self._pending for loss in step])
+            self._pending = []
+            means = (self._group.total(losses) / self._group.world_size).view(-1, len(self._losses)).tolist()
+            for loss, *heads in means:  # step by step: the sums do not depend on how often this is called
+                self.progress.loss_sum += loss
+                sums = self.progress.head_loss_sums
+                for key, value in zip(self._losses[1:], heads, strict=True):
+                    sums[key] = sums.get(key, 0.0) + value
+                if self._logging is not None:
+                    self._logging.add({f"train_{key}": v for key, v in zip(self._losses, (loss, *heads), strict=True)})
         now = time.perf_counter()
         self.progress.train_seconds += now - self._clock
         self._clock = now

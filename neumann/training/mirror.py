@@ -10,23 +10,24 @@ this module does not import torch, so a run that is over answers an agent at onc
 
 from __future__ import annotations
 
-import math
+import json
 import os
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from neumann import compat
 from neumann.config import RunSpec
-from neumann.config.wandb_settings import TAG_LENGTH, hide_variables, under_agent
+from neumann.config.wandb_settings import hide_variables
 from neumann.errors import UserError, first_line
 from neumann.network import why_unreachable
 from neumann.store import RunFolder
-from neumann.store.scores import OBJECTIVE, objective
 from neumann.store.session import Measurement
+from neumann.store.steps import read_lines
+from neumann.training import wandb_run
+from neumann.training.mirror_rows import Confused, Described, Row, row_of_line, row_of_measurement, rows_of, summary_of
 
 # A program is started through a pipe that closes when it runs. A process forked meanwhile by another thread (a decoding
 # worker) would hold that pipe open, and the start, which waits for it to close, would last as long as the worker lives.
@@ -39,26 +40,24 @@ os.register_at_fork(
 
 
 class Mirror:
-    """One W&B run for each attempt at a run, its id signature-attempt.
+    """One W&B run for each attempt at a run (`neumann.training.wandb_run`), fed from a thread of its own.
 
-    Resuming a W&B run offline would overwrite what was synced first (wandb#5865). An error after the constructor is a
-    warning: the local files count, and a run does not fail for its mirror.
-
-    Under an agent the id is the agent's, or its sweep would wait for a run that never reports. W&B's sweep
-    parameters overwrite configuration keys of the same name (such as ``optimizer``), so the run's own configuration is
-    also under ``resolved``.
+    An error after the constructor is a warning: the local files count, and a run does not fail for its mirror.
 
     Args:
         spec: the run.
         folder: the run's, in which the client writes.
         record: the attempt's provenance.
         attempt: its number, from 1.
+        trains: whether this machine trains it meanwhile, so that its load is the run's.
 
     Raises:
         UserError: ``logger.mode=online``, and W&B cannot log in; or the folder's wandb leads elsewhere.
     """
 
-    def __init__(self, spec: RunSpec, folder: Path, record: Mapping[str, Any], attempt: int) -> None:
+    def __init__(
+        self, spec: RunSpec, folder: Path, record: Mapping[str, Any], attempt: int, *, trains: bool = True
+    ) -> None:
         import wandb  # noqa: F401 - in the main thread, before training
 
         if (folder / "wandb").is_symlink():
@@ -66,7 +65,7 @@ class Mirror:
                 f"{folder / 'wandb'} is a link: W&B would write outside the run's folder; remove it, or train with "
                 "logger=none"
             )
-        self._spec, self._folder, self._record, self._attempt = spec, folder.resolve(), dict(record), attempt
+        self._described, self._folder, self._trains = Described.of_spec(spec, attempt, record), folder.resolve(), trains
         self._work: SimpleQueue[Callable[[Any], object] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._mirror, name="neumann-mirror", daemon=True)
         hide_variables()  # here, in the main thread: no other may read the environment meanwhile
@@ -80,31 +79,41 @@ class Mirror:
 
     def log(self, measurement: Measurement) -> None:
         """Log one measurement against the optimizer's step, and its scores against the examples seen as well."""
-        flat: dict[str, Any] = {}
-        for kind in ("validation", "validation_recalibrated"):
-            for point, scores in measurement.get(kind, {}).items():
-                for key in ("loss", "error"):
-                    flat[f"{kind}/{point}/{key}"] = scores[key]
-                    flat[f"by_examples/{kind}/{point}/{key}"] = scores[key]
-        for key in ("loss", "loss_main", "loss_auxiliary"):
-            flat[f"train/{key}"] = measurement.get(f"train_{key}")
-        flat["train/lr"] = measurement["lr"]
-        flat["epoch"] = measurement["epoch"]
-        flat = {k: v for k, v in flat.items() if v is not None and math.isfinite(v)}
-        row = {**flat, "step": measurement["optimizer_step"], "examples": measurement["examples"]}
+        self.log_row(row_of_measurement(measurement, by_step=self._described.is_logged_by_step))
+
+    def log_step(self, line: Mapping[str, Any]) -> None:
+        """Log one step line."""
+        self.log_row(row_of_line(line))
+
+    def log_past(self, lines: str, measurements: Sequence[Measurement]) -> None:
+        """Log all that earlier attempts have recorded; ``lines`` are their step lines, as a checkpoint holds them."""
+        past = [(line["step"], 0, line) for line in map(json.loads, lines.splitlines())]
+        past += [(measurement["step"], 1, measurement) for measurement in measurements]
+        for _, evaluated, record in sorted(past, key=lambda one: one[:2]):
+            (self.log if evaluated else self.log_step)(record)
+
+    def log_row(self, row: Row) -> None:
+        """Log one row of `neumann.training.mirror_rows`."""
         self._work.put(lambda run: run.log(row))
 
     def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
         """Ask the client to write ``summary`` and to end the run; it starts here where it has not."""
         self.begin()
-        self._work.put(lambda run: run.summary.update(dict(summary)))
-        self._work.put(lambda run: run.finish(exit_code=exit_code))
+        self._work.put(lambda run: self._end(run, summary, exit_code))
         self._work.put(None)
 
     def close(self) -> None:
         """Wait until the upload is complete, where the client was started."""
         if self._thread.ident is not None:
             self._thread.join()
+
+    def _end(self, run: Any, summary: Mapping[str, Any], exit_code: int) -> None:
+        folder = RunFolder(self._folder)
+        result, last = folder.result(), folder.last_measurement()
+        confused = None
+        if exit_code == 0 and result is not None and last is not None:
+            confused = Confused.read(self._folder, result, self._described, row_of_measurement(last, by_step=True))
+        wandb_run.finish(run, self._described, summary, exit_code, confused)
 
     def _mirror(self) -> None:
         try:
@@ -119,38 +128,8 @@ class Mirror:
 
         with _starting_program:
             wandb.setup()  # the service, a program of its own
-        spec, logger = self._spec, self._spec.config.logger
-        groups = ("data", "model", "optimizer")
-        agent = under_agent()
-        run = wandb.init(
-            mode=logger.mode,  # type: ignore[arg-type]
-            project=None if agent else logger.project,
-            entity=None if agent else logger.entity,
-            dir=str(self._folder),  # the client's service has a working directory of its own
-            id=None if agent else f"{spec.signature}-{self._attempt}",
-            name=spec.name,
-            group=spec.config.study,
-            job_type=logger.job_type,
-            tags=[
-                *logger.tags,
-                *(f"{group}:{option}"[:TAG_LENGTH] for group, option in spec.choices.items() if group in groups),
-            ],
-            config={
-                **spec.as_dict(),
-                **({"resolved": spec.as_dict()} if agent else {}),
-                "signature": spec.signature,
-                "attempt": self._attempt,
-                "provenance": self._record,
-            },
-            # no git: a remote's URL may hold a token, and provenance has the commit
-            settings=wandb.Settings(console="off", silent=True, disable_git=True, **compat.WANDB_SETTINGS),
-            reinit="finish_previous",
-        )
-        run.define_metric("step", hidden=True)
-        run.define_metric("examples", hidden=True)
-        run.define_metric("*", step_metric="step")
-        run.define_metric("by_examples/*", step_metric="examples")
-        return run
+        logger = self._described.config["logger"]
+        return wandb_run.start(self._described, self._folder, logger, system_metrics=self._trains)
 
 
 def _log_in() -> None:
@@ -172,20 +151,9 @@ def _log_in() -> None:
 def replay(spec: RunSpec, folder: RunFolder, result: Mapping[str, Any]) -> None:
     """Log a run that is over as the W&B run of the agent that asks for it, so that its sweep gets the objective."""
     attempts = folder.attempts()
-    mirror = Mirror(spec, folder.path, attempts[-1] if attempts else {}, int(result["attempts"]))
-    for measurement in folder.read_measurements():
-        mirror.log(measurement)
+    mirror = Mirror(spec, folder.path, attempts[-1] if attempts else {}, int(result["attempts"]), trains=False)
+    lines = read_lines(folder.path, result)
+    for row in rows_of(lines, folder.read_measurements(), by_step=bool(lines)):
+        mirror.log_row(row)
     mirror.finish(summary_of(result), 0)
     mirror.close()
-
-
-def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the summary of a result on W&B, its objective included."""
-    summary = {
-        key: result[key]
-        for key in ("status", "step", "examples", "epoch", "train_loss", "train_seconds", "best_validation_error")
-    }
-    for split in ("validation", "test", "validation_recalibrated", "test_recalibrated"):
-        for point, scores in (result.get(split) or {}).items():
-            summary |= {f"final/{split}/{point}/{key}": scores[key] for key in ("loss", "error", "n")}
-    return summary | {OBJECTIVE: objective(result)}

@@ -17,13 +17,13 @@ class Tally:
         self.n = 0
 
     def add(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Count a batch: logits [B, classes], labels [B]. Return which were right, bool [B] on their device."""
+        """Count a batch: logits [B, classes], labels [B]. Return the answers, int64 [B] on their device."""
         logits = logits.float()
         loss = functional.cross_entropy(logits, labels, reduction="sum")
-        right = logits.argmax(dim=1) == labels
-        self._sums += torch.stack([loss.to(self._sums), (~right).sum().to(self._sums)])
+        predicted = logits.argmax(dim=1)
+        self._sums += torch.stack([loss.to(self._sums), (predicted != labels).sum().to(self._sums)])
         self.n += len(labels)
-        return right
+        return predicted
 
     def scores(self, group: RankGroup | None = None) -> dict[str, float]:
         """Return ``loss`` (mean cross-entropy, nats), ``error`` (top-1, a fraction), ``wrong`` and ``n`` (images).

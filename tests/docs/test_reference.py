@@ -146,7 +146,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Runs that together write every key: recalibrated, averaged, diverged, failed, with weights and two heads."""
     runs = tmp_path_factory.mktemp("runs")
     asked = (
-        ["recipe.recalibrate_batch_norm=2", "checkpoint=last"],
+        [
+            "recipe.recalibrate_batch_norm=2",
+            "checkpoint=last",
+            "trainer.track_grad_norm=true",
+            "trainer.track_update_norm=true",
+        ],
         ["optimizer=sgd", "recipe.weight_average=0.9", "checkpoint=last"],
         ["optimizer=timm", "optimizer.name=lookahead_sgd", "checkpoint=last"],
         ["optimizer=sgd", "optimizer.lr=1e38", "schedule=constant"],
@@ -164,7 +169,13 @@ def lines(folder: Path, name: str) -> list[Any]:
 
 @pytest.mark.parametrize(
     ("file", "unseen"),
-    [("signed.json", ()), ("result.json", ()), ("status.json", ("message",)), ("measurements.jsonl", ())],
+    [
+        ("signed.json", ()),
+        ("result.json", ()),
+        ("status.json", ("message",)),
+        ("measurements.jsonl", ()),
+        ("steps.jsonl", ()),
+    ],
 )
 def test_the_page_on_run_files_has_every_key(file: str, unseen: tuple[str, ...], folders: list[Path]) -> None:
     page = tables((REFERENCE / "run-files.md").read_text())[file]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import random
 import signal
@@ -19,6 +20,8 @@ import pytest
 from neumann.config import LocalLaunchConfig, RunSpec, make_spec
 from neumann.launch.local import LocalLauncher
 from neumann.store import RunFolder, find
+from neumann.store.steps import KEY as STEPS
+from neumann.store.steps import read_lines
 from neumann.store.vouching import CURVE, DIGEST
 from tests.support.launching import RecordingView
 
@@ -33,9 +36,11 @@ RUN = [
     "+model.kwargs.drop_rate=0.2",
     "data.augmentation=crop",
     "checkpoint=last",
+    "trainer.log_every_n_steps=4",
     "logger=none",
 ]
-CLOCKS = {"train_seconds", "eval_seconds", "time", "first_step_at", "attempts", "study", DIGEST, CURVE}
+CLOCKS = {"train_seconds", "eval_seconds", "line_seconds", "examples_per_second"}
+CLOCKS |= {"time", "first_step_at", "attempts", "study", DIGEST, CURVE, STEPS}
 
 
 def spec_of(devices: int, seed: int, study: str) -> RunSpec:
@@ -109,7 +114,8 @@ def whole_state(folder: RunFolder) -> Any:
     import torch
 
     state = torch.load(folder.last, weights_only=True)
-    clocked = [state, state["progress"], *state["measurements"]]  # the state itself holds the attempts
+    state["steps"] = [json.loads(line) for line in state["steps"].splitlines()]
+    clocked = [state, state["progress"], *state["measurements"], *state["steps"]]  # the state itself holds the attempts
     for record, clock in itertools.product(clocked, CLOCKS):
         record.pop(clock, None)
     return [state, torch.load(folder.eval_weights, weights_only=True)]
@@ -166,6 +172,9 @@ def test_killed_at_random_moments_it_ends_as_one_that_is_not(part: int) -> None:
                 assert result is not None
                 assert other is not None
                 assert without_clocks(result) == without_clocks(other)
+                lines, expected = (read_lines(run.path, run.result()) for run in (folder, beside))
+                assert [without_clocks(line) for line in lines] == [without_clocks(line) for line in expected]
+                assert len(lines) > 3
                 assert not list(folder.path.glob(".*.tmp"))
                 seed += 1
     assert sum(kills.values()) >= KILLS

@@ -50,6 +50,10 @@ def _read_offline(folder: RunFolder) -> list[dict[str, Any]]:
                 run |= {"id": record.run.run_id, "group": record.run.run_group, "job_type": record.run.job_type}
                 run |= {"name": record.run.display_name, "project": record.run.project, "tags": list(record.run.tags)}
                 run["config"] |= {u.key: json.loads(u.value_json) for u in record.run.config.update}
+            elif kind == "config":
+                run["config"] |= {
+                    "/".join(u.nested_key) or u.key: json.loads(u.value_json) for u in record.config.update
+                }
             elif kind == "history":
                 run["history"].append(
                     {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}

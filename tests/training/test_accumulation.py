@@ -49,6 +49,7 @@ CLOCKS = (
     "study",
     "digest",
     "measurements_digest",
+    "steps_digest",
 )
 
 

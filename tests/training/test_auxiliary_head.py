@@ -10,6 +10,7 @@ from neumann.errors import UserError
 from neumann.models.classifiers import build_model
 from neumann.optim import at, eval_point
 from neumann.store import find
+from neumann.store.steps import read_lines
 from neumann.training.distributed import RankGroup
 from neumann.training.parts import build_parts
 from tests.support.quick_runs import Train, quick
@@ -68,7 +69,7 @@ def test_it_trains_as_a_loop_by_hand_does(optimizer: str, train: Train) -> None:
 
 @pytest.mark.medium
 def test_two_ranks_train_both_heads_as_one_does(train: Train) -> None:
-    words = (*SHORT, *OPTIMIZERS["neumann"])
+    words = (*SHORT, *OPTIMIZERS["neumann"], "trainer.log_every_n_steps=3", "trainer.track_grad_norm=true")
     whole, folder = train(*words)
     spec = quick(*words, "trainer.devices=2", "batch.max_per_device=16")
     for answer in together(on_two_ranks, 2, [spec]):
@@ -78,6 +79,11 @@ def test_two_ranks_train_both_heads_as_one_does(train: Train) -> None:
     (one,), (other,) = folder.read_measurements(), find(spec).read_measurements()
     for key in ("train_loss", "train_loss_main", "train_loss_auxiliary"):
         assert one[key] == pytest.approx(other[key], rel=1e-12)
+    pairs = list(zip(read_lines(folder.path, whole), read_lines(find(spec).path, find(spec).result()), strict=True))
+    assert [line["step"] for line, _ in pairs] == [3, 6, 7]
+    for line, of_two in pairs:
+        for key in ("train_loss", "train_loss_main", "train_loss_auxiliary", "grad_norm", "lr", "examples"):
+            assert line[key] == pytest.approx(of_two[key], rel=1e-9), key
     assert whole["train_loss"] == pytest.approx(whole["train_loss_main"] + 0.4 * whole["train_loss_auxiliary"])
 
 

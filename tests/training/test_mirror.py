@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import signal
 import subprocess
 import threading
@@ -12,17 +14,37 @@ from typing import Any
 import pytest
 import wandb
 
+from neumann.cli.main import main
+from neumann.config import make_spec
 from neumann.errors import Interrupted, UserError
-from neumann.store import find
+from neumann.store import confusion, find
+from neumann.store.steps import read_lines
 from neumann.training.stopping import Stop
 from tests.support.offline_wandb import read_offline
 from tests.support.quick_runs import Train, quick
 
 
+def shown(run: dict[str, Any]) -> dict[str, Any]:
+    """Return what a user sees of a run, without the client's own clocks and its random addresses of a table."""
+
+    def plain(row: dict[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in row.items() if not (k.startswith("_") or k.endswith("artifact_path"))}
+
+    return {
+        **run,
+        "history": [plain(row) for row in run["history"]],
+        **{k: plain(run[k]) for k in ("summary", "config")},
+    }
+
+
 @pytest.mark.medium
-def test_a_finished_run_is_whole_on_the_mirror(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_is_whole_on_the_mirror_and_replayed_as_it_was(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0123456789012345678901234567890123456789")
-    result, folder = train("logger=wandb", "optimizer=neumann", "study=table4", "seed=2")
+    norms = ("trainer.track_grad_norm=true", "trainer.track_update_norm=true")
+    words = ("optimizer=neumann", "study=table4", "seed=2", "trainer.log_every_n_steps=10", *norms)
+    result, folder = train("logger=wandb", *words)
     (run,) = read_offline(folder)
     signature = result["signature"]
     assert (run["id"], run["group"], run["job_type"]) == (f"{signature}-1", "table4", "train")
@@ -33,18 +55,43 @@ def test_a_finished_run_is_whole_on_the_mirror(train: Train, monkeypatch: pytest
     assert run["config"]["provenance"]["packages"]["torch"]
     assert run["metrics"]["*"] == "step"
     assert run["metrics"]["by_examples/*"] == "examples"
-    assert [row["step"] for row in run["history"]] == [18, 36]
-    assert [row["examples"] for row in run["history"]] == [18 * 64, 36 * 64]
-    for row, measurement in zip(run["history"], folder.read_measurements(), strict=True):
+    evaluated = [row for row in run["history"] if "validation/base/error" in row]
+    assert [row["step"] for row in evaluated] == [18, 36]
+    assert [row["examples"] for row in evaluated] == [18 * 64, 36 * 64]
+    for row, measurement in zip(evaluated, folder.read_measurements(), strict=True):
         for point in ("held", "base", "average"):
             assert row[f"validation/{point}/error"] == measurement["validation"][point]["error"]
-        assert row["train/lr"] == measurement["lr"]
+            assert row[f"by_examples/validation/{point}/loss"] == measurement["validation"][point]["loss"]
+    stepped = [row for row in run["history"] if "train/loss" in row]
+    assert [row["step"] for row in stepped] == [10, 20, 30, 36]
+    for row, line in zip(stepped, read_lines(folder.path, result), strict=True):
+        for key in ("lr", "momentum", "examples_per_second", "grad_norm", "update_norm"):
+            assert row[f"train/{key}"] == line[key]
+        assert row["train/loss"] == line["train_loss"]
+    assert run["config"]["command"].startswith("neumann train ")
+    words = shlex.split(run["config"]["command"])[2:]
+    assert make_spec(words).signature == signature
     assert run["summary"]["final/test/base/error"] == result["test"]["base"]["error"]
     assert run["summary"]["final/test/base/n"] == 300
     assert run["summary"]["objective"] == result["validation"]["base"]["error"]
     assert run["summary"]["status"] == "finished"
     for path in folder.path.rglob("*"):  # no secret in any file
         assert path.is_dir() or b"0123456789012345678901234567890123456789" not in path.read_bytes()
+    (confused,) = [row for row in run["history"] if any(key.startswith("test/confusion") for key in row)]
+    assert (confused["step"], confused["examples"]) == (36, 36 * 64)
+    (table,) = folder.path.glob("wandb/offline-run-*/files/media/table/test/confusion*.table.json")
+    counts = {(actual, answer): images for actual, answer, images in json.loads(table.read_text())["data"] if images}
+    pairs = confusion.read(folder.path, result)
+    assert pairs is not None
+    assert counts == {(str(actual), str(answer)): images for actual, answer, images in pairs.tolist()}
+    assert main(["runs", "mirror", str(folder.path), "--to", "wandb"]) == 0
+    said = capsys.readouterr().out
+    assert f"W&B run {signature}-1 of project neumann, offline" in said
+    assert "it was mirrored before (offline-run-" in said
+    runs = read_offline(folder)
+    assert [shown(one) for one in runs] == [shown(run)] * 2
+    folders = [str(path) for path in folder.path.glob("wandb/offline-run-*")]
+    assert sum(path in said for path in folders) == 1
 
 
 @pytest.mark.medium
@@ -99,7 +146,9 @@ def test_every_way_out_finishes_the_mirror(train: Train, monkeypatch: pytest.Mon
     result, _ = train("logger=wandb", "optimizer=sgd")
     _, second = sorted(read_offline(folder), key=lambda run: run["id"])
     assert second["id"] == f"{result['signature']}-2"
-    assert [row["step"] for row in second["history"]] == [18, 36]  # replayed, then gone on: whole by itself
+    rows = [(row["step"], "train/loss" in row) for row in second["history"]]
+    # replayed, then gone on: whole by itself; a line comes before the evaluation, and the confusion matrix last
+    assert rows == [(18, False), (36, True), (36, False), (36, False)]
     assert second["exit"] == 0
 
 

@@ -16,6 +16,7 @@ from neumann.data.module import build
 from neumann.errors import UserError
 from neumann.optim.batch_norm import batch_norms, recalibrated
 from neumann.store import find
+from neumann.store.steps import KEY as STEPS
 from neumann.store.vouching import CURVE, DIGEST
 from neumann.training.distributed import RankGroup
 from neumann.training.parts import check_recalibration
@@ -244,7 +245,17 @@ def weights(folder: Any) -> dict[str, Tensor]:
 
 
 def plain(record: dict[str, Any]) -> dict[str, Any]:
-    leave = {"train_seconds", "eval_seconds", "time", "first_step_at", "signature", DIGEST, CURVE, "test_correct"}
+    leave = {
+        "train_seconds",
+        "eval_seconds",
+        "time",
+        "first_step_at",
+        "signature",
+        DIGEST,
+        CURVE,
+        STEPS,
+        "test_correct",
+    }
     return {k: v for k, v in record.items() if k not in leave and not k.endswith("_recalibrated")}
 
 

@@ -22,13 +22,16 @@ from neumann.errors import Interrupted, UserError
 from neumann.models.classifiers import build_model
 from neumann.store import RunFolder, find
 from neumann.store.files import NotWritten, read_json
+from neumann.store.steps import KEY as STEPS
+from neumann.store.steps import read_lines
 from neumann.store.vouching import CURVE, DIGEST
 from neumann.training.checkpoints import Stream, decode
 from neumann.training.run import run
 from neumann.training.stopping import Stop
 from tests.support.quick_runs import Train, quick
 
-CLOCKS = ("train_seconds", "eval_seconds", "time", "first_step_at", "attempts", DIGEST, CURVE)  # digests cover clocks
+CLOCKS = ("train_seconds", "eval_seconds", "examples_per_second", "time", "first_step_at", "attempts")
+CLOCKS = (*CLOCKS, DIGEST, CURVE, STEPS)  # digests cover clocks
 
 
 def without_clocks(record: dict[str, Any]) -> dict[str, Any]:
@@ -72,8 +75,8 @@ def test_a_run_records_everything(train: Train) -> None:
     assert folder.status()["status"] == "finished"
     names = {p.name for p in folder.path.iterdir() if not p.name.startswith(".claim.")}
     assert names == {
-        "config.yaml", "signed.json", "provenance.json", "status.json", "measurements.jsonl", "result.json", "eval-weights.pt",
-        "test-correct.bin",
+        "config.yaml", "signed.json", "provenance.json", "status.json", "measurements.jsonl", "steps.jsonl", "result.json", "eval-weights.pt",
+        "test-correct.bin", "test-confusion.csv",
     }  # fmt: skip
 
 
@@ -187,6 +190,7 @@ def test_ctrl_c_leaves_a_clean_run_that_goes_on_to_the_same_bits(
 ) -> None:
     """Stopped before, at and after an evaluation (18) and in mid-epoch; compared with a run that was not stopped."""
     choice = (*RESUMED[optimizer], "+model.kwargs.drop_rate=0.2", "data.augmentation=crop")
+    choice = (*choice, "trainer.log_every_n_steps=7", "trainer.track_update_norm=true")
     whole, untouched = train(*choice, "study=untouched")
     handler_before = signal.getsignal(signal.SIGINT)
     original = Stop.on_train_batch_end
@@ -213,6 +217,9 @@ def test_ctrl_c_leaves_a_clean_run_that_goes_on_to_the_same_bits(
     assert same(weights(folder), weights(untouched))
     pairs = zip(folder.read_measurements(), untouched.read_measurements(), strict=True)
     assert all(without_clocks(a) == without_clocks(b) for a, b in pairs)
+    found, expected = (list(map(without_clocks, read_lines(f.path, f.result()))) for f in (folder, untouched))
+    assert [line["step"] for line in found] == [7, 14, 21, 28, 35, 36]
+    assert found == expected
     assert without_clocks(result) == {**without_clocks(whole), "study": "default"}
     assert signal.getsignal(signal.SIGINT) is handler_before
 
