@@ -206,7 +206,6 @@ class Batches(ABC):
             self.taken = taken
             yield batch
 
-    @torch.no_grad()
     def _normalise(self, images: Tensor) -> Tensor:
         return images.to(torch.float32).sub_(self._mean).div_(self._std)
 

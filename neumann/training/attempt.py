@@ -24,6 +24,7 @@ from neumann.errors import EXIT_INTERRUPTED, Interrupted, ending_of
 from neumann.optim import eval_point
 from neumann.store.scores import headline
 from neumann.store.session import Follower, Measurement, Session
+from neumann.training import stepping
 from neumann.training.census import Census
 from neumann.training.checkpoints import (
     Checkpointing,
@@ -66,7 +67,7 @@ class _InTurn(pl.Callback):
     ) -> None:
         self._census.count(batch)
         for key, value in outputs.items():
-            loss = value.detach() if key == "loss" else value / self._accumulation
+            loss = value if key == "loss" else value / self._accumulation
             self._losses[key] = self._losses[key] + loss if key in self._losses else loss
         step, left = divmod(batch_idx + 1, self._accumulation)
         if left:  # a signal, too, waits for the end of the step, where a checkpoint can be
@@ -213,7 +214,7 @@ class Attempt:
         trainer = pl.Trainer(**self.parts.trainer_options, callbacks=[in_turn])
         compat.leave_signals_to_us(trainer)
         stream = Stream(self.batches["training"], self.progress.step, config.derived.total_steps)
-        trainer.fit(self.parts.module, train_dataloaders=stream)
+        stepping.fit(trainer, self.parts.module, stream, in_turn.on_train_batch_end)
 
     def _begun(self) -> None:
         """Take note of the first step of this attempt."""

@@ -7,9 +7,10 @@ as the split has, else WrongShards is raised. Batch norm's buffers are rank 0's.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -185,8 +186,7 @@ class Evaluation(pl.Callback):
         self._steps_per_epoch = steps_per_epoch
         self._batch_size = batch_size
         self._report = report
-        self._pending: Tensor | None = None  # losses not read from the device yet: the one minimised, then each head's
-        self._heads: list[str] = []  # keys of the heads' losses, in that order
+        self._pending: list[Mapping[str, Tensor]] = []  # losses of steps that are not read from the device yet, by key
         self._clock = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -201,9 +201,7 @@ class Evaluation(pl.Callback):
         progress.step += 1
         progress.examples += self._batch_size
         progress.loss_steps += 1
-        self._heads = [key for key in outputs if key != "loss"]
-        loss = torch.stack([outputs[key].detach() for key in ("loss", *self._heads)])
-        self._pending = loss.double() if self._pending is None else self._pending + loss
+        self._pending.append(outputs)
         due = progress.step % self._every == 0 or progress.step == self._total
         if due or progress.step % CHECK_EVERY == 0:
             self.flush()
@@ -221,16 +219,24 @@ class Evaluation(pl.Callback):
 
     def flush(self) -> None:
         """Add up the losses that are still on the device, of all ranks, and read the clock."""
-        if self._pending is not None:
-            loss, *heads = (self._group.total(self._pending) / self._group.world_size).tolist()
-            self.progress.loss_sum += loss
-            sums = self.progress.head_loss_sums
-            for key, value in zip(self._heads, heads, strict=True):
-                sums[key] = sums.get(key, 0.0) + value
-            self._pending = None
+        if self._pending:
+            self._add_up(self._pending)
+            self._pending = []
         now = time.perf_counter()
         self.progress.train_seconds += now - self._clock
         self._clock = now
+
+    def _add_up(self, steps: Sequence[Mapping[str, Tensor]]) -> None:
+        """Add the losses of ``steps``, the mean over all ranks, to the sums: step by step, in float64."""
+        keys = ["loss", *(key for key in steps[0] if key != "loss")]
+        read = torch.stack([step[key] for step in steps for key in keys]).double().view(-1, len(keys))
+        own = functools.reduce(lambda sums, row: [a + b for a, b in zip(sums, row, strict=True)], read.tolist())
+        total = self._group.total(torch.tensor(own, dtype=torch.float64, device="cpu"))
+        loss, *heads = (total / self._group.world_size).tolist()
+        self.progress.loss_sum += loss
+        sums = self.progress.head_loss_sums
+        for key, value in zip(keys[1:], heads, strict=True):
+            sums[key] = sums.get(key, 0.0) + value
 
     def mean_loss(self) -> float:
         """Return the mean training loss since the last evaluation, in nats."""
