@@ -44,9 +44,9 @@ from neumann.training.stopping import Stop
 class _InTurn(pl.Callback):
     """Several callbacks as one, called once an optimizer step; the census sees every micro-batch.
 
-    They are called with the step's number in this attempt, and with the mean losses of its micro-batches; Lightning has
-    divided the one that is minimised by their number. One callback also spares the time that Lightning spends on every
-    hook of each.
+    They are called with the step's number in this attempt, and with the mean losses of its micro-batches; the one that
+    is minimised has been divided by their number already. Lightning calls the hooks of the run's start and end, and
+    `neumann.training.stepping` the one after each micro-batch.
 
     Args:
         callbacks: called in this order.

@@ -119,7 +119,7 @@ def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
             "accumulate_grad_batches": split.accumulation,
             "precision": trainer.precision,
             "deterministic": trainer.deterministic or None,
-            "max_epochs": 1,  # the whole run is one stream of batches (see checkpoints.py)
+            "max_epochs": 1,  # of one batch (see stepping.py)
             "limit_val_batches": 0,
             "num_sanity_val_steps": 0,
             "logger": False,

@@ -1,9 +1,9 @@
-"""The steps of a run: Lightning's own for automatic optimization, without the hooks that it calls around each.
+"""The steps of a run: those of Lightning's automatic optimization, without what its loop does around each.
 
-Its Trainer gives the device, the strategy and the precision, and each step goes through their public methods, so that
-one under DDP or in mixed precision is the same bits as the Trainer's. To the Trainer the whole run is one batch. What
-it does for every batch of its own (18 hooks, progress, results for loggers) cost 0.5 ms a step here, and nothing in a
-run needs it: `neumann.training.attempt` does its bookkeeping after each step.
+The Trainer gives the device, the strategy and the precision, and every step asks these, so that one under DDP or in
+mixed precision is the same bits as in the Trainer's own loop. To the Trainer the whole run is one batch. Around every
+batch of its own it calls 22 hooks, moves it to the device, gathers results for loggers and counts its progress; a run
+needs none of it, and it took most of the time that a step had above one by hand (docs/LOG.md).
 """
 
 from __future__ import annotations
@@ -93,9 +93,7 @@ class _OneBatch:
         yield iter(self._batches)
 
 
-def fit(
-    trainer: pl.Trainer, module: SteppingClassifier, batches: Iterable[Batch], after_batch: AfterBatch
-) -> None:
+def fit(trainer: pl.Trainer, module: SteppingClassifier, batches: Iterable[Batch], after_batch: AfterBatch) -> None:
     """Train ``module`` on ``batches``, micro-batches on its device, and call ``after_batch`` after each.
 
     Raises what is raised within, as ``trainer.fit`` does: SystemExit for a KeyboardInterrupt.
