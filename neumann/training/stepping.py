@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -56,10 +57,10 @@ class SteppingClassifier(ImageClassifier):
         batch = precision.convert_input(batch)
         losses: dict[str, Tensor] = {}
 
-        def closure() -> Tensor:
+        def closure() -> Any:  # the loss, which torch takes for a float
             with torch.enable_grad():
-                out = strategy.training_step(batch, index)
-                heads = out if isinstance(out, dict) else {"loss": out}
+                out: Any = strategy.training_step(batch, index)
+                heads: dict[str, Tensor] = out if isinstance(out, dict) else {"loss": out}
                 loss = heads["loss"] if accumulation == 1 else heads["loss"] / accumulation
                 if index % accumulation == 0:
                     optimizer.zero_grad()
