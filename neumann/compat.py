@@ -112,24 +112,15 @@ def value_of(node: Any) -> Any:
 
 
 def leave_signals_to_us(trainer: Trainer) -> None:
-    """Keep a trainer from handling SIGTERM, and from asking rank 0 at every step whether one has come.
+    """Keep a trainer from handling SIGTERM.
 
-    Lightning 2.6.6: Trainer._signal_connector.register_signal_handlers and
-    _TrainingEpochLoop._broadcast_sigterm_tensor. The handler starts a collective from within the signal, possibly
-    between two others, and the query at every step waits for the device; no setting turns either off. Raises
-    AttributeError where Lightning has moved them.
+    Lightning 2.6.6: Trainer._signal_connector.register_signal_handlers. The handler starts a collective from within the
+    signal, possibly between two others, and no setting turns it off. Raises AttributeError where it has moved.
     """
-    for owner, name in (
-        (trainer._signal_connector, "register_signal_handlers"),
-        (trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor"),
-    ):
-        if not callable(getattr(owner, name)):
-            raise AttributeError(f"{type(owner).__name__}.{name} is not a method any more")
-        setattr(owner, name, lambda: None)
-
-
-# Lightning 2.6.6: the attribute of a module that is set before and after each of its hooks, some 40 times a step.
-HOOK_UNDER_WAY = "_current_fx_name"
+    owner, name = trainer._signal_connector, "register_signal_handlers"
+    if not callable(getattr(owner, name)):
+        raise AttributeError(f"{type(owner).__name__}.{name} is not a method any more")
+    setattr(owner, name, lambda: None)
 
 
 # Python ------------------------------------------------------------------------------------------------------------

@@ -37,7 +37,6 @@ PRIVATE: list[tuple[str | None, str, str, list[str] | None]] = [
     ("omegaconf", "omegaconf", "Node._is_interpolation", ["self"]),
     ("omegaconf", "omegaconf", "Node._value", ["self"]),
     ("pytorch-lightning", "pytorch_lightning.trainer.connectors.signal_connector", "_SignalConnector.register_signal_handlers", ["self"]),
-    ("pytorch-lightning", "pytorch_lightning.loops.training_epoch_loop", "_TrainingEpochLoop._broadcast_sigterm_tensor", ["self"]),
     (None, "atexit", "_run_exitfuncs", None),
     (None, "multiprocessing.forkserver", "connect_to_new_process", ["fds"]),
     (None, "multiprocessing.forkserver", "read_signed", ["fd"]),
@@ -101,23 +100,9 @@ def test_a_trainer_leaves_signals_alone() -> None:
     before = signal.getsignal(signal.SIGTERM)
     trainer._signal_connector.register_signal_handlers()
     assert signal.getsignal(signal.SIGTERM) is before
-    assert trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor() is None
-    uses = {
-        "self._signal_connector.register_signal_handlers()": pl.Trainer._run,
-        "self._broadcast_sigterm_tensor()": type(trainer.fit_loop.epoch_loop).advance,
-    }
-    for call, user in uses.items():
-        moved = f"Lightning {version('pytorch-lightning')} no longer calls {call} in {user.__qualname__}"
-        assert call in inspect.getsource(user), f"{moved}: read how it handles SIGTERM now and mend neumann/compat.py"
-
-
-def test_lightning_notes_the_hook_under_way_where_it_did() -> None:
-    import pytorch_lightning as pl
-
-    moved = (
-        f"pytorch-lightning {version('pytorch-lightning')} notes the hook under way elsewhere: mend neumann/compat.py"
-    )
-    assert compat.HOOK_UNDER_WAY in vars(pl.LightningModule()), moved
+    call, user = "self._signal_connector.register_signal_handlers()", pl.Trainer._run
+    moved = f"Lightning {version('pytorch-lightning')} no longer calls {call} in {user.__qualname__}"
+    assert call in inspect.getsource(user), f"{moved}: read how it handles SIGTERM now and mend neumann/compat.py"
 
 
 def test_wandbs_experimental_settings_are_there() -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from neumann.data import augment
-from neumann.data.decoding_workers import decoded, pass_over_signals
+from neumann.data.decoding_workers import begin, decoded
 from neumann.data.images import ImageFiles, Request, Rewritten, as_is
 from neumann.data.scan import report_unreadable
 from neumann.data.splits import Indices, order
@@ -207,7 +207,6 @@ class Batches(ABC):
             self.taken = taken
             yield batch
 
-    @torch.no_grad()
     def _normalise(self, images: Tensor) -> Tensor:
         return images.to(torch.float32).sub_(self._mean).div_(self._std)
 
@@ -282,7 +281,7 @@ class StreamBatches(Batches):
             batch_sampler=self._requests,
             num_workers=workers,
             collate_fn=as_is,
-            worker_init_fn=pass_over_signals,
+            worker_init_fn=begin,
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,
             generator=torch.Generator(),  # without it every epoch would draw from torch's global stream

@@ -22,6 +22,8 @@ from weakref import WeakKeyDictionary
 
 from torch.utils.data import DataLoader
 
+from neumann.freed_memory import keep_freed_memory
+
 IGNORED = {getattr(signal, name) for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)}
 ENDS_S = 2.0  # a killed process closes its connections before it is seen to have ended
 LONG_S = 60.0  # without a batch, until it is told what the workers do
@@ -172,8 +174,14 @@ def _no_handler_of_ended_workers() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, pending)
 
 
+def begin(worker: int) -> None:
+    """Prepare this process to decode: a loader calls it in each of its workers."""
+    keep_freed_memory()  # the next image takes as much
+    pass_over_signals(worker)
+
+
 def pass_over_signals(worker: int) -> None:
-    """Leave stop signals to the training process; a loader calls it in each of its workers."""
+    """Leave stop signals to the training process."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})  # blocked while the workers were started
     for ignored in IGNORED:
         signal.signal(ignored, signal.SIG_IGN)

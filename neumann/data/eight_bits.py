@@ -39,7 +39,8 @@ def as_eight_bits(image: Image.Image, channels: int) -> Image.Image:
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     image.load()
-    return image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)  # which would copy one that is so already
 
 
 def losses(image: Image.Image) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional
 
-from neumann.data.decoding_workers import decoded, pass_over_signals
+from neumann.data.decoding_workers import begin, decoded
 from neumann.data.folder import SUFFIXES, images_below
 from neumann.data.images import ImageFiles, Request, Unreadable, as_is, fit
 from neumann.data.scan import UNREADABLE, explain
@@ -110,7 +110,7 @@ class LooseImages(OtherImages):
             batch_sampler=chunks,
             num_workers=workers if len(self) >= AT_ONCE else 0,
             collate_fn=as_is,
-            worker_init_fn=pass_over_signals,
+            worker_init_fn=begin,
             generator=torch.Generator(),
         )
         for chunk, answers in zip(chunks, decoded(loader), strict=True):

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from neumann.cache_folder import cache_folder
 from neumann.data import arrays, cache, settings, shared_memory, torchvision_sets
-from neumann.data.decoding_workers import decoded, pass_over_signals
+from neumann.data.decoding_workers import begin, decoded
 from neumann.data.facts import CENTRE, DataFacts
 from neumann.data.images import ImageFiles, Request, as_is
 from neumann.data.scan import report_unreadable
@@ -162,7 +162,7 @@ def _decode(files: ImageFiles, workers: int) -> Tensor:
         batch_sampler=chunks,
         num_workers=fitting,
         collate_fn=as_is,
-        worker_init_fn=pass_over_signals,
+        worker_init_fn=begin,
         generator=torch.Generator(),
     )
     images = torch.empty((len(files), files.channels, *files.size), dtype=torch.uint8)

@@ -36,15 +36,16 @@ def number(name: str, value: Any, *, above: float | None = None, below: float | 
     Raises:
         ValueError: ``value`` is not a real number, is not finite, or lies outside the interval.
     """
+    is_number = type(value) is float or (isinstance(value, Real) and not isinstance(value, bool))
+    x = float(value) if is_number else math.nan
+    low_enough = x < (math.inf if below is None else below)
+    high_enough = x >= 0 if above is None else x > above
+    if low_enough and high_enough:
+        return x
     valid = "a finite number " + (">= 0" if above is None else f"> {above:g}")
     if below is not None:
         valid += f" and < {below:g}"
-    x = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
-    low_enough = below is None or x < below
-    high_enough = x >= 0 if above is None else x > above
-    if not (math.isfinite(x) and low_enough and high_enough):
-        raise ValueError(f"{name} must be {valid}, got {value!r}")
-    return x
+    raise ValueError(f"{name} must be {valid}, got {value!r}")
 
 
 def whole(name: str, value: Any, *, least: int) -> int:

@@ -18,6 +18,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from torch.utils.hooks import RemovableHandle
 
 from neumann.optim import argument_checks
+from neumann.optim.group_checks import GroupChecks
 from neumann.optim.private_names import CALLER_OF_MODULE, DEFAULT_OF_LOADING, write_count
 from neumann.optim.sharding import all_zero, sharded_as
 from neumann.optim.tensors import local, local_gradient, name_of
@@ -40,13 +41,12 @@ class DisplacedOptimizer(Optimizer):
     wide_state: ClassVar[tuple[str, ...]] = ()  # those that are float32 for float16 and bfloat16 parameters
     saved_keys: ClassVar[tuple[str, ...]] = ()  # of every group that an optimizer of this class has ever saved
     never_saved: ClassVar[tuple[str, ...]] = ()  # keys by which another class's groups are told that have all of those
-    # what was found valid last: names of hyperparameters, their values in each group, each group's rate and momentum
-    _checked: tuple[tuple[str, ...], list[tuple[Any, ...]], list[tuple[Any, Any]]] | None
+    _group_checks: GroupChecks  # a copy begins with new ones
     _asked_by_name = False  # within a block that has asked for a point by name, so that the watcher need not warn
     _written: list[tuple[Tensor, int]] | None = None  # how often torch had written to each parameter that was moved
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
-        self._checked = None
+        self._group_checks = GroupChecks()
         super().__init__(params, self._validated(defaults))
 
     @property
@@ -157,7 +157,7 @@ class DisplacedOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._checked = self._written = None
+        self._group_checks, self._written = GroupChecks(), None
         for group in self.param_groups:
             group.setdefault("point", "held")
             for name, default in self.defaults.items():
@@ -314,41 +314,10 @@ class DisplacedOptimizer(Optimizer):
     def _require_valid_groups(self) -> None:
         """Refuse hyperparameters that were set in the groups after construction and are not valid.
 
-        Values that have been checked are compared only. Schedules change the rate and the momentum at every step, so
-        those two are checked by themselves. A rate that is a tensor on a device, or of a capturable optimizer, is read
-        where another one has taken its place alone, since reading it waits for the device.
-
         Raises:
             ValueError: one of them is not valid or its key is misspelt; the message names the group.
         """
-        if torch.compiler.is_compiling():
-            return
-        changing = [
-            (
-                _rate(group) if isinstance(group["lr"], Tensor) else group["lr"],
-                tuple(momentum) if isinstance(momentum := group["momentum"], list) else momentum,  # edited in place
-            )
-            for group in self.param_groups
-        ]
-        if self._checked is not None:
-            names, kept, last = self._checked
-            if kept == _values(self.param_groups, names):
-                if last == changing:
-                    return
-                for number, (group, before, now) in enumerate(zip(self.param_groups, last, changing, strict=True)):
-                    if now != before:
-                        with _of_group(number):
-                            argument_checks.learning_rate(_readable(group["lr"]))
-                            argument_checks.momentum(group["momentum"], set_later=True)
-                self._checked = names, kept, changing
-                return
-        names = ()
-        for number, group in enumerate(self.param_groups):
-            with _of_group(number):
-                valid = self._validated({**group, "lr": _readable(group["lr"])}, set_later=True)
-                argument_checks.known_keys(group, valid, type(self).__name__)
-                names = tuple(valid.keys() - {"lr", "momentum"})
-        self._checked = names, _values(self.param_groups, names), changing
+        self._group_checks.require_valid(self.param_groups, type(self).__name__, self._validated)
 
     def _may_be_asked_for_state_only(self, hidden: Any = None) -> bool:
         """Return whether every rate is 0 before the first step, and no parameter has a state (or ranks must agree)."""
@@ -392,49 +361,6 @@ class DisplacedOptimizer(Optimizer):
                 f"the point of {name}'s groups was set to 'held' while the parameters are at another one: use train() "
                 "or move_to(), which move them"
             )
-
-
-@contextmanager
-def _of_group(number: int) -> Iterator[None]:
-    """Name the parameter group in what is said of its hyperparameters within the block."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"param_groups[{number}]: {error}") from error
-
-
-def _rate(group: dict[str, Any]) -> Any:
-    """Return what changes where a rate that is a tensor does.
-
-    It is how often torch has written to it; on a device, where a rate that is filled at every step would be waited for,
-    it is the tensor itself.
-    """
-    lr = group["lr"]
-    counted = lr.device.type == "cpu" and not group.get("capturable") and not lr.is_inference()
-    return _Same(lr, write_count(lr) if counted else 0)
-
-
-def _readable(lr: Any) -> Any:
-    """Return ``lr``, or 0 for a tensor on a device whose stream is captured in a CUDA graph, which cannot be read."""
-    unreadable = isinstance(lr, Tensor) and lr.is_cuda and torch.cuda.is_current_stream_capturing()
-    return 0.0 if unreadable else lr
-
-
-class _Same:
-    """A tensor that equals itself alone while ``count`` is the same, without a look at what is in it."""
-
-    def __init__(self, tensor: Tensor, count: int) -> None:
-        self._tensor, self._count = tensor, count
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other._tensor is self._tensor and other._count == self._count
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def _values(groups: list[dict[str, Any]], names: tuple[str, ...]) -> list[tuple[Any, ...]]:
-    """Return the values of ``names`` in each group, after the number of its keys."""
-    return [(len(group), *map(group.get, names)) for group in groups]
 
 
 class Watcher:

@@ -51,8 +51,8 @@ def settings(study: Study, tuning: Sequence[StudyRun]) -> dict[str, Rows]:
         others[row.label] = _others(runs)
     for what in dict.fromkeys(name for its in others.values() for name in its):
         rows: dict[str, tuple[str, ...]] = {}
-        for label, its in others.items():
-            had = its.get(what, {"not set"})
+        for label, settings_of in others.items():
+            had = settings_of.get(what, {"not set"})
             said = next(iter(had)) if len(had) == 1 else "tuned"
             rows[said] = (*rows.get(said, ()), label)
         if len(rows) > 1:

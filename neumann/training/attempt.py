@@ -25,6 +25,7 @@ from neumann.errors import EXIT_INTERRUPTED, Interrupted, ending_of
 from neumann.optim import eval_point
 from neumann.store.scores import headline
 from neumann.store.session import Follower, Measurement, Session
+from neumann.training import stepping
 from neumann.training.census import Census
 from neumann.training.checkpoints import (
     Checkpointing,
@@ -46,9 +47,10 @@ from neumann.training.stopping import Stop
 class _InTurn(pl.Callback):
     """Several callbacks as one, called once an optimizer step; the census sees every micro-batch.
 
-    They are called with the step's number in this attempt, and with the mean losses of its micro-batches; Lightning has
-    divided the one that is minimised by their number. One callback also spares the time that Lightning spends on every
-    hook of each. `StepLogging` is called before the optimizer steps, too, when the gradients are whole.
+    They are called with the step's number in this attempt, and with the mean losses of its micro-batches; the one that
+    is minimised has been divided by their number already. Lightning calls the hooks of the run's start and end, and
+    `neumann.training.stepping` the one after each micro-batch. `StepLogging` is called before the optimizer steps, too,
+    when the gradients are whole.
 
     Args:
         callbacks: called in this order.
@@ -79,7 +81,7 @@ class _InTurn(pl.Callback):
     ) -> None:
         self._census.count(batch)
         for key, value in outputs.items():
-            loss = value.detach() if key == "loss" else value / self._accumulation
+            loss = value if key == "loss" else value / self._accumulation
             self._losses[key] = self._losses[key] + loss if key in self._losses else loss
         step, left = divmod(batch_idx + 1, self._accumulation)
         if left:  # a signal, too, waits for the end of the step, where a checkpoint can be
@@ -248,7 +250,13 @@ class Attempt:
         trainer = pl.Trainer(**self.parts.trainer_options, callbacks=[in_turn])
         compat.leave_signals_to_us(trainer)
         stream = Stream(self.batches["training"], self.progress.step, config.derived.total_steps)
-        trainer.fit(self.parts.module, train_dataloaders=stream)
+        stepping.fit(
+            trainer,
+            self.parts.module,
+            stream,
+            before_step=in_turn.on_before_optimizer_step,
+            after_batch=in_turn.on_train_batch_end,
+        )
 
     def _begun(self) -> None:
         """Take note of the first step of this attempt."""

@@ -1,6 +1,6 @@
 """Checkpoints: everything that decides a run's next step, as plain data in one file.
 
-To Lightning the whole run is one stream of micro-batches: with E steps of A accumulated micro-batches an epoch, step s
+A run is one stream of micro-batches: with E steps of A accumulated micro-batches an epoch, step s
 begins with micro-batch (s mod E) · A of epoch s // E. A checkpoint is made between two steps, so the place in the data
 is one integer, and it needs none of Lightning's own loop state, which has been off by one in the middle of an epoch
 (Lightning#19367), nor half-accumulated gradients. Where the files lie and which of them counts is the store's
@@ -50,10 +50,6 @@ class Stream:
     def __init__(self, batches: Batches, first_step: int, total_steps: int) -> None:
         self._batches = batches
         self._first, self._total = first_step, total_steps
-
-    def __len__(self) -> int:
-        # Lightning passes by a run of no batches, whose result is still due
-        return max(1, (self._total - self._first) * self._batches.plan.accumulation)
 
     def __iter__(self) -> Iterator[Batch]:
         accumulation = self._batches.plan.accumulation

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytorch_lightning as pl
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from neumann import compat
 from neumann.optim.lightning import AtEvalPoint
 from neumann.training.tally import Tally
 
@@ -46,16 +44,6 @@ class ImageClassifier(AtEvalPoint, pl.LightningModule):
         self.auxiliary_weight = auxiliary_weight
         self._make_optimizer = optimizer
         self._tally: Tally | None = None
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute as nn.Module does, but for the name of the hook under way.
-
-        Lightning sets that one some 40 times a step, for which nn.Module's look for parameters takes 0.1 ms.
-        """
-        if name == compat.HOOK_UNDER_WAY:
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
 
     def configure_optimizers(self) -> Optimizer:
         """Return the optimizer."""

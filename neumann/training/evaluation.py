@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -203,8 +203,7 @@ class Evaluation(pl.Callback):
         self._batch_size = batch_size
         self._report = report
         self._logging = logging
-        self._pending: list[list[Tensor]] = []  # losses not read from the device yet, by step and key
-        self._losses: list[str] = []  # the keys: the one minimised, then each head's
+        self._pending: list[Mapping[str, Tensor]] = []  # losses of steps that are not read from the device yet, by key
         self._clock = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -223,8 +222,7 @@ class Evaluation(pl.Callback):
         progress.step += 1
         progress.examples += self._batch_size
         progress.loss_steps += 1
-        self._losses = ["loss", *(key for key in outputs if key != "loss")]
-        self._pending.append([outputs[key].detach() for key in self._losses])
+        self._pending.append(outputs)
         due = progress.step % self._every == 0 or progress.step == self._total
         looks = due or progress.step % CHECK_EVERY == 0
         logs = logging is not None and logging.is_due(progress.step)
@@ -247,19 +245,26 @@ class Evaluation(pl.Callback):
     def flush(self) -> None:
         """Add up the losses that are still on the device, of all ranks, and read the clock."""
         if self._pending:
-            losses = torch.stack([loss for step in self._pending for loss in step])
+            keys = ["loss", *(key for key in self._pending[0] if key != "loss")]
+            losses = torch.stack([step[key] for step in self._pending for key in keys]).double()
             self._pending = []
-            means = (self._group.total(losses) / self._group.world_size).view(-1, len(self._losses)).tolist()
-            for loss, *heads in means:  # step by step: the sums do not depend on how often this is called
-                self.progress.loss_sum += loss
-                sums = self.progress.head_loss_sums
-                for key, value in zip(self._losses[1:], heads, strict=True):
-                    sums[key] = sums.get(key, 0.0) + value
-                if self._logging is not None:
-                    self._logging.add({f"train_{key}": v for key, v in zip(self._losses, (loss, *heads), strict=True)})
+            means = (self._group.total(losses) / self._group.world_size).view(-1, len(keys)).tolist()
+            for step in means:  # one by one: the sums do not depend on how often this is called
+                self._add_up(dict(zip(keys, step, strict=True)))
         now = time.perf_counter()
         self.progress.train_seconds += now - self._clock
         self._clock = now
+
+    def _add_up(self, losses: Mapping[str, float]) -> None:
+        """Add the losses of a step, the mean over all ranks, to the sums and to the next line's."""
+        sums = self.progress.head_loss_sums
+        for key, loss in losses.items():
+            if key == "loss":
+                self.progress.loss_sum += loss
+            else:
+                sums[key] = sums.get(key, 0.0) + loss
+        if self._logging is not None:
+            self._logging.add({f"train_{key}": loss for key, loss in losses.items()})
 
     def mean_loss(self) -> float:
         """Return the mean training loss since the last evaluation, in nats."""

@@ -32,13 +32,13 @@ from neumann.optim.batch_norm import batch_norms
 from neumann.optim.kernels.cpu import find_compiler
 from neumann.processes.ranks import world_size
 from neumann.seeds import derive
-from neumann.training.classifier import ImageClassifier
 from neumann.training.distributed import TIMEOUT, RankEnvironment, RankGroup
 from neumann.training.instantiate import build_schedule
 from neumann.training.optimizers import build_optimizer
 from neumann.training.precision import slow_precision
 from neumann.training.rate_schedules import RateSchedule, odd_rates
 from neumann.training.starting_weights import Start, read_weights
+from neumann.training.stepping import SteppingClassifier
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation, per channel
 FEW_IMAGES = 100  # of a split
@@ -49,7 +49,7 @@ class Parts:
     """Parts that one rank trains with."""
 
     data: ImageData  # this rank's batches
-    module: ImageClassifier  # on the device that it trains on
+    module: SteppingClassifier  # on the device that it trains on
     schedule: RateSchedule  # of the one optimizer, which ``module`` gives to Lightning
     start: Start | None  # the weights that the run starts from
     trainer_options: dict[str, Any]  # keywords of ``pytorch_lightning.Trainer``
@@ -103,7 +103,7 @@ def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
             warnings.warn(said, stacklevel=2)
     return Parts(
         data=data,
-        module=ImageClassifier(
+        module=SteppingClassifier(
             model,
             lambda _: optimizer,
             label_smoothing=config.recipe.label_smoothing,
@@ -119,7 +119,7 @@ def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
             "accumulate_grad_batches": split.accumulation,
             "precision": trainer.precision,
             "deterministic": trainer.deterministic or None,
-            "max_epochs": 1,  # the whole run is one stream of batches (see checkpoints.py)
+            "max_epochs": 1,  # of one batch (see stepping.py)
             "limit_val_batches": 0,
             "num_sanity_val_steps": 0,
             "logger": False,

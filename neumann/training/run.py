@@ -20,6 +20,7 @@ from rich.console import Console
 from neumann.config import RunSpec
 from neumann.cores import cores
 from neumann.errors import UserError
+from neumann.freed_memory import keep_freed_memory
 from neumann.processes.ranks import RankPlace, world_size
 from neumann.store.session import Session, session
 from neumann.training.attempt import Attempt
@@ -56,6 +57,7 @@ def run(
         Exception: anything else; the run is then ``failed``, with the traceback in error.txt.
     """
     quieten()
+    keep_freed_memory()
     if threads is None and "OMP_NUM_THREADS" not in os.environ:  # torch knows no container's quota
         threads = min(torch.get_num_threads(), cores())
     if threads is not None:

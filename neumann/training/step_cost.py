@@ -27,6 +27,7 @@ from neumann.data.batches import Batches
 from neumann.errors import UserError
 from neumann.optim import points
 from neumann.optim.lightning import eval_mode
+from neumann.training import stepping
 from neumann.training.checkpoints import Stream
 from neumann.training.classifier import ImageClassifier
 from neumann.training.distributed import joined
@@ -181,7 +182,7 @@ def _measured(spec: RunSpec, parts: Parts, seconds: float) -> StepTimes:
     compat.leave_signals_to_us(trainer)
     stream = Stream(parts.data.train_dataloader(), 0, MOST_STEPS * GPU_WINDOW + clock.most_warm_up)
     try:
-        trainer.fit(parts.module, train_dataloaders=stream)
+        stepping.fit(trainer, parts.module, stream, after_batch=clock.on_train_batch_end)
     except SystemExit as error:  # Lightning's for a KeyboardInterrupt
         raise KeyboardInterrupt from error
     return found[0]

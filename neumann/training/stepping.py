@@ -1,0 +1,125 @@
+"""The steps of a run: those of Lightning's automatic optimization, without what its loop does around each.
+
+The Trainer gives the device, the strategy and the precision, and every step asks these, so that one under DDP or in
+mixed precision is the same bits as in the Trainer's own loop. To the Trainer the whole run is one batch. Around every
+batch of its own it calls 22 hooks, moves it to the device, gathers results for loggers and counts its progress; a run
+needs none of it, and it took most of the time that a step had above one by hand (docs/LOG.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import ParallelStrategy
+from torch import Tensor
+from torch.optim import Optimizer
+
+from neumann.training.classifier import Batch, ImageClassifier
+
+# called with the trainer, the module, the losses, the micro-batch and its number in this attempt, from 0
+AfterBatch = Callable[[pl.Trainer, pl.LightningModule, dict[str, Tensor], Batch, int], None]
+# called with the trainer, the module and the optimizer when a step's gradients are whole
+BeforeStep = Callable[[pl.Trainer, pl.LightningModule, Optimizer], None]
+
+
+class SteppingClassifier(ImageClassifier):
+    """The classifier of a run, trained by `fit`; the arguments are those of `ImageClassifier`."""
+
+    after_batch: AfterBatch
+    before_step: BeforeStep | None = None
+
+    def on_train_batch_start(self, batch: Iterator[Batch], batch_idx: int) -> int:
+        """Take the steps of the whole run, until one of them stops the trainer.
+
+        Args:
+            batch: the micro-batches of the run.
+            batch_idx: 0.
+
+        Returns:
+            -1, by which Lightning takes no step of its own.
+        """
+        trainer = self.trainer
+        for index, each in enumerate(batch):
+            self._train_on(trainer, each, index)
+            if trainer.should_stop:
+                break
+        return -1
+
+    def _train_on(self, trainer: pl.Trainer, batch: Batch, index: int) -> None:
+        """Train on micro-batch number ``index``; the last one of a step moves the weights.
+
+        The order is Lightning's: the gradients of the step before are dropped after the forward pass, and the optimizer
+        is given a closure, which some call twice.
+        """
+        strategy, accumulation, optimizer = trainer.strategy, trainer.accumulate_grad_batches, trainer.optimizers[0]
+        precision = trainer.precision_plugin
+        is_last = (index + 1) % accumulation == 0
+        is_scaled = getattr(precision, "scaler", None) is not None  # else Lightning adds nothing but its hooks
+        batch = precision.convert_input(batch)
+        losses: dict[str, Tensor] = {}
+
+        def closure() -> Any:  # the loss, which torch takes for a float
+            with torch.enable_grad():
+                out: Any = strategy.training_step(batch, index)
+                heads: dict[str, Tensor] = out if isinstance(out, dict) else {"loss": out}
+                loss = heads["loss"] if accumulation == 1 else heads["loss"] / accumulation
+                if index % accumulation == 0:
+                    optimizer.zero_grad()
+                if is_scaled:
+                    strategy.backward(loss, optimizer)
+                else:
+                    loss.backward()
+            if is_last and not is_scaled and self.before_step is not None:  # with a scaler Lightning calls it
+                self.before_step(trainer, self, optimizer)
+            losses.update(heads, loss=loss.detach())
+            return losses["loss"]
+
+        if not is_last:
+            with strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext():
+                closure()
+        elif is_scaled:
+            strategy.optimizer_step(optimizer, closure)
+        else:
+            optimizer.step(closure)
+        self.after_batch(trainer, self, losses, batch, index)
+
+
+class _OneBatch:
+    """A loader whose one batch is an iterator over ``batches``."""
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[Iterator[Batch]]:
+        yield iter(self._batches)
+
+
+def fit(
+    trainer: pl.Trainer,
+    module: SteppingClassifier,
+    batches: Iterable[Batch],
+    *,
+    after_batch: AfterBatch,
+    before_step: BeforeStep | None = None,
+) -> None:
+    """Train ``module`` on ``batches``, micro-batches on its device.
+
+    Args:
+        trainer: gives the device, the strategy, the precision and the accumulation.
+        module: has one optimizer.
+        batches: the run's.
+        after_batch: called after each of ``batches``.
+        before_step: called before each step, as a callback's ``on_before_optimizer_step``; by Lightning itself where
+            gradients are scaled, so there it is to be that of one of the trainer's callbacks.
+
+    Raises what is raised within, as ``trainer.fit`` does: SystemExit for a KeyboardInterrupt.
+    """
+    module.after_batch, module.before_step = after_batch, before_step
+    trainer.fit(module, train_dataloaders=_OneBatch(batches))
