@@ -24,6 +24,6 @@ def keep_freed_memory() -> bool:
     if not CHOSEN_BY.isdisjoint(os.environ) or platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    # M_MMAP_THRESHOLD would reach blocks of up to 32 MiB only, which are activations of 500 images of 32 × 32; and to set
+    # M_MMAP_THRESHOLD would reach blocks of up to 32 MiB only, the activations of 500 images of 32 × 32; and to set
     # the other alone would stop glibc from raising that threshold by itself
     return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
