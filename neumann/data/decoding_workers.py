@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
@@ -27,6 +28,7 @@ from neumann.freed_memory import keep_freed_memory
 IGNORED = {getattr(signal, name) for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)}
 ENDS_S = 2.0  # a killed process closes its connections before it is seen to have ended
 LONG_S = 60.0  # without a batch, until it is told what the workers do
+TORCHS_WORDS = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")  # of torch 2.15
 LOOK_S = 5.0  # between two looks whether it is that long
 
 _workers: WeakKeyDictionary[DataLoader[Any], list[BaseProcess]] = WeakKeyDictionary()  # that each loader has started
@@ -70,7 +72,8 @@ def decoded(loader: DataLoader[Any]) -> Iterator[Any]:
                 return
             yield batch
     except Exception as error:
-        if ended := _ended(workers):
+        told = TORCHS_WORDS.match(str(error))  # one that ended while it was started is not among ours
+        if ended := _ended(workers) or [int(number) for number in (told[1].split(",") if told else ())]:
             raise WorkerEnded(ended) from error
         raise
     finally:

@@ -94,7 +94,7 @@ class TarSource:
             stamp = stamp_of(os.fstat(file.fileno()))
         if len(content) < size:
             raise ValueError("the tar file ends before the image does")
-        return content, stamp._replace(size=size)
+        return content, Stamp(size, stamp.mtime_ns, stamp.ctime_ns)
 
     def path(self, index: int) -> str:
         """Return the tar file's path and the member's name."""

@@ -135,6 +135,19 @@ def test_a_worker_that_was_killed_while_it_sent_images_is_named(error: Exception
     )
 
 
+@pytest.mark.parametrize("said", ["(pid 7) is killed by signal: Killed. ", "(pid(s) 7, 8) exited unexpectedly"])
+def test_what_torch_says_of_a_worker_that_ended_at_its_start_is_said_in_our_words(
+    said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding_workers, "ENDS_S", 0.0)
+    loader = CutShort(RuntimeError(f"DataLoader worker {said}"), killed=False)
+    with pytest.raises(WorkerEnded) as raised:
+        list(decoded(loader))  # type: ignore[arg-type]
+    assert str(raised.value) == str(WorkerEnded([7, 8] if "8" in said else [7]))
+    loader.worker.kill()
+    loader.worker.join(20)
+
+
 def test_an_error_that_no_worker_died_of_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding_workers, "ENDS_S", 0.05)
     loader = CutShort(EOFError("a message"), killed=False)

@@ -274,6 +274,8 @@ def test_a_holder_out_of_sight_is_judged_by_its_heartbeat(who: Holder | bytes, t
     forge(folder.path, who, silent=claim.LEASE_S + 1)
     assert not folder.held()
     assert "no sign of life from" in (folder.why_free() or "")
+    forge(folder.path, who, silent=-claim.LEASE_S - 1)  # touched in the future: the clock was set back since
+    assert not folder.held()
     with folder.claim():
         assert leases(folder.path) == [1, 2]
 
