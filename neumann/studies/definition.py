@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from neumann.bounds import KINDS, Bounds
+from neumann.bounds import KINDS, Bounds, as_yaml
 from neumann.config import why_not_tuned
 from neumann.config.override_text import key_of, refuse_twice
 from neumann.config.yaml_files import read_yaml
@@ -182,7 +182,7 @@ def _sentence(error: ErrorDetails) -> str:
     if kind == "string_type" and key.split(".")[-1] == "overrides" and isinstance(value, dict) and len(value) == 1:
         ((group, option),) = value.items()
         return f"{key}: {group}: {option} is not a text: write '{group}={option}', with an equals sign"
-    shown = "nothing" if value is None else value
+    shown = "nothing" if value is None else as_yaml(value) if isinstance(value, bool) else value
     return (
         f"{key}={shown} is not {KINDS_OF_PYDANTIC[kind]}"
         if kind in KINDS_OF_PYDANTIC
@@ -312,9 +312,9 @@ def _check_spaces(config: StudyConfig) -> None:
             if key.startswith("~") or [key_of(other) for other in space].count(key_of(key)) > 1:
                 raise UserError(f"{where}.{key} names {key_of(key)}, which is written once, alone")
             if not all(isinstance(v, int | float | str) and not isinstance(v, bool) for v in values):
-                raise UserError(f"{where}.{key}={values}: values are numbers or words")
+                raise UserError(f"{where}.{key}={as_yaml(values)}: values are numbers or words")
             if not values or any(v in values[:i] for i, v in enumerate(values)):
-                raise UserError(f"{where}.{key}={values}: name at least one value, each once")
+                raise UserError(f"{where}.{key}={as_yaml(values)}: name at least one value, each once")
             if (why := _why_not_in_space(key)) is not None:
                 raise UserError(f"{where}.{key}: {why}")
             for value in values:

@@ -187,7 +187,7 @@ def change(content: dict[str, Any], path: Any, value: Any) -> dict[str, Any]:
         ("rows", {"sgd": {"label": "SGD"}}, ["at least two"]),
         ("seeds/tuning", ["a"], ["seeds.tuning=a is not a whole number"]),
         ("seeds/tuning", [1.5], ["seeds.tuning=1.5 is not a whole number"]),
-        ("seeds/tuning", [True], ["seeds.tuning=True is not a whole number"]),
+        ("seeds/tuning", [True], ["seeds.tuning=true is not a whole number"]),
         ("seeds", {"tuning": [100]}, ["seeds.evaluation=[]", "at least one seed"]),
         ("comparisons/smallest_effect", "half", ["comparisons.smallest_effect=half is not a number"]),
         ("budgets/small", None, ["budgets.small=nothing is not a mapping"]),
