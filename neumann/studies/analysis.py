@@ -14,7 +14,7 @@ from typing import Any
 
 from neumann.data.settings import KINDS
 from neumann.studies.answer import answer, incomplete
-from neumann.studies.collect import RowMeasurements, StudyRun, StudyRuns
+from neumann.studies.collect import RowMeasurements, StudyRuns
 from neumann.studies.conditions import mixed, provenance, settings, unlike
 from neumann.studies.definition import RowConfig
 from neumann.studies.numbers import setting_text

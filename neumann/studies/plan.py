@@ -13,7 +13,16 @@ from neumann.bounds import as_yaml
 from neumann.config import RunConfig, RunSpec
 from neumann.config.override_text import as_text_value, key_of
 from neumann.errors import UserError, did_you_mean
-from neumann.studies.definition import AXES, FULL, BudgetConfig, StudyConfig, find_study, list_studies, name_of, read_study
+from neumann.studies.definition import (
+    AXES,
+    FULL,
+    BudgetConfig,
+    StudyConfig,
+    find_study,
+    list_studies,
+    name_of,
+    read_study,
+)
 
 TUNING, EVALUATION = "tuning", "evaluation"  # the two phases, and the roles of their runs
 ON_THE_PAGE = ("output=", "data.")  # command-line overrides that a report shows

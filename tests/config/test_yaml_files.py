@@ -227,8 +227,16 @@ def test_a_sweep_file_that_is_a_dead_link_is_named(target: str, tmp_path: Path) 
     ("file", "text", "part"),
     [
         ("optimizer/mine", "# @package recipe\nlr: 1\n", "optimizer=mine puts its settings elsewhere"),
-        ("optimizer/mine", "# @package optimizer and more\nlr: 1\n", "line 1 cannot be read: after '@package' stands one word"),
-        ("ablation/mine", "# @package _global_ # mine\nseed: 1\n", "line 1 cannot be read: after '@package' stands one word"),
+        (
+            "optimizer/mine",
+            "# @package optimizer and more\nlr: 1\n",
+            "line 1 cannot be read: after '@package' stands one word",
+        ),
+        (
+            "ablation/mine",
+            "# @package _global_ # mine\nseed: 1\n",
+            "line 1 cannot be read: after '@package' stands one word",
+        ),
         ("optimizer/mine", "defaults: [mine]\nlr: 1\n", "a defaults list leads back to its own file"),
         ("optimizer/mine", "defaults: sgd\nlr: 1\n", "defaults must be a list"),
         ("optimizer/mine", "defaults: [nosuch]\nlr: 1\n", "Could not load 'optimizer/nosuch'.$"),

@@ -41,11 +41,12 @@ class TableLine:
     """One line of the main table as text; a field is a column or a part of one, a dash where nothing is known.
 
     ``label``, ``at`` (the evaluation point) and ``setting`` say which row it is, ``edge`` where its setting lies on the
-    border of the space, ``mixed`` that its runs were not made alike, or not as the reference row's.
-    ``error`` is the mean test error in percent with its ``interval``, half that interval's width (``half``), ``sd`` and ``n``; ``loss`` the mean test loss in nats; ``paper`` the published error in percent.
-    ``difference`` to the reference row and its ``difference_interval`` are in percentage points. ``p`` is the one that
-    counts, ``kind`` says which that is: "primary", "Holm", "unadjusted" or "". ``verdict`` is the short answer,
-    ``primary`` marks the row of a primary comparison, ``is_reference`` the reference row.
+    border of the space, ``mixed`` that its runs were not made alike, or not as the reference row's. ``error`` is the
+    mean test error in percent with its ``interval``, half that interval's width (``half``), ``sd`` and ``n``; ``loss``
+    the mean test loss in nats; ``paper`` the published error in percent. ``difference`` to the reference row and its
+    ``difference_interval`` are in percentage points. ``p`` is the one that counts, ``kind`` says which that is:
+    "primary", "Holm", "unadjusted" or "". ``verdict`` is the short answer, ``primary`` marks the row of a primary
+    comparison, ``is_reference`` the reference row.
     """
 
     label: str

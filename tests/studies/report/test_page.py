@@ -56,7 +56,9 @@ def ties() -> StudyResults:
 
 def mixed() -> StudyResults:
     """The rows of the primary comparison were trained with different versions of torch."""
-    results = study(FEW, provenance={**PROVENANCE, "torch": {"2.14": ("SGD momentum",), "2.15": ("Nesterov", "Neumann")}})
+    results = study(
+        FEW, provenance={**PROVENANCE, "torch": {"2.14": ("SGD momentum",), "2.15": ("Nesterov", "Neumann")}}
+    )
     comparisons = tuple(replace(c, unlike=("torch",) if c.primary else ()) for c in results.comparisons)
     rows = tuple(
         replace(row, reference=next((c for c in comparisons if (c.row, c.against) == (row.key, "sgd")), None))
