@@ -20,7 +20,7 @@ ADAM = COMMON | {"betas": (SHARE, SHARE)}
 
 # by target in lower case, as optimizer=torch and optimizer=timm take a name in any case; a tuple: bounds of a list
 BOUNDS: dict[str, dict[str, Bounds | tuple[Bounds, ...]]] = {
-    "torch.optim.sgd": {**COMMON, "momentum": SHARE},
+    "torch.optim.sgd": {**COMMON, "momentum": SHARE, "dampening": SHARE},
     "torch.optim.adam": {**ADAM},
     "torch.optim.adamw": {**ADAM},
     "torch.optim.nadam": {**ADAM},

@@ -7,6 +7,7 @@ no float can hold.
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import sys
@@ -97,13 +98,20 @@ def as_text_value(text: str) -> str:
 
 
 def refuse_twice(overrides: Sequence[str]) -> None:
-    """Refuse a setting or a group that ``overrides`` name twice: one of the two would be ignored. Raises UserError."""
+    """Refuse a setting or a group that ``overrides`` name twice: one of the two would be ignored. Raises UserError.
+
+    So it would where one names a whole mapping and another a setting in it.
+    """
     first: dict[str, str] = {}
     for text in overrides:
         key = key_of(text)
         if key in first:
             raise UserError(f"'{first[key]}' and '{text}' both set {key}: leave out one of the two")
         first[key] = text
+    for key, text in first.items():
+        for above in itertools.accumulate(key.split(".")[:-1], "{}.{}".format):
+            if above in first and ("." in above or first[above].partition("=")[2].startswith("{")):
+                raise UserError(f"'{first[above]}' and '{text}' both set {key}: leave out one of the two")
 
 
 def value_of(text: str) -> str:

@@ -47,6 +47,9 @@ READ_BY_DERIVED = {
     "recipe": ("lr_scaling", "lr_base_size"),
 }
 
+# by what a word is in YAML 1.1 and in Python
+MEANT = {"yes": "true", "on": "true", "no": "false", "off": "false", "None": "null"}
+
 
 class Resolver:
     """Makes specifications of composed configurations."""
@@ -95,6 +98,11 @@ class Resolver:
         for section in CHOSEN_SECTIONS:
             _check_finite(section, values[section])
             check_target(values[section].get("_target_"), f"{section}._target_")
+        for section, settings in (("optimizer", values["optimizer"]), ("schedule", values["schedule"])):
+            _check_words(section, settings)
+            if settings.get("_target_") is None:
+                raise UserError(f"{section} has no _target_: its YAML must name a class or a function")
+        _check_words("model.kwargs", values["model"].kwargs)
         check_optimizer(values["optimizer"])
         _check_rate(values["optimizer"], values["recipe"])
         values["output"] = folder_of("output", values["output"])
@@ -180,6 +188,18 @@ def _plain(section: Any) -> dict[str, Any]:
     """Return a section of a composed configuration as it is written, empty where there is none."""
     found: Any = OmegaConf.to_container(section) if section is not None else {}
     return found if isinstance(found, dict) else {}
+
+
+def _check_words(where: str, value: Any) -> None:
+    """Refuse words that are true, false or nothing elsewhere: a text is true to the code that gets it, `no` as well."""
+    if isinstance(value, Mapping):
+        for key, child in value.items():
+            _check_words(f"{where}.{key}", child)
+    elif isinstance(value, list | tuple):
+        for child in value:
+            _check_words(where, child)
+    elif isinstance(value, str) and (meant := MEANT.get(value if value == "None" else value.lower())) is not None:
+        raise UserError(f"{where}={value} is a text here: write {meant}")
 
 
 def _check_finite(where: str, value: Any) -> None:

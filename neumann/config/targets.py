@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from neumann.bounds import as_yaml
 from neumann.errors import UserError, did_you_mean
 
 TARGETS = {
@@ -27,7 +28,9 @@ def check_target(target: Any, where: str) -> None:
 
     ``where`` is the key of the setting. Names outside ``neumann`` pass. Raises UserError with the nearest public name.
     """
-    if not isinstance(target, str) or not target.startswith("neumann."):
+    if target is not None and not isinstance(target, str):
+        raise UserError(f"{where}={as_yaml(target)} is not the dotted name of a class or a function")
+    if target is None or not target.startswith("neumann."):
         return
     if target in TARGETS or EXPORTED.fullmatch(target):
         return

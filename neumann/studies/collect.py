@@ -17,7 +17,7 @@ from neumann.store import OVER, RunFolder, find
 from neumann.store.code_digests import contributing
 from neumann.store.lookup import result_in
 from neumann.store.scores import is_number
-from neumann.studies.plan import EVALUATION, TUNING, PlannedRun, Study, check_comparable, check_points
+from neumann.studies.plan import EVALUATION, TUNING, PlannedRun, Study, check_comparable, check_distinct, check_points
 from neumann.studies.results import RunEntry, TuningTrial, chosen
 
 
@@ -92,7 +92,9 @@ def collect(study: Study, train: Train | None = None) -> StudyRuns:
     with making_specs(study.config_dirs) as make:
         tuning = runs_of(study.tuning(), make)
         check_points(study, {run.planned.row: run.spec.config for run in reversed(tuning)})
-        check_comparable(study, {row: [r.spec for r in tuning if r.planned.row == row] for row in study.config.rows})
+        specs = {row: [run.spec for run in tuning if run.planned.row == row] for row in study.config.rows}
+        check_distinct(study, specs)
+        check_comparable(study, specs)
         if train is not None:
             train(tuning, {})
             tuning = _read_again(tuning)

@@ -49,10 +49,10 @@ def settings(study: Study, tuning: Sequence[StudyRun]) -> dict[str, Rows]:
             said = its.pop() if len(its) == 1 else "tuned"
             found[what][said] = (*found[what].get(said, ()), row.label)
         others[row.label] = _others(runs)
-    for what in dict.fromkeys(name for its in others.values() for name in its):
+    for what in dict.fromkeys(name for known in others.values() for name in known):
         rows: dict[str, tuple[str, ...]] = {}
-        for label, settings_of in others.items():
-            had = settings_of.get(what, {"not set"})
+        for label, known in others.items():
+            had = known.get(what, {"not set"})
             said = next(iter(had)) if len(had) == 1 else "tuned"
             rows[said] = (*rows.get(said, ()), label)
         if len(rows) > 1:

@@ -182,7 +182,8 @@ def _sentence(error: ErrorDetails) -> str:
     if kind == "string_type" and key.split(".")[-1] == "overrides" and isinstance(value, dict) and len(value) == 1:
         ((group, option),) = value.items()
         return f"{key}: {group}: {option} is not a text: write '{group}={option}', with an equals sign"
-    shown = "nothing" if value is None else as_yaml(value) if kind in ("int_type", "float_type") else value
+    bare = isinstance(value, bool) or kind in ("int_type", "float_type")
+    shown = "nothing" if value is None else as_yaml(value) if bare else value
     return (
         f"{key}={shown} is not {KINDS_OF_PYDANTIC[kind]}"
         if kind in KINDS_OF_PYDANTIC
@@ -314,7 +315,7 @@ def _check_spaces(config: StudyConfig) -> None:
             if not all(isinstance(v, int | float | str) and not isinstance(v, bool) for v in values):
                 raise UserError(f"{where}.{key}={as_yaml(values)}: values are numbers or words")
             if not values or any(v in values[:i] for i, v in enumerate(values)):
-                raise UserError(f"{where}.{key}={values}: name at least one value, each once")
+                raise UserError(f"{where}.{key}={as_yaml(values)}: name at least one value, each once")
             if (why := _why_not_in_space(key)) is not None:
                 raise UserError(f"{where}.{key}: {why}")
             for value in values:

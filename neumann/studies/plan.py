@@ -175,6 +175,18 @@ def check_points(study: Study, configs: Mapping[str, RunConfig]) -> None:
             raise UserError(f"{study.file}: rows.{key}.point=base: its optimizer has no base point, use point=eval")
 
 
+def check_distinct(study: Study, specs: Mapping[str, Sequence[RunSpec]]) -> None:
+    """Refuse two rows that are one: their difference would be nothing, which reads as equivalence. Raises UserError."""
+    known: dict[tuple[frozenset[str], str], str] = {}
+    for key, its in specs.items():
+        other = known.setdefault((frozenset(spec.signature for spec in its), study.config.rows[key].point), key)
+        if other != key:
+            raise UserError(
+                f"{study.file}: rows.{other} and rows.{key} are the same runs judged at the same point, so there is "
+                "nothing to compare: check their overrides"
+            )
+
+
 def check_comparable(study: Study, specs: Mapping[str, Sequence[RunSpec]]) -> None:
     """Refuse, before anything trains, rows that their data, horizon or devices' precision would tell apart by seed.
 

@@ -113,6 +113,13 @@ def test_the_command_of_every_yaml_uses_it() -> None:
         (["timing.ramp=inf"], ["timing.ramp=inf", "out of range"]),
         (["batch=3"], ["'batch' is a section: set batch.size"]),
         (["output="], ["output is empty"]),
+        (
+            ["optimizer=torch", "optimizer.name=SGD", "+optimizer.kwargs.nesterov=no"],
+            ["nesterov=no is a text here: write false"],
+        ),
+        (["+model.kwargs.pretrained=Off"], ["model.kwargs.pretrained=Off is a text here: write false"]),
+        (["+model.kwargs.a=[{b:None}]"], ["model.kwargs.a.b=None is a text here: write null"]),
+        (["schedule._target_=null"], ["schedule has no _target_"]),
         (["data.augmentation=crop_flip"], ["a mirrored digit is not a digit: use crop"]),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else "",

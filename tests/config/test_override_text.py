@@ -136,12 +136,15 @@ def test_what_the_message_says_to_write_works() -> None:
         ["optimizer=sgd", "optimizer=adam"],
         ["+model.kwargs.a=1", "model.kwargs.a=2"],
         ["a=1", "~a"],
+        ["model.kwargs.a=1", "+model.kwargs={a:2}"],
+        ["recipe={label_smoothing:0.1}", "recipe.label_smoothing=0.2"],
     ],
 )
 def test_nothing_is_given_twice(words: list[str]) -> None:
     with pytest.raises(UserError, match=r"both set .*: leave out one of the two"):
         refuse_twice(words)
     refuse_twice([words[0], "other=1"])
+    refuse_twice(["optimizer=sgd", "optimizer.lr=1"])
 
 
 def test_an_override_has_a_key_and_a_value() -> None:

@@ -57,6 +57,14 @@ def test_rows_that_no_seed_can_pair_are_refused_at_the_plan(
     assert len(err.strip().splitlines()) == 1
 
 
+def test_two_rows_that_are_one_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    content = copy.deepcopy(STUDY)
+    content["rows"]["neumann"]["overrides"] = ["optimizer=sgd"]
+    write_study(content)
+    assert main(["study", "mine", "--plan"]) == 2
+    assert "rows.sgd and rows.neumann are the same runs judged at the same point" in capsys.readouterr().err
+
+
 def test_a_space_that_varies_the_horizon_is_refused_too(capsys: pytest.CaptureFixture[str]) -> None:
     write_study(copy.deepcopy(STUDY) | {"space": {"trainer.max_epochs": [2, 40]}, "overrides": STUDY["overrides"][1:]})
     assert main(["study", "mine", "--plan"]) == 2
