@@ -112,7 +112,10 @@ class Mirror:
         result, last = folder.result(), folder.last_measurement()
         confused = None
         if exit_code == 0 and result is not None and last is not None:
-            confused = Confused.read(self._folder, result, self._described, row_of_measurement(last, by_step=True))
+            try:
+                confused = Confused.read(self._folder, result, self._described, row_of_measurement(last, by_step=True))
+            except UserError as error:  # the rest is mirrored all the same
+                warnings.warn(f"W&B gets no confusion matrix: {error}", stacklevel=1)
         wandb_run.finish(run, self._described, summary, exit_code, confused)
 
     def _mirror(self) -> None:
