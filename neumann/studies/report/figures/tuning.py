@@ -69,7 +69,7 @@ def _trials(axes: Axes, row: RowResult, places: Sequence[float], key: str) -> No
     lines: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
     pairs = list(zip(row.trials, places, strict=True))
     seeds = [(x, shown(axes, e)) for trial, x in pairs for e in finite(trial.errors.values(), 100)]
-    look = {"color": SOFT, "markersize": 2.6, "markeredgewidth": 0, "alpha": 0.7}
+    look: dict[str, Any] = {"color": SOFT, "markersize": 2.6, "markeredgewidth": 0, "alpha": 0.7}
     axes.plot(*_columns(seeds), "o", **look, clip_on=False, zorder=2)
     lost = [x for trial, x in pairs if None in trial.errors.values()]
     top = axes.get_xaxis_transform()
