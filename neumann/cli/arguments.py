@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from itertools import pairwise
@@ -10,6 +11,14 @@ from typing import Any, NoReturn
 
 from neumann import compat
 from neumann.errors import UserError, did_you_mean
+
+SAID = (  # what argparse says: the same in words of the command; of several spellings the long one is named
+    (r"argument (?:-\w+/)?(--[\w-]+)\S*: invalid int value: '(.*)'", "{0} {1} is not a whole number"),
+    (r"argument (?:-\w+/)?(--[\w-]+)\S*: invalid choice: '(.*)' \(choose from (.*)\)", "{0} {1}: choose from {2}"),
+    (r"argument (?:-\w+/)?(--[\w-]+)\S*: expected one argument", "{0} takes a value"),
+    (r"argument (?:-\w+/)?(--[\w-]+)\S*: not allowed with argument (\S+)", "{0} and {1} exclude each other"),
+    (r"the following arguments are required: (.*)", "give {0}"),
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -19,7 +28,11 @@ class Parser(argparse.ArgumentParser):
         super().__init__(add_help=False, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Raise UserError."""
+        """Raise UserError, with argparse's ``message`` in the words of the command."""
+        for pattern, words in SAID:
+            if found := re.fullmatch(pattern, message):
+                message = words.format(*found.groups())
+                break
         raise UserError(f"{self.prog}: {message}")
 
     def take_help(self) -> None:
@@ -71,10 +84,11 @@ def parsed(parser: Parser, words: Sequence[str]) -> argparse.Namespace | None:
     if unknown:
         options = compat.long_options(parser)
         word = unknown[0].partition("=")[0]
-        if "overrides" in given and not get_close_matches(word, options, n=1, cutoff=0.7):
+        near = get_close_matches(word, options, n=1, cutoff=0.7)
+        if "overrides" in given and not near:
             name = word.lstrip("-")
             raise UserError(f"{parser.prog} takes no {unknown[0]}: a setting has no dashes before it, {name}=VALUE")
-        raise UserError(f"{parser.prog} takes no {unknown[0]}: {did_you_mean(unknown[0], options)}")
+        raise UserError(f"{parser.prog} takes no {unknown[0]}: {did_you_mean(word if near else '', options)}")
     return given
 
 

@@ -105,6 +105,30 @@ def test_an_empty_folder_is_not_the_working_directory(words: list[str], capsys: 
     assert "is empty: name a" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("predict x y --topk z", "neumann predict: --topk z is not a whole number"),
+        ("evaluate x -b z", "neumann evaluate: --batch-size z is not a whole number"),
+        ("predict x y --json --csv", "neumann predict: --csv and --json exclude each other"),
+        ("train --cfg jobb", "neumann train: --cfg jobb: choose from 'job'"),
+        ("train --config-dir", "neumann train: --config-dir takes a value"),
+        ("study --budget", "neumann study: --budget takes a value"),
+        ("worker", "neumann worker: give FOLDER"),
+        ("predict x y --lr=3", "neumann predict takes no --lr=3: choose from --batch-size, --csv"),
+        ("runs --jsno", "neumann runs takes no --jsno: did you mean '--json'?"),
+        ("train --lr=3", "neumann train takes no --lr=3: a setting has no dashes before it, lr=VALUE"),
+        ("study mine --optimizer.lr 3", "takes no --optimizer.lr: a setting has no dashes before it"),
+        ("export ''", "the run's name is empty: give a signature's beginning, a name or a path"),
+    ],
+)
+def test_an_option_that_cannot_be_read_is_told_in_words_of_the_command(
+    words: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli([word.strip("'") for word in words.split()]) == 2
+    assert sentence in capsys.readouterr().err
+
+
 def test_resume_names_why_it_takes_no_setting(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli(["runs", "resume", "3c1f", "optimizer.lr=3"]) == 2
     assert "takes no 'optimizer.lr=3': with another optimizer.lr it would be another run" in capsys.readouterr().err

@@ -137,7 +137,7 @@ def test_wrong_words_are_one_sentence(place: Path, tmp_path: Path, capsys: pytes
         ((image, "--workers=-1"), "--workers -1: give 0 or more"),
         ((image, "--device", "gpu7"), "--device gpu7 cannot be used here"),
         ((image, "--device", "meta"), "--device meta holds no numbers"),
-        ((image, "--json", "--csv"), "not allowed with argument"),
+        ((image, "--json", "--csv"), "--csv and --json exclude each other"),
         ((image, "--tokp", "1"), "takes no --tokp: did you mean '--topk'?"),
     ):  # fmt: skip
         out, err = predicted(place, capsys, *words, code=2)

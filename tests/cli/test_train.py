@@ -59,7 +59,7 @@ def photos(tmp_path: Path) -> Path:
         (["train", "optimizer.alhpa=0"], ["did you mean 'alpha'?"]),
         (["trian"], ["there is no command 'trian': did you mean 'train'?"]),
         (["train", "--cofnig-dir", "x"], ["neumann train takes no --cofnig-dir", "--config-dir"]),
-        (["train", "--cfg", "x"], ["neumann train: argument -c/--cfg: invalid choice: 'x'"]),
+        (["train", "--cfg", "x"], ["neumann train: --cfg x: choose from 'job'"]),
         (["train", "seed=1", "optimizer=sgd", "seed=2"], ["'seed=1' and 'seed=2' both set seed: leave out one"]),
         (["train", "-m", "seed=0,1", "seed=2"], ["both set seed"]),
         (["wandb-sweep", "optimizer=sgd,adam", "optimizer=adam,lars"], ["both set optimizer"]),

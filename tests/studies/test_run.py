@@ -237,8 +237,9 @@ def test_publishing_takes_a_whole_report_only(capsys: pytest.CaptureFixture[str]
         (["study", "mine", "optimizer.lr=0.1"], "belongs in its study.yaml"),
         (["study", "mine", "seed=3"], "belongs in its study.yaml"),
         (["study", "mine", "--plna"], "did you mean '--plan'"),
-        (["report", "mine", "--budget"], "neumann report: argument -b/--budget: expected one argument"),
+        (["report", "mine", "--budget"], "neumann report: --budget takes a value"),
         (["report", "mine", "loger=none"], "did you mean 'logger'"),
+        (["report", "mine", "lr=3"], "data.workers\n"),  # and no hint, where no setting is spelt like it
     ],
 )
 def test_wrong_words_are_one_sentence(words: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
