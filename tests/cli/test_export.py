@@ -141,6 +141,7 @@ def test_the_cards_command_is_the_run(place: Path) -> None:
     folder = run_of(place, "several")
     words = words_of(read_record(folder))
     assert words is not None
+    assert any(word.startswith("trainer.precision=") for word in words), "another device's default is another run"
     assert make_spec(words).signature == folder.name[-12:]
 
 

@@ -97,3 +97,5 @@ def test_the_horizon_may_differ_where_that_is_compared_and_batches_share_epochs_
     assert {run.spec.config.trainer.max_epochs for run in collect(load_study("mine")).tuning} == {2, 40}
     write_study(different("batch.size=32"))
     collect(load_study("mine"))  # as many epochs
+    write_study(different("trainer.precision=bf16-mixed"))
+    collect(load_study("mine"))  # a row that names it compares it

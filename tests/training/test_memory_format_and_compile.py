@@ -132,8 +132,12 @@ def test_bf16_without_instructions_for_it_is_told(
     monkeypatch.setattr(precision, "PROCESSOR", tmp_path / "cpuinfo")
     said = precision.slow_precision("cpu", "bf16-mixed")
     assert bool(said) is told
-    assert not precision.slow_precision("gpu", "bf16-mixed")
     assert not precision.slow_precision("cpu", "32-true")
+    for has in (True, False):  # of a GPU torch knows it
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has, **_: has)
+        assert ["this GPU has no instructions" in one for one in precision.slow_precision("gpu", "bf16-mixed")] == (
+            [] if has else [True]
+        )
     if told:
         with pytest.warns(UserWarning, match="no instructions for bf16, so torch emulates it"):
             build_parts(quick("trainer.precision=bf16-mixed"), RankGroup())
