@@ -116,6 +116,8 @@ class Composer:
         if overrides not in self._composed:
             try:
                 config = hydra_compose("train", list(overrides), return_hydra_config=True)
+            except RecursionError as error:
+                raise UserError(f"{', '.join(overrides)}: a defaults list leads back to its own file") from error
             except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
                 raise UserError(composition(error, overrides, self.groups)) from error
             choices = {
@@ -125,11 +127,6 @@ class Composer:
             }
             with open_dict(config):
                 del config["hydra"]
-            for section in SECTIONS:
-                if section in choices and section not in config:  # its file is of another @package
-                    raise UserError(
-                        f"{section}={choices[section]} puts its settings elsewhere: leave '# @package' out of its file"
-                    )
             self._composed[overrides] = config, choices
         return self._composed[overrides]
 
@@ -196,8 +193,6 @@ def sentences(what: str) -> Iterator[None]:
     """Turn errors of Hydra and OmegaConf within the block into one UserError, which opens with ``what``."""
     try:
         yield
-    except RecursionError as error:
-        raise UserError(f"{what}: a defaults list leads back to its own file") from error
     except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         text = " ".join(line for line in lines[:2] if not line.endswith("search path:"))

@@ -383,11 +383,12 @@ def test_a_report_names_schedule_batch_and_decay_and_not_what_cannot_change_a_re
     assert "Batch size: 64." in said
     assert "Weight decay: 0.001 for SGD; 0 for SGD, averaged, Neumann." in said
     assert "Batch size: 64" in markdown_table(results)
-    assert "precision" not in said  # the same for every row
+    assert "Precision: 32-true." in said
+    assert "smoothing" not in said  # the same for every row
     content["rows"]["sgd"]["overrides"] += ["trainer.precision=bf16-mixed", "recipe.label_smoothing=0.1"]
     write_study(content)
     said = settings_text(results_of(load_study("mine")))
-    assert "trainer.precision: bf16-mixed for SGD; 32-true for SGD, averaged, Neumann." in said
+    assert "Precision: bf16-mixed for SGD; 32-true for SGD, averaged, Neumann." in said
     assert "recipe.label_smoothing: 0.1 for SGD; 0 for SGD, averaged, Neumann." in said
     assert "timing" not in said
 

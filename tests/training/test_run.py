@@ -357,7 +357,7 @@ def test_a_failure_is_recorded_and_tried_again(
     ("overrides", "sentence"),
     [
         (["model.name=small_cn"], "timm has no such model: did you mean 'small_cnn'"),
-        (["model=timm", "model.name=resnet18", "+model.kwargs.colour=3"], "model.name=resnet18 cannot be made with"),
+        (["model=timm", "model.name=resnet18", "+model.kwargs.colour=3"], "model.name=resnet18 has no setting"),
         (["optimizer.alpha=-1"], "optimizer: Neumann refuses its settings"),
         (
             ["optimizer=torch", "optimizer.name=ASGD", "+optimizer.kwargs.lambd=x"],
