@@ -13,6 +13,9 @@ CHOSEN_BY = {  # variables
 }  # fmt: skip
 
 
+_kept = False  # whether `keep_freed_memory` has taken effect in this process
+
+
 def keep_freed_memory() -> bool:
     """Have glibc keep the memory that this process frees, and return whether it does.
 
@@ -26,4 +29,12 @@ def keep_freed_memory() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     # M_MMAP_THRESHOLD would reach blocks of up to 32 MiB only, the activations of 500 images of 32 × 32; and to set
     # the other alone would stop glibc from raising that threshold by itself
-    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
+    global _kept
+    _kept = bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
+    return _kept
+
+
+def give_back_freed_memory() -> None:
+    """Give back what `keep_freed_memory` keeps, after work that needs more than a step does; else it does nothing."""
+    if _kept:
+        ctypes.CDLL(None).malloc_trim(0)

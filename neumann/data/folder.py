@@ -32,7 +32,8 @@ from neumann.errors import UserError
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
 # folders that systems and tools leave behind, in lower case: of NAS boxes, recycle bins, file managers, version control
 LITTER = (
-    *("__macosx*", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "lost+found"),
+    *("__macosx*", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "recycler", "lost+found"),
+    "__pycache__",
     *("system volume information", ".trash*", ".@__thumb", ".thumb*", ".appledouble", ".spotlight-v100"),
     *(".fseventsd", ".temporaryitems", ".picasaoriginals", ".snapshot*", ".zfs", ".ipynb_checkpoints"),
     *(".git", ".hg", ".svn", ".dvc", ".cache", ".venv", ".vscode", ".idea", ".launches"),

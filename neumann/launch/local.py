@@ -213,7 +213,8 @@ class _Scheduler:
             self._obeyed = len(self._signals)
             self._stopped_at = time.monotonic()
             self._pool.stop(at_once=self._obeyed > 1)
-        if self._obeyed == 1 and self._stopped_at is not None and time.monotonic() - self._stopped_at > SLOW_S and self._pool.training:
+        is_slow = self._stopped_at is not None and time.monotonic() - self._stopped_at > SLOW_S
+        if self._obeyed == 1 and is_slow and self._pool.training:
             self._stopped_at = None
             print_note(
                 f"{len(self._pool.training)} of the runs have not left yet: each finishes a step and writes a "

@@ -103,15 +103,23 @@ def mixed(runs: Sequence[RunEntry], row: str) -> tuple[str, ...]:
 
 
 def unlike(runs: Sequence[RunEntry], row: str, other: str) -> tuple[str, ...]:
-    """Return the names of the code, the libraries and the device that were not the same for two rows."""
-    one, two = _attempts(runs, row), _attempts(runs, other)
-    if not (one and two):
+    """Return the names of the code, the libraries and the device that were not the same for two rows.
+
+    Code that one of them alone has, as an optimizer of one's own beside SGD, is what is compared and not named.
+    """
+    both = [_attempts(runs, row), _attempts(runs, other)]
+    if not all(both):
         return ()
-    return tuple(
-        name
-        for name in _several([*one, *two])
-        if {_made_by(attempt).get(name) for attempt in one} != {_made_by(attempt).get(name) for attempt in two}
-    )
+    found = []
+    for name in _several([*both[0], *both[1]]):
+        one, two = ({_made_by(attempt).get(name) for attempt in attempts} for attempts in both)
+        is_compared = any(
+            had == {None} and any(attempt.get("code") for attempt in attempts)
+            for had, attempts in zip((one, two), both, strict=True)
+        )
+        if one != two and not is_compared:
+            found.append(name)
+    return tuple(found)
 
 
 def _attempts(runs: Sequence[RunEntry], row: str) -> list[Mapping[str, Any]]:

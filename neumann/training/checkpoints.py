@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 
 from neumann.data.batches import Batches
 from neumann.errors import UserError, first_line
+from neumann.freed_memory import give_back_freed_memory
 from neumann.optim import WeightAverage, at, eval_point
 from neumann.optim.wrappers import load_states, states_inside
 from neumann.seeds import derive
@@ -271,6 +272,7 @@ class Checkpointing(pl.Callback):
                     "steps": self._session.steps,
                 }
                 self._session.checkpoint(encode({**state, **past}))
+                give_back_freed_memory()  # several times what is written; a step needs less
 
 
 def eval_weights(module: pl.LightningModule, optimizer: Optimizer, description: dict[str, Any]) -> bytes:

@@ -83,7 +83,7 @@ class Mirror:
 
     def log_step(self, line: Mapping[str, Any]) -> None:
         """Log one step line."""
-        self.log_row(row_of_line(line))
+        self.log_row(row_of_line(line, by_step=self._described.is_logged_by_step))
 
     def log_past(self, lines: str, measurements: Sequence[Measurement]) -> None:
         """Log all that earlier attempts have recorded; ``lines`` are their step lines, as a checkpoint holds them."""
@@ -153,10 +153,12 @@ def _log_in() -> None:
 
 def replay(spec: RunSpec, folder: RunFolder, result: Mapping[str, Any]) -> None:
     """Log a run that is over as the W&B run of the agent that asks for it, so that its sweep gets the objective."""
-    attempts = folder.attempts()
-    mirror = Mirror(spec, folder.path, attempts[-1] if attempts else {}, int(result["attempts"]), trains=False)
+    attempts, number = folder.attempts(), int(result["attempts"])
+    record = attempts[-1] if attempts else {}
+    mirror = Mirror(spec, folder.path, record, number, trains=False)
     lines = read_lines(folder.path, result)
-    for row in rows_of(lines, folder.read_measurements(), by_step=bool(lines)):
+    by_step = bool(lines) and Described.of_spec(spec, number, record).is_logged_by_step
+    for row in rows_of(lines, folder.read_measurements(), by_step=by_step):
         mirror.log_row(row)
     mirror.finish(summary_of(result), 0)
     mirror.close()

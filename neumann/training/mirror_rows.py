@@ -31,9 +31,13 @@ _OF_LINES = {  # by key of a step line
 }
 
 
-def row_of_line(line: Mapping[str, Any]) -> Row:
-    """Return the row of a step line."""
-    return _row(line, {name: line.get(key) for key, name in _OF_LINES.items()})
+_OF_EITHER = ("train_loss", "train_loss_main", "train_loss_auxiliary", "lr")  # lines or evaluations, whose are denser
+
+
+def row_of_line(line: Mapping[str, Any], *, by_step: bool = True) -> Row:
+    """Return the row of a step line, without rate and loss where the evaluations have them (not ``by_step``)."""
+    own = {key: name for key, name in _OF_LINES.items() if by_step or key not in _OF_EITHER}
+    return _row(line, {name: line.get(key) for key, name in own.items()})
 
 
 def row_of_measurement(measurement: Mapping[str, Any], *, by_step: bool) -> Row:
@@ -54,7 +58,10 @@ def row_of_measurement(measurement: Mapping[str, Any], *, by_step: bool) -> Row:
 def _row(record: Mapping[str, Any], values: Mapping[str, Any]) -> Row:
     """Return the finite ones of ``values``, at the place of ``record``."""
     row = {name: value for name, value in values.items() if is_number(value) and math.isfinite(value)}
-    return {**row, "step": int(record["optimizer_step"]), "examples": int(record["examples"])}
+    places = {"step": int(record["optimizer_step"]), "examples": int(record["examples"])}
+    if not all(0 <= place < 2**63 for place in places.values()):
+        raise ValueError(f"it is at step {places['step']}, after {places['examples']} examples")
+    return {**row, **places}
 
 
 def place_of(name: str, row: Row) -> int:
@@ -66,7 +73,7 @@ def rows_of(
     lines: Iterable[Mapping[str, Any]], measurements: Iterable[Mapping[str, Any]], *, by_step: bool
 ) -> list[Row]:
     """Return all rows of a run in the order in which it made them: at one step the line comes first."""
-    made = [(line["step"], row_of_line(line)) for line in lines]
+    made = [(line["step"], row_of_line(line, by_step=by_step)) for line in lines]
     made += [(one["step"], row_of_measurement(one, by_step=by_step)) for one in measurements]
     return [row for _, row in sorted(made, key=lambda pair: pair[0])]
 
@@ -144,9 +151,12 @@ class Described:
 
     @property
     def is_logged_by_step(self) -> bool:
-        """Return whether the run has step lines; those of earlier versions have none."""
-        trainer = self.config.get("trainer")
-        return isinstance(trainer, Mapping) and bool(trainer.get("log_every_n_steps"))
+        """Return whether the run has a step line for every evaluation; those of earlier versions have none."""
+        every, evaluated = (
+            section.get(key) if isinstance(section := self.config.get(name), Mapping) else None
+            for name, key in (("trainer", "log_every_n_steps"), ("derived", "eval_every_steps"))
+        )
+        return isinstance(every, int) and every > 0 and not (isinstance(evaluated, int) and 0 < evaluated < every)
 
     def as_config(self) -> dict[str, Any]:
         """Return the configuration, with what identifies the run."""
@@ -254,7 +264,7 @@ class Recorded:
         summary = summary_of(result) if result is not None else {"status": status}
         try:
             rows = rows_of(lines, measured, by_step=described.is_logged_by_step)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise UserError(f"{path} has a line that no run writes ({type(error).__name__}: {error})") from error
         confused = Confused.read(path, result, described, rows[-1]) if result is not None else None
         return cls(folder, described, status, rows, summary, result, confused)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from neumann.errors import UserError, first_line
+from neumann.network import why_unreachable
 from neumann.store import confusion, per_image, steps
 from neumann.store.records import flat
 from neumann.store.scores import is_number
@@ -42,6 +43,8 @@ def connect(uri: str | None) -> Any:
     store = uri or os.environ.get("MLFLOW_TRACKING_URI") or "mlruns"
     if "://" not in store or store.startswith("file:"):
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3.17 asks for this word beside the folder
+    if store.startswith(("http://", "https://")) and (why := why_unreachable(store)) is not None:
+        raise UserError(f"--tracking-uri {store}: {why}")
     try:
         return MlflowClient(tracking_uri=store)
     except MlflowException as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from neumann.config.wandb_settings import hide_variables
 from neumann.errors import EXIT_FAILED, EXIT_INTERRUPTED, UserError, first_line
+from neumann.network import why_unreachable
 from neumann.store.folder import OVER, make_folder
 from neumann.training import wandb_run
 from neumann.training.mirror_rows import Recorded
@@ -19,12 +20,13 @@ def log_in() -> None:
     import wandb
 
     hide_variables()
-    try:
-        wandb.login()
-    except wandb.Error as error:
-        raise UserError(
-            f"--mode online: W&B cannot log in ({first_line(error)}); --mode offline writes files for wandb sync"
-        ) from error
+    if (why := why_unreachable(wandb.setup().settings.base_url)) is None:
+        try:
+            wandb.login()
+            return
+        except wandb.Error as error:
+            why = first_line(error)
+    raise UserError(f"--mode online: W&B cannot log in ({why}); --mode offline writes files for wandb sync")
 
 
 def replay(run: Recorded, *, mode: str, project: str, entity: str | None, folder: Path | None = None) -> list[str]:

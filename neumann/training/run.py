@@ -20,7 +20,7 @@ from rich.console import Console
 from neumann.config import RunSpec
 from neumann.cores import cores
 from neumann.errors import UserError
-from neumann.freed_memory import keep_freed_memory
+from neumann.freed_memory import give_back_freed_memory, keep_freed_memory
 from neumann.processes.ranks import RankPlace, world_size
 from neumann.store.session import Session, session
 from neumann.training.attempt import Attempt
@@ -87,6 +87,7 @@ def _train(spec: RunSpec, console: Console, group: RankGroup, closing: ExitStack
         if state is not None:
             torch.set_num_threads(state["threads"])  # another number would round otherwise
         parts = group.everywhere(lambda: build_parts(spec, group))
+        give_back_freed_memory()  # of images that were decoded, and of a checkpoint
         places = group.gather((platform.node(), _device_name(spec)))
         mirror = group.on_main(lambda: _begin(spec, held, places))
         if mirror is not None:

@@ -144,7 +144,7 @@ class StepNorms:
         if self._asked["grad_norm"]:
             grads = [p.grad for p in params if p.grad is not None]
             self._norms["grad_norm"] = total_square(grads).sqrt() / scale
-        if self._asked["update_norm"]:
+        if self._asked["update_norm"] and not self._params:  # an optimizer may ask for the gradients several times
             self._params, self._before = params, [p.detach().clone() for p in params]
 
     @torch.no_grad()

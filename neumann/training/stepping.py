@@ -18,6 +18,7 @@ from pytorch_lightning.strategies import ParallelStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
+from neumann.errors import UserError
 from neumann.training.classifier import Batch, ImageClassifier
 
 # called with the trainer, the module, the losses, the micro-batch and its number in this attempt, from 0
@@ -44,7 +45,10 @@ class SteppingClassifier(ImageClassifier):
         """
         trainer = self.trainer
         for index, each in enumerate(batch):
-            self._train_on(trainer, each, index)
+            try:
+                self._train_on(trainer, each, index)
+            except StopIteration as error:  # by which the Trainer would take the run to be over
+                raise RuntimeError("a step has raised StopIteration") from error
             if trainer.should_stop:
                 break
         return -1
@@ -85,6 +89,11 @@ class SteppingClassifier(ImageClassifier):
             strategy.optimizer_step(optimizer, closure)
         else:
             optimizer.step(closure)
+        if not losses:
+            raise UserError(
+                f"{type(optimizer).__name__}.step does not call the closure that it is given, so the gradients of its "
+                "step were never computed: torch.optim.Optimizer says how a step takes a closure"
+            )
         self.after_batch(trainer, self, losses, batch, index)
 
 

@@ -129,6 +129,26 @@ def test_rows_are_by_step_and_of_a_run_of_an_earlier_version_by_evaluation(run: 
     assert old.summary == recorded.summary
 
 
+def test_rates_and_losses_are_those_of_the_denser_of_lines_and_evaluations(run: Path) -> None:
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["trainer"]["log_every_n_steps"] = config["derived"]["eval_every_steps"] + 1
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    recorded = Recorded.read(run)
+    measured = RunFolder(run).read_measurements()
+    found = [(row["step"], row["train/loss"]) for row in recorded.rows if "train/loss" in row]
+    assert found == [(one["optimizer_step"], one["train_loss"]) for one in measured]
+
+
+@pytest.mark.parametrize("step", ["1e400", "100000000000000000000000", "-1"])
+def test_a_line_at_no_step_is_one_sentence(step: str, run: Path) -> None:
+    (run / "result.json").unlink()
+    lines = (run / "steps.jsonl").read_text()
+    (run / "steps.jsonl").write_text(lines.replace('"optimizer_step": 10', f'"optimizer_step": {step}'))
+    assert lines != (run / "steps.jsonl").read_text()
+    with pytest.raises(UserError, match="has a line that no run writes"):
+        Recorded.read(run)
+
+
 def test_a_run_that_is_not_over_is_mirrored_as_far_as_it_got(run: Path) -> None:
     (run / "result.json").unlink()
     (run / "steps.jsonl").write_text("".join((run / "steps.jsonl").read_text().splitlines(keepends=True)[:2]) + '{"st')

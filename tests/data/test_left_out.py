@@ -43,6 +43,8 @@ def test_a_clean_folder_says_nothing(make_folder, caplog):
     [
         "@eaDir",
         "$RECYCLE.BIN",
+        "RECYCLER",
+        "__pycache__",
         "cat/@eaDir",
         "cat/.thumbnails",
         "cat/thumbs",

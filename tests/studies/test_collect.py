@@ -315,6 +315,10 @@ def test_rows_that_were_not_trained_alike_are_named_in_the_answer(complete: Stud
     assert "‡ Neumann: its runs and those of SGD differ in the device." in markdown_table(results)
     assert [c.unlike for c in results.comparisons] == [("device",), ()]
     assert all(row.mixed == () for row in results.rows)
+    for run in (*collect(complete).tuning, *collect(complete).evaluation):
+        code = {"neumann": "n" * 12} | ({"mine.py": "m" * 12} if run.planned.row == "neumann" else {})
+        run.folder.provenance.write_text(json.dumps({"attempts": [record | {"code": code}]}))
+    assert [c.unlike for c in results_of(complete).comparisons] == [(), ()]  # an optimizer's own code is compared
 
 
 def test_a_changed_default_or_seed_finds_no_stale_run(complete: Study) -> None:

@@ -18,7 +18,7 @@ from neumann.store.steps import read_lines
 from neumann.training.checkpoints import encode
 from neumann.training.distributed import RankGroup
 from neumann.training.parts import build_parts
-from neumann.training.step_lines import momentum_of
+from neumann.training.step_lines import StepNorms, momentum_of
 from neumann.training.stopping import Stop
 from tests.support.quick_runs import Train, quick
 from tests.training.test_accumulation import assert_equal, weights
@@ -148,6 +148,20 @@ def test_a_ramp_is_told_of_the_optimizers_that_have_one() -> None:
     assert momentum_of({**neumann, "step": 30}) == momentum(27, (0.5, 0.9), 2)
     assert momentum_of({"momentum": 0.8, "burn_in_steps": 0, "step": 1}) == 0.8
     assert momentum_of({"momentum": 0.9, "lr": 1.0}) is None
+
+
+def test_an_update_is_from_where_the_step_began_whatever_the_optimizer_tries_before() -> None:
+    weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    norms = StepNorms(gradient=False, update=True)
+    norms.before_step(optimizer, 1.0)
+    with torch.no_grad():
+        weight.add_(100.0)  # as SAM asks for the gradients at a second point
+    norms.before_step(optimizer, 1.0)
+    with torch.no_grad():
+        weight.copy_(torch.zeros(2))
+    norms.after_step()
+    assert norms.taken() == {"update_norm": 5.0}
 
 
 @pytest.mark.parametrize("key", ["track_grad_norm", "track_update_norm"])

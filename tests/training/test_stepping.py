@@ -11,6 +11,7 @@ from pytorch_lightning.plugins import MixedPrecision
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from neumann.errors import UserError
 from neumann.models.classifiers import SmallCNN
 from neumann.optim import Neumann
 from neumann.training.classifier import Batch, ImageClassifier
@@ -88,3 +89,27 @@ def test_it_stops_after_the_step_that_asks_for_it() -> None:
 
     fit(pl.Trainer(**SETTINGS), classifier(SteppingClassifier), batches(), after_batch=stop)
     assert seen == [0, 1, 2]
+
+
+class WithoutClosure(torch.optim.SGD):
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Step by the gradients that are there."""
+
+
+class Ended(torch.optim.SGD):
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """End an iterator by mistake."""
+        next(iter(()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "said"),
+    [
+        (WithoutClosure, UserError, "WithoutClosure.step does not call the closure"),
+        (Ended, RuntimeError, "a step has raised StopIteration"),
+    ],
+)
+def test_a_step_that_takes_none_ends_the_run(kind: Any, error: type[Exception], said: str) -> None:
+    module = SteppingClassifier(SmallCNN(num_classes=5, width=4), lambda m: kind(m.parameters(), lr=0.1))
+    with pytest.raises(error, match=said):
+        fit(pl.Trainer(**SETTINGS), module, batches(), after_batch=Seen().on_train_batch_end)
