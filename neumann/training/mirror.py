@@ -22,7 +22,6 @@ from typing import Any
 from neumann.config import RunSpec
 from neumann.config.wandb_settings import hide_variables
 from neumann.errors import UserError, first_line
-from neumann.network import why_unreachable
 from neumann.store import RunFolder
 from neumann.store.session import Measurement
 from neumann.store.steps import read_lines
@@ -70,7 +69,11 @@ class Mirror:
         self._thread = threading.Thread(target=self._mirror, name="neumann-mirror", daemon=True)
         hide_variables()  # here, in the main thread: no other may read the environment meanwhile
         if spec.config.logger.mode == "online":
-            _log_in()
+            wandb_run.log_in(
+                "logger.mode=online",
+                "logger.mode=offline trains without it, and `wandb sync` uploads the run afterwards; logger=none does "
+                "without W&B",
+            )
 
     def begin(self) -> None:
         """Start the client in its thread; one that has failed stays so."""
@@ -133,22 +136,6 @@ class Mirror:
             wandb.setup()  # the service, a program of its own
         logger = self._described.config["logger"]
         return wandb_run.start(self._described, self._folder, logger, system_metrics=self._trains)
-
-
-def _log_in() -> None:
-    """Log in to W&B's server. Raises UserError, within seconds where no server answers."""
-    import wandb
-
-    if (why := why_unreachable(wandb.setup().settings.base_url)) is None:
-        try:
-            wandb.login()
-            return
-        except wandb.Error as error:
-            why = first_line(error)
-    raise UserError(
-        f"logger.mode=online: W&B cannot log in ({why}); logger.mode=offline trains without it, and `wandb sync` "
-        "uploads the run afterwards; logger=none does without W&B"
-    )
 
 
 def replay(spec: RunSpec, folder: RunFolder, result: Mapping[str, Any]) -> None:

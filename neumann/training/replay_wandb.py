@@ -7,7 +7,6 @@ from pathlib import Path
 
 from neumann.config.wandb_settings import hide_variables
 from neumann.errors import EXIT_FAILED, EXIT_INTERRUPTED, UserError, first_line
-from neumann.network import why_unreachable
 from neumann.store.folder import OVER, make_folder
 from neumann.training import wandb_run
 from neumann.training.mirror_rows import Recorded
@@ -17,16 +16,8 @@ EXIT_CODES = {**dict.fromkeys(OVER, 0), "interrupted": EXIT_INTERRUPTED}
 
 def log_in() -> None:
     """Log in to W&B. Raises UserError where that fails."""
-    import wandb
-
     hide_variables()
-    if (why := why_unreachable(wandb.setup().settings.base_url)) is None:
-        try:
-            wandb.login()
-            return
-        except wandb.Error as error:
-            why = first_line(error)
-    raise UserError(f"--mode online: W&B cannot log in ({why}); --mode offline writes files for wandb sync")
+    wandb_run.log_in("--mode online", "--mode offline writes files for wandb sync")
 
 
 def replay(run: Recorded, *, mode: str, project: str, entity: str | None, folder: Path | None = None) -> list[str]:

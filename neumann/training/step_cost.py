@@ -25,6 +25,7 @@ from neumann.config import RunSpec
 from neumann.config.schema import batch_split
 from neumann.data.batches import Batches
 from neumann.errors import UserError
+from neumann.freed_memory import keep_freed_memory
 from neumann.optim import points
 from neumann.optim.lightning import eval_mode
 from neumann.training import stepping
@@ -131,6 +132,7 @@ def step_times(spec: RunSpec, *, threads: int | None = None, seconds: float = 20
     Raises UserError where the run cannot be built on this machine.
     """
     quieten()
+    keep_freed_memory()  # as the run does
     if threads is not None:
         torch.set_num_threads(threads)
     one = _on_one_device(spec)

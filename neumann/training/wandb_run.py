@@ -10,7 +10,29 @@ import numpy as np
 
 from neumann import compat
 from neumann.config.wandb_settings import under_agent
+from neumann.errors import UserError, first_line
+from neumann.network import why_unreachable
 from neumann.training.mirror_rows import AXES, BY_EXAMPLES, Confused, Described
+
+
+def log_in(asked: str, otherwise: str) -> None:
+    """Log in to W&B's server.
+
+    Args:
+        asked: the setting or option that asks for the server.
+        otherwise: what does without it.
+
+    Raises UserError with both where that fails, within seconds where no server answers.
+    """
+    import wandb
+
+    if (why := why_unreachable(wandb.setup().settings.base_url)) is None:
+        try:
+            wandb.login()
+            return
+        except wandb.Error as error:
+            why = first_line(error)
+    raise UserError(f"{asked}: W&B cannot log in ({why}); {otherwise}")
 
 
 def start(described: Described, folder: Path, logger: Mapping[str, Any], *, system_metrics: bool) -> Any:

@@ -208,6 +208,7 @@ def test_an_edited_result_is_refused(run: Path) -> None:
         (["RUN", "--to", "wandb", "--entity", ""], "--entity is empty"),
         (["RUN", "logger.mode=online", "--to", "wandb"], "neumann runs mirror takes no 'logger.mode=online'"),
         (["RUNS", "--to", "wandb"], "there is no run RUNS"),
+        (["RUN", "--to", "mlflow", "--tracking-uri", "http://127.0.0.1:9"], "127.0.0.1:9 cannot be reached: "),
     ],
 )
 def test_wrong_words_are_one_sentence(
@@ -216,6 +217,16 @@ def test_wrong_words_are_one_sentence(
     assert main(["runs", "mirror", *(run.name if word == "RUN" else word for word in words)]) == 2
     assert said in capsys.readouterr().err
     assert not list(run.glob("*wandb*"))
+
+
+def test_a_server_of_wandb_that_does_not_answer_is_one_sentence(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("neumann.training.wandb_run.why_unreachable", lambda address: f"{address}: no route")
+    assert main(["runs", "mirror", run.name, "--to", "wandb", "--mode", "online"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --mode online: W&B cannot log in (https://")
+    assert said.rstrip().endswith("no route); --mode offline writes files for wandb sync")
 
 
 @pytest.mark.parametrize("package", ["tensorboard", "mlflow"])

@@ -215,7 +215,7 @@ def test_no_mirror_writes_none(train: Train) -> None:
 
 def test_online_without_a_network_is_told_before_training(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "neumann.training.mirror.why_unreachable", lambda address: f"{address} cannot be reached: no route"
+        "neumann.training.wandb_run.why_unreachable", lambda address: f"{address} cannot be reached: no route"
     )
     monkeypatch.setattr(wandb, "login", None)  # it would try for a minute
     with pytest.raises(
