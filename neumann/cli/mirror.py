@@ -41,7 +41,8 @@ To MLflow it writes to --tracking-uri (a server's address or a folder), else $ML
 experiment is neumann; it needs pip install 'neumann[mlflow]'.
 
 RUN is a path, a name or a signature's beginning, as in neumann runs show; it is looked for in ./runs, or in the folder
-that output=FOLDER names. Nothing is doubled: what is there already is told, and left as it is. It exits with 0; with 1
+that output=FOLDER names. TensorBoard and MLflow keep what is there already: a run that is there is refused. On W&B a
+second mirror has the id of the first, which is told: W&B keeps the one that is uploaded last. It exits with 0; with 1
 where a run could not be mirrored, the others are all the same; with 2 for wrong input.
 """
 
