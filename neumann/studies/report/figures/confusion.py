@@ -27,9 +27,10 @@ def confusion_figure(confusion: NDArray[np.int64], class_names: Sequence[str]) -
         names = [short(name, 18) for name in class_names]
         margin = 0.5 + 0.08 * (max(map(len, names)) if count <= NAMED else 0)  # inches, for the names
         side = min(WIDTH - margin - 1.0, max(2.4, 0.32 * count))
-        height = margin + side + 0.15
+        width, height = margin + side + 1.0, margin + side + 0.15  # beside it stands the bar of colours
         figure = sheet(height)
-        axes = figure.add_axes((margin / WIDTH, margin / height, side / WIDTH, side / height))
+        figure.set_figwidth(width)
+        axes = figure.add_axes((margin / width, margin / height, side / width, side / height))
         colours = LinearSegmentedColormap.from_list("shares", [PAPER, BLUE])
         picture = axes.imshow(shares, cmap=colours, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
         axes.set(xlabel="predicted", ylabel="class")
@@ -39,7 +40,7 @@ def confusion_figure(confusion: NDArray[np.int64], class_names: Sequence[str]) -
         for row, column in np.argwhere(confusion > 0) if count <= COUNTED else ():
             colour = PAPER if shares[row, column] > 0.55 else INK
             axes.text(column, row, str(confusion[row, column]), ha="center", va="center", fontsize=7, color=colour)
-        beside = ((margin + side + 0.15) / WIDTH, margin / height, 0.13 / WIDTH, side / height)
+        beside = ((margin + side + 0.15) / width, margin / height, 0.13 / width, side / height)
         bar = figure.colorbar(picture, cax=figure.add_axes(beside))
         bar.set_label("share of the class")
         right = int(np.trace(confusion))
