@@ -39,7 +39,7 @@ test-slurm: $(READY) ## a real Slurm of one machine (Debian's slurm-wlm, as root
 bench-launch: $(READY) ## what the launcher and the mirror cost: starts, and a sweep against its training times (5 min)
 	@$(BIN)/python benchmarks/launch.py --write
 
-bench-train: $(READY) ## what `neumann train` costs beside a hand-written loop, a bare Lightning Trainer and timm's loader (20 min)
+bench-train: $(READY) ## what `neumann train` costs beside a hand-written loop, a bare Lightning Trainer and timm's loader (35 min)
 	@$(BIN)/python benchmarks/train.py --write
 
 bench-optimizer: $(READY) ## what a step of Neumann costs beside SGD, RMSprop and Adam, on every path (4 min)
