@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, ListConfig
 
 from neumann import compat
-from neumann.bounds import check_kind
+from neumann.bounds import as_yaml, check_kind
 from neumann.config import other_words
 from neumann.config.schema import CHOSEN_SECTIONS, FILLED_IN, OPEN_NODES
 from neumann.errors import UserError, did_you_mean
@@ -59,6 +59,7 @@ def check_option(override: Override, groups: dict[str, list[str]]) -> None:
     ``groups`` is {group: its options}.
     """
     group, option = override.key_or_group, override.value()
+    written = str(override.input_line).partition("=")[2].strip()
     if override.is_add() or override.is_force_add() or override.package is not None:
         raise UserError(
             f"'{override.input_line}': a choice is written {group}={option}, without a sign before or in it"
@@ -66,19 +67,26 @@ def check_option(override: Override, groups: dict[str, list[str]]) -> None:
     if isinstance(option, list):
         raise UserError(
             f"'{override.input_line}' is a list, and {group} is one choice: for a run of each write "
-            f"{group}={','.join(map(str, option))} with -m, without brackets"
+            f"{group}={','.join(part.strip() for part in written.strip('[]').split(','))} with -m, without brackets"
+        )
+    if isinstance(option, dict):
+        key, value = next(((str(k), v) for k, v in option.items()), ("KEY", "VALUE"))
+        raise UserError(
+            f"'{override.input_line}' is a mapping, and {group} is one choice: choose a file, such as "
+            f"{group}={groups[group][0]}, and set each setting by its name, such as {group}.{key}={as_yaml(value)}"
         )
     if override.is_delete() or option in (None, ""):
         raise UserError(
             f"'{override.input_line}' leaves {group} without a choice: choose from {', '.join(groups[group])}"
         )
-    if not isinstance(option, str) and (written := str(override.input_line).partition("=")[2]) in groups[group]:
+    if not isinstance(option, str) and written in groups[group]:
         raise UserError(
             f"'{override.input_line}' gives a number for the name of a file: put it in quotes of its own, "
             f"\"{group}='{written}'\""
         )
     if not isinstance(option, str) or option not in groups[group]:
-        raise UserError(f"there is no {group} '{option}': {_option_meant(group, str(option), groups[group])}")
+        word = option if isinstance(option, str) else written  # True was written true
+        raise UserError(f"there is no {group} '{word}': {_option_meant(group, word, groups[group])}")
 
 
 def _option_meant(group: str, option: str, options: list[str]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from neumann.bounds import check_fields, check_plain, is_finite
+from neumann.bounds import as_yaml, check_fields, check_plain, is_finite
 from neumann.config.global_batch import rate_factor
 from neumann.config.hydra_words import interpolation
 from neumann.config.launch_settings import SlurmLaunchConfig, whole_paths
@@ -179,8 +179,8 @@ def _check_rate(optimizer: Mapping[str, Any], recipe: RecipeConfig) -> None:
     rate = optimizer.get("lr")
     if recipe.lr_scaling != "none" and (isinstance(rate, bool) or not isinstance(rate, int | float)):
         raise UserError(
-            f"recipe.lr_scaling={recipe.lr_scaling} scales optimizer.lr, which is {rate}: give the optimizer an lr, or "
-            "choose recipe.lr_scaling=none"
+            f"recipe.lr_scaling={recipe.lr_scaling} scales optimizer.lr, which is {as_yaml(rate)}: give the optimizer "
+            "an lr, or choose recipe.lr_scaling=none"
         )
 
 

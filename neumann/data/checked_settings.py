@@ -119,7 +119,9 @@ def _timm(given: dict[str, Any]) -> Settings:
     unused = {"wds": ("download",), "": ("download", "input_key", "target_key")}.get(wanted.prefix, ())
     for key in unused:
         if getattr(wanted, key):
-            raise UserError(f"data.{key}={getattr(wanted, key)} has no effect on data.name={wanted.name}: leave it out")
+            raise UserError(
+                f"data.{key}={as_yaml(getattr(wanted, key))} has no effect on data.name={wanted.name}: leave it out"
+            )
     return _checked(wanted)
 
 
@@ -135,8 +137,8 @@ def _torchvision(wanted: Timm, name: str, given: Mapping[str, Any]) -> Settings:
         value = getattr(wanted, field_.name)
         if field_.name not in known and field_.name != "name" and value != field_.default:
             raise UserError(
-                f"data.{field_.name}={value} has no effect on data.name={wanted.name}, whose splits, channels and "
-                "labels are its own: leave it out"
+                f"data.{field_.name}={as_yaml(value)} has no effect on data.name={wanted.name}, whose splits, channels "
+                "and labels are its own: leave it out"
             )
     return _checked(kind(**{key: value for key, value in given.items() if key in known}))
 

@@ -17,8 +17,9 @@ from neumann.bounds import as_yaml
 from neumann.errors import UserError, did_you_mean, first_line
 from neumann.models import cifar_resnets, mlp  # noqa: F401 - they register models with timm
 from neumann.models.timm_arguments import check_weights, names_a_file, own_settings
-from neumann.models.unused_settings import check_settings, unknown_setting
+from neumann.models.unused_settings import check_settings, wrong_setting
 from neumann.network import hub_that_answers
+from neumann.refusals import as_raised
 
 
 class SmallCNN(nn.Module):
@@ -158,7 +159,7 @@ def _make(name: str, settings: Mapping[str, Any], kwargs: Mapping[str, Any]) -> 
             "'+model.kwargs.pretrained_cfg_overlay={file:/path/to/model.safetensors}'"
         ) from error
     except Exception as error:  # each of timm's models refuses by an exception of its own
-        if (sentence := unknown_setting(name, settings, kwargs, error)) is not None:
+        if (sentence := wrong_setting(name, settings, kwargs, error)) is not None:
             raise UserError(sentence) from error
         raise _unmakeable(name, kwargs, error) from error
     return model
@@ -166,7 +167,7 @@ def _make(name: str, settings: Mapping[str, Any], kwargs: Mapping[str, Any]) -> 
 
 def _unmakeable(name: str, kwargs: Mapping[str, Any], error: Exception) -> UserError:
     given = ", ".join(f"{k}={as_yaml(v)}" for k, v in kwargs.items()) or "its defaults"
-    return UserError(f"model.name={name} cannot be made with {given}: {first_line(error)}")
+    return UserError(f"model.name={name} cannot be made with {given}: {as_raised(error)}")
 
 
 def _tried(model: nn.Module, name: str, in_chans: int, image_size: tuple[int, int]) -> Any:

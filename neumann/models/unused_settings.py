@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from neumann.bounds import as_yaml
 from neumann.errors import UserError, did_you_mean
 from neumann.models.timm_arguments import WEIGHTS, without_weights
+from neumann.refusals import of_another_kind
 
 UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")  # as Python says it of any function
 UNKNOWN = "a_setting_that_no_network_has"
@@ -66,18 +67,20 @@ def check_settings(
         )
 
 
-def unknown_setting(name: str, settings: Mapping[str, Any], kwargs: Mapping[str, Any], error: Exception) -> str | None:
-    """Return a sentence where ``error`` refuses one of the user's settings by its name, with the nearest that there is.
+def wrong_setting(name: str, settings: Mapping[str, Any], kwargs: Mapping[str, Any], error: Exception) -> str | None:
+    """Return a sentence on the setting of the user's by which ``error`` was raised, None where it is not known.
 
+    That is one that it refuses by name, with the nearest that there is, or one of another kind than the network's own.
     ``settings`` are all that ``name`` should have been made of, ``kwargs`` those of the user.
     """
-    found = UNEXPECTED.search(str(error))
-    if found is None or found[1] not in kwargs:
-        return None
     model = _network(name, {key: value for key, value in settings.items() if key not in kwargs})
     if model is None:
         return None
-    return f"model.name={name} has no setting {found[1]}: {_nearest(found[1], _settings_of(name, model))}"
+    found = UNEXPECTED.search(str(error))
+    if found is not None and found[1] in kwargs:
+        return f"model.name={name} has no setting {found[1]}: {_nearest(found[1], _settings_of(name, model))}"
+    given = {key: value for key, value in kwargs.items() if key not in WEIGHTS}
+    return of_another_kind(_functions(name, model), given, "model.kwargs.{}".format, name)
 
 
 def _functions(name: str, model: nn.Module) -> list[Callable[..., Any]]:

@@ -20,7 +20,8 @@ from hydra.utils import get_object
 
 from neumann.bounds import Bounds, check_kind
 from neumann.config.targets import TARGETS, place_of
-from neumann.errors import UserError, did_you_mean, first_line
+from neumann.errors import UserError, did_you_mean
+from neumann.refusals import as_raised, missing, root_cause, users_line
 
 SCHEDULE_BOUNDS = {  # of our own schedules' settings
     "factor": Bounds(above=0),
@@ -40,10 +41,13 @@ def locate(target: str, where: str) -> Callable[..., Any]:
     try:
         found = get_object(place_of(target))
     except Exception as error:  # importing a user's module may raise anything
-        reason = (
-            str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        )  # the cause stands last
-        raise UserError(f"{where}={target} cannot be imported: {_nearest(place_of(target)) or reason}") from error
+        cause = root_cause(error)
+        lines = str(error).strip().splitlines()
+        if users_line(cause) is not None:  # the user's module is there and fails
+            reason = as_raised(cause)
+        else:
+            reason = _nearest(place_of(target)) or (lines[-1] if lines else type(error).__name__)  # the cause is last
+        raise UserError(f"{where}={target} cannot be imported: {reason}") from error
     if not callable(found):
         raise UserError(f"{where}={target} is not a class or a function")
     return found
@@ -74,10 +78,14 @@ def _nearest(target: str) -> str | None:
 
 
 def check_settings(call: Callable[..., Any], settings: Mapping[str, Any], where: str, name: str) -> None:
-    """Raise UserError for a setting that ``call`` does not take, with the nearest that it does.
+    """Raise UserError for a setting that ``call`` does not take, with the nearest that it does, and for one it needs.
 
     ``where`` is the section of the settings and ``name`` that of ``call``, for the message.
     """
+    if lacking := missing(call, settings):
+        listed = " and ".join(f"'{key}'" for key in lacking)
+        how = f"set {where}.{lacking[0]}" if "." in where else f"add '{lacking[0]}: VALUE' to its YAML"
+        raise UserError(f"{where}: {name} needs {listed}, which {'is' if len(lacking) == 1 else 'are'} not set: {how}")
     try:
         parameters = inspect.signature(call).parameters
     except (TypeError, ValueError):
@@ -116,5 +124,5 @@ def build_schedule(section: Mapping[str, Any]) -> Callable[[int], float]:
     try:
         float(factor(0))
     except Exception as error:  # the user's own function may raise anything
-        raise UserError(f"schedule: {name} fails at step 0: {first_line(error)}") from error
+        raise UserError(f"schedule: {name} fails at step 0: {as_raised(error)}") from error
     return factor

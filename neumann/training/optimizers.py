@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import timm.optim
@@ -14,9 +14,11 @@ from torch import nn
 from neumann.bounds import as_yaml, check_kind
 from neumann.config.targets import TARGETS
 from neumann.errors import UserError, did_you_mean, first_line
+from neumann.refusals import as_raised, of_another_kind, users_line
 from neumann.training.instantiate import check_settings, locate, split_target
 
 ParamGroups = list[dict[str, Any]]
+AS_WRITTEN = {"None": "null", "True": "true", "False": "false"}  # words of Python in the words of YAML
 
 
 def param_groups(model: nn.Module, weight_decay: float, weight_decay_filter: str) -> ParamGroups:
@@ -43,16 +45,11 @@ def build_optimizer(model: nn.Module, section: Mapping[str, Any], weight_decay_f
     if inspect.isbuiltin(target) or (isinstance(target, type) and not issubclass(target, torch.optim.Optimizer)):
         raise UserError(f"optimizer._target_={section['_target_']} is not a torch.optim.Optimizer")
     call, settings, name = split_target(section, "optimizer")
-    if section["_target_"] in TARGETS:  # a function of ours, which makes the optimizer of that name
-        name = str(settings.get("name"))
     groups = param_groups(model, float(settings.get("weight_decay") or 0.0), weight_decay_filter)
-    try:
+    if section["_target_"] in TARGETS:  # a function of ours, which makes another's by its name
         optimizer = call(groups, **settings)
-    except UserError:
-        raise
-    except Exception as error:  # the user's own optimizer may raise anything
-        given = {k: v for k, v in settings.items() if k not in ("name", "kwargs")} | dict(settings.get("kwargs") or {})
-        raise UserError(f"optimizer: {name} {_refusal(error, given)}") from error
+    else:
+        optimizer = _made(call, groups, settings, name, "optimizer.{}".format)
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise UserError(
             f"optimizer._target_={section['_target_']} makes a {type(optimizer).__name__}, not a torch.optim.Optimizer"
@@ -60,23 +57,61 @@ def build_optimizer(model: nn.Module, section: Mapping[str, Any], weight_decay_f
     return optimizer
 
 
+def _made(
+    call: Callable[..., Any],
+    params: ParamGroups,
+    settings: Mapping[str, Any],
+    name: str,
+    key_of: Callable[[str], str],
+    takes: Callable[..., Any] | None = None,
+) -> Any:
+    """Return what ``call`` makes of ``params`` and ``settings``. Raises UserError where it raises anything.
+
+    call        the optimizer's class, or what makes it
+    name        of the optimizer, for the sentence
+    key_of      returns how a user names the setting of an argument
+    takes       the class, where ``call`` is another function
+    """
+    try:
+        return call(params, **settings)
+    except UserError:
+        raise
+    except Exception as error:  # the user's own optimizer may raise anything
+        if not isinstance(error, ValueError):  # which says itself what it refuses
+            given = {key: value for key, value in settings.items() if value is not None}
+            if sentence := of_another_kind([takes or call], given, key_of, name):
+                raise UserError(sentence) from error
+        raise UserError(f"optimizer: {name} {_refusal(error, settings)}") from error
+
+
 def _refusal(error: Exception, given: Mapping[str, Any]) -> str:
     """Return what a constructor that raised ``error`` says of the settings ``given``.
 
-    A ValueError names the setting; what Python raises within a constructor does not, so the settings are listed, and
-    what it says of argument lists and of null is put in words of the settings.
+    A ValueError names the setting. What Python raises within a constructor does not, so the settings are listed, and
+    the line where it is the user's own. What it says of argument lists and of null is put in words of the settings.
     """
-    said = first_line(error)
+    said, own = first_line(error), users_line(error)
+    listed = ", ".join(f"{key}={as_yaml(value)}" for key, value in given.items())
+    if isinstance(error, ValueError):
+        return f"refuses its settings: {re.sub('None|True|False', lambda word: AS_WRITTEN[word[0]], said)}"
+    if own is not None:
+        return f"fails{f' with {listed}' if listed else ''}: {as_raised(error)}"
     if isinstance(error, TypeError):
         if found := re.search(r"unexpected keyword argument '(\w+)'", said):
             return f"takes no '{found[1]}'"
         if found := re.search(r"multiple values for (?:keyword )?argument '(\w+)'", said):
             return f"takes no '{found[1]}': it is set here"
+        if found := re.search(r"missing \d+ required (?:keyword-only |positional )?arguments?: (.+)", said):
+            return f"needs {found[1]}, which its settings lack: add it to them"
         nulls = [key for key, value in given.items() if value is None]
         if nulls and "NoneType" in said:
             return f"refuses {nulls[0]}=null: give it a value"
-    listed = "" if isinstance(error, ValueError) else f" ({', '.join(f'{k}={as_yaml(v)}' for k, v in given.items())})"
-    return f"refuses its settings{listed}: {said}"
+    return f"refuses its settings ({listed}): {as_raised(error)}"
+
+
+def _of_kwargs(argument: str) -> str:
+    """Return the setting of an argument of an optimizer that is made by its name."""
+    return f"optimizer.{argument}" if argument in ("lr", "weight_decay") else f"optimizer.kwargs.{argument}"
 
 
 # Optimizers that one backward pass before each step cannot drive, and why
@@ -116,7 +151,8 @@ def torch_optimizer(
     if weight_decay == 0 and "weight_decay" not in inspect.signature(found).parameters:
         del settings["weight_decay"]  # Rprop has none
     check_settings(found, settings, "optimizer.kwargs", found.__name__)
-    return found(params, **settings)
+    made: torch.optim.Optimizer = _made(found, params, settings, name, _of_kwargs)
+    return made
 
 
 def timm_optimizer(
@@ -128,5 +164,10 @@ def timm_optimizer(
     if name.lower().rsplit("_", 1)[-1] not in known and name.lower() not in known:
         raise UserError(f"timm has no optimizer '{name}': {did_you_mean(name, known)}")
     settings = _settings(name, lr, weight_decay, kwargs)
-    made: torch.optim.Optimizer = timm.optim.create_optimizer_v2(params, opt=name, filter_bias_and_bn=False, **settings)
+
+    def make(params: ParamGroups, **settings: Any) -> Any:
+        return timm.optim.create_optimizer_v2(params, opt=name, filter_bias_and_bn=False, **settings)
+
+    takes = None if "_" in name else timm.optim.get_optimizer_class(name.lower(), bind_defaults=False)
+    made: torch.optim.Optimizer = _made(make, params, settings, name, _of_kwargs, takes)
     return made

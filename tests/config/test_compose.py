@@ -331,3 +331,26 @@ def test_every_root_gives_a_safe_name(
 def test_a_name_that_a_command_would_take_for_an_option_is_refused(key: str) -> None:
     with pytest.raises(UserError, match=f"{key}=-x begins with a dash, so other commands would take it for an option"):
         make_spec([f"{key}=-x"])
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        (
+            "model={name: x}",
+            "'model={name: x}' is a mapping, and model is one choice: choose a file, such as model=cifar_resnet18, and "
+            "set each setting by its name, such as model.name=x",
+        ),
+        ("optimizer={}", "and set each setting by its name, such as optimizer.KEY=VALUE"),
+        ("+experiment={seed: 1}", "'experiment={seed: 1}' is a mapping, and experiment is one choice"),
+        ("checkpoint=true", "there is no checkpoint 'true': "),
+        ("checkpoint=False", "there is no checkpoint 'False': "),
+        ("model=1e3", "there is no model '1e3': "),
+        ("schedule=1.50", "there is no schedule '1.50': "),
+        ("launch=[null,true]", "write launch=null,true with -m"),
+    ],
+)
+def test_a_choice_that_is_no_word_is_refused_as_it_was_written(override: str, sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        make_spec([override])
+    assert sentence in str(caught.value)

@@ -144,5 +144,5 @@ def test_an_optimizer_without_a_rate_is_not_scaled(tmp_path) -> None:
     file.parent.mkdir()
     file.write_text("# Mine: neumann train optimizer=mine\n_target_: torch.optim.SGD\n")
     make_spec(["optimizer=mine"], [str(tmp_path)])
-    with pytest.raises(UserError, match=r"recipe.lr_scaling=linear scales optimizer.lr, which is None"):
+    with pytest.raises(UserError, match=r"recipe.lr_scaling=linear scales optimizer.lr, which is null"):
         make_spec(["optimizer=mine", "recipe.lr_scaling=linear", "recipe.lr_base_size=32"], [str(tmp_path)])

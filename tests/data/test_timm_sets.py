@@ -179,7 +179,7 @@ def test_a_shard_that_is_cut_short_is_one_sentence_wherever_it_is_cut(shards):
         ({"train_split": "pets-train-{000..002}.tar"}, "1 of 3 shards are missing, e.g."),
         ({"root": "/no/such/place"}, "data.root '/no/such/place' does not exist"),
         ({"root": None}, "data.root is missing"),
-        ({"download": True}, "data.download=True has no effect on data.name=wds/"),
+        ({"download": True}, "data.download=true has no effect on data.name=wds/"),
         ({"name": "tfds/mnist"}, "nor is TensorFlow among what neumann installs: use hfds/ for the same set"),
         ({"name": "hfids/food101"}, "could not be repeated or resumed to the bit: write hfds/"),
         ({"name": "hfd/food101"}, "did you mean 'hfds'"),

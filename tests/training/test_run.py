@@ -359,9 +359,10 @@ def test_a_failure_is_recorded_and_tried_again(
         (["model.name=small_cn"], "timm has no such model: did you mean 'small_cnn'"),
         (["model=timm", "model.name=resnet18", "+model.kwargs.colour=3"], "model.name=resnet18 has no setting"),
         (["optimizer.alpha=-1"], "optimizer: Neumann refuses its settings"),
+        (["optimizer.alpha=null"], "null"),
         (
             ["optimizer=torch", "optimizer.name=ASGD", "+optimizer.kwargs.lambd=x"],
-            "optimizer: ASGD refuses its settings (lr=0.001, weight_decay=0.0, lambd=x): ",
+            "optimizer.kwargs.lambd=x is not a number: ASGD has lambd=0.0001 by itself",
         ),
         (
             ["optimizer=torch", "optimizer.name=sgd", "+optimizer.kwargs.momentum=null"],
