@@ -6,7 +6,7 @@ from neumann.config.launch_settings import LaunchConfig, LocalLaunchConfig, Slur
 from neumann.config.schema import RunConfig
 from neumann.config.signature import NOT_SIGNED, RESULTS_VERSION, why_not_tuned
 from neumann.config.spec import RunSpec
-from neumann.config.wandb_settings import ignored_variables
+from neumann.config.surroundings import ignored_variables
 
 __all__ = [
     "NOT_SIGNED",

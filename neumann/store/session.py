@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import neumann
 from neumann.errors import UserError, ending_of
 from neumann.folders import left_out_if_refused
 from neumann.seeds import AXES, derive
@@ -131,6 +132,7 @@ class Session:
             "time": time.time(),
             "step": self.state["global_step"] if self.state else 0,
             "code": code_of(targets_of(spec.as_dict())),
+            "package": str(Path(neumann.__file__).resolve().parent),
             **provenance(),
             **hardware,
             "data": spec.facts.as_record(),

@@ -247,7 +247,7 @@ class Attempt:
         callbacks += [self.display, _FirstAndLast(self._begun, self._finish)]
         accumulation = self.batches["training"].plan.accumulation
         in_turn = _InTurn(callbacks, self.census, accumulation, self.logging)
-        trainer = pl.Trainer(**self.parts.trainer_options, callbacks=[in_turn])
+        trainer = stepping.make_trainer(self.parts.trainer_options, [in_turn])
         compat.leave_signals_to_us(trainer)
         stream = Stream(self.batches["training"], self.progress.step, config.derived.total_steps)
         stepping.fit(

@@ -180,7 +180,7 @@ def _measured(spec: RunSpec, parts: Parts, seconds: float) -> StepTimes:
         )
 
     clock = _Clock(max(WARM_UP, PREFETCHED * workers), seconds, finish)
-    trainer = pl.Trainer(**parts.trainer_options, callbacks=[clock])
+    trainer = stepping.make_trainer(parts.trainer_options, [clock])
     compat.leave_signals_to_us(trainer)
     stream = Stream(parts.data.train_dataloader(), 0, MOST_STEPS * GPU_WINDOW + clock.most_warm_up)
     try:

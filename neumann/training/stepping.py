@@ -8,7 +8,8 @@ needs none of it, and it took most of the time that a step had above one by hand
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -18,6 +19,7 @@ from pytorch_lightning.strategies import ParallelStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
+from neumann.config.surroundings import TRAINER_VARIABLES
 from neumann.errors import UserError
 from neumann.training.classifier import Batch, ImageClassifier
 
@@ -108,6 +110,18 @@ class _OneBatch:
 
     def __iter__(self) -> Iterator[Iterator[Batch]]:
         yield iter(self._batches)
+
+
+def make_trainer(options: Mapping[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
+    """Return the Trainer of ``options``, whatever ``$PL_TRAINER_...`` says of those that they leave out.
+
+    Lightning reads a default of every argument from the surroundings, where one may stand for another project.
+    """
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(TRAINER_VARIABLES)}
+    try:
+        return pl.Trainer(**options, callbacks=callbacks)
+    finally:
+        os.environ.update(hidden)
 
 
 def fit(

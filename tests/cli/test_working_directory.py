@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -9,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import neumann
 from neumann.store.files import read_json
 from tests.support.launching import QUICK, own_optimizer
-
-pytestmark = pytest.mark.slow
 
 SCRIPT = str(Path(sys.executable).with_name("neumann"))
 NAMES = ("statistics", "random", "select", "copy", "omegaconf", "hydra/__init__", "timm/__init__", "wandb")
@@ -40,6 +40,7 @@ def commands(names: Sequence[str]) -> list[str]:
     return [SCRIPT] if "neumann/__init__" in names else [SCRIPT, sys.executable]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [(*NAMES, *OPTIONAL), ("neumann/__init__",)], ids=["others", "ours"])
 def test_no_file_there_stands_for_a_module(names: Sequence[str]) -> None:
     hostile(Path(), names)
@@ -57,6 +58,7 @@ def test_no_file_there_stands_for_a_module(names: Sequence[str]) -> None:
     assert not Path("executed").exists()
 
 
+@pytest.mark.slow
 def test_a_users_optimizer_is_still_found_there() -> None:
     config = own_optimizer(Path.cwd())
     for words, study in ((["train"], "one"), (["train", "-m"], "many")):
@@ -64,3 +66,17 @@ def test_a_users_optimizer_is_still_found_there() -> None:
         (folder,) = Path("runs", study).glob("d*")
         result = read_json(folder / "result.json")
         assert result["status"] == "finished"
+
+
+@pytest.mark.medium
+def test_a_package_of_our_name_there_is_told_where_python_prefers_it() -> None:
+    """``python -m`` takes what lies in the working directory, which only -P and the script leave out."""
+    shutil.copytree(Path(neumann.__file__).parent, "neumann", ignore=shutil.ignore_patterns("__pycache__"))
+    here = Path("neumann").resolve()
+    done = subprocess.run([sys.executable, "-m", "neumann", "--version"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert f"takes the package neumann of the working directory, {here}, and not the one that is" in done.stderr
+    assert "use the command neumann, or python -P -m neumann" in done.stderr
+    for safe in ([sys.executable, "-P", "-m", "neumann"], commands(("neumann/__init__",))):
+        done = subprocess.run([*safe, "--version"], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")

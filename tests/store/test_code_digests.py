@@ -118,7 +118,10 @@ def test_a_record_from_before_libraries_were_in_it_differs_in_none() -> None:
     assert differing([{OWN: OWN_DIGEST}, code_of([])]) == []
 
 
-@pytest.mark.parametrize("name", ["NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE"])
+@pytest.mark.parametrize(
+    "name",
+    ["NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE", "TORCH_BLAS_PREFER_CUBLASLT"],
+)
 def test_a_variable_that_changes_the_precision_counts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(name, raising=False)
     before = code_of([])

@@ -557,3 +557,14 @@ def test_what_fails_before_the_mirror_has_begun_is_what_is_said(train: Train, mo
     monkeypatch.setattr(RunFolder, "set_status", full)
     with pytest.raises(NotWritten, match="the disk is full"):
         train("logger=wandb")
+
+
+@pytest.mark.medium
+def test_variables_of_lightnings_trainer_leave_a_run_as_it_is(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, _ = train("optimizer=sgd", "trainer.max_epochs=1")
+    for name, value in (("GRADIENT_CLIP_VAL", "1e-6"), ("LIMIT_TRAIN_BATCHES", "0"), ("ACCUMULATE_GRAD_BATCHES", "4")):
+        monkeypatch.setenv(f"PL_TRAINER_{name}", value)
+    found, folder = train("optimizer=sgd", "trainer.max_epochs=1", "study=other")
+    assert found["validation"] == expected["validation"]
+    record = json.loads(folder.provenance.read_text())["attempts"][-1]
+    assert Path(record["package"], "training", "run.py").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from neumann.errors import UserError
 from neumann.models.classifiers import SmallCNN
 from neumann.optim import Neumann
 from neumann.training.classifier import Batch, ImageClassifier
-from neumann.training.stepping import SteppingClassifier, fit
+from neumann.training.stepping import SteppingClassifier, fit, make_trainer
 
 SETTINGS: dict[str, Any] = {
     "accelerator": "cpu", "max_epochs": 1, "logger": False, "enable_checkpointing": False,
@@ -113,3 +114,15 @@ def test_a_step_that_takes_none_ends_the_run(kind: Any, error: type[Exception], 
     module = SteppingClassifier(SmallCNN(num_classes=5, width=4), lambda m: kind(m.parameters(), lr=0.1))
     with pytest.raises(error, match=said):
         fit(pl.Trainer(**SETTINGS), module, batches(), after_batch=Seen().on_train_batch_end)
+
+
+def test_no_variable_of_the_surroundings_is_a_setting_of_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"MAX_EPOCHS": "9", "LIMIT_TRAIN_BATCHES": "2", "GRADIENT_CLIP_VAL": "1e-6", "PRECISION": "64-true"}
+    for name, value in given.items():
+        monkeypatch.setenv(f"PL_TRAINER_{name}", value)
+    trainer = make_trainer({"accelerator": "cpu", "logger": False, "enable_checkpointing": False}, [])
+    untouched = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    assert (untouched.limit_train_batches, untouched.gradient_clip_val, untouched.precision) == (2, 1e-6, "64-true")
+    assert (trainer.limit_train_batches, trainer.gradient_clip_val, trainer.precision) == (1.0, None, "32-true")
+    assert trainer.max_epochs != 9
+    assert {name: os.environ[f"PL_TRAINER_{name}"] for name in given} == given

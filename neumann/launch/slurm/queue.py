@@ -11,12 +11,15 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import neumann
 from neumann.config import SlurmLaunchConfig
 from neumann.errors import UserError, first_line
 from neumann.launch.slurm.folder import LaunchFolder
 
+PACKAGE = Path(neumann.__file__).resolve().parent
 ANSWER_S = 60.0
 ENDED = frozenset(
     ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT")
@@ -58,13 +61,22 @@ def parameters(launch: SlurmLaunchConfig, job_name: str, ranks: tuple[int, int] 
         "gpus_per_node": processes if gpus and ranks != (1, 1) else gpus,
         "signal_delay_s": launch.grace,
         "array_parallelism": launch.workers,
-        "setup": list(launch.setup) or None,
+        "setup": [*_safe_path(), *launch.setup] or None,
         "stderr_to_stdout": True,
         # since Slurm 22.05 srun does not ask sbatch; and a rank that dies takes the others with it
         "srun_args": [f"--cpus-per-task={launch.cpus_per_task}", "--kill-on-bad-exit=1"],
         "additional_parameters": {"requeue": True, **launch.sbatch},
     }
     return {key: value for key, value in asked.items() if value is not None}
+
+
+def _safe_path() -> list[str]:
+    """Return the lines of shell by which a job's Python leaves the working directory out of its path.
+
+    submitit starts it with -m, which puts that folder first: a neumann/ or a random.py there would be executed. Where
+    this package itself is found there alone, it stays.
+    """
+    return [] if PACKAGE.parent == Path.cwd() else ["export PYTHONSAFEPATH=1"]
 
 
 def submit(

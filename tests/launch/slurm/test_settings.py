@@ -123,6 +123,7 @@ def test_every_setting_reaches_sbatch(fake: FakeSlurm) -> None:
         "array=0-2%2",
     }
     assert "module load cuda" in script
+    assert script.index("export PYTHONSAFEPATH=1") < script.index("module load cuda") < script.index("-m submitit")
     assert "srun" in script
     assert "--cpus-per-task=6" in script.split("srun", 1)[1]
     assert not list((folder.path / "slurm").glob(".*"))
