@@ -8,6 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
+from neumann.data.eight_bits import counted
 from neumann.data.splits import Examples
 from neumann.errors import UserError
 
@@ -76,7 +77,7 @@ def find_copies(
         for pair, named in of_pair.items()
     ]
     if in_two_classes:
-        told.append(f"{in_two_classes} images have a copy in another class, e.g. {_both(of_classes)}")
+        told.append(f"{counted(in_two_classes, 'have a copy in another class')}, e.g. {_both(of_classes)}")
     return Copies(**counts, in_two_classes=in_two_classes, told=tuple(told))
 
 

@@ -16,6 +16,7 @@ DEEP = "have more than 8 bits a channel, of which 8 are kept (of 16 bits the upp
 TRANSPARENT = "have transparency, which is dropped"
 TURNED = "have an EXIF orientation, which is not applied"
 MOVING = "have several frames, of which the first is taken"
+SINGULAR = (("have ", "has "), ("are PNG files", "is a PNG file"), ("their", "its"))  # of what is said of images
 # Pillow warns from 89 million pixels on and refuses from 179 million; the refusal is told, and half of it is allowed
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -60,6 +61,15 @@ def losses(image: Image.Image) -> tuple[str, ...]:
     if not deep and image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
         found.append(TRANSPARENT)
     return tuple(found)
+
+
+def counted(count: int, what: str) -> str:
+    """Return how many images something is said of; ``what`` says it of several."""
+    if count != 1:
+        return f"{count} images {what}"
+    for several, one in SINGULAR:
+        what = what.replace(several, one, 1)
+    return f"1 image {what}"
 
 
 def _is_deep(tile: Any) -> bool:

@@ -15,6 +15,7 @@ from neumann.data import arrays, cache, folder, noise, settings
 from neumann.data.assignment import assign
 from neumann.data.checked_settings import parse
 from neumann.data.copies import find_copies
+from neumann.data.eight_bits import counted
 from neumann.data.scan import Scan, scan
 from neumann.data.sources import Source, Stamp
 from neumann.data.splits import Examples
@@ -151,7 +152,7 @@ def _image_folder(wanted: settings.ImageFolder) -> DataFacts:
     examples, split_rule, test_is = assign(listing, wanted)
     found = scan(listing)
     size = wanted.image_size or found.native_size or DEFAULT_SIZE
-    lost = "".join(f"; {count} images {what}" for what, (count, _) in found.losses.items())
+    lost = "".join(f"; {counted(count, what)}" for what, (count, _) in found.losses.items())
     copies = find_copies(
         found.copies, examples, name=lambda index: listing.files[index].path, of=str(listing.root), lost=lost
     )
@@ -204,7 +205,7 @@ def _told_of_splits(listing: folder.Listing) -> list[str]:
 
 def _told(found: Scan, wanted: settings.ImageFolder) -> list[str]:
     """Return what a user is told of the images as they are decoded."""
-    told = [f"{count} images {what}, e.g. '{first}'" for what, (count, first) in found.losses.items()]
+    told = [f"{counted(count, what)}, e.g. '{first}'" for what, (count, first) in found.losses.items()]
     if found.odd_size and wanted.image_size is None:
         told.append(f"{found.odd_size} to {DEFAULT_SIZE[0]}×{DEFAULT_SIZE[1]}; data.image_size says to what else")
     return told

@@ -87,6 +87,13 @@ class Watch:
         except OSError:
             return False
 
+    def _places_now(self) -> dict[str, Stamp] | None:
+        """Return today's stamps of the folders whose images are read, None where one is gone."""
+        try:
+            return None if self._places is None else {path: stamp_of(os.stat(path)) for path in self._places}
+        except OSError:
+            return None
+
     def _files_stand(self) -> bool:
         source = self._facts.source
         if not isinstance(source, FolderSource):  # the places are the files
@@ -101,7 +108,13 @@ class Watch:
         """List the set again, and go on from its new stamps where the fingerprint is still the same."""
         if not isinstance(self._wanted, settings.ImageFolder):
             return
-        listing = listing_of(self._wanted)
+        try:
+            listing = listing_of(self._wanted)
+        except UserError:  # as of a class folder that is still empty: another run would be refused, this one reads on
+            if not self._files_stand():
+                raise
+            self._places = self._places_now()
+            return
         stats = stat_digest(listing.files)
         if stats != self._stats:
             fingerprint = fingerprint_by_names(listing) or scan(listing).fingerprint

@@ -325,22 +325,27 @@ def remove_refused(folder: RunFolder) -> None:
         folder.path.rmdir()  # those above it, where they were made for it, are `left_out_if_refused`'s to remove
 
 
-def make_folder(path: Path) -> None:
-    """Create the folder ``path`` and write a file to it to prove that it can be. Raises UserError."""
+def make_folder(path: Path, option: str | None = None) -> None:
+    """Create the folder ``path`` and write a file to it to prove that it can be. Raises UserError.
+
+    ``option`` is that of the command which names the folder, None for output=.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
         claim.touch_probe(path)
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise unwritable(path, error, option) from error
 
 
-def unwritable(path: Path, error: OSError) -> UserError:
-    """Return the error that says why the folder ``path`` cannot be used, and what to do."""
+def unwritable(path: Path, error: OSError, option: str | None = None) -> UserError:
+    """Return the error that says why the folder ``path`` cannot be used, and what to do; ``option`` names it."""
     reason = (error.strerror or str(error)).lower()
     if error.errno == errno.ENAMETOOLONG:
         long = max(path.parts, key=lambda part: len(os.fsencode(part)))
         return UserError(
-            f"the results folder has a path of {len(os.fsencode(path))} bytes, and in it a name of "
-            f"{len(os.fsencode(long))}, {long[:20]}… ({reason}): shorten output, study or name"
+            f"the {'' if option else 'results '}folder has a path of {len(os.fsencode(path))} bytes, and in it a name "
+            f"of {len(os.fsencode(long))}, {long[:20]}… ({reason}): shorten {option or 'output, study or name'}"
         )
+    if option:
+        return UserError(f"the folder {path} cannot be written ({reason}): name another with {option} FOLDER")
     return UserError(f"the results folder {path} cannot be written ({reason}): name another with output=FOLDER")

@@ -296,7 +296,8 @@ def coarse_scores(facts: DataFacts) -> list[str]:
     """Return sentences on splits of so few images that one of them is more than a percentage point of error."""
     counts = {"validation": facts.validation_count, "test": facts.test_count}
     return [
-        f"{split} holds {count} images, so one image is {100 / count:.3g} percentage points of error"
+        f"{split} holds {count} image{'s' if count > 1 else ''}, so one image is {100 / count:.3g} percentage points "
+        "of error"
         for split, count in counts.items()
         if 0 < count < FEW_IMAGES
     ]

@@ -39,7 +39,7 @@ def replay(run: Recorded, *, mode: str, project: str, entity: str | None, folder
     place = (run.folder.path if folder is None else folder).resolve()
     if (place / "wandb").is_symlink():
         raise UserError(f"{place / 'wandb'} is a link: W&B would write outside the folder; name another with --dir")
-    make_folder(place)
+    make_folder(place, "--dir")
     before = {path.name for path in place.glob(f"wandb/*run-*-{run.described.id}")}
     config = run.described.config.get("logger")
     job_type = config.get("job_type") if isinstance(config, dict) else None

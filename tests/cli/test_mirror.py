@@ -248,3 +248,14 @@ def test_one_run_that_cannot_be_mirrored_stops_no_other(run: Path, capsys: pytes
     assert "not mirrored:" in said
     assert (run / "tensorboard").is_dir()
     assert not (other / "tensorboard").exists()
+
+
+@pytest.mark.medium
+def test_a_folder_that_cannot_be_written_is_told_by_the_option_that_names_it(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("file").touch()
+    assert main(["runs", "mirror", run.name, "--to", "wandb", "--dir", "file/below"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.endswith("file/below cannot be written (not a directory): name another with --dir FOLDER")
+    assert "output=" not in said

@@ -171,7 +171,7 @@ def test_png_files_with_a_wrong_checksum_are_told(make_folder, caplog):
     path.write_bytes(content)
     with caplog.at_level(logging.WARNING):
         describe(root)
-    assert "1 images are PNG files with a wrong checksum or without an end" in caplog.text
+    assert "1 image is a PNG file with a wrong checksum or without an end, so its pixels may be wrong" in caplog.text
     assert "e.g. 'cat/003.png'" in caplog.text
 
 

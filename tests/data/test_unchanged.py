@@ -68,6 +68,22 @@ def test_the_same_bytes_written_again_are_no_change(make_folder):
     build(data, found, batch_size=4, seed=0).check_stream()
 
 
+@pytest.mark.parametrize("where", ["", "train"])
+def test_an_empty_folder_that_is_made_meanwhile_stops_no_run(make_folder, where):
+    """It would be a class without images to the next command; no image that this run reads has changed."""
+    named = f"{where}/" if where else ""
+    root = make_folder({f"{named}cat": 9, f"{named}dog": 9} | ({"test/cat": 3, "test/dog": 3} if where else {}))
+    module = stream(root)
+    (root / where / "new").mkdir()
+    for _ in range(2):
+        module.check_stream()
+    with pytest.raises(UserError, match="new"):  # a further command is told
+        facts(settings(root))
+    (root / where / "cat" / "000.png").unlink()
+    with pytest.raises(UserError):
+        module.check_stream()
+
+
 def stream(root, **more):
     data = settings(root, in_memory=False, **more)
     return build(data, facts(data), batch_size=4, seed=0)
