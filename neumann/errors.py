@@ -16,10 +16,11 @@ class UserError(Exception):
 class Interrupted(Exception):  # noqa: N818 - it is not an error
     """A stop signal has ended training or a launch; the same command goes on from the last checkpoint.
 
-    ``signal`` is the signal's number, None where it is not known.
+    ``signal`` is the signal's number, None where it is not known, and ``again`` what the same command does.
     """
 
     signal: int | None = None
+    again: str = "goes on from there"
 
 
 LONGEST = 1000  # characters of a message that is not ours

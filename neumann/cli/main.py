@@ -18,6 +18,7 @@ from neumann.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_USAGE,
+    Interrupted,
     UserError,
     did_you_mean,
     ending_of,
@@ -136,7 +137,7 @@ def _run(
             if whole_process:  # the process ends here, and a further Ctrl-C would only tear its clean-up
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
             begins_anew = words[0] in ("evaluate", "export", "predict") or words[:2] == ["runs", "mirror"]
-            then = "" if begins_anew else ": the same command goes on from there"
+            then = "" if begins_anew else f": the same command {getattr(error, 'again', Interrupted.again)}"
             errors.print(f"{message}{then}", highlight=False, soft_wrap=True)
             return EXIT_INTERRUPTED
         notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))

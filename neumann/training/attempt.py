@@ -161,6 +161,7 @@ class Attempt:
         self.census = Census(spec, group, self.batches, self.progress)
         self.stop = Stop(group)
         self.display = Display(console, self.evaluation, name=spec.name, total_steps=derived.total_steps)
+        self.checkpointing: Checkpointing | None = None
         self.first_step_at: float | None = None
         self.result: dict[str, Any] | None = None
 
@@ -189,9 +190,7 @@ class Attempt:
                     raise
                 self.session.interrupted(self.progress.step)
                 summary, exit_code = {"status": "interrupted"}, EXIT_INTERRUPTED
-                stopped = Interrupted(f"stopped at step {self.progress.step} of {self.spec.name}")
-                stopped.signal = self.stop.signal
-                raise stopped from None
+                raise self._stopped(state) from None
             except Exception as error:
                 with contextlib.suppress(OSError):  # a full disk has no room for a status: then the run is found dead
                     self._failed(error)
@@ -201,6 +200,23 @@ class Attempt:
                 self.display.close()
                 if self.mirror is not None:
                     self.mirror.finish(summary, exit_code)
+
+    def _stopped(self, state: dict[str, Any] | None) -> Interrupted:
+        """Return what says at which step a signal has stopped the run, and where the same command goes on.
+
+        A second Ctrl-C does not wait for the step's end and its checkpoint. ``state`` is what the attempt began from.
+        """
+        step = self.progress.step
+        saved = self.checkpointing.saved if self.checkpointing is not None else None
+        saved = state["global_step"] if saved is None and state is not None else saved
+        said = f"stopped at step {step} of {self.spec.name}"
+        if saved is None:
+            stopped = Interrupted(f"{said}, without a checkpoint")
+            stopped.again = "begins anew"
+        else:
+            stopped = Interrupted(said if saved == step else f"{said}, whose last checkpoint is of step {saved}")
+        stopped.signal = self.stop.signal
+        return stopped
 
     def _failed(self, error: BaseException) -> None:
         rank = self.group.rank if self.group.world_size > 1 else None
@@ -243,7 +259,8 @@ class Attempt:
             state.take(saved)
         callbacks: list[pl.Callback] = [state, self.census, self.stop, self.evaluation]
         if config.checkpoint.keep != "none":
-            callbacks.append(Checkpointing(self.session, self.evaluation, state, self.group, self.stop.agreed))
+            self.checkpointing = Checkpointing(self.session, self.evaluation, state, self.group, self.stop.agreed)
+            callbacks.append(self.checkpointing)
         callbacks += [self.display, _FirstAndLast(self._begun, self._finish)]
         accumulation = self.batches["training"].plan.accumulation
         in_turn = _InTurn(callbacks, self.census, accumulation, self.logging)

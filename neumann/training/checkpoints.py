@@ -252,6 +252,7 @@ class Checkpointing(pl.Callback):
     ) -> None:
         self._session, self._evaluation, self._state = session, evaluation, state
         self._group, self._stop_agreed = group, stop_agreed
+        self.saved: int | None = None  # the step of the last checkpoint that it has written
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -272,6 +273,7 @@ class Checkpointing(pl.Callback):
                     "steps": self._session.steps,
                 }
                 self._session.checkpoint(encode({**state, **past}))
+                self.saved = progress.step
                 give_back_freed_memory()  # several times what is written; a step needs less
 
 

@@ -268,12 +268,48 @@ def test_without_checkpoints_an_interrupted_run_begins_again(train: Train, monke
         original(self, *words)
 
     monkeypatch.setattr(Stop, "on_train_batch_end", stop_once)
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted, match=r"s0, without a checkpoint$") as caught:
         train("checkpoint=none")
+    assert caught.value.again == "begins anew"
     folder = find(quick("checkpoint=none"))
     assert not folder.last.exists()
     train("checkpoint=none")
     assert [m["step"] for m in folder.read_measurements()] == [18, 36]
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(
+    ("at", "said", "again"),
+    [
+        (4, "stopped at step 3 of digits-small_cnn-sgd-s0, without a checkpoint", "begins anew"),
+        (
+            20,
+            "stopped at step 19 of digits-small_cnn-sgd-s0, whose last checkpoint is of step 18",
+            "goes on from there",
+        ),
+    ],
+)
+def test_a_second_ctrl_c_stops_at_once_and_says_what_is_kept(
+    at: int, said: str, again: str, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Stop.on_train_batch_end
+
+    def stop_at_once(self: Stop, *words: Any) -> None:
+        if words[-1] == at - 1:
+            monkeypatch.setattr(Stop, "on_train_batch_end", original)
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        original(self, *words)
+
+    monkeypatch.setattr(Stop, "on_train_batch_end", stop_at_once)
+    with pytest.raises(Interrupted) as caught:
+        train("optimizer=sgd")
+    assert (str(caught.value), caught.value.again) == (said, again)
+    folder = find(quick("optimizer=sgd"))
+    assert folder.status()["status"] == "interrupted"
+    assert folder.last.exists() == (at > 18)
+    result, _ = train("optimizer=sgd")
+    assert result["status"] == "finished"
 
 
 @pytest.mark.medium
