@@ -147,12 +147,13 @@ def _use_launch(spec: RunSpec, *, alone: bool) -> int | None:
     """
     from neumann.config import LocalLaunchConfig
     from neumann.launch.gpus import chosen_gpus
+    from neumann.visible_gpus import variables_for
 
     launch = spec.config.launch
     if not isinstance(launch, LocalLaunchConfig):
         return None
     if launch.devices is not None and alone:
-        os.environ["CUDA_VISIBLE_DEVICES"] = chosen_gpus(launch.devices)[0]
+        os.environ |= variables_for(chosen_gpus(launch.devices)[:1])
     return launch.threads
 
 

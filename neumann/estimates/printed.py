@@ -104,8 +104,9 @@ def _use_gpus(spec: RunSpec) -> None:
     launch = spec.config.launch
     if isinstance(launch, LocalLaunchConfig) and launch.devices is not None:
         from neumann.launch.gpus import chosen_gpus
+        from neumann.visible_gpus import variables_for
 
-        os.environ["CUDA_VISIBLE_DEVICES"] = chosen_gpus(launch.devices)[0]
+        os.environ |= variables_for(chosen_gpus(launch.devices)[:1])
 
 
 def _threads(spec: RunSpec, *, several: bool) -> int | None:

@@ -21,6 +21,7 @@ from neumann.launch.process_pool import TICK_S
 from neumann.launch.run_main import ProcessEnvironment
 from neumann.processes.ranks import world_size
 from neumann.processes.signals import STOP_SIGNALS
+from neumann.visible_gpus import variables_for
 
 BUILT_OF = ("model", "optimizer", "schedule", "recipe", "trainer", "batch")  # sections of the configuration
 
@@ -74,7 +75,7 @@ class BuildCheck:
         context = multiprocessing.get_context("forkserver")
         pipe, answer = context.Pipe(duplex=False)
         path = [os.path.abspath(folder) for folder in sys.path]
-        variables = dict(os.environ) | ({"CUDA_VISIBLE_DEVICES": ",".join(self._gpus)} if self._gpus else {})
+        variables = dict(os.environ) | (variables_for(self._gpus) if self._gpus else {})
         environment = ProcessEnvironment(variables, os.getcwd(), path, 1, os.devnull)
         with without_main():
             child = context.Process(target=_build, args=(specs, environment, answer, self._here), daemon=True)

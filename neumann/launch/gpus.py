@@ -22,7 +22,7 @@ def chosen_gpus(devices: Sequence[int] | None) -> list[str]:
         return there
     for device in devices:
         if not 0 <= device < len(there):
-            have = f"there are {len(there)}, counted from 0" if there else "there is no NVIDIA GPU here"
+            have = f"there are {len(there)}, counted from 0" if there else "there is no GPU here"
             raise UserError(f"launch.devices names GPU {device}, and {have}")
     if len(set(devices)) < len(devices) or not devices:
         raise UserError(

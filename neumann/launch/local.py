@@ -48,7 +48,7 @@ class LocalLauncher:
     def __init__(self, settings: LocalLaunchConfig) -> None:
         self.gpus = GpuPool(chosen_gpus(settings.devices), settings.runs_per_device)
         if settings.runs_per_device > 1 and not len(self.gpus):
-            raise UserError(f"launch.runs_per_device={settings.runs_per_device}: there is no NVIDIA GPU here to share")
+            raise UserError(f"launch.runs_per_device={settings.runs_per_device}: there is no GPU here to share")
         self.parallel: int = settings.parallel or len(self.gpus) or cores()
         self._threads, self._cores = settings.threads, cores()
         self._server = ForkServer()

@@ -23,6 +23,7 @@ from neumann.store.files import replace_file
 from neumann.store.folder import Claimed, RunFolder
 from neumann.store.lookup import find, finished_result
 from neumann.store.scores import diverged_at
+from neumann.visible_gpus import variables_for
 
 UNKNOWN = 255  # the exit code that Python gives to a process whose fork server is gone
 FAILURE_WAIT_S = 2.0  # between a rank's failure and the kill of the others
@@ -46,7 +47,7 @@ class RunProcesses:
         self._first_bad: tuple[_RankProcess, float] | None = None  # the rank that ended badly first, and when
         self._ended_others = False  # whether the others were killed since
         path = [os.path.abspath(folder) for folder in sys.path]
-        variables = dict(os.environ) | ({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})
+        variables = dict(os.environ) | (variables_for(gpus) if gpus else {})
         environment = ProcessEnvironment(variables, os.getcwd(), path, threads, str(self._log))
         self._processes: list[_RankProcess] = []
         try:

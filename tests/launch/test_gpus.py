@@ -15,23 +15,68 @@ from neumann.search.grid import expand
 from tests.support.launching import QUICK, RecordingView, own_optimizer
 
 
-class Dev:
-    """A stand-in for `Path` whose /dev has ``count`` GPUs."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __call__(self, name: str) -> Dev:
-        return self
-
-    def glob(self, pattern: str) -> list[Path]:
-        return [Path(f"/dev/nvidia{i}") for i in reversed(range(self.count))]
+@pytest.fixture
+def dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for /dev, empty, with no variable that names GPUs set."""
+    folder = tmp_path / "dev"
+    folder.mkdir()
+    monkeypatch.setattr(listed, "DEV", folder)
+    monkeypatch.setattr(listed, "AMD_NODES", tmp_path / "nodes")
+    listed._under_wsl.cache_clear()
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
 
 
 @pytest.fixture
-def four(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listed, "Path", Dev(4))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+def four(dev: Path) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidia2", "nvidia3", "nvidiactl", "nvidia-uvm"):
+        (dev / name).touch()
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({}, ["0", "1"]),
+        ({"HIP_VISIBLE_DEVICES": "1"}, ["1"]),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, ["1"]),
+        ({"HIP_VISIBLE_DEVICES": "0", "CUDA_VISIBLE_DEVICES": "1"}, ["0"]),  # HIP's own comes first
+        ({"HIP_VISIBLE_DEVICES": ""}, []),
+        ({"ROCR_VISIBLE_DEVICES": "1"}, ["0"]),  # HIP counts among these
+        ({"ROCR_VISIBLE_DEVICES": ""}, []),
+    ],
+)
+def test_amd_gpus_are_seen_by_the_kernels_topology(
+    given: dict[str, str], names: list[str], dev: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for node, units in enumerate((0, 304, 304)):  # the first is the processor
+        folder = tmp_path / "nodes" / str(node)
+        folder.mkdir(parents=True)
+        (folder / "properties").write_text(f"cpu_cores_count {0 if units else 64}\nsimd_count {units}\n")
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert listed.visible_gpus() == []  # without the driver's file
+    (dev / "kfd").touch()
+    assert listed.visible_gpus() == names
+
+
+def test_gpus_under_wsl_are_asked_of_nvidia_smi(dev: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (dev / "dxg").touch()
+    assert listed.visible_gpus() == []  # it is not there: an AMD GPU, or none
+    listed._under_wsl.cache_clear()
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 0\necho 1\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(listed, "WSL_LIST", (str(tool),))
+    assert listed.visible_gpus() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert listed.visible_gpus() == ["1"]
+
+
+def test_a_run_is_shown_its_gpus_by_the_variable_that_counts(dev: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert listed.variables_for(["1", "3"]) == {"CUDA_VISIBLE_DEVICES": "1,3"}
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "1,3")
+    assert listed.variables_for(["3"]) == {"CUDA_VISIBLE_DEVICES": "3", "HIP_VISIBLE_DEVICES": "3"}
 
 
 @pytest.mark.parametrize(
@@ -54,11 +99,10 @@ def test_the_choice_counts_among_the_visible(four: None, monkeypatch: pytest.Mon
             chosen_gpus(wrong)
 
 
-def test_options_without_a_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listed, "Path", Dev(0))
-    with pytest.raises(UserError, match=r"launch.devices names GPU 0, and there is no NVIDIA GPU here"):
+def test_options_without_a_gpu_are_refused(dev: Path) -> None:
+    with pytest.raises(UserError, match=r"launch.devices names GPU 0, and there is no GPU here"):
         LocalLauncher(LocalLaunchConfig(devices=[0]))
-    with pytest.raises(UserError, match=r"launch.runs_per_device=2: there is no NVIDIA GPU"):
+    with pytest.raises(UserError, match=r"launch.runs_per_device=2: there is no GPU"):
         LocalLauncher(LocalLaunchConfig(runs_per_device=2))
 
 
