@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from omegaconf import OmegaConf
 
 from neumann.config.compose import composing
+from neumann.config.origins import with_origin
 from neumann.config.resolution import Resolver, as_text
 from neumann.config.signature import sign, signed_part
 from neumann.config.spec import RunSpec
@@ -63,9 +64,12 @@ def making_specs(config_dirs: Sequence[str] = ()) -> Iterator[MakeSpecs]:
                 try:
                     specs.append(spec(overrides))
                 except UserError as error:
-                    if len(jobs) == 1:
+                    said = with_origin(str(error), overrides, composer.folders[1:], composer.groups)
+                    if len(jobs) > 1:
+                        said = f"{said} (in the run '{' '.join(overrides)}')"
+                    if said == str(error):
                         raise
-                    raise UserError(f"{error} (in the run '{' '.join(overrides)}')") from error
+                    raise UserError(said) from error
             return specs
 
         yield make

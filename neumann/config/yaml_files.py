@@ -159,6 +159,24 @@ def _package(path: Path, text: str) -> str | None:
     return None
 
 
+def package_and_lines(path: Path) -> tuple[str | None, dict[str, int]]:
+    """Return the section that the `@package` of a readable file names, and {dotted key: its line, from 1}."""
+    text = _text(path)
+    found: dict[str, int] = {}
+
+    def look(node: yaml.Node, prefix: str) -> None:
+        for key, value in node.value:
+            name = f"{prefix}{key.value}"
+            found[name] = key.start_mark.line + 1
+            if isinstance(value, yaml.MappingNode):
+                look(value, f"{name}.")
+
+    if isinstance(whole := yaml.compose(text, Loader=_Loader), yaml.MappingNode):
+        look(whole, "")
+    found.pop("defaults", None)
+    return _package(path, text), found
+
+
 class StrictFiles(ConfigSource):
     """A folder of configuration files for Hydra, read by `read_yaml`."""
 

@@ -296,6 +296,48 @@ def test_a_mistake_in_a_file_of_ones_own_is_told_in_the_words_of_that_file(tmp_p
             assert not re.search("full_key|object_type|AnyNode|DictConfig|NoneType|search path", str(caught.value))
 
 
+@pytest.mark.medium
+@pytest.mark.parametrize(
+    ("words", "file", "line", "sentence"),
+    [
+        (["optimizer=mine"], "optimizer/mine.yaml", 3, "optimizer.lr=x is not a number"),
+        (["model=wide"], "model/wide.yaml", 4, "model.kwargs.width=no is a text here: write false"),
+        (["timing=ours"], "timing/ours.yaml", 2, "timing.burn_in"),
+        (["experiment=all"], "experiment/all.yaml", 4, "batch.size=0 does not fit the 1197"),
+        (["experiment=all", "batch.size=32"], "optimizer/mine.yaml", 3, "optimizer.lr=x is not a number"),
+        (["optimizer=child"], "optimizer/mine.yaml", 3, "optimizer.lr=x is not a number"),
+        (["data=odd"], "data/odd.yaml", 3, "data.kind=digits has no setting 'imgsize'"),
+        (["checkpoint=kept"], "checkpoint/kept.yaml", 1, "checkpoint.keep=most is not a choice"),
+    ],
+)
+def test_a_wrong_value_in_a_file_of_ones_own_is_told_with_its_place(
+    words: list[str], file: str, line: int, sentence: str, tmp_path: Path
+) -> None:
+    texts = {
+        "optimizer/mine": "_target_: torch.optim.SGD\n# the rate\nlr: x\nmomentum: 0.9\n",
+        "optimizer/child": "defaults: [mine]\nmomentum: 0.5\n",
+        "model/wide": "name: small_cnn\nauxiliary_weight: null\nkwargs:\n  width: no\n",
+        "timing/ours": "# ours\nburn_in: ${share:abc}\n",
+        "experiment/all": "# @package _global_\ndefaults: [override /optimizer: mine]\nbatch:\n  size: 0\n",
+        "data/odd": "kind: digits\naugmentation: none\nimgsize: 3\n",
+        "checkpoint/kept": "keep: most\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        make_spec(words, [str(tmp_path)])
+    assert str(caught.value).startswith(f"{tmp_path / file}, line {line}: ")
+    assert sentence in str(caught.value)
+
+
+def test_a_value_of_the_command_is_not_told_as_a_files(tmp_path: Path) -> None:
+    (tmp_path / "optimizer").mkdir()
+    (tmp_path / "optimizer/mine.yaml").write_text("_target_: torch.optim.SGD\nlr: 0.1\n")
+    with pytest.raises(UserError, match=r"^optimizer\.lr=x is not a number"):
+        make_spec(["optimizer=mine", "optimizer.lr=x"], [str(tmp_path)])
+
+
 def test_an_error_that_begins_with_empty_lines_is_told_all_the_same() -> None:
     with pytest.raises(UserError, match=r"^it does not compose: no such key in it$"), sentences("it does not compose"):
         raise HydraException("\n\n  no such key\n  in it\nsome code\n")
