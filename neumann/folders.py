@@ -13,6 +13,7 @@ from neumann.errors import UserError
 
 VARIABLE = re.compile(r"\$(?:\w+|\{\w+\})")  # of a shell
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+LOCAL = "file://"  # opens the address of a file of this machine
 
 
 def folder_of(key: str, text: str) -> str:
@@ -33,6 +34,14 @@ def folder_of(key: str, text: str) -> str:
     if path.startswith("~") and text.startswith("~"):
         raise UserError(f"{key}={text}: no home folder of that name is known, so write the whole path (./~ for itself)")
     return path
+
+
+def is_for_a_shell(text: str) -> bool:
+    """Return whether a shell would make another text of ``text``, or it is a local file's address.
+
+    So a text that need not be a folder is one for `folder_of`.
+    """
+    return text.startswith(("~", LOCAL)) or VARIABLE.search(text) is not None
 
 
 def _no_folder(text: str) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from neumann.bounds import number
 from neumann.errors import UserError
-from neumann.folders import folder_of
+from neumann.folders import folder_of, is_for_a_shell
 
 MANY = 2**15  # processes and threads of one machine; torch counts threads in 32 bits
 
@@ -55,7 +55,6 @@ class SlurmLaunchConfig(LaunchConfig):
 
 LAUNCHES: dict[str, type[LaunchConfig]] = {"local": LocalLaunchConfig, "slurm": SlurmLaunchConfig}
 
-FOR_A_SHELL = re.compile(r"^~|^file://|\$\{?[A-Za-z_]")
 TIME = re.compile(r"\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+|\d+-\d+:\d\d|\d+-\d+:\d\d:\d\d")
 MEMORY = re.compile(r"\d+[KMGT]?")
 # sbatch's parameters that another setting stands for; None: the launch itself sets it
@@ -97,7 +96,7 @@ def check_slurm(launch: SlurmLaunchConfig) -> None:
         raise UserError("launch.gpu_hours counts the GPUs that Slurm gives: set launch.gpus_per_node as well")
     for key in launch.sbatch:
         name = key.replace("-", "_")
-        if launch.gpus_per_node is not None and name in ("gres", "gpus", "gpus_per_task"):
+        if launch.gpus_per_node is not None and name in ("gres", "gpus", "gpus_per_task", "gpus_per_socket"):
             raise UserError(f"launch.sbatch.{key} and launch.gpus_per_node both ask for GPUs: leave out one of the two")
         if name in TAKEN:
             own = TAKEN[name]
@@ -110,6 +109,6 @@ def whole_paths(sbatch: Mapping[str, Any]) -> dict[str, Any]:
     Raises UserError as `folder_of`: no shell replaces a variable in them, and a local file has no address.
     """
     return {
-        key: folder_of(f"launch.sbatch.{key}", value) if isinstance(value, str) and FOR_A_SHELL.search(value) else value
+        key: folder_of(f"launch.sbatch.{key}", value) if isinstance(value, str) and is_for_a_shell(value) else value
         for key, value in sbatch.items()
     }

@@ -9,6 +9,7 @@ import pytest
 from neumann.config import LocalLaunchConfig, SlurmLaunchConfig, make_spec
 from neumann.config.launch_settings import seconds as in_seconds
 from neumann.errors import UserError
+from neumann.folders import is_for_a_shell
 from neumann.launch.slurm import queue
 from neumann.launch.slurm.folder import LaunchFolder
 from tests.support.fake_slurm import FakeSlurm
@@ -52,6 +53,7 @@ def test_settings_are_typed_by_kind_and_signed_by_none() -> None:
         (["launch=slurm", "launch.sbatch.gpus-per-node=3"], "is set by launch.gpus_per_node"),
         (["launch=slurm", "launch.sbatch.output=x"], "is set by the launch itself"),
         (["launch=slurm", "launch.gpus_per_node=1", "launch.sbatch.gres=gpu:4"], "both ask for GPUs"),
+        (["launch=slurm", "launch.gpus_per_node=1", "launch.sbatch.gpus-per-socket=1"], "both ask for GPUs"),
         (
             ["launch=slurm", "launch.sbatch.input='$HOME/in'"],
             "launch.sbatch.input=$HOME/in: '$HOME' is not replaced here",
@@ -82,6 +84,15 @@ def test_a_users_own_cluster_file(tmp_path: Path) -> None:
     launch = make_spec(["launch=ours", "launch.workers=3"], [str(tmp_path)]).config.launch
     assert isinstance(launch, SlurmLaunchConfig)
     assert (launch.partition, launch.cpus_per_task, launch.workers, launch.grace) == ("big", 4, 3, 120)
+
+
+@pytest.mark.parametrize(
+    ("text", "for_a_shell"),
+    [("~/in", True), ("~ann", True), ("$HOME/in", True), ("${TMP}/in", True), ("file:///x", True), ("a100", False),
+     ("https://x", False), ("a~b", False), ("100$", False), ("ALL,PATH", False)],
+)  # fmt: skip
+def test_what_a_shell_would_replace_is_known_by_one_list(text: str, for_a_shell: bool) -> None:
+    assert is_for_a_shell(text) == for_a_shell
 
 
 WHOLE = SlurmLaunchConfig(

@@ -1,4 +1,4 @@
-"""The report renders in a real browser: no error, no network, and no sideways scrolling on a telephone."""
+"""The report renders in a real browser: no error, no network, and no sideways scrolling on a telephone; verdicts are in sight."""
 
 from __future__ import annotations
 
@@ -29,9 +29,11 @@ addEventListener("load", () => parent.postMessage(JSON.stringify({
   name: NAME, errors, width: innerWidth, body: document.documentElement.scrollWidth,
   loaded: performance.getEntriesByType("resource").map(r => r.name),
   drawn: [...document.querySelectorAll("svg")].map(s => s.getBoundingClientRect().height),
+  verdicts: [...document.querySelectorAll("th.verdict")].map(t => t.getBoundingClientRect().right),
   tables: [...document.querySelectorAll("table")].map(t => t.getBoundingClientRect().width),
 }), "*"));
 </script>"""
+WIDTHS = (390, 800, 1400)
 PARENT = """<!doctype html><pre></pre>
 <script>addEventListener("message", e => document.querySelector("pre").append(e.data + "\\n"))</script>"""
 
@@ -43,7 +45,7 @@ def test_report_in_a_browser(tmp_path: Path) -> None:
     frames = ""
     for name, results in studies.items():
         source = render(results, tmp_path / name)[0].read_text(encoding="utf-8")
-        for width in (390, 1400):
+        for width in WIDTHS:
             probed = tmp_path / f"{name}-{width}.html"
             probe = PROBE.replace("NAME", f'"{probed.stem}"')
             probed.write_text(source.replace("<head>", f"<head>{probe}", 1), encoding="utf-8")
@@ -57,11 +59,14 @@ def test_report_in_a_browser(tmp_path: Path) -> None:
     said = re.search(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL)
     assert said, done.stderr[-2000:]
     reports = {r["name"]: r for r in map(json.loads, said[1].split("\n")[:-1])}
-    assert set(reports) == {f"{name}-{width}" for name in studies for width in (390, 1400)}
+    assert set(reports) == {f"{name}-{width}" for name in studies for width in WIDTHS}
     for name, report in reports.items():
         assert report["width"] == int(name.split("-")[1])
         assert report["body"] <= report["width"], f"{name} scrolls sideways"
         assert report["errors"] == []
+        assert report["verdicts"]
+        if report["width"] >= 800:
+            assert max(report["verdicts"]) <= report["width"], f"{name}: the verdict is out of sight"
         assert report["loaded"] == []
         assert len(report["tables"]) >= 5
         assert all(height > 100 for height in report["drawn"])
