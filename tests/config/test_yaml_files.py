@@ -88,18 +88,19 @@ def test_a_text_in_a_file_keeps_its_digits_and_a_number_refuses_such_a_word(tmp_
     own(tmp_path, "launch/cluster.yaml", cluster.replace("1:00:00", "060"))
     assert make_spec(["launch=cluster"], dirs).as_dict()["launch"]["time"] == "060"
     own(tmp_path, "launch/cluster.yaml", cluster + "workers: 010\n")
-    with pytest.raises(UserError, match=r"^launch\.workers='010' is not a whole number"):
+    with pytest.raises(UserError, match=r"yaml, line \d+: launch\.workers='010' is not a whole number"):
         make_spec(["launch=cluster"], dirs)
     own(tmp_path, "launch/cluster.yaml", cluster.replace("qos: no", "qos: 1.10"))
     with pytest.raises(
-        UserError, match=r"^launch\.qos: 1\.1 is a number and not a text or null: write the text in quotes"
+        UserError,
+        match=r"yaml, line \d+: launch\.qos: 1\.1 is a number and not a text or null: write the text in quotes",
     ):
         make_spec(["launch=cluster"], dirs)
     own(tmp_path, "optimizer/mine.yaml", "_target_: torch.optim.SGD\nlr: 1:30\n")
     with pytest.raises(UserError, match=r"optimizer\.lr='1:30' is not a number"):
         make_spec(["optimizer=mine"], dirs)
     own(tmp_path, "trainer/mine.yaml", "defaults: [default]\ndeterministic: yes\n")
-    with pytest.raises(UserError, match=r"^trainer\.deterministic=yes is not true or false"):
+    with pytest.raises(UserError, match=r"yaml, line \d+: trainer\.deterministic=yes is not true or false"):
         make_spec(["trainer=mine"], dirs)
 
 
