@@ -244,6 +244,8 @@ def _check(config: StudyConfig) -> None:
             key = key_of(word)
             if "=" not in word:
                 raise UserError(f"{where}: '{word}' is not an override, which is written key=value or group=option")
+            if key == "trainer.test":
+                raise UserError(f"{where}: '{word}' does not belong in a study: runs that tune are not tested, others are")
             if key.split(".")[0] in SET_BY_STUDY:
                 raise UserError(
                     f"{where}: '{word}' does not belong in a study: {key.split('.')[0]} is set for each run"

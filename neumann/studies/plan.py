@@ -25,6 +25,7 @@ from neumann.studies.definition import (
 )
 
 TUNING, EVALUATION = "tuning", "evaluation"  # the two phases, and the roles of their runs
+UNTESTED = "trainer.test=false"  # a run that chooses is not scored on the test images
 ON_THE_PAGE = ("output=", "data.")  # command-line overrides that a report shows
 
 
@@ -90,6 +91,7 @@ class Study:
             *self.overrides,
             *self.config.rows[row].overrides,
             *values,
+            *([UNTESTED] if role == TUNING else []),
             f"seed={seed}",
             f"study={as_text_value(self.name)}",
         )

@@ -60,6 +60,7 @@ def test_the_full_budget_is_the_study_as_it_stands() -> None:
         "trainer.max_epochs=20",
         "optimizer=sgd",
         "optimizer.lr=0.01",
+        "trainer.test=false",
         "seed=100",
         "study=mine",
     )
@@ -128,6 +129,7 @@ def change(content: dict[str, Any], path: Any, value: Any) -> dict[str, Any]:
         ("rows/neumann/overrides", ["optimizer.lr=0.1"], ["tuned and set by an override"]),
         ("rows/neumann/overrides", ["seed=3"], ["'seed=3'", "set for each run"]),
         ("rows/neumann/overrides", ["launch.parallel=2"], ["launch is set for each run"]),
+        ("rows/neumann/overrides", ["trainer.test=false"], ["'trainer.test=false'", "runs that tune are not tested"]),
         ("rows/neumann/overrides", ["neumann"], ["'neumann' is not an override"]),
         ("rows/neumann", None, ["rows.neumann=nothing is not a mapping"]),
         ("rows", ["a"], ["rows=['a'] is not a mapping of names"]),
