@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 from neumann.config import MakeSpecs, RunSpec, making_specs
@@ -17,8 +17,9 @@ from neumann.store import OVER, RunFolder, find
 from neumann.store.code_digests import contributing
 from neumann.store.lookup import result_in
 from neumann.store.scores import is_number
+from neumann.studies.effects import Way, way
 from neumann.studies.plan import EVALUATION, TUNING, PlannedRun, Study, check_comparable, check_distinct, check_points
-from neumann.studies.results import RunEntry, TuningTrial, chosen
+from neumann.studies.results import COSTS, RunEntry, TuningTrial, chosen
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class RowMeasurements:
     ``at`` is the evaluation point that the row's ``point`` means for its optimizer, None before a run is over.
     ``errors`` and ``losses`` map a seed to the test error (fraction) and loss (nats) at that point, ``errors_at`` an
     evaluation point to the same for every point that was recorded; ``diverged`` are the seeds that have neither.
-    ``curve`` maps an epoch to (validation error, training loss) of each finished run.
+    ``curve`` maps an epoch to (validation error, training loss) of each finished run. ``ways`` maps a seed to how its
+    run came to the study's target, empty where there is none or it is not known yet.
     """
 
     at: str | None
@@ -60,17 +62,20 @@ class RowMeasurements:
     errors_at: Mapping[str, Mapping[int, float]]
     diverged: tuple[int, ...]
     curve: Mapping[float, Sequence[tuple[float, float]]]
+    ways: Mapping[int, Way]
 
 
 @dataclass(frozen=True)
 class StudyRuns:
     """Everything read from the run folders of ``study``.
 
+    ``target`` is the validation error that costs are counted to, None without one and before tuning is over.
     ``tuning`` has every tuning run; ``trials`` and ``measured`` are by row. ``evaluation`` has the runs of the rows
     whose setting is chosen. ``entries`` names a run that several rows share once.
     """
 
     study: Study
+    target: float | None
     tuning: Sequence[StudyRun]
     trials: Mapping[str, tuple[TuningTrial, ...]]
     evaluation: Sequence[StudyRun]
@@ -105,12 +110,14 @@ def collect(study: Study, train: Train | None = None) -> StudyRuns:
     if train is not None:
         train(evaluation, trials)
         evaluation = _read_again(evaluation)
+    target = target_error(study, trials)
     return StudyRuns(
         study=study,
+        target=target,
         tuning=tuning,
         trials=trials,
         evaluation=evaluation,
-        measured={row: _measured(study, row, evaluation) for row in study.config.rows},
+        measured={row: _measured(study, row, evaluation, target) for row in study.config.rows},
         entries=(*_entries(tuning), *_entries(evaluation)),
     )
 
@@ -204,21 +211,39 @@ def _trials(study: Study, row: str, runs: Iterable[StudyRun]) -> tuple[TuningTri
     return tuple(trials)
 
 
-def _measured(study: Study, row: str, evaluation: Iterable[StudyRun]) -> RowMeasurements:
+def target_error(study: Study, trials: Mapping[str, Sequence[TuningTrial]]) -> float | None:
+    """Return the validation error (fraction) that costs are counted to; None without one, and before it is known.
+
+    That of a row is the median of the errors with which its chosen setting ends on the tuning seeds, which no
+    comparison uses.
+    """
+    target = study.config.target
+    if target is None:
+        return None
+    if target.error is not None:
+        return target.error / 100
+    ends = [error for trial in trials[str(target.of)] if trial.chosen for error in trial.errors.values()]
+    return median(error for error in ends if error is not None) if ends else None
+
+
+def _measured(study: Study, row: str, evaluation: Iterable[StudyRun], target: float | None) -> RowMeasurements:
     point = study.config.rows[row].point
     over = [run for run in evaluation if run.planned.row == row and run.over]
     sound = [run for run in over if not run.diverged]
     names = list(sound[0].result["test"]) if sound and sound[0].result else []
+    curves = {run.planned.seed: _curve(run, _point(run, point)) for run in over}
     by_epoch: dict[float, list[tuple[float, float]]] = {}
     for run in sound:
-        assert run.result is not None
-        for line in run.folder.curve(run.result):
-            try:
-                values = line["validation"][_point(run, point)]["error"], line["train_loss"], line["epoch"]
-            except (KeyError, TypeError):
-                continue  # edited
-            if all(map(is_number, values)):
-                by_epoch.setdefault(round(values[2], 6), []).append(values[:2])
+        for line, error in curves[run.planned.seed]:
+            epoch, loss = line.get("epoch"), line.get("train_loss")
+            if is_number(epoch) and is_number(loss):
+                by_epoch.setdefault(round(epoch, 6), []).append((error, loss))
+    ways = {}
+    for run in over if target is not None else ():
+        to_target = [(error, _costs(run, line)) for line, error in curves[run.planned.seed]]
+        found = way(to_target, target or 0.0, diverged=run.diverged)
+        if found is not None:
+            ways[run.planned.seed] = found
     return RowMeasurements(
         at=_point(over[0], point) if over else None,
         errors=_test(over, point, "error"),
@@ -226,7 +251,32 @@ def _measured(study: Study, row: str, evaluation: Iterable[StudyRun]) -> RowMeas
         errors_at={name: _test(over, name, "error") for name in names},
         diverged=tuple(run.planned.seed for run in over if run.diverged),
         curve=by_epoch,
+        ways=ways,
     )
+
+
+def _curve(run: StudyRun, point: str) -> list[tuple[Mapping[str, Any], float]]:
+    """Return every evaluation of a run that is over, with its validation error at ``point``."""
+    assert run.result is not None
+    found = []
+    for line in run.folder.curve(run.result):
+        try:
+            error = line["validation"][point]["error"]
+        except (KeyError, TypeError):
+            continue  # edited
+        if is_number(error):
+            found.append((line, error))
+    return found
+
+
+def _costs(run: StudyRun, line: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return what the run had cost by an evaluation; None where the line does not say it, as an earlier version's."""
+    assert run.result is not None
+    seconds, devices = line.get("train_seconds"), run.result.get("world_size")
+    costs: dict[str, Any] = {"steps": line["step"], **{key: line.get(key) for key in COSTS if key in line}}
+    if is_number(seconds) and is_number(devices):
+        costs["device_seconds"] = seconds * devices
+    return {key: costs.get(key) if is_number(costs.get(key)) and costs[key] > 0 else None for key in COSTS}
 
 
 def _test(over: Iterable[StudyRun], point: str, key: str) -> dict[int, float]:

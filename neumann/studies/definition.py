@@ -28,7 +28,8 @@ from neumann.config.hydra_words import interpolation
 from neumann.config.override_text import key_of, refuse_twice
 from neumann.config.yaml_files import read_yaml
 from neumann.errors import UserError, did_you_mean
-from neumann.studies.results import POINTS
+from neumann.studies.results import COSTS, OUTCOMES, POINTS
+from neumann.studies.verdicts import Margin
 
 PACKAGED = Path(__file__).resolve().parents[1] / "experiments"
 ASKED = ("eval", *POINTS)  # eval: the base point where the optimizer has one, else the held point
@@ -75,9 +76,22 @@ class ComparisonsConfig(Section):
 
     reference: str
     primary: str
-    smallest_effect: float = 0.5  # of interest, in percentage points of test error
+    outcome: str = "error"  # one of OUTCOMES, on which the verdicts are
+    margin: float | None = None  # the smallest effect of interest, as a share of the other row's: 0.1 is 10 %
+    smallest_effect: float | None = None  # or in percentage points of test error
     also: list[list[str]] = []  # further pairs [row, against]
     across: str | None = None  # one of AXES, where that is what the study compares
+
+    def named_margin(self) -> Margin:
+        """Return the smallest effect of interest, of whichever kind the study names."""
+        return Margin((self.smallest_effect or 0.0) / 100, False) if self.margin is None else Margin(self.margin, True)
+
+
+class TargetConfig(Section):
+    """The error to which steps and other costs are counted; one of the two."""
+
+    error: float | None = None  # validation error, in percent
+    of: str | None = None  # a row: the median of the validation errors that it ends with on the tuning seeds
 
 
 class BudgetConfig(Section):
@@ -87,6 +101,7 @@ class BudgetConfig(Section):
     trials: int | None = None  # the middle ones of every space
     tuning_seeds: int | None = None  # the first ones
     evaluation_seeds: int | None = None  # the first ones
+    pilot: bool = False  # it has no verdict, only effects and the n that would decide
 
 
 class PaperConfig(Section):
@@ -107,6 +122,7 @@ class StudyConfig(Section):
     space: dict[str, list[Any]] = {}
     seeds: SeedsConfig
     comparisons: ComparisonsConfig
+    target: TargetConfig | None = None
     budgets: dict[str, BudgetConfig] = {}
     paper: PaperConfig | None = None
     figures: dict[str, list[str]] = {}
@@ -166,6 +182,7 @@ KINDS_OF_PYDANTIC = {
     "string_type": "a text",
     "int_type": KINDS[int],
     "float_type": KINDS[float],
+    "bool_type": KINDS[bool],
 }
 
 
@@ -220,7 +237,7 @@ def _check(config: StudyConfig) -> None:
             raise UserError(
                 f"rows.{name}.label={label!r}: a reader tells rows apart by their labels, so each needs its own"
             )
-    Bounds(above=0).check("comparisons.smallest_effect", config.comparisons.smallest_effect)
+    _check_outcome(config)
     for name, value in (config.paper.rows if config.paper else {}).items():
         if not math.isfinite(value):
             raise UserError(f"paper.rows.{name}={value} is not a finite number")
@@ -245,11 +262,42 @@ def _check(config: StudyConfig) -> None:
             if "=" not in word:
                 raise UserError(f"{where}: '{word}' is not an override, which is written key=value or group=option")
             if key == "trainer.test":
-                raise UserError(f"{where}: '{word}' does not belong in a study: runs that tune are not tested, others are")
+                raise UserError(
+                    f"{where}: '{word}' does not belong in a study: runs that tune are not tested, others are"
+                )
             if key.split(".")[0] in SET_BY_STUDY:
                 raise UserError(
                     f"{where}: '{word}' does not belong in a study: {key.split('.')[0]} is set for each run"
                 )
+
+
+def _check_outcome(config: StudyConfig) -> None:
+    """Refuse an outcome without a target to count to, and a margin that is none of it. Raises UserError."""
+    named, target = config.comparisons, config.target
+    if named.outcome not in OUTCOMES:
+        raise UserError(
+            f"comparisons.outcome={named.outcome} is not an outcome: {did_you_mean(named.outcome, OUTCOMES)}"
+        )
+    if (named.margin is None) == (named.smallest_effect is None):
+        raise UserError(
+            "comparisons: name the smallest effect of interest once, as margin: 0.1 for 10 % of the other row's, or as "
+            "smallest_effect: 0.5 for half a percentage point of test error"
+        )
+    if named.smallest_effect is not None:
+        Bounds(above=0).check("comparisons.smallest_effect", named.smallest_effect)
+    if named.margin is not None:
+        Bounds(above=0, below=1).check("comparisons.margin", named.margin)
+    if named.outcome in COSTS and named.margin is None:
+        raise UserError(
+            f"comparisons.smallest_effect is a difference of errors, and comparisons.outcome={named.outcome} is none: "
+            "name margin: 0.1, a share of the other row's"
+        )
+    if named.outcome in COSTS and target is None:
+        raise UserError(f"comparisons.outcome={named.outcome} is counted to a target: name one, such as target.of: ROW")
+    if target is not None and (target.error is None) == (target.of is None):
+        raise UserError("target: name error, a validation error in percent, or of, a row whose error it is")
+    if target is not None and target.error is not None:
+        Bounds(above=0, below=100).check("target.error", target.error)
 
 
 def _references(config: StudyConfig) -> Iterator[tuple[str, Sequence[str]]]:
@@ -259,6 +307,8 @@ def _references(config: StudyConfig) -> Iterator[tuple[str, Sequence[str]]]:
         yield "comparisons.also", pair
     for name, names in config.figures.items():
         yield f"figures.{name}", names
+    if config.target is not None and config.target.of is not None:
+        yield "target.of", [config.target.of]
     if config.paper is not None:
         yield "paper.rows", list(config.paper.rows)
 

@@ -58,6 +58,7 @@ class Study:
     config_dirs: tuple[str, ...]  # folders with further configuration files
     tuning_seeds: tuple[int, ...]  # at this budget
     evaluation_seeds: tuple[int, ...]  # at this budget
+    pilot: bool  # whether this budget has no verdict
     spaces: Mapping[str, tuple[dict[str, Any], ...]]  # by row: the settings that it tries, as many for every row
 
     @property
@@ -153,6 +154,7 @@ def _at_budget(
         config_dirs=tuple(config_dirs),
         tuning_seeds=tuple(tuning),
         evaluation_seeds=tuple(evaluation),
+        pilot=limits.pilot,
         spaces=spaces,
     )
 

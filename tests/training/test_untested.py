@@ -16,7 +16,16 @@ from tests.support.quick_runs import Train, quick
 
 pytestmark = pytest.mark.medium
 
-CLOCKS = ("train_seconds", "eval_seconds", "time", "first_step_at", "attempts", "digest", "measurements_digest", "steps")
+CLOCKS = (
+    "train_seconds",
+    "eval_seconds",
+    "time",
+    "first_step_at",
+    "attempts",
+    "digest",
+    "measurements_digest",
+    "steps",
+)
 
 
 def plain(result: dict[str, Any]) -> dict[str, Any]:
@@ -57,7 +66,9 @@ def test_a_run_that_kept_its_state_goes_on_to_the_test_alone(train: Train, monke
 
 def test_without_its_state_it_is_trained_again_and_says_so(train: Train) -> None:
     first, folder = train("trainer.test=false")
-    with pytest.warns(UserWarning, match=r"has no test scores, and its last state was not kept \(checkpoint=last keeps"):
+    with pytest.warns(
+        UserWarning, match=r"has no test scores, and its last state was not kept \(checkpoint=last keeps"
+    ):
         result, _ = train()
     assert result["test"] is not None
     assert result["validation"] == first["validation"]
