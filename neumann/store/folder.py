@@ -132,10 +132,10 @@ class RunFolder:
         ``tested``, that of a run which finished and was not scored on the test images.
         """
         result = read_json(self.path / "result.json")
-        sound = isinstance(result, dict) and result.get("status") in OVER and _has_sound_values(result)
-        if not sound or (tested and result["status"] == "finished" and result.get("test") is None):
+        if not isinstance(result, dict) or result.get("status") not in OVER or not _has_sound_values(result):
             return None
-        return result  # type: ignore[no-any-return]
+        lacks_test = result["status"] == "finished" and result.get("test") is None
+        return None if tested and lacks_test else result
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write result.json atomically; only status.json and the removal of checkpoints follow.

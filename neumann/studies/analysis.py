@@ -16,8 +16,8 @@ from neumann.data.settings import KINDS
 from neumann.studies.answer import answer, incomplete
 from neumann.studies.collect import RowMeasurements, StudyRuns
 from neumann.studies.conditions import mixed, provenance, settings, unlike
-from neumann.studies.definition import RowConfig
 from neumann.studies.effects import Effect, cost_effect, difference, median, relative
+from neumann.studies.grid import Measured
 from neumann.studies.numbers import setting_text
 from neumann.studies.plan import PlannedRun, Study
 from neumann.studies.results import (
@@ -27,11 +27,14 @@ from neumann.studies.results import (
     Curve,
     Paper,
     RowResult,
+    Setting,
     StudyResults,
     Target,
     TuningTrial,
+    choices,
     chosen,
 )
+from neumann.studies.schema import RowConfig
 from neumann.studies.statistics import Paired, Summary, holm, paired, summarize
 from neumann.studies.verdicts import decide
 
@@ -49,7 +52,7 @@ def analyse(runs: StudyRuns) -> StudyResults:
     )
     primary = next(c for c in comparisons if c.primary)
     left = incomplete(runs.entries, rows)
-    said, headline = answer(primary, rows, config.comparisons.outcome)
+    said, headline = answer(primary, rows, config.comparisons.outcome, grid=study.is_grid)
     spec = runs.tuning[0].spec
     return StudyResults(
         name=study.name,
@@ -72,6 +75,7 @@ def analyse(runs: StudyRuns) -> StudyResults:
         margin=config.comparisons.named_margin(),
         target=_target(runs),
         pilot=study.pilot,
+        grid=study.is_grid,
         reference=config.comparisons.reference,
         rows=rows,
         comparisons=comparisons,
@@ -102,6 +106,7 @@ def _row(
         overrides=tuple(row.overrides),
         trials=trials,
         setting=chosen(trials),
+        choices=choices(trials),
         edge=edge(trials),
         planned=len(study.evaluation_seeds),
         errors=errors,
@@ -118,7 +123,7 @@ def _row(
     )
 
 
-def _costs(rows: Iterable[RowMeasurements]) -> list[str]:
+def _costs(rows: Iterable[Measured]) -> list[str]:
     """Return the costs that every run of ``rows`` records which reached the target, if any of them has come there."""
     ways = [one for row in rows for one in row.ways.values()]
     return [cost for cost in COSTS if ways and all(one.costs[cost] is not None for one in ways if one.reached)]
@@ -156,13 +161,21 @@ def _possible(values: Iterable[float], most: float) -> Summary:
 def edge(trials: Sequence[TuningTrial]) -> str | None:
     """Return where the chosen setting lies on the border of a space of numbers, as a sentence, else None.
 
-    A space of one setting is all border: nothing was tuned.
+    A space of one setting is all border: nothing was tuned. In a grid, how many seeds chose a setting there.
     """
-    setting = chosen(trials)
-    if setting is None:
+    setting, by_seed = chosen(trials), choices(trials)
+    if setting is None and not by_seed:
         return None
     if len(trials) == 1:
-        return f"{setting_text(setting)} is the only setting tried, so the row is not tuned"
+        return f"{setting_text(trials[0].setting)} is the only setting tried, so the row is not tuned"
+    if setting is None:
+        on = sum(bool(_borders(trials, picked)) for picked in by_seed.values())
+        return f"{on} of {len(by_seed)} seeds chose a setting on the edge of those tried" if on else None
+    return "; ".join(_borders(trials, setting)) or None
+
+
+def _borders(trials: Sequence[TuningTrial], setting: Setting) -> list[str]:
+    """Return a phrase for each number of ``setting`` that is the smallest or largest tried."""
     said = []
     for key, at in setting.items():
         values = sorted({trial.setting[key] for trial in trials}, key=lambda v: (isinstance(v, str), v))
@@ -171,7 +184,7 @@ def edge(trials: Sequence[TuningTrial]) -> str | None:
         if at in (values[0], values[-1]):
             which = "smallest" if at == values[0] else "largest"
             said.append(f"{key}={at:g} is the {which} of {len(values)} tried")
-    return "; ".join(said) or None
+    return said
 
 
 def _curve(by_epoch: Mapping[float, Sequence[tuple[float, float]]]) -> Curve | None:
@@ -203,8 +216,15 @@ def _compare(runs: StudyRuns) -> tuple[Comparison, ...]:
     pairs += [(row, config.reference) for row in study.config.rows if row not in (config.primary, config.reference)]
     pairs += [(a, b) for a, b in config.also if (a, b) not in pairs]
     margin, outcome = config.named_margin(), config.outcome
-    found = [_paired(measured[a], measured[b]) for a, b in pairs]
-    effects = [_effects(measured[a], measured[b], one) for (a, b), one in zip(pairs, found, strict=True)]
+    at_equal = [{a, b} in [set(pair) for pair in config.equal_settings] for a, b in pairs]
+    sides = [
+        (measured[a].equal or Measured({}, ()), measured[b].equal or Measured({}, ()))
+        if equal
+        else (measured[a], measured[b])
+        for (a, b), equal in zip(pairs, at_equal, strict=True)
+    ]
+    found = [_paired(*two) for two in sides]
+    effects = [_effects(*two, one) for two, one in zip(sides, found, strict=True)]
     judged = [effect.get(outcome) for effect in effects]
     if outcome == ERROR and not margin.relative:
         judged = [None if one is None else difference(one, ALPHA, most=1.0) for one in found]
@@ -226,8 +246,9 @@ def _compare(runs: StudyRuns) -> tuple[Comparison, ...]:
         note = "the rows share no evaluation seed that is over" if one is None else None
         pair = None if one is None else _bounded(one)
         apart = unlike(runs.entries, row, against)
+        settings = study.equal_settings(row) if at_equal[i] else ()
         comparisons.append(
-            Comparison(row, against, i == 0, pair, effect, effects[i], p, verdict, note, apart)
+            Comparison(row, against, i == 0, pair, effect, effects[i], p, verdict, note, apart, settings)
         )  # fmt: skip
     return tuple(comparisons)
 
@@ -243,7 +264,7 @@ def _distinct(runs: StudyRuns) -> dict[str, str]:
     return found
 
 
-def _effects(a: RowMeasurements, b: RowMeasurements, one: Paired | None) -> dict[str, Effect]:
+def _effects(a: Measured, b: Measured, one: Paired | None) -> dict[str, Effect]:
     """Return the effect of ``a`` against ``b`` on every outcome, the error as a ratio."""
     found = {} if one is None else {ERROR: relative(one, a.errors, b.errors, ALPHA)}
     costs = {cost: cost_effect(a.ways, b.ways, cost, ALPHA) for cost in _costs([a, b])}
@@ -257,7 +278,7 @@ def _bounded(found: Paired) -> Paired:
     return replace(found, low=max(-1.0, found.low), high=min(1.0, found.high))
 
 
-def _paired(a: RowMeasurements, b: RowMeasurements) -> Paired | None:
+def _paired(a: Measured, b: Measured) -> Paired | None:
     if not {*a.errors, *a.diverged} & {*b.errors, *b.diverged}:
         return None
     return paired(a.errors, b.errors, diverged_a=a.diverged, diverged_b=b.diverged)

@@ -13,17 +13,21 @@ from neumann.studies.numbers import (
     inner_interval,
     measure,
     p_value,
+    setting_text,
     size,
     unit_of,
     verdict_text,
 )
-from neumann.studies.results import ERROR, Comparison, RowResult, RunEntry
+from neumann.studies.results import ERROR, Comparison, RowResult, RunEntry, unchosen
 from neumann.studies.statistics import Paired
 from neumann.studies.verdicts import Verdict
 
 
-def answer(primary: Comparison, rows: Sequence[RowResult], outcome: str) -> tuple[str, str]:
-    """Return the finding of ``primary`` on ``outcome`` in sentences, and in short form for a terminal."""
+def answer(primary: Comparison, rows: Sequence[RowResult], outcome: str, *, grid: bool) -> tuple[str, str]:
+    """Return the finding of ``primary`` on ``outcome`` in sentences, and in short form for a terminal.
+
+    In a ``grid`` every seed chose its own settings.
+    """
     labels = {row.key: row.label for row in rows}
     ours, other = labels[primary.row], labels[primary.against]
     lost = _never_chosen(rows)
@@ -44,6 +48,13 @@ def answer(primary: Comparison, rows: Sequence[RowResult], outcome: str) -> tupl
         said = _with_divergence(primary.paired, effect, verdict, *names)
     else:
         said = _without_divergence(effect, verdict, *names)
+    if primary.settings:
+        over = ", ".join(setting_text(setting) for setting in primary.settings)
+        said += f" Both are compared at equal settings, by the mean over {over}."
+    elif grid:
+        said += " Every seed chose its own settings, so the luck of tuning is in this."
+    else:
+        said += " It holds at the settings that were chosen: the luck of tuning is not in it."
     untuned = [row.label for row in both if len(row.trials) == 1]
     if untuned:
         said += f" Nothing was tuned for {' and '.join(untuned)}: one setting was tried, which may favour either."
@@ -157,7 +168,7 @@ def _short(effect: Effect, verdict: Verdict, ours: str, other: str, of: str) -> 
 def incomplete(runs: Sequence[RunEntry], rows: Sequence[RowResult]) -> str | None:
     """Return a sentence on what is still to be trained, or None where nothing is."""
     left = sum(run.status not in OVER for run in runs)
-    waiting = [row.label for row in rows if row.setting is None and row.label not in _never_chosen(rows)]
+    waiting = [row.label for row in rows if row.setting is None and unchosen(row.trials)]
     said = []
     if left:
         said.append(f"{left} of the {len(runs)} runs planned so far have no result")
@@ -168,7 +179,7 @@ def incomplete(runs: Sequence[RunEntry], rows: Sequence[RowResult]) -> str | Non
 
 def _never_chosen(rows: Sequence[RowResult]) -> list[str]:
     """Return the labels of rows whose tuning is over and has no setting that never diverged: that is their result."""
-    return [row.label for row in rows if row.setting is None and all(not trial.missing for trial in row.trials)]
+    return [row.label for row in rows if row.setting is None and not row.choices and not unchosen(row.trials)]
 
 
 def _p(p: float | None) -> str:

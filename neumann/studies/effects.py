@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -113,7 +114,7 @@ def relative(one: Paired, a: Mapping[int, float], b: Mapping[int, float], alpha:
 
 def _of_errors(one: Paired, scale: Scale, value: float | None, ends: list[float | None], sd: float | None) -> Effect:
     test: Test = "sign test" if one.diverged else "sign-flip test" if one.t is None else "paired t test"
-    side = one.wins - one.losses if one.diverged or one.mean is None else one.mean
+    side = one.losses - one.wins if one.diverged or one.mean is None else one.mean
     low, high, inner_low, inner_high = [None] * 4 if one.diverged else ends
     return Effect(
         scale, one.n, one.over, value, low, high, inner_low, inner_high, sd, one.p, test, _sign(side),
@@ -165,9 +166,11 @@ def median(ways: Iterable[Way], cost: str) -> Median:
     if not reached:
         return Median(len(known), 0, None, None, None)
     curve = stats.ecdf(_sample(stats, known, cost, _beyond(known, cost))).sf
-    ends = [None, None]
+    ends: list[float | None] = [None, None]
     if reached > 1:
-        bounds = curve.confidence_interval(0.95, method="log-log")
+        with warnings.catch_warnings():  # undefined where all runs have arrived, and not needed there
+            warnings.simplefilter("ignore", RuntimeWarning)
+            bounds = curve.confidence_interval(0.95, method="log-log")
         ends = [_half(bound.quantiles, bound.probabilities) for bound in (bounds.low, bounds.high)]
     return Median(len(known), reached, _half(curve.quantiles, curve.probabilities), *ends)
 
@@ -196,14 +199,15 @@ def cost_effect(a: Mapping[int, Way], b: Mapping[int, Way], cost: str, alpha: fl
     lost_a, lost_b = (tuple(seed for seed in seeds if not row[seed].reached) for row in (a, b))
     if lost_a or lost_b:
         return _log_rank([a[s] for s in seeds], [b[s] for s in seeds], cost, lost_a, lost_b)
-    logs = [{seed: math.log(float(row[seed].costs[cost] or 0.0)) for seed in seeds} for row in (a, b)]
-    one = paired(*logs)
+    logs_a, logs_b = ({seed: math.log(float(row[seed].costs[cost] or 0.0)) for seed in seeds} for row in (a, b))
+    one = paired(logs_a, logs_b)
     assert one.mean is not None
     outer, inner = _t_intervals(one, alpha)
-    ends = [None if end is None else math.exp(end) for end in (*outer, *inner)]
+    low, high, inner_low, inner_high = (None if end is None else math.exp(end) for end in (*outer, *inner))
     test: Test = "sign-flip test" if one.t is None else "paired t test"
     return Effect(
-        "log ratio", one.n, one.over, math.exp(one.mean), *ends, one.sd, one.p, test, _sign(one.mean)
+        "log ratio", one.n, one.over, math.exp(one.mean), low, high, inner_low, inner_high, one.sd, one.p, test,
+        _sign(one.mean),
     )  # fmt: skip
 
 
@@ -213,7 +217,9 @@ def _log_rank(a: list[Way], b: list[Way], cost: str, lost_a: tuple[int, ...], lo
     beyond, n = _beyond([*a, *b], cost), sum(x.reached and y.reached for x, y in zip(a, b, strict=True))
     p, side = 1.0, 0  # where no run reached the target
     if any(one.reached for one in (*a, *b)):
-        found = stats.logrank(_sample(stats, a, cost, beyond), _sample(stats, b, cost, beyond))
+        with warnings.catch_warnings():  # 0/0 where every run arrived or left at one time: nothing tells them apart
+            warnings.simplefilter("ignore", RuntimeWarning)
+            found = stats.logrank(_sample(stats, a, cost, beyond), _sample(stats, b, cost, beyond))
         if math.isfinite(found.statistic):
             p, side = float(found.pvalue), -_sign(float(found.statistic))  # above 0: a arrives sooner
     medians = [median(row, cost).value for row in (a, b)]

@@ -7,7 +7,7 @@ dash. Text that comes from data is made one printable line here, and escaped by 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from neumann.studies.effects import Effect
 from neumann.studies.results import COSTS, ERROR, Setting
@@ -145,6 +145,16 @@ def setting_text(setting: Setting | None) -> str:
     if tuple(setting) == (RATE,):
         return value(setting[RATE])
     return ", ".join(f"{printable(key).removeprefix('optimizer.')} {value(v)}" for key, v in setting.items())
+
+
+def choices_text(choices: Mapping[int, Setting]) -> str:
+    """Return what the seeds of a grid chose, the most frequent first: "0.1 (7 seeds), 0.3 (3)"."""
+    counts: dict[str, int] = {}
+    for setting in choices.values():
+        counts[setting_text(setting)] = counts.get(setting_text(setting), 0) + 1
+    most = sorted(counts.items(), key=lambda item: -item[1])
+    unit = " seed" if most and most[0][1] == 1 else " seeds"
+    return ", ".join(f"{text} ({n}{unit if i == 0 else ''})" for i, (text, n) in enumerate(most)) or DASH
 
 
 def mean_and_interval(summary: Summary | None) -> str:

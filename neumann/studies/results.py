@@ -6,7 +6,7 @@ and run entries of run folders, `neumann.studies.analysis` the rest; `neumann.st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,11 +30,12 @@ Setting = Mapping[str, float | int | str]  # what was tuned: {"optimizer.lr": 0.
 
 @dataclass(frozen=True)
 class TuningTrial:
-    """One setting of a row's search space on the tuning seeds: validation error at the row's evaluation
+    """One setting of a row's search space on the seeds that choose: validation error at the row's evaluation
     point, at the last step.
 
     ``errors`` maps a seed to its error, or to None where that run diverged; seeds whose run is not over are in
-    ``missing``. ``mean`` is None unless every seed has an error: a setting that diverged once is never chosen.
+    ``missing``. ``mean`` is None unless every seed has an error. A setting is ``chosen`` once for all evaluation seeds,
+    never where it diverged on any; in a grid, ``seeds`` are those that have each chosen it.
     """
 
     setting: Setting
@@ -42,11 +43,22 @@ class TuningTrial:
     missing: tuple[int, ...]
     mean: float | None
     chosen: bool
+    seeds: tuple[int, ...] = ()
 
 
 def chosen(trials: Iterable[TuningTrial]) -> Setting | None:
     """Return the setting that was chosen among ``trials``, or None before their tuning is over."""
     return next((trial.setting for trial in trials if trial.chosen), None)
+
+
+def choices(trials: Iterable[TuningTrial]) -> dict[int, Setting]:
+    """Return the setting that each seed of a grid has chosen, by seed."""
+    return dict(sorted((seed, trial.setting) for trial in trials for seed in trial.seeds))
+
+
+def unchosen(trials: Sequence[TuningTrial]) -> bool:
+    """Return whether runs that choose are still missing, so that no setting is chosen for all evaluation seeds."""
+    return any(trial.missing for trial in trials)
 
 
 @dataclass(frozen=True)
@@ -74,7 +86,8 @@ class RowResult:
 
     ``key``, ``label`` and ``overrides`` are those of study.yaml, ``trials`` the settings that were tried. ``point`` is
     what the study asked for ("eval", "held", "base" or "average") and ``at`` the evaluation point that this means for
-    the row's optimizer. ``setting`` is the chosen trial's, None until tuning is complete; ``edge`` says
+    the row's optimizer. ``setting`` is the chosen trial's, None until tuning is complete, and in a grid, where
+    ``choices`` has that of each seed; ``edge`` says
     in a few words that it lies on the border of the space ("optimizer.lr=3 is the largest of 5 tried") or is all of it,
     else None.
     ``errors`` and ``losses`` are test values by evaluation seed, of the runs that finished; ``planned`` is how many
@@ -93,6 +106,7 @@ class RowResult:
     overrides: tuple[str, ...]
     trials: tuple[TuningTrial, ...]
     setting: Setting | None
+    choices: Mapping[int, Setting]
     edge: str | None
     planned: int
     errors: Mapping[int, float]
@@ -115,7 +129,8 @@ class Comparison:
     ``primary`` marks the comparison that answers the question. ``effect`` is that on the study's outcome, which the
     ``verdict`` is on, in the unit of its margin; ``effects`` has that on every outcome of the study, the error as a
     ratio. ``adjusted`` is Holm's p over the family of all other comparisons, None for the primary one. ``paired``,
-    ``effect`` and ``verdict`` are None where the rows share no seed that is over, and ``note`` says why.
+    ``effect`` and ``verdict`` are None where the rows share no seed that is over, and ``note`` says why. Where it is at
+    equal settings, ``settings`` are those whose mean is compared, else it is empty.
     ``unlike`` names the code, the libraries and the device that were not the same for the
     two rows.
     """
@@ -130,6 +145,7 @@ class Comparison:
     verdict: Verdict | None
     note: str | None
     unlike: tuple[str, ...] = ()
+    settings: tuple[Setting, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -192,7 +208,8 @@ class StudyResults:
     "batch size", "weight decay", "precision", and every other setting in which rows differ), each as {value: labels of
     its rows}, ``tuned`` the keys that the spaces vary.
     ``outcome`` is what verdicts are on, one of OUTCOMES, and ``margin`` the smallest effect of interest there;
-    ``target`` what costs are counted to, None without one; a ``pilot`` has no verdicts. ``reference`` is the key of
+    ``target`` what costs are counted to, None without one; a ``pilot`` has no verdicts; in a ``grid`` every seed
+    chooses its own setting. ``reference`` is the key of
     the row that all others are compared with, ``limits`` are sentences on what the study cannot show, and ``figures``
     names the rows of each figure.
     ``provenance`` maps a label ("commit", "torch", ...) to its distinct values over all runs, each with the labels of
@@ -219,6 +236,7 @@ class StudyResults:
     margin: Margin
     target: Target | None
     pilot: bool
+    grid: bool
     reference: str
     rows: tuple[RowResult, ...]
     comparisons: tuple[Comparison, ...]

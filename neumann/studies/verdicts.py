@@ -167,21 +167,23 @@ def equivalence_power(margin: float, n: int, alpha: float = 0.05) -> float:
     """Return the probability that two one-sided t tests on ``n`` seeds find rows equivalent that do not differ.
 
     ``margin`` is in standard deviations of the differences. The mean x̄ and s are independent, so it is the mean over s
-    of P(\\|x̄\\| < margin - t s/√n) (Phillips 1990), here over 2,000 quantiles of s.
+    of P(|x̄| < margin - t s/√n) (Phillips 1990), here over 400 quantiles of s.
     """
     import numpy as np
 
     functions = special()
-    shares = (np.arange(2000) + 0.5) / 2000
+    shares = (np.arange(400) + 0.5) / 400
     s = np.sqrt(functions.chdtri(n - 1, 1 - shares) / (n - 1))
     reach = (margin - functions.stdtrit(n - 1, 1 - alpha) * s / math.sqrt(n)) * math.sqrt(n)
     return float(np.mean(np.where(reach > 0, 2 * functions.ndtr(reach) - 1, 0.0)))
 
 
 def _equivalent_on(margin: float, alpha: float, power: float) -> int | None:
-    if equivalence_power(margin, MOST_SEEDS, alpha) < power:
-        return None
-    low, high = 1, MOST_SEEDS
+    low, high = 1, 2
+    while equivalence_power(margin, high, alpha) < power:
+        low, high = high, 2 * high
+        if high > MOST_SEEDS:
+            return None
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if equivalence_power(margin, middle, alpha) < power else (low, middle)

@@ -11,8 +11,9 @@ import yaml
 
 from neumann.config import RunConfig, make_spec
 from neumann.errors import UserError
-from neumann.studies.definition import ASKED, PACKAGED, SET_BY_STUDY, list_studies, read_study
+from neumann.studies.definition import PACKAGED, list_studies, read_study
 from neumann.studies.plan import load_study
+from neumann.studies.schema import ASKED, SET_BY_STUDY
 from neumann.studies.stamp import ON_THE_PAGE
 
 

@@ -46,7 +46,7 @@ def of_costs(*ratios: float) -> Effect:
         ((0.9, 0.3, 0.5, 0.7), "worse", "worse, size undecided"),
         ((-0.1, 0.1, 0.05, -0.08), "equivalent", "equivalent"),
         ((-0.1, -0.12, -0.09, -0.11), "negligible", "different but negligible"),
-        ((-1.0, 1.0, 2.0, -1.5), "undecided", "undecided (needs n = 105)"),
+        ((-1.0, 1.0, 2.0, -1.5), "undecided", "undecided (needs n = 95)"),
     ],
 )
 def test_the_interval_against_the_margin_decides(differences: Sequence[float], answer: str, text: str) -> None:
@@ -89,7 +89,7 @@ def test_within_the_margin_is_scipys_two_one_sided_tests(differences: list[float
 @pytest.mark.parametrize("scale", ["difference", "ratio", "log ratio"])
 def test_verdicts_err_as_seldom_as_they_say(scale: str) -> None:
     """A true effect on the margin, where it is hardest, is put within it in 5 % and beyond it in 2.5 %."""
-    draw, runs = np.random.default_rng(4), 1000
+    draw, runs = np.random.default_rng(4), 500
     answers: Counter[str] = Counter()
     for _ in range(runs):
         if scale == "log ratio":
@@ -101,8 +101,8 @@ def test_verdicts_err_as_seldom_as_they_say(scale: str) -> None:
         effect, margin = (difference(one), 0.01) if scale == "difference" else (relative(one, a, b), 0.1)
         answers[decide(effect, Margin(margin, scale != "difference")).answer] += 1
     within, beyond = answers["equivalent"] + answers["negligible"], answers["better by the margin"]
-    assert within / runs == pytest.approx(0.05, abs=3 * math.sqrt(0.05 * 0.95 / runs))  # ± 2.1 points
-    assert beyond / runs == pytest.approx(0.025, abs=3 * math.sqrt(0.025 * 0.975 / runs))  # ± 1.5 points
+    assert within / runs == pytest.approx(0.05, abs=3 * math.sqrt(0.05 * 0.95 / runs))  # ± 2.9 points
+    assert beyond / runs == pytest.approx(0.025, abs=3 * math.sqrt(0.025 * 0.975 / runs))  # ± 2.1 points
     assert not answers["worse"] + answers["worse by the margin"]
 
 
@@ -223,7 +223,8 @@ def test_missed_targets_say_nothing_of_the_margin() -> None:
     other = cost_effect(*reversed(ways), "steps")
     assert other is not None
     assert decide(other, Margin(0.1, True)).answer == "worse"
-    mixed = [ways[1], {i: Way(True, {"steps": 400.0}) for i in range(10)}]  # sooner where it arrives, and misses two
+    sooner = {i: Way(i < 18, {"steps": 300.0 if i < 18 else 500.0}) for i in range(20)}
+    mixed = [sooner, {i: Way(True, {"steps": 400.0}) for i in range(20)}]  # sooner where it arrives, and misses two
     effect = cost_effect(*mixed, "steps")
     assert effect is not None
     assert effect.p is not None

@@ -111,6 +111,7 @@ def study(
         margin=MARGIN,
         target=Target(0.09 if done else None, "the median error of SGD on three tuning seeds", "350 steps"),
         pilot=False,
+        grid=False,
         reference=against,
         rows=tuple(rows),
         comparisons=comparisons,
@@ -152,7 +153,7 @@ def _ways(row: RowResult) -> dict[int, Way]:
     """Return invented ways to the target: the higher the error, the longer; the worst runs miss it."""
     found = {}
     for seed, error in row.errors.items():
-        steps = 350 * round(20 + 2000 * (error - 0.08))
+        steps = 350 * max(1, round(20 + 2000 * (error - 0.08)))
         costs = {"steps": steps, "examples": 128 * steps, "gradient_evaluations": steps, "device_seconds": 0.01 * steps}
         found[seed] = Way(error < 0.095, costs)
     return found | {seed: Way(False, dict.fromkeys(COSTS)) for seed in row.diverged}
@@ -181,6 +182,7 @@ def _row(fake: Fake, i: int, seeds: tuple[int, ...], done: tuple[int, ...], tune
         overrides=(f"optimizer={fake.key}", "schedule=synchronous"),
         trials=_trials(fake, i, tuned),
         setting={"optimizer.lr": fake.rate} if tuned else None,
+        choices={},
         edge=f"optimizer.lr={fake.rate:g} is the smallest of {len(RATES)} tried" if tuned and fake.rate == 0.003 else None,
         planned=len(seeds),
         errors=errors,

@@ -175,12 +175,15 @@ def _compared(results: StudyResults, c: Comparison) -> dict[str, Any]:
         ]
     elif pair and pair.sd == 0:
         equal = ["all differences are equal: p is the sign-flip test's"]
+    settings = ", ".join(setting_text(setting) for setting in c.settings)
+    at_equal = [f"at equal settings: the mean over {settings}"] if settings else []
     apart = [f"the runs of the two differ in {listed(c.unlike)}"] if c.unlike else []
     return {
         "row": label_of(results, c.row),
         "against": label_of(results, c.against),
         "primary": c.primary,
         "n": count(pair.n, pair.over) if pair else DASH,
+        "includes": "at equal settings" if settings else "tuning included" if results.grid else "at these settings",
         "effect": effect_value(c.effect),
         "effect_interval": effect_interval(c.effect),
         "test": c.effect.test if c.effect else DASH,
@@ -197,7 +200,7 @@ def _compared(results: StudyResults, c: Comparison) -> dict[str, Any]:
         "detectable": size(verdict.smallest_detectable_effect, verdict.margin) if verdict else DASH,
         "power": f"{100 * verdict.power:.0f} %" if verdict else DASH,
         "sentence": _budget_sentence(results, c),
-        "note": "; ".join([*([c.note] if c.note else []), *dropped, *equal, *apart]),
+        "note": "; ".join([*([c.note] if c.note else []), *at_equal, *dropped, *equal, *apart]),
     }
 
 

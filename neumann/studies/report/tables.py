@@ -17,6 +17,7 @@ from neumann.store.code_digests import in_words, listed
 from neumann.studies.numbers import (
     DASH,
     RATE,
+    choices_text,
     count,
     effect_interval,
     effect_value,
@@ -48,8 +49,8 @@ class TableLine:
     off at 0 or 100 %), ``sd`` and ``n``; ``loss`` the mean test loss in nats; ``paper`` the published error in percent.
     ``effect`` against the reference row and its ``effect_interval`` are on the study's outcome, in the unit of its
     margin (`effect_header`). ``p`` is the one that counts, ``kind`` says which that is: "primary", "Holm", "unadjusted"
-    or "". ``verdict`` is the short answer, and ``within`` the interval that "equivalent" and "negligible" rest on,
-    empty for other verdicts. ``primary`` marks the row of a primary
+    or "". ``verdict`` is the short answer, ``word`` the shorter one of a terminal, and ``within`` the interval
+    that "equivalent" and "negligible" rest on, empty for other verdicts. ``primary`` marks the row of a primary
     comparison, ``is_reference`` the reference row.
     """
 
@@ -68,6 +69,7 @@ class TableLine:
     p: str
     kind: str
     verdict: str
+    word: str
     within: str
     primary: bool
     is_reference: bool
@@ -90,7 +92,7 @@ def _line(row: RowResult, is_reference: bool, reference: str) -> TableLine:
     return TableLine(
         label=printable(row.label),
         at=printable(row.at) if row.at else DASH,
-        setting=setting_text(row.setting),
+        setting=choices_text(row.choices) if row.choices else setting_text(row.setting),
         edge=printable(row.edge) if row.edge else None,
         mixed=_mixed(row, comparison, reference),
         error=percent(error.mean if error else None),
@@ -103,6 +105,7 @@ def _line(row: RowResult, is_reference: bool, reference: str) -> TableLine:
         p=p,
         kind=kind,
         verdict="reference" if is_reference else verdict_word(comparison),
+        word="reference" if is_reference else comparison.verdict.answer if comparison and comparison.verdict else DASH,
         within=within(comparison),
         primary=bool(comparison and comparison.primary),
         is_reference=is_reference,
@@ -260,7 +263,7 @@ def print_main_table(console: Console, results: StudyResults) -> None:
         error = f"{line.error} ±{line.half}" if line.half != DASH else joined(line.error, line.interval)
         cells = (
             line.label + (" ‡" if line.mixed else ""), line.setting + (" †" if line.edge else ""), error, line.n,
-            line.effect, line.verdict, line.paper,
+            line.effect, line.word, line.paper,
         )  # fmt: skip
         rows.append([Text(cell, style="bold" if line.primary else "") for cell in cells])
     print_table(console, names, rows, right=(*names[1:5], "paper"), shortest=24)
