@@ -70,7 +70,9 @@ def answer(primary: Comparison, rows: Sequence[RowResult], outcome: str, *, grid
 
 def _without_divergence(effect: Effect, verdict: Verdict, ours: str, other: str, of: str) -> str:
     n = effect.n
-    evidence = f"{_evidence(effect, of)}, n = {n} paired seed{'s' if n != 1 else ''}, {_p(effect.p)}"
+    evidence = f"{_evidence(effect, of)}, n = {n} paired seed{'s' if n != 1 else ''}"
+    if verdict.answer != "pilot":
+        evidence += f", {_p(effect.p)}"
     margin = size(verdict.margin.size, verdict.margin)
     inside = inner_interval(effect)
     shown = f"; its {inside} lies within the margin" if inside else ""
@@ -114,7 +116,7 @@ def _with_misses(effect: Effect, verdict: Verdict, ours: str, other: str, of: st
         "pilot": f"A pilot has no verdict. {ours} against {other} in {of}",
     }.get(verdict.answer, f"Which of {ours} and {other} is better in {of}, if either is, is undecided")
     said += f": of {effect.over} evaluation seeds {a} of {ours} and {b} of {other} missed the target"
-    said += f" (log-rank test, {_p(effect.p)})."
+    said += f" (log-rank test, {_p(effect.p)})." if verdict.answer != "pilot" else "."
     if effect.value is not None:
         said += f" The ratio of the medians is {effect.value:.3g}."
     return f"{said} A missed target has no cost, so there is no interval, and nothing is said of the margin."

@@ -195,6 +195,10 @@ def test_rows_are_compared_at_equal_settings_by_the_mean_over_the_middle() -> No
     assert c.effects["error"].value == pytest.approx(np.mean(neumann) / np.mean(sgd))
     assert results.row("neumann").errors == {0: 0.04, 1: 0.05, 2: 0.03}  # the row itself is at what its seeds chose
     assert "Both are compared at equal settings, by the mean over 0.1, 0.3." in results.answer
+    assert "compared at equal settings, by the mean over 0.1, 0.3, and not at what was chosen." in markdown_table(
+        results
+    )
+    assert "| Neumann against SGD, at equal settings |" in markdown_table(results)
     tested = [run for run in results.runs if run.test is not None]
     assert len(tested) == 2 * (2 * 3) + 1  # and the seed that chose 1.0
     assert {run.planned.role for run in collect(study).evaluation} == {EVALUATION, EQUAL}

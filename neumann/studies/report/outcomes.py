@@ -36,7 +36,7 @@ class OutcomeCell:
 
 @dataclass(frozen=True)
 class OutcomeLine:
-    """One comparison of the table of outcomes, a cell for each of `columns`."""
+    """One comparison of the table of outcomes, a cell for each of `columns`; ``against`` says how it is compared."""
 
     row: str
     against: str
@@ -69,7 +69,7 @@ def outcome_lines(results: StudyResults) -> list[OutcomeLine]:
     return [
         OutcomeLine(
             label_of(results, c.row),
-            label_of(results, c.against),
+            label_of(results, c.against) + (", at equal settings" if c.settings else ""),
             c.primary,
             tuple(_cell(c.effects.get(outcome)) for outcome in shown),
         )

@@ -129,7 +129,9 @@ def paper_number(row: RowResult) -> str:
 
 def shown_p(comparison: Comparison | None) -> tuple[str, str]:
     """Return the p that counts, and its kind: the primary comparison's own, else Holm's."""
-    if comparison is None or comparison.effect is None:
+    if comparison is None or comparison.effect is None or comparison.verdict is None:
+        return DASH, ""
+    if comparison.verdict.answer == "pilot":  # a p is a verdict to most readers
         return DASH, ""
     if comparison.primary:
         return p_value(comparison.effect.p), "primary"
@@ -213,7 +215,17 @@ def caption(results: StudyResults) -> str:
         f"Error on {results.test_images:,} test images after {epochs_text(results)}, mean over "
         f"{seeds} {'seed' if seeds == 1 else 'seeds'} with its 95 % t interval, cut off at 0 and 100 %; n: runs that "
         f"finished. {_effects_told(results)} p is as it is for the primary comparison, Holm-adjusted for the others. "
-        "Losses are in nats."
+        f"Losses are in nats.{_equal_told(results)}"
+    )
+
+
+def _equal_told(results: StudyResults) -> str:
+    """Return a sentence for each row that is compared with the reference at equal settings, not at what was chosen."""
+    found = [(row.label, row.reference.settings) for row in results.rows if row.reference and row.reference.settings]
+    return "".join(
+        f" {printable(label)} and {label_of(results, results.reference)} are compared at equal settings, by the mean "
+        f"over {', '.join(map(setting_text, settings))}, and not at what was chosen."
+        for label, settings in found
     )
 
 

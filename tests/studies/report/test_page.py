@@ -545,8 +545,9 @@ def test_a_pilot_has_no_verdict(tmp_path: Path) -> None:
     assert headline.startswith("no verdict (pilot), test error −")
     assert "would decide." in said
     assert "This budget is a pilot, which has no verdicts." in text
-    shown = {line.verdict for line in main_lines(results)}
-    assert shown == {"reference", "no verdict (pilot)"}
+    assert {line.verdict for line in main_lines(results)} == {"reference", "no verdict (pilot)"}
+    assert {line.p for line in main_lines(results)} == {DASH}
+    assert "p =" not in said
 
 
 @pytest.mark.parametrize(
