@@ -134,8 +134,8 @@ class RunFolder:
         result = read_json(self.path / "result.json")
         if not isinstance(result, dict) or result.get("status") not in OVER or not _has_sound_values(result):
             return None
-        lacks_test = result["status"] == "finished" and result.get("test") is None
-        return None if tested and lacks_test else result
+        untested = result["status"] == "finished" and result.get("test", {}) is None
+        return None if tested and untested else result
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write result.json atomically; only status.json and the removal of checkpoints follow.

@@ -148,7 +148,7 @@ class Session:
                 stacklevel=2,
             )
         self._warn_of_another_device()
-        if self.state is None and folder.result() is not None:
+        if self.state is None and folder.result() is not None and folder.result(tested=True) is None:
             warnings.warn(
                 f"{folder.path} has no test scores, and its last state was not kept (checkpoint=last keeps it): it is "
                 "trained again from the start",
