@@ -450,6 +450,28 @@ def test_a_pair_listed_in_both_orders_is_one_hypothesis() -> None:
     assert mirrored["sgd", "neumann"] is None  # the primary comparison, which is not adjusted, in the other order
 
 
+def test_rows_that_are_the_same_runs_at_the_same_point_are_one_hypothesis() -> None:
+    """Two names of a point, the eval point and the base, are told to be one only by the runs."""
+
+    def family(name: str, *, twin: bool) -> dict[tuple[str, str], float | None]:
+        content = copy.deepcopy(STUDY)
+        if twin:
+            content["rows"]["twin"] = {"label": "Twin", "overrides": ["optimizer=neumann"], "point": "base"}
+        content["comparisons"] |= {"primary": "averaged"}
+        write_study(content, name)
+        study = load_study(name)
+        for planned in study.tuning():
+            if planned.row in ("sgd", "neumann"):
+                finish(planned, {0.1: 0.03, 0.3: 0.01, 1.0: 0.02}[planned.setting["optimizer.lr"]])
+        evaluated(study, "sgd", 0.3, [0.04, 0.03, 0.05])
+        evaluated(study, "neumann", 0.3, [0.03, 0.03, 0.02])
+        return {(c.row, c.against): c.adjusted for c in results_of(study).comparisons}
+
+    alone, same = family("alone", twin=False), family("same", twin=True)
+    assert same["twin", "sgd"] == same["neumann", "sgd"] == alone["neumann", "sgd"]
+    assert alone["neumann", "sgd"] is not None  # as two, p would be doubled
+
+
 def test_the_interval_of_a_difference_is_within_what_errors_can_differ_by(study: Study) -> None:
     tuned(study, {0.1: 0.03, 0.3: 0.01, 1.0: 0.02})
     evaluated(study, "sgd", 0.3, [0.0, 0.01, 0.0])
