@@ -31,7 +31,7 @@ class OutcomeCell:
 
     change: str
     interval: str
-    note: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,21 +71,22 @@ def outcome_lines(results: StudyResults) -> list[OutcomeLine]:
             label_of(results, c.row),
             label_of(results, c.against) + (", at equal settings" if c.settings else ""),
             c.primary,
-            tuple(_cell(c.effects.get(outcome)) for outcome in shown),
+            tuple(_cell(c.effects.get(outcome), results.pilot) for outcome in shown),
         )
         for c in results.comparisons
         if c.effects
     ]
 
 
-def _cell(effect: Effect | None) -> OutcomeCell:
+def _cell(effect: Effect | None, pilot: bool) -> OutcomeCell:
     if effect is None:
-        return OutcomeCell(DASH, DASH, "")
+        return OutcomeCell(DASH, DASH)
+    lost = f"{len(effect.lost_a)} and {len(effect.lost_b)} of {effect.over}"
     if effect.test == "log-rank test":
-        missed = f"missed {len(effect.lost_a)} and {len(effect.lost_b)} of {effect.over}"
-        return OutcomeCell(change(effect.value), DASH, f"{missed}, log-rank p {p_value(effect.p)}")
-    note = f"diverged {len(effect.lost_a)} and {len(effect.lost_b)} of {effect.over}" if effect.lost else ""
-    return OutcomeCell(change(effect.value), effect_interval(effect), note)
+        p = () if pilot else (f"log-rank p {p_value(effect.p)}",)
+        return OutcomeCell(change(effect.value), DASH, (f"missed {lost}", *p))
+    notes = (f"diverged {lost}",) if effect.lost else ()
+    return OutcomeCell(change(effect.value), effect_interval(effect), notes)
 
 
 def target_lines(results: StudyResults) -> list[TargetLine]:
@@ -126,7 +127,7 @@ def outcomes_caption(results: StudyResults) -> str:
             "the change is then that of the Kaplan–Meier medians, without an interval, and p is the log-rank test's, "
             "which does not use the pairing by seed."
         )
-    return said
+    return f"{said} Verdicts are on {measure(results.outcome)} alone; no p or interval of this table is adjusted."
 
 
 def target_text(results: StudyResults) -> str:
@@ -160,7 +161,7 @@ def outcomes_markdown(results: StudyResults) -> list[str]:
 
 
 def _in_a_line(cell: OutcomeCell) -> str:
-    return joined(cell.change, cell.interval) + (f" ({cell.note})" if cell.note else "")
+    return joined(cell.change, cell.interval) + (f" ({', '.join(cell.notes)})" if cell.notes else "")
 
 
 def _table(header: list[str], body: list[list[str]]) -> str:
