@@ -64,6 +64,7 @@ class TrainerConfig:
 
     max_epochs: float = number(20.0, above=0)  # the horizon: training length in epochs
     check_val_every_n_epoch: float = number(1.0, above=0)  # epochs between evaluations
+    test: bool = True  # whether the test images are scored after the last step
     accelerator: str = choice("auto", "auto", "cpu", "gpu", also={"cuda": "gpu"})  # auto: a GPU where there is one
     devices: int = number(1, at_least=1)  # per node, a process each
     num_nodes: int = number(1, at_least=1)  # machines that train one run

@@ -30,6 +30,7 @@ NOT_SIGNED: dict[str, str] = {
     "derived.asked_batch_size": "what was asked for before batch.round",
     "derived.micro_batch": "it is batch.size by devices and derived.accumulation",
     "derived.rate_factor": "it follows from batch.size and recipe.lr_scaling",
+    "trainer.test": "whether the same run is tested too; a result without is none where it is asked for",
     "trainer.log_every_n_steps": "how often a step is logged",
     "trainer.track_grad_norm": "norms are only looked at",
     "trainer.track_update_norm": "norms are only looked at",

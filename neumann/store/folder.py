@@ -125,14 +125,17 @@ class RunFolder:
         kinds |= {"status": str, "message": str, "host": str}
         return {key: found[key] for key, kind in kinds.items() if isinstance(found.get(key), kind)}
 
-    def result(self) -> dict[str, Any] | None:
+    def result(self, *, tested: bool = False) -> dict[str, Any] | None:
         """Return the content of result.json where the run is over, else None.
 
-        A file that is damaged, or has a value that no run writes, counts as none.
+        A file that is damaged, or has a value that no run writes, counts as none; so does, where it is to be
+        ``tested``, that of a run which finished and was not scored on the test images.
         """
         result = read_json(self.path / "result.json")
-        sound = isinstance(result, dict) and result.get("status") in OVER and _has_sound_values(result)
-        return result if sound else None
+        if not isinstance(result, dict) or result.get("status") not in OVER or not _has_sound_values(result):
+            return None
+        untested = result["status"] == "finished" and result.get("test", {}) is None
+        return None if tested and untested else result
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write result.json atomically; only status.json and the removal of checkpoints follow.
@@ -150,6 +153,11 @@ class RunFolder:
             except OSError:  # a file system without links
                 os.replace(path, aside)
         write_json(path, result)
+
+    def remove_result(self) -> None:
+        """Remove result.json, so that the run is not over. Raises Lost where another process has taken it over."""
+        claim.require(self.path)
+        (self.path / "result.json").unlink()
 
     def set_status(self, status: str, **details: Any) -> None:
         """Write status.json. Raises NotWritten, or Lost where another process has taken the run over."""

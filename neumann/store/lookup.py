@@ -40,11 +40,12 @@ def finished_result(spec: RunSpec) -> dict[str, Any] | None:
 
 
 def result_in(folder: RunFolder, spec: RunSpec) -> dict[str, Any] | None:
-    """Return the result of ``spec`` in ``folder``, or None; a result without one of the keys `WHOLE` does not count.
+    """Return the result of ``spec`` in ``folder``, or None.
 
-    Raises UserError where it is the result of another run, or has been edited.
+    A result without one of the keys `WHOLE` does not count, nor does one without test scores where ``spec`` asks for
+    them. Raises UserError where it is the result of another run, or has been edited.
     """
-    result = folder.result()
+    result = folder.result(tested=spec.config.trainer.test)
     if result is None or not result.keys() >= WHOLE:
         return None
     if result["signature"] != spec.signature:

@@ -118,7 +118,7 @@ class Session:
         """Record an attempt that goes on from ``state``; the measurements become those that the checkpoint holds.
 
         ``hardware`` is training's part of the provenance record: devices, ranks, threads. Warns where other code than
-        today's has trained the steps until then.
+        today's has trained the steps until then, and where a run that was finished without test scores begins again.
         """
         folder, spec = self._folder, self._spec
         for rest in folder.path.glob(".*.tmp"):  # of an attempt that was killed while it wrote: the claim is ours
@@ -150,6 +150,13 @@ class Session:
                 stacklevel=2,
             )
         self._warn_of_another_device()
+        if self.state is None and folder.result() is not None and folder.result(tested=True) is None:
+            warnings.warn(
+                f"{folder.path} has no test scores, and its last state was not kept (checkpoint=last keeps it): it is "
+                "trained again from the start",
+                stacklevel=2,
+            )
+            folder.remove_result()
         self.measurements = folder.restore_measurements(self.state["measurements"] if self.state else [])
         self._steps = StepLines(self.path, self.state.get("steps", "") if self.state else "")
         self._steps.restore()

@@ -16,11 +16,27 @@ from neumann.data.settings import KINDS
 from neumann.studies.answer import answer, incomplete
 from neumann.studies.collect import RowMeasurements, StudyRuns
 from neumann.studies.conditions import mixed, provenance, settings, unlike
-from neumann.studies.definition import RowConfig
+from neumann.studies.effects import Effect, cost_effect, difference, median, relative
+from neumann.studies.grid import Measured
 from neumann.studies.numbers import setting_text
 from neumann.studies.plan import PlannedRun, Study
-from neumann.studies.results import Comparison, Curve, Paper, RowResult, StudyResults, TuningTrial, chosen
-from neumann.studies.statistics import Paired, Summary, Verdict, decide, holm, paired, summarize
+from neumann.studies.results import (
+    COSTS,
+    ERROR,
+    Comparison,
+    Curve,
+    Paper,
+    RowResult,
+    Setting,
+    StudyResults,
+    Target,
+    TuningTrial,
+    choices,
+    chosen,
+)
+from neumann.studies.schema import RowConfig
+from neumann.studies.statistics import Paired, Summary, holm, paired, summarize
+from neumann.studies.verdicts import decide
 
 ALPHA, POWER = 0.05, 0.8
 
@@ -36,7 +52,7 @@ def analyse(runs: StudyRuns) -> StudyResults:
     )
     primary = next(c for c in comparisons if c.primary)
     left = incomplete(runs.entries, rows)
-    said, headline = answer(primary, rows)
+    said, headline = answer(primary, rows, config.comparisons.outcome, grid=study.is_grid)
     spec = runs.tuning[0].spec
     return StudyResults(
         name=study.name,
@@ -55,7 +71,11 @@ def analyse(runs: StudyRuns) -> StudyResults:
         epochs=tuple(sorted({run.spec.config.trainer.max_epochs for run in runs.tuning})),
         test_images=spec.facts.test_count,
         validation_images=spec.facts.validation_count,
-        smallest_effect=config.comparisons.smallest_effect / 100,
+        outcome=config.comparisons.outcome,
+        margin=config.comparisons.named_margin(),
+        target=_target(runs),
+        pilot=study.pilot,
+        grid=study.is_grid,
         reference=config.comparisons.reference,
         rows=rows,
         comparisons=comparisons,
@@ -86,6 +106,7 @@ def _row(
         overrides=tuple(row.overrides),
         trials=trials,
         setting=chosen(trials),
+        choices=choices(trials),
         edge=edge(trials),
         planned=len(study.evaluation_seeds),
         errors=errors,
@@ -98,7 +119,32 @@ def _row(
         reference=reference,
         paper=study.config.paper.rows.get(key) if study.config.paper else None,
         mixed=mixed_by,
+        to_target={cost: median(measured.ways.values(), cost) for cost in _costs([measured])},
     )
+
+
+def _costs(rows: Iterable[Measured]) -> list[str]:
+    """Return the costs that every run of ``rows`` records which reached the target, if any of them has come there."""
+    ways = [one for row in rows for one in row.ways.values()]
+    return [cost for cost in COSTS if ways and all(one.costs[cost] is not None for one in ways if one.reached)]
+
+
+def _target(runs: StudyRuns) -> Target | None:
+    named = runs.study.config.target
+    if named is None:
+        return None
+    source = "named by the study"
+    if named.of is not None:
+        seeds = runs.study.tuning_seeds
+        label = runs.study.config.rows[named.of].label
+        source = f"the median validation error with which {label} ends on {_seeds(len(seeds))} that no comparison uses"
+    grids = sorted({run.spec.config.derived.eval_every_steps for run in runs.tuning})
+    every = " or ".join(f"{steps:,}" for steps in grids) + f" step{'s' if grids != [1] else ''}"
+    return Target(runs.target, source, every)
+
+
+def _seeds(count: int) -> str:
+    return f"{count} tuning seed{'s' if count != 1 else ''}"
 
 
 def _possible(values: Iterable[float], most: float) -> Summary:
@@ -115,13 +161,21 @@ def _possible(values: Iterable[float], most: float) -> Summary:
 def edge(trials: Sequence[TuningTrial]) -> str | None:
     """Return where the chosen setting lies on the border of a space of numbers, as a sentence, else None.
 
-    A space of one setting is all border: nothing was tuned.
+    A space of one setting is all border: nothing was tuned. In a grid, how many seeds chose a setting there.
     """
-    setting = chosen(trials)
-    if setting is None:
+    setting, by_seed = chosen(trials), choices(trials)
+    if setting is None and not by_seed:
         return None
     if len(trials) == 1:
-        return f"{setting_text(setting)} is the only setting tried, so the row is not tuned"
+        return f"{setting_text(trials[0].setting)} is the only setting tried, so the row is not tuned"
+    if setting is None:
+        on = sum(bool(_borders(trials, picked)) for picked in by_seed.values())
+        return f"{on} of {len(by_seed)} seeds chose a setting on the edge of those tried" if on else None
+    return "; ".join(_borders(trials, setting)) or None
+
+
+def _borders(trials: Sequence[TuningTrial], setting: Setting) -> list[str]:
+    """Return a phrase for each number of ``setting`` that is the smallest or largest tried."""
     said = []
     for key, at in setting.items():
         values = sorted({trial.setting[key] for trial in trials}, key=lambda v: (isinstance(v, str), v))
@@ -130,7 +184,7 @@ def edge(trials: Sequence[TuningTrial]) -> str | None:
         if at in (values[0], values[-1]):
             which = "smallest" if at == values[0] else "largest"
             said.append(f"{key}={at:g} is the {which} of {len(values)} tried")
-    return "; ".join(said) or None
+    return said
 
 
 def _curve(by_epoch: Mapping[float, Sequence[tuple[float, float]]]) -> Curve | None:
@@ -154,29 +208,67 @@ def _curve(by_epoch: Mapping[float, Sequence[tuple[float, float]]]) -> Curve | N
 def _compare(runs: StudyRuns) -> tuple[Comparison, ...]:
     """Return the primary comparison, which stands alone, then the others, whose p are adjusted together by Holm.
 
-    A pair that is listed in both orders is one hypothesis, and one member of the family.
+    A pair that is listed in both orders is one hypothesis, and one member of the family; so are pairs of rows that are
+    the same runs at the same point, which two names of a point may hide until the runs say what they mean.
     """
     study, measured, config = runs.study, runs.measured, runs.study.config.comparisons
     pairs = [(config.primary, config.reference)]
     pairs += [(row, config.reference) for row in study.config.rows if row not in (config.primary, config.reference)]
     pairs += [(a, b) for a, b in config.also if (a, b) not in pairs]
-    found = [_paired(measured[a], measured[b]) for a, b in pairs]
+    margin, outcome = config.named_margin(), config.outcome
+    at_equal = [{a, b} in [set(pair) for pair in config.equal_settings] for a, b in pairs]
+    sides = [
+        (measured[a].equal or Measured({}, ()), measured[b].equal or Measured({}, ()))
+        if equal
+        else (measured[a], measured[b])
+        for (a, b), equal in zip(pairs, at_equal, strict=True)
+    ]
+    found = [_paired(*two) for two in sides]
+    effects = [_effects(*two, one) for two, one in zip(sides, found, strict=True)]
+    judged = [effect.get(outcome) for effect in effects]
+    if outcome == ERROR and not margin.relative:
+        judged = [None if one is None else difference(one, ALPHA, most=1.0) for one in found]
     # A comparison on one seed has no p and is not a member of the family
-    names = ["/".join(sorted(pair)) for pair in pairs]
-    members = zip(names, found, strict=True)
-    family = {name: one.p for name, one in members if name != names[0] and one is not None and one.p is not None}
+    one_of = _distinct(runs)
+    names = ["/".join(sorted({one_of[a], one_of[b]})) for a, b in pairs]
+    members = [(name, one.p) for name, one in zip(names, judged, strict=True) if one is not None and "/" in name]
+    family = {name: p for name, p in members if name != names[0] and p is not None}
     adjusted = holm(family, ALPHA) if family else {}
     comparisons = []
-    for i, ((row, against), one) in enumerate(zip(pairs, found, strict=True)):
+    for i, ((row, against), one, effect) in enumerate(zip(pairs, found, judged, strict=True)):
         p = adjusted[names[i]].adjusted if names[i] in adjusted else None
         verdict = None
-        if one is not None:
-            verdict = _bounded_verdict(decide(one, config.smallest_effect / 100, ALPHA, adjusted_p=p, power=POWER))
+        if effect is not None:
+            against_margin = names[i] == names[0]  # intervals of a family are not adjusted: p alone is
+            verdict = decide(
+                effect, margin, ALPHA, power=POWER, adjusted_p=p, against_margin=against_margin, pilot=study.pilot
+            )
         note = "the rows share no evaluation seed that is over" if one is None else None
         pair = None if one is None else _bounded(one)
         apart = unlike(runs.entries, row, against)
-        comparisons.append(Comparison(row, against, i == 0, pair, p, verdict, note, apart))
+        settings = study.equal_settings(row) if at_equal[i] else ()
+        comparisons.append(
+            Comparison(row, against, i == 0, pair, effect, effects[i], p, verdict, note, apart, settings)
+        )  # fmt: skip
     return tuple(comparisons)
+
+
+def _distinct(runs: StudyRuns) -> dict[str, str]:
+    """Return, for each row, the first row that has the same runs at the same evaluation point."""
+    first: dict[tuple[frozenset[str], str | None], str] = {}
+    found = {}
+    for row in runs.study.config.rows:
+        signatures = frozenset(run.spec.signature for run in runs.evaluation if run.planned.row == row)
+        same = (signatures, runs.measured[row].at) if signatures else (frozenset([row]), None)
+        found[row] = first.setdefault(same, row)
+    return found
+
+
+def _effects(a: Measured, b: Measured, one: Paired | None) -> dict[str, Effect]:
+    """Return the effect of ``a`` against ``b`` on every outcome, the error as a ratio."""
+    found = {} if one is None else {ERROR: relative(one, a.errors, b.errors, ALPHA)}
+    costs = {cost: cost_effect(a.ways, b.ways, cost, ALPHA) for cost in _costs([a, b])}
+    return found | {cost: effect for cost, effect in costs.items() if effect is not None}
 
 
 def _bounded(found: Paired) -> Paired:
@@ -186,15 +278,7 @@ def _bounded(found: Paired) -> Paired:
     return replace(found, low=max(-1.0, found.low), high=min(1.0, found.high))
 
 
-def _bounded_verdict(found: Verdict) -> Verdict:
-    """Return a verdict on errors, its interval as `_bounded` has that of the comparison."""
-    low, high = found.equivalence_low, found.equivalence_high
-    if low is None or high is None:
-        return found
-    return replace(found, equivalence_low=max(-1.0, low), equivalence_high=min(1.0, high))
-
-
-def _paired(a: RowMeasurements, b: RowMeasurements) -> Paired | None:
+def _paired(a: Measured, b: Measured) -> Paired | None:
     if not {*a.errors, *a.diverged} & {*b.errors, *b.diverged}:
         return None
     return paired(a.errors, b.errors, diverged_a=a.diverged, diverged_b=b.diverged)

@@ -7,8 +7,8 @@ It trains nothing itself. A tuning run's test values never leave its folder: `sc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from statistics import mean
+from dataclasses import dataclass, field, replace
+from statistics import mean, median
 from typing import Any
 
 from neumann.config import MakeSpecs, RunSpec, making_specs
@@ -17,8 +17,19 @@ from neumann.store import OVER, RunFolder, find
 from neumann.store.code_digests import contributing
 from neumann.store.lookup import result_in
 from neumann.store.scores import is_number
-from neumann.studies.plan import EVALUATION, TUNING, PlannedRun, Study, check_comparable, check_distinct, check_points
-from neumann.studies.results import RunEntry, TuningTrial, chosen
+from neumann.studies.effects import Way, way
+from neumann.studies.grid import Ended, Measured, best, mean_over
+from neumann.studies.plan import (
+    EQUAL,
+    EVALUATION,
+    TUNING,
+    PlannedRun,
+    Study,
+    check_comparable,
+    check_distinct,
+    check_points,
+)
+from neumann.studies.results import COSTS, RunEntry, TuningTrial, choices, chosen
 
 
 @dataclass(frozen=True)
@@ -45,32 +56,34 @@ class StudyRun:
 
 
 @dataclass(frozen=True)
-class RowMeasurements:
-    """Measurements of one row's evaluation runs.
+class RowMeasurements(Measured):
+    """Measurements of one row's evaluation runs, the errors at its point.
 
     ``at`` is the evaluation point that the row's ``point`` means for its optimizer, None before a run is over.
-    ``errors`` and ``losses`` map a seed to the test error (fraction) and loss (nats) at that point, ``errors_at`` an
-    evaluation point to the same for every point that was recorded; ``diverged`` are the seeds that have neither.
-    ``curve`` maps an epoch to (validation error, training loss) of each finished run.
+    ``losses`` maps a seed to the test loss (nats) at that point, ``errors_at`` an evaluation point to the test errors
+    at every point that was recorded. ``curve`` maps an epoch to (validation error, training loss) of each finished run.
+    ``equal`` is what the row's runs at equal settings ended with, None where it is not compared so.
     """
 
-    at: str | None
-    errors: Mapping[int, float]
-    losses: Mapping[int, float]
-    errors_at: Mapping[str, Mapping[int, float]]
-    diverged: tuple[int, ...]
-    curve: Mapping[float, Sequence[tuple[float, float]]]
+    at: str | None = None
+    losses: Mapping[int, float] = field(default_factory=dict)
+    errors_at: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    curve: Mapping[float, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    equal: Measured | None = None
 
 
 @dataclass(frozen=True)
 class StudyRuns:
     """Everything read from the run folders of ``study``.
 
-    ``tuning`` has every tuning run; ``trials`` and ``measured`` are by row. ``evaluation`` has the runs of the rows
-    whose setting is chosen. ``entries`` names a run that several rows share once.
+    ``target`` is the validation error that costs are counted to, None without one and before tuning is over.
+    ``tuning`` has every run that chooses; ``trials`` and ``measured`` are by row. ``evaluation`` has the runs of the
+    rows whose setting is chosen, and in a grid those at equal settings. ``entries`` names a run that several rows or
+    both phases share once.
     """
 
     study: Study
+    target: float | None
     tuning: Sequence[StudyRun]
     trials: Mapping[str, tuple[TuningTrial, ...]]
     evaluation: Sequence[StudyRun]
@@ -92,26 +105,26 @@ def collect(study: Study, train: Train | None = None) -> StudyRuns:
     with making_specs(study.config_dirs) as make:
         tuning = runs_of(study.tuning(), make)
         check_points(study, {run.planned.row: run.spec.config for run in reversed(tuning)})
-        specs = {row: [run.spec for run in tuning if run.planned.row == row] for row in study.config.rows}
+        specs = {row: [run.spec for run in tuning if _is_trial(study, run, row)] for row in study.config.rows}
         check_distinct(study, specs)
         check_comparable(study, specs)
         if train is not None:
             train(tuning, {})
             tuning = _read_again(tuning)
         trials = {row: _trials(study, row, tuning) for row in study.config.rows}
-        settings = {row: chosen(its) for row, its in trials.items()}
-        planned = [run for row, its in settings.items() if its is not None for run in study.evaluation(row, its)]
-        evaluation = runs_of(planned, make)
+        evaluation = runs_of(_second_phase(study, trials), make)
     if train is not None:
         train(evaluation, trials)
         evaluation = _read_again(evaluation)
+    target = target_error(study, tuning, trials)
     return StudyRuns(
         study=study,
+        target=target,
         tuning=tuning,
         trials=trials,
         evaluation=evaluation,
-        measured={row: _measured(study, row, evaluation) for row in study.config.rows},
-        entries=(*_entries(tuning), *_entries(evaluation)),
+        measured={row: _measured(study, row, trials[row], evaluation, target) for row in study.config.rows},
+        entries=_entries([*evaluation, *tuning] if study.is_grid else [*tuning, *evaluation]),
     )
 
 
@@ -171,62 +184,178 @@ def _point(run: StudyRun, point: str) -> str:
     return str(run.result["eval_point"]) if point == "eval" else point
 
 
+def _is_trial(study: Study, run: StudyRun, row: str) -> bool:
+    """Return whether ``run`` is one of the runs by which ``row`` chooses, and not one for the target alone."""
+    return run.planned.row == row and (not study.is_grid or run.planned.seed in study.evaluation_seeds)
+
+
+def _second_phase(study: Study, trials: Mapping[str, Sequence[TuningTrial]]) -> list[PlannedRun]:
+    """Return the runs that follow from what was chosen: at that setting, and those of a grid at equal settings."""
+    planned: list[PlannedRun] = []
+    for row, its in trials.items():
+        setting = chosen(its)
+        if setting is not None:
+            planned += study.evaluation(row, setting)
+        planned += study.evaluation_at(row, choices(its))
+    for row, its in trials.items():
+        waiting = {seed for trial in its for seed in trial.missing}
+        planned += study.equal(row, [seed for seed in study.evaluation_seeds if seed not in waiting])
+    return planned
+
+
+def _ended(run: StudyRun, point: str) -> Ended:
+    found = scores(run, "validation", point)
+    return Ended(None, None) if found is None else Ended(found["error"], found["loss"])
+
+
 def _trials(study: Study, row: str, runs: Iterable[StudyRun]) -> tuple[TuningTrial, ...]:
-    """Return the row's trials, one of them chosen where every tuning run is over.
+    """Return the row's trials, one of them chosen where every run that chooses is over; in a grid, one by each seed.
 
     The lowest mean validation error wins; equal ones, which a few hundred images make likely, are told apart by the
-    mean validation loss, and then by their order in the space. A setting that diverged on any seed is never chosen.
+    mean validation loss, and then by their order in the space. A setting that diverged on any seed is never chosen for
+    all; a seed of a grid does not choose where it diverged itself.
     """
     point = study.config.rows[row].point
-    own = [run for run in runs if run.planned.row == row]
-    trials, ranks, complete = [], [], True
-    for order, setting in enumerate(study.spaces[row]):
-        errors: dict[int, float | None] = {}
-        losses = []
-        missing = []
-        for run in (run for run in own if run.planned.setting == setting):
-            if not run.over:
-                missing.append(run.planned.seed)
-                continue
-            found = scores(run, "validation", point)
-            errors[run.planned.seed] = None if found is None else found["error"]
-            losses.append(None if found is None else found["loss"])
-        complete = complete and not missing
+    own = [run for run in runs if _is_trial(study, run, row)]
+    ended = [
+        {run.planned.seed: _ended(run, point) for run in own if run.planned.setting == setting and run.over}
+        for setting in study.spaces[row]
+    ]
+    trials = []
+    for setting, known in zip(study.spaces[row], ended, strict=True):
+        missing = tuple(run.planned.seed for run in own if run.planned.setting == setting and not run.over)
+        errors = {seed: one.error for seed, one in known.items()}
         values = [error for error in errors.values() if error is not None]
-        average = None
-        if not missing and values and len(values) == len(errors) and None not in losses:
-            average = mean(values)
-            ranks.append((round(average, 12), mean(loss for loss in losses if loss is not None), order))
-        trials.append(TuningTrial(setting, errors, tuple(missing), average, chosen=False))
-    if complete and ranks:
-        best = min(ranks)[-1]
-        trials[best] = replace(trials[best], chosen=True)
+        losses = [one.loss for one in known.values()]
+        whole = not missing and values and len(values) == len(errors) and None not in losses
+        trials.append(TuningTrial(setting, errors, missing, mean(values) if whole else None, chosen=False))
+    if study.is_grid:
+        picked = {seed: best([known[seed] for known in ended]) for seed in _everywhere(ended)}
+        return tuple(
+            replace(trial, seeds=tuple(seed for seed, at in picked.items() if at == order))
+            for order, trial in enumerate(trials)
+        )
+    if all(not trial.missing for trial in trials):
+        means = [
+            Ended(trial.mean, None if trial.mean is None else mean(one.loss or 0.0 for one in known.values()))
+            for trial, known in zip(trials, ended, strict=True)
+        ]
+        at = best(means)
+        if at is not None:
+            trials[at] = replace(trials[at], chosen=True)
     return tuple(trials)
 
 
-def _measured(study: Study, row: str, evaluation: Iterable[StudyRun]) -> RowMeasurements:
+def _everywhere(ended: Sequence[Mapping[int, Ended]]) -> list[int]:
+    """Return the seeds whose runs are over at every setting."""
+    return sorted(set.intersection(*map(set, ended)))
+
+
+def target_error(study: Study, tuning: Iterable[StudyRun], trials: Mapping[str, Sequence[TuningTrial]]) -> float | None:
+    """Return the validation error (fraction) that costs are counted to; None without one, and before it is known.
+
+    That of a row is the median of the errors with which it ends on the tuning seeds, which no comparison uses, at the
+    setting that is chosen, in a grid by each of these seeds itself.
+    """
+    target = study.config.target
+    if target is None:
+        return None
+    if target.of is None:
+        return (target.error or 0.0) / 100
+    if not study.is_grid:
+        ends = [error for trial in trials[target.of] if trial.chosen for error in trial.errors.values()]
+        return median(error for error in ends if error is not None) if ends else None
+    point = study.config.rows[target.of].point
+    own = [run for run in tuning if run.planned.row == target.of and run.planned.seed in study.tuning_seeds]
+    if any(not run.over for run in own):
+        return None
+    by_seed = [[_ended(run, point) for run in own if run.planned.seed == seed] for seed in study.tuning_seeds]
+    found = [ended[at].error for ended in by_seed if (at := best(ended)) is not None]
+    return median(error for error in found if error is not None) if found else None
+
+
+def _measured(
+    study: Study, row: str, trials: Sequence[TuningTrial], evaluation: Sequence[StudyRun], target: float | None
+) -> RowMeasurements:
     point = study.config.rows[row].point
-    over = [run for run in evaluation if run.planned.row == row and run.over]
+    over = [run for run in evaluation if run.planned.row == row and run.planned.role == EVALUATION and run.over]
     sound = [run for run in over if not run.diverged]
     names = list(sound[0].result["test"]) if sound and sound[0].result else []
     by_epoch: dict[float, list[tuple[float, float]]] = {}
     for run in sound:
-        assert run.result is not None
-        for line in run.folder.curve(run.result):
-            try:
-                values = line["validation"][_point(run, point)]["error"], line["train_loss"], line["epoch"]
-            except (KeyError, TypeError):
-                continue  # edited
-            if all(map(is_number, values)):
-                by_epoch.setdefault(round(values[2], 6), []).append(values[:2])
+        for line, error in _curve(run, _point(run, point)):
+            epoch, loss = _number(line, "epoch"), _number(line, "train_loss")
+            if epoch is not None and loss is not None:
+                by_epoch.setdefault(round(epoch, 6), []).append((error, loss))
+    at_chosen = _ends(over, point, target)
+    lost = _diverged_everywhere(trials) if study.is_grid else ()
+    missed = {} if target is None else {seed: Way(False, dict.fromkeys(COSTS)) for seed in lost}
     return RowMeasurements(
+        errors=at_chosen.errors,
+        diverged=(*at_chosen.diverged, *lost),
+        ways={**at_chosen.ways, **missed},
         at=_point(over[0], point) if over else None,
-        errors=_test(over, point, "error"),
         losses=_test(over, point, "loss"),
         errors_at={name: _test(over, name, "error") for name in names},
-        diverged=tuple(run.planned.seed for run in over if run.diverged),
         curve=by_epoch,
+        equal=_at_equal_settings(study, row, evaluation, target),
     )
+
+
+def _diverged_everywhere(trials: Sequence[TuningTrial]) -> tuple[int, ...]:
+    """Return the seeds of a grid that have nothing to choose: they diverged at every setting."""
+    return tuple(sorted(set.intersection(*({s for s, e in trial.errors.items() if e is None} for trial in trials))))
+
+
+def _at_equal_settings(study: Study, row: str, evaluation: Sequence[StudyRun], target: float | None) -> Measured | None:
+    settings, point = study.equal_settings(row), study.config.rows[row].point
+    if not settings:
+        return None
+    own = [run for run in evaluation if run.planned.row == row and run.planned.role == EQUAL and run.over]
+    return mean_over(
+        _ends([run for run in own if run.planned.setting == setting], point, target) for setting in settings
+    )
+
+
+def _ends(over: Sequence[StudyRun], point: str, target: float | None) -> Measured:
+    """Return what the runs ended with, at most one a seed, and how they came to ``target``."""
+    ways = {}
+    for run in over if target is not None else ():
+        to_target = [(error, _costs(run, line)) for line, error in _curve(run, _point(run, point))]
+        found = way(to_target, target or 0.0, diverged=run.diverged)
+        if found is not None:
+            ways[run.planned.seed] = found
+    diverged = tuple(run.planned.seed for run in over if run.diverged)
+    return Measured(_test(over, point, "error"), diverged, ways)
+
+
+def _curve(run: StudyRun, point: str) -> list[tuple[Mapping[str, Any], float]]:
+    """Return every evaluation of a run that is over, with its validation error at ``point``."""
+    assert run.result is not None
+    found: list[tuple[Mapping[str, Any], float]] = []
+    for line in run.folder.curve(run.result):
+        try:
+            error = line["validation"][point]["error"]
+        except (KeyError, TypeError):
+            continue  # edited
+        if is_number(error):
+            found.append((line, error))
+    return found
+
+
+def _costs(run: StudyRun, line: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return what the run had cost by an evaluation; None where the line does not say it, as an earlier version's."""
+    assert run.result is not None
+    seconds, devices = _number(line, "train_seconds"), _number(run.result, "world_size")
+    costs = {cost: _number(line, cost) for cost in COSTS} | {"steps": _number(line, "step")}
+    costs["device_seconds"] = None if seconds is None or devices is None else seconds * devices
+    return {cost: spent if spent is not None and spent > 0 else None for cost, spent in costs.items()}
+
+
+def _number(record: Mapping[str, Any], key: str) -> float | None:
+    """Return the number at ``key``, None where there is none: the file may have been edited."""
+    value = record.get(key)
+    return value if is_number(value) else None
 
 
 def _test(over: Iterable[StudyRun], point: str, key: str) -> dict[int, float]:
@@ -243,12 +372,13 @@ def _entries(runs: Iterable[StudyRun]) -> tuple[RunEntry, ...]:
 
 def _entry(shared: Sequence[StudyRun]) -> RunEntry:
     run, result = shared[0], shared[0].result
+    role = EVALUATION if any(one.planned.role != TUNING for one in shared) else TUNING
     status = run.folder.status()
     if result is None and status["status"] in OVER:  # it ended after its result was looked for
         status = {"status": "pending"}
     return RunEntry(
         rows=tuple(dict.fromkeys(one.planned.row for one in shared)),
-        role=run.planned.role,
+        role=role,
         setting=run.planned.setting,
         seed=run.planned.seed,
         status=str(status["status"]) if result is None else result["status"],
@@ -258,6 +388,6 @@ def _entry(shared: Sequence[StudyRun]) -> RunEntry:
         overrides=run.planned.overrides,
         train_seconds=None if result is None else result["train_seconds"],
         validation=None if result is None else result["validation"],
-        test=result["test"] if result is not None and run.planned.role == EVALUATION else None,
+        test=result["test"] if result is not None and role == EVALUATION else None,
         attempts=tuple(contributing(run.folder.attempts())),
     )

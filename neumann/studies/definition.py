@@ -1,4 +1,4 @@
-"""Definition of a study: the schema of study.yaml, read strictly and checked before anything trains.
+"""Definition of a study: its study.yaml, found, read strictly and checked before anything trains.
 
 A study is a question, rows to compare, one search space with as many trials for every row, tuning seeds that choose a
 setting by validation error, evaluation seeds that no choice has seen, and what is compared with what. A budget is a
@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from neumann.bounds import KINDS, Bounds, as_yaml
 from neumann.config import why_not_tuned
@@ -28,89 +28,11 @@ from neumann.config.hydra_words import interpolation
 from neumann.config.override_text import key_of, refuse_twice
 from neumann.config.yaml_files import read_yaml
 from neumann.errors import UserError, did_you_mean
-from neumann.studies.results import POINTS
+from neumann.studies.grid import middle
+from neumann.studies.results import COSTS, OUTCOMES
+from neumann.studies.schema import ASKED, AXES, DESIGNS, FIGURES, FULL, GRID, SET_BY_STUDY, TUNED, StudyConfig
 
 PACKAGED = Path(__file__).resolve().parents[1] / "experiments"
-ASKED = ("eval", *POINTS)  # eval: the base point where the optimizer has one, else the held point
-FIGURES = ("errors", "curves", "tuning")
-SET_BY_STUDY = ("seed", "study", "name", "output", "logger", "checkpoint", "launch")
-FULL = "full"
-AXES = ("trainer.max_epochs",)  # what rows may differ in although their differences by seed would show it
-
-
-class Section(BaseModel):
-    """A mapping of a study.yaml, which refuses an unknown key and a value of another kind."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_keys(cls, given: Any) -> Any:
-        for key in given if isinstance(given, dict) else ():
-            if not isinstance(key, str):
-                raise PydanticCustomError("name", "", {"key": key})
-            if key not in cls.model_fields:
-                raise PydanticCustomError("key", "", {"key": key, "hint": did_you_mean(key, cls.model_fields)})
-        return given
-
-
-class RowConfig(Section):
-    """One row to compare, as docs/reference/study-file.md describes it."""
-
-    label: str  # its name in the report
-    overrides: list[str] = []  # of its runs, after the study's
-    point: str = "eval"  # one of ASKED
-    space: dict[str, list[Any]] | None = None  # null: the study's
-
-
-class SeedsConfig(Section):
-    """The seeds of both phases, disjoint: a setting must not be judged on a seed that chose it."""
-
-    tuning: list[int] = []
-    evaluation: list[int] = []
-
-
-class ComparisonsConfig(Section):
-    """The comparisons: every row with row ``reference``; that of row ``primary`` answers the question."""
-
-    reference: str
-    primary: str
-    smallest_effect: float = 0.5  # of interest, in percentage points of test error
-    also: list[list[str]] = []  # further pairs [row, against]
-    across: str | None = None  # one of AXES, where that is what the study compares
-
-
-class BudgetConfig(Section):
-    """A cheaper version of the study; null leaves the study's own number."""
-
-    overrides: list[str] = []  # further ones of every run
-    trials: int | None = None  # the middle ones of every space
-    tuning_seeds: int | None = None  # the first ones
-    evaluation_seeds: int | None = None  # the first ones
-
-
-class PaperConfig(Section):
-    """The published numbers, by row, and what they measure."""
-
-    source: str
-    measure: str
-    rows: dict[str, float] = {}  # in percent
-
-
-class StudyConfig(Section):
-    """A whole study.yaml; docs/reference/study-file.md describes every key."""
-
-    title: str
-    question: str
-    overrides: list[str] = []
-    rows: dict[str, RowConfig]
-    space: dict[str, list[Any]] = {}
-    seeds: SeedsConfig
-    comparisons: ComparisonsConfig
-    budgets: dict[str, BudgetConfig] = {}
-    paper: PaperConfig | None = None
-    figures: dict[str, list[str]] = {}
-    limits: list[str] = []
 
 
 def find_study(name: str) -> Path:
@@ -166,6 +88,7 @@ KINDS_OF_PYDANTIC = {
     "string_type": "a text",
     "int_type": KINDS[int],
     "float_type": KINDS[float],
+    "bool_type": KINDS[bool],
 }
 
 
@@ -220,7 +143,7 @@ def _check(config: StudyConfig) -> None:
             raise UserError(
                 f"rows.{name}.label={label!r}: a reader tells rows apart by their labels, so each needs its own"
             )
-    Bounds(above=0).check("comparisons.smallest_effect", config.comparisons.smallest_effect)
+    _check_outcome(config)
     for name, value in (config.paper.rows if config.paper else {}).items():
         if not math.isfinite(value):
             raise UserError(f"paper.rows.{name}={value} is not a finite number")
@@ -232,8 +155,9 @@ def _check(config: StudyConfig) -> None:
     for name in config.figures:
         if name not in FIGURES:
             raise UserError(f"there is no figure '{name}': {did_you_mean(name, FIGURES)}")
-    _check_seeds(config.seeds)
+    _check_seeds(config)
     _check_spaces(config)
+    _check_equal_settings(config)
     _check_budgets(config)
     for where, words in _override_lists(config):
         try:
@@ -244,10 +168,43 @@ def _check(config: StudyConfig) -> None:
             key = key_of(word)
             if "=" not in word:
                 raise UserError(f"{where}: '{word}' is not an override, which is written key=value or group=option")
+            if key == "trainer.test":
+                raise UserError(
+                    f"{where}: '{word}' does not belong in a study: runs that tune are not tested, others are"
+                )
             if key.split(".")[0] in SET_BY_STUDY:
                 raise UserError(
                     f"{where}: '{word}' does not belong in a study: {key.split('.')[0]} is set for each run"
                 )
+
+
+def _check_outcome(config: StudyConfig) -> None:
+    """Refuse an outcome without a target to count to, and a margin that is none of it. Raises UserError."""
+    named, target = config.comparisons, config.target
+    if named.outcome not in OUTCOMES:
+        raise UserError(
+            f"comparisons.outcome={named.outcome} is not an outcome: {did_you_mean(named.outcome, OUTCOMES)}"
+        )
+    if (named.margin is None) == (named.smallest_effect is None):
+        raise UserError(
+            "comparisons: name the smallest effect of interest once, as margin: 0.1 for 10 % of the other row's, or as "
+            "smallest_effect: 0.5 for half a percentage point of test error"
+        )
+    if named.smallest_effect is not None:
+        Bounds(above=0).check("comparisons.smallest_effect", named.smallest_effect)
+    if named.margin is not None:
+        Bounds(above=0, below=1).check("comparisons.margin", named.margin)
+    if named.outcome in COSTS and named.margin is None:
+        raise UserError(
+            f"comparisons.smallest_effect is a difference of errors, and comparisons.outcome={named.outcome} is none: "
+            "name margin: 0.1, a share of the other row's"
+        )
+    if named.outcome in COSTS and target is None:
+        raise UserError(f"comparisons.outcome={named.outcome} is counted to a target: name one, such as target.of: ROW")
+    if target is not None and (target.error is None) == (target.of is None):
+        raise UserError("target: name error, a validation error in percent, or of, a row whose error it is")
+    if target is not None and target.error is not None:
+        Bounds(above=0, below=100).check("target.error", target.error)
 
 
 def _references(config: StudyConfig) -> Iterator[tuple[str, Sequence[str]]]:
@@ -255,8 +212,12 @@ def _references(config: StudyConfig) -> Iterator[tuple[str, Sequence[str]]]:
     yield "comparisons.primary", [config.comparisons.primary]
     for pair in config.comparisons.also:
         yield "comparisons.also", pair
+    for pair in config.comparisons.equal_settings:
+        yield "comparisons.equal_settings", pair
     for name, names in config.figures.items():
         yield f"figures.{name}", names
+    if config.target is not None and config.target.of is not None:
+        yield "target.of", [config.target.of]
     if config.paper is not None:
         yield "paper.rows", list(config.paper.rows)
 
@@ -269,13 +230,49 @@ def _override_lists(config: StudyConfig) -> Iterator[tuple[str, Sequence[str]]]:
         yield f"budgets.{name}.overrides", budget.overrides
 
 
-def _check_seeds(seeds: SeedsConfig) -> None:
-    for kind, values in (("tuning", seeds.tuning), ("evaluation", seeds.evaluation)):
+def _check_seeds(config: StudyConfig) -> None:
+    seeds = config.seeds
+    if config.design not in DESIGNS:
+        raise UserError(f"design={config.design} is not a design: {did_you_mean(config.design, DESIGNS)}")
+    of_target = config.target is not None and config.target.of is not None
+    if config.design == GRID and seeds.tuning and not of_target:
+        raise UserError(
+            f"seeds.tuning={seeds.tuning}: the evaluation seeds of a grid choose their own settings, so these are for "
+            "target.of alone: leave them out"
+        )
+    named = {"evaluation": seeds.evaluation} | ({"tuning": seeds.tuning} if config.design == TUNED or of_target else {})
+    for kind, values in named.items():
         if not values or len(set(values)) < len(values) or min(values) < 0:
             raise UserError(f"seeds.{kind}={values}: name at least one seed, each once, none below 0")
     both = sorted(set(seeds.tuning) & set(seeds.evaluation))
     if both:
         raise UserError(f"seeds: {both} both tune and evaluate, so a setting would be judged on a seed that chose it")
+
+
+def _check_equal_settings(config: StudyConfig) -> None:
+    """Refuse a comparison at equal settings that a study does not make or cannot make. Raises UserError."""
+    named, rows = config.comparisons, config.rows
+    made = [{named.primary, named.reference}, *({row, named.reference} for row in rows), *map(set, named.also)]
+    for pair in named.equal_settings:
+        where = f"comparisons.equal_settings: {pair}"
+        if len(pair) != 2 or set(pair) not in made:
+            raise UserError(f"{where} is not a comparison of the study: name the pair among comparisons.also")
+        if config.design != GRID:
+            raise UserError(f"{where} needs design: grid, where every seed has a run at every setting")
+        if len({repr(config.space if rows[row].space is None else rows[row].space) for row in pair}) > 1:
+            raise UserError(f"{where} have spaces of their own, so there are no equal settings")
+        for budget, trials in (("full", None), *((name, one.trials) for name, one in config.budgets.items())):
+            own = rows[pair[0]].space
+            if not middle(settings_of(config.space if own is None else own, trials)):
+                raise UserError(f"{where}: every setting of the {budget} budget lies on an edge: it takes three rates")
+
+
+def settings_of(space: Mapping[str, Sequence[Any]], trials: int | None) -> tuple[dict[str, Any], ...]:
+    """Return the settings of ``space``, multiplied out; the middle ones where there are to be so many ``trials``."""
+    settings = [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
+    count = len(settings) if trials is None else trials
+    skipped = max(0, (len(settings) - count) // 2)
+    return tuple(settings[skipped : skipped + count])
 
 
 def _check_budgets(config: StudyConfig) -> None:

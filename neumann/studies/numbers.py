@@ -7,10 +7,12 @@ dash. Text that comes from data is made one printable line here, and escaped by 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from neumann.studies.results import Setting
-from neumann.studies.statistics import Summary, Verdict
+from neumann.studies.effects import Effect
+from neumann.studies.results import COSTS, ERROR, Setting
+from neumann.studies.statistics import Summary
+from neumann.studies.verdicts import Margin, Verdict
 
 DASH = "–"
 RATE = "optimizer.lr"
@@ -61,10 +63,64 @@ def interval(low: float | None, high: float | None, show: Callable[[float | None
     return f"[{show(low)}, {show(high)}]" if _finite(low) and _finite(high) else DASH
 
 
-def equivalence_interval(verdict: Verdict) -> str:
-    """Return "90 % interval [a, b]" in points, on which the two one-sided tests rest; "" where there is none."""
-    bounds = interval(verdict.equivalence_low, verdict.equivalence_high, percentage_points)
-    return "" if bounds == DASH else f"{100 * verdict.equivalence_confidence:g} % interval {bounds}"
+def change(ratio: float | None) -> str:
+    """Return a ratio as a change in percent, with its sign and without the unit's: 0.82 is "−18.0"."""
+    return _decimals(None if ratio is None else 100 * (ratio - 1), 1, "+")
+
+
+def shown_by(effect: Effect) -> Callable[[float | None], str]:
+    """Return what writes the values of an effect: a difference in percentage points, a ratio as a change in percent."""
+    return percentage_points if effect.scale == "difference" else change
+
+
+def effect_value(effect: Effect | None) -> str:
+    """Return the value of an effect without its unit: "−0.31" percentage points, or "−18.0" percent."""
+    return DASH if effect is None else shown_by(effect)(effect.value)
+
+
+def effect_interval(effect: Effect | None) -> str:
+    """Return the 95 % interval of an effect, or a dash."""
+    return DASH if effect is None else interval(effect.low, effect.high, shown_by(effect))
+
+
+def inner_interval(effect: Effect | None) -> str:
+    """Return "90 % interval [a, b]", on which two one-sided tests rest; "" where there is none."""
+    if effect is None or effect.inner_low is None:
+        return ""
+    return f"90 % interval {interval(effect.inner_low, effect.inner_high, shown_by(effect))}"
+
+
+def unit_of(margin: Margin) -> str:
+    """Return the unit that a margin and its effect are in."""
+    return "%" if margin.relative else "percentage points"
+
+
+def size(value: float | None, margin: Margin) -> str:
+    """Return a size in the unit of ``margin``: "10 %", or "0.50 percentage points"."""
+    if value is None:
+        return DASH
+    return f"{100 * value:.3g} %" if margin.relative else f"{percent(value)} {unit_of(margin)}"
+
+
+def measure(outcome: str) -> str:
+    """Return what an outcome measures: "test error", or "steps to the target"."""
+    return "test error" if outcome == ERROR else f"{COSTS[outcome]} to the target"
+
+
+def verdict_text(verdict: Verdict) -> str:
+    """Return the verdict in a few words."""
+    margin = size(verdict.margin.size, verdict.margin)
+    undecided = f"undecided (needs n = {verdict.seeds:,})" if verdict.judged and verdict.seeds else "undecided"
+    sized = ", size undecided" if verdict.judged else ""
+    return {
+        "better by the margin": f"better by at least {margin}",
+        "worse by the margin": f"worse by at least {margin}",
+        "better": f"better{sized}",
+        "worse": f"worse{sized}",
+        "negligible": "different but negligible",
+        "undecided": undecided,
+        "pilot": "no verdict (pilot)",
+    }.get(verdict.answer, verdict.answer)
 
 
 def p_value(p: float | None) -> str:
@@ -89,6 +145,16 @@ def setting_text(setting: Setting | None) -> str:
     if tuple(setting) == (RATE,):
         return value(setting[RATE])
     return ", ".join(f"{printable(key).removeprefix('optimizer.')} {value(v)}" for key, v in setting.items())
+
+
+def choices_text(choices: Mapping[int, Setting]) -> str:
+    """Return what the seeds of a grid chose, the most frequent first: "0.1 (7 seeds), 0.3 (3)"."""
+    counts: dict[str, int] = {}
+    for setting in choices.values():
+        counts[setting_text(setting)] = counts.get(setting_text(setting), 0) + 1
+    most = sorted(counts.items(), key=lambda item: -item[1])
+    unit = " seed" if most and most[0][1] == 1 else " seeds"
+    return ", ".join(f"{text} ({n}{unit if i == 0 else ''})" for i, (text, n) in enumerate(most)) or DASH
 
 
 def mean_and_interval(summary: Summary | None) -> str:

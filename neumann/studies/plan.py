@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,18 +12,14 @@ from neumann.bounds import as_yaml
 from neumann.config import RunConfig, RunSpec
 from neumann.config.override_text import as_text_value, key_of
 from neumann.errors import UserError, did_you_mean
-from neumann.studies.definition import (
-    AXES,
-    FULL,
-    BudgetConfig,
-    StudyConfig,
-    find_study,
-    list_studies,
-    name_of,
-    read_study,
-)
+from neumann.studies.definition import find_study, list_studies, name_of, read_study, settings_of
+from neumann.studies.grid import middle
+from neumann.studies.schema import AXES, FULL, GRID, BudgetConfig, StudyConfig
 
 TUNING, EVALUATION = "tuning", "evaluation"  # the two phases, and the roles of their runs
+EQUAL = "equal settings"  # the role of a grid's further runs of the second phase, which no seed has chosen
+KEPT = "checkpoint=last"  # so that a grid's run that is chosen goes on to the test alone
+UNTESTED = "trainer.test=false"  # a run that chooses is not scored on the test images
 ON_THE_PAGE = ("output=", "data.")  # command-line overrides that a report shows
 
 
@@ -32,8 +27,8 @@ ON_THE_PAGE = ("output=", "data.")  # command-line overrides that a report shows
 class PlannedRun:
     """One run of a row, described by its overrides.
 
-    ``role`` is TUNING or EVALUATION, ``setting`` what the row's space gives ({"optimizer.lr": 0.1}), ``seed`` that of
-    initialisation and data order; ``overrides`` are all that `neumann train` needs to make the run.
+    ``role`` is TUNING, EVALUATION or EQUAL, ``setting`` what the row's space gives ({"optimizer.lr": 0.1}), ``seed``
+    that of initialisation and data order; ``overrides`` are all that `neumann train` needs to make the run.
     """
 
     row: str
@@ -57,6 +52,7 @@ class Study:
     config_dirs: tuple[str, ...]  # folders with further configuration files
     tuning_seeds: tuple[int, ...]  # at this budget
     evaluation_seeds: tuple[int, ...]  # at this budget
+    pilot: bool  # whether this budget has no verdict
     spaces: Mapping[str, tuple[dict[str, Any], ...]]  # by row: the settings that it tries, as many for every row
 
     @property
@@ -71,18 +67,45 @@ class Study:
         words += [word for word in self.extra if word.startswith(ON_THE_PAGE)]
         return shlex.join(["neumann", verb, *words])
 
+    @property
+    def is_grid(self) -> bool:
+        """Return whether every evaluation seed trains all settings and chooses its own."""
+        return self.config.design == GRID
+
     def tuning(self) -> list[PlannedRun]:
-        """Return every tuning run: all rows, all settings of their spaces, all tuning seeds."""
+        """Return every run that chooses: all rows and all settings of their spaces, on the seeds that choose.
+
+        Those of a grid are the evaluation seeds; on its tuning seeds the target's row alone is trained, after the
+        others.
+        """
+        choosing = self.evaluation_seeds if self.is_grid else self.tuning_seeds
+        groups = [(row, choosing) for row in self.config.rows]
+        if self.is_grid and self.config.target is not None and self.config.target.of is not None:
+            groups.append((self.config.target.of, self.tuning_seeds))
         return [
             self._planned(row, TUNING, setting, seed)
-            for row in self.config.rows
+            for row, seeds in groups
             for setting in self.spaces[row]
-            for seed in self.tuning_seeds
+            for seed in seeds
         ]
 
     def evaluation(self, row: str, setting: Mapping[str, Any]) -> list[PlannedRun]:
         """Return the evaluation runs of ``row`` at its chosen setting."""
-        return [self._planned(row, EVALUATION, dict(setting), seed) for seed in self.evaluation_seeds]
+        return self.evaluation_at(row, dict.fromkeys(self.evaluation_seeds, setting))
+
+    def evaluation_at(self, row: str, settings: Mapping[int, Mapping[str, Any]]) -> list[PlannedRun]:
+        """Return the evaluation runs of ``row``, each at the setting that its seed has in ``settings``."""
+        return [self._planned(row, EVALUATION, dict(setting), seed) for seed, setting in settings.items()]
+
+    def equal_settings(self, row: str) -> tuple[dict[str, Any], ...]:
+        """Return the settings over which ``row`` is compared at equal ones, empty where it is not."""
+        if not any(row in pair for pair in self.config.comparisons.equal_settings):
+            return ()
+        return tuple(self.spaces[row][i] for i in middle(self.spaces[row]))
+
+    def equal(self, row: str, seeds: Sequence[int]) -> list[PlannedRun]:
+        """Return the runs of ``row`` at `equal_settings` on ``seeds``."""
+        return [self._planned(row, EQUAL, setting, seed) for setting in self.equal_settings(row) for seed in seeds]
 
     def _planned(self, row: str, role: str, setting: dict[str, Any], seed: int) -> PlannedRun:
         values = [f"{key}={value}" for key, value in setting.items()]
@@ -90,12 +113,18 @@ class Study:
             *self.overrides,
             *self.config.rows[row].overrides,
             *values,
+            *(self._of_choosing() if role == TUNING else []),
             f"seed={seed}",
             f"study={as_text_value(self.name)}",
         )
         # the last override of a key wins: the budget's over the study's
         last = {key_of(word): word for word in words}
         return PlannedRun(row, role, setting, seed, tuple(last.values()))
+
+    def _of_choosing(self) -> list[str]:
+        """Return the overrides of a run that chooses; what the command line says of checkpoints goes before ours."""
+        keeps = self.is_grid and not any(key_of(word).split(".")[0] == "checkpoint" for word in self.extra)
+        return [UNTESTED, *([KEPT] if keeps else [])]
 
 
 def load_study(name: str, budget: str = FULL, extra: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Study:
@@ -131,15 +160,15 @@ def _at_budget(
         return most if count is None else count
 
     seeds = config.seeds
-    tuning = seeds.tuning[: counted("tuning_seeds", limits.tuning_seeds, len(seeds.tuning))]
+    tuning = seeds.tuning
+    if tuning or limits.tuning_seeds is not None:
+        tuning = tuning[: counted("tuning_seeds", limits.tuning_seeds, len(tuning))]
     evaluation = seeds.evaluation[: counted("evaluation_seeds", limits.evaluation_seeds, len(seeds.evaluation))]
     spaces = {}
     for row_name, row in config.rows.items():
         space = config.space if row.space is None else row.space
-        settings = [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
-        count = counted("trials", limits.trials, len(settings))
-        skipped = (len(settings) - count) // 2
-        spaces[row_name] = tuple(settings[skipped : skipped + count])
+        counted("trials", limits.trials, len(settings_of(space, None)))
+        spaces[row_name] = settings_of(space, limits.trials)
     return Study(
         name=name_of(file),
         asked=asked,
@@ -151,6 +180,7 @@ def _at_budget(
         config_dirs=tuple(config_dirs),
         tuning_seeds=tuple(tuning),
         evaluation_seeds=tuple(evaluation),
+        pilot=limits.pilot,
         spaces=spaces,
     )
 

@@ -13,10 +13,12 @@ from neumann.config import RunSpec
 from neumann.errors import printable
 from neumann.fitting import fitted
 from neumann.launch.progress import LiveView
+from neumann.launch.protocol import RunOutcome
 from neumann.store.folder import OVER
 from neumann.studies.collect import StudyRun, scores
+from neumann.studies.numbers import choices_text
 from neumann.studies.plan import EVALUATION, TUNING, Study
-from neumann.studies.results import TuningTrial, chosen
+from neumann.studies.results import TuningTrial, choices, chosen
 from neumann.studies.statistics import summarize
 
 
@@ -34,11 +36,18 @@ class StudyView(LiveView):
         self._study = study
         self._runs: dict[str, list[StudyRun]] = {TUNING: list(tuning), EVALUATION: []}
         self._trials: Mapping[str, Sequence[TuningTrial]] = {}
+        self._chosen_by: dict[str, RunOutcome] = {}  # by signature, of the first phase once it is over
 
     def evaluating(self, trials: Mapping[str, Sequence[TuningTrial]], evaluation: Sequence[StudyRun]) -> None:
-        """Go on to the second phase: ``trials`` holds each row's trials with the chosen one marked."""
+        """Go on to the second phase: ``trials`` holds each row's trials with the chosen one marked.
+
+        In a grid its runs are some of the first phase's, which go on to their test.
+        """
         self._trials = trials
         self._runs[EVALUATION] = list(evaluation)
+        self._chosen_by = dict(self._over)
+        for run in evaluation:
+            self._over.pop(run.spec.signature, None)
 
     def label(self, spec: RunSpec) -> str:
         """Return a run's name and the setting that its row tries."""
@@ -65,8 +74,9 @@ class StudyView(LiveView):
         """Return a line per row: how far tuning is, the chosen setting, how far evaluation is, the test error."""
         rows = []
         for key, row in self._study.config.rows.items():
-            setting = chosen(self._trials.get(key, ()))
-            said = _in_words(setting or {})
+            trials = self._trials.get(key, ())
+            by_seed = choices(trials)
+            said = choices_text(by_seed) if by_seed else _in_words(chosen(trials) or {})
             rows.append(
                 [
                     Text(printable(row.label)),
@@ -89,7 +99,8 @@ class StudyView(LiveView):
         own = self._own(role, key)
         if not own:
             return Text("")
-        over = [self._over[run.spec.signature] for run in own if run.spec.signature in self._over]
+        known = self._chosen_by if role == TUNING and self._phase == EVALUATION else self._over
+        over = [known[run.spec.signature] for run in own if run.spec.signature in known]
         good = sum(outcome.status in OVER for outcome in over)
         bad = len(over) - good
         text = Text(f"{good}/{len(own)}", style="green" if good == len(own) else "")
@@ -98,6 +109,8 @@ class StudyView(LiveView):
     def _error(self, key: str) -> str:
         errors = []
         for run in self._own(EVALUATION, key):
+            if run.planned.role != EVALUATION:  # at equal settings, beside the chosen one
+                continue
             outcome = self._over.get(run.spec.signature)
             if outcome is not None and outcome.result is not None:
                 now = replace(run, result=outcome.result)

@@ -11,9 +11,15 @@ from neumann.studies.results import chosen
 
 
 def remaining(runs: StudyRuns) -> list[tuple[RunSpec, float]]:
-    """Return the runs without a result, each with how often it counts; those after tuning as the mean of a row's."""
-    left = {run.spec.signature: (run.spec, 1.0) for run in (*runs.tuning, *runs.evaluation) if not run.over}
-    found = list(left.values())
+    """Return the runs without a result, each with how often it counts; those after tuning as the mean of a row's.
+
+    What follows a grid's first phase is the test of runs that are trained, which counts for nothing here.
+    """
+    trained = {run.spec.signature for run in runs.tuning if run.over}
+    missing = [run for run in (*runs.tuning, *runs.evaluation) if not run.over and run.spec.signature not in trained]
+    found = list({run.spec.signature: (run.spec, 1.0) for run in missing}.values())
+    if runs.study.is_grid:
+        return found
     for row, trials in runs.trials.items():
         if chosen(trials) is None:
             tuning = [run.spec for run in runs.tuning if run.planned.row == row]

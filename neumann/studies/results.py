@@ -6,24 +6,36 @@ and run entries of run folders, `neumann.studies.analysis` the rest; `neumann.st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from neumann.studies.statistics import Paired, Summary, Verdict
+from neumann.studies.effects import Effect, Median
+from neumann.studies.statistics import Paired, Summary
+from neumann.studies.verdicts import Margin, Verdict
 
 POINTS = ("held", "base", "average")  # those of `neumann.optim.points`, which imports torch
+
+ERROR = "error"  # the outcome that is the test error at the fixed last step
+COSTS = {  # the outcomes that are counted to the target, each in words
+    "steps": "steps",
+    "examples": "examples",
+    "gradient_evaluations": "gradient evaluations",
+    "device_seconds": "device-seconds",
+}
+OUTCOMES = (ERROR, *COSTS)
 
 Setting = Mapping[str, float | int | str]  # what was tuned: {"optimizer.lr": 0.1}
 
 
 @dataclass(frozen=True)
 class TuningTrial:
-    """One setting of a row's search space on the tuning seeds: validation error at the row's evaluation
+    """One setting of a row's search space on the seeds that choose: validation error at the row's evaluation
     point, at the last step.
 
     ``errors`` maps a seed to its error, or to None where that run diverged; seeds whose run is not over are in
-    ``missing``. ``mean`` is None unless every seed has an error: a setting that diverged once is never chosen.
+    ``missing``. ``mean`` is None unless every seed has an error. A setting is ``chosen`` once for all evaluation seeds,
+    never where it diverged on any; in a grid, ``seeds`` are those that have each chosen it.
     """
 
     setting: Setting
@@ -31,11 +43,22 @@ class TuningTrial:
     missing: tuple[int, ...]
     mean: float | None
     chosen: bool
+    seeds: tuple[int, ...] = ()
 
 
 def chosen(trials: Iterable[TuningTrial]) -> Setting | None:
     """Return the setting that was chosen among ``trials``, or None before their tuning is over."""
     return next((trial.setting for trial in trials if trial.chosen), None)
+
+
+def choices(trials: Iterable[TuningTrial]) -> dict[int, Setting]:
+    """Return the setting that each seed of a grid has chosen, by seed."""
+    return dict(sorted((seed, trial.setting) for trial in trials for seed in trial.seeds))
+
+
+def unchosen(trials: Sequence[TuningTrial]) -> bool:
+    """Return whether runs that choose are still missing, so that no setting is chosen for all evaluation seeds."""
+    return any(trial.missing for trial in trials)
 
 
 @dataclass(frozen=True)
@@ -63,14 +86,16 @@ class RowResult:
 
     ``key``, ``label`` and ``overrides`` are those of study.yaml, ``trials`` the settings that were tried. ``point`` is
     what the study asked for ("eval", "held", "base" or "average") and ``at`` the evaluation point that this means for
-    the row's optimizer. ``setting`` is the chosen trial's, None until tuning is complete; ``edge`` says
+    the row's optimizer. ``setting`` is the chosen trial's, None until tuning is complete, and in a grid, where
+    ``choices`` has that of each seed; ``edge`` says
     in a few words that it lies on the border of the space ("optimizer.lr=3 is the largest of 5 tried") or is all of it,
     else None.
     ``errors`` and ``losses`` are test values by evaluation seed, of the runs that finished; ``planned`` is how many
     there should be, ``diverged`` are the seeds that have none. ``error`` and ``loss`` summarize them; ``points``
     summarizes the test error at each evaluation point that the optimizer has. ``paper`` is the published number in
     percent, where there is one; ``reference`` is the comparison of this row with the study's reference row; ``curve``
-    is None without a finished run. ``mixed`` names the code, the libraries and the device that were not the same for
+    is None without a finished run. ``to_target`` maps a cost to its median up to the target, empty without a target.
+    ``mixed`` names the code, the libraries and the device that were not the same for
     all its runs.
     """
 
@@ -81,6 +106,7 @@ class RowResult:
     overrides: tuple[str, ...]
     trials: tuple[TuningTrial, ...]
     setting: Setting | None
+    choices: Mapping[int, Setting]
     edge: str | None
     planned: int
     errors: Mapping[int, float]
@@ -93,15 +119,19 @@ class RowResult:
     reference: Comparison | None
     paper: float | None
     mixed: tuple[str, ...]
+    to_target: Mapping[str, Median]
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The comparison of two rows by seed: test error of ``row`` minus that of ``against``, negative where ``row`` wins.
 
-    ``primary`` marks the comparison that answers the question. ``adjusted`` is Holm's p over the family of all other
-    comparisons, None for the primary one. ``paired`` and ``verdict`` are None where the rows share no finished
-    seed, and ``note`` says why. ``unlike`` names the code, the libraries and the device that were not the same for the
+    ``primary`` marks the comparison that answers the question. ``effect`` is that on the study's outcome, which the
+    ``verdict`` is on, in the unit of its margin; ``effects`` has that on every outcome of the study, the error as a
+    ratio. ``adjusted`` is Holm's p over the family of all other comparisons, None for the primary one. ``paired``,
+    ``effect`` and ``verdict`` are None where the rows share no seed that is over, and ``note`` says why. Where it is at
+    equal settings, ``settings`` are those whose mean is compared, else it is empty.
+    ``unlike`` names the code, the libraries and the device that were not the same for the
     two rows.
     """
 
@@ -109,10 +139,13 @@ class Comparison:
     against: str
     primary: bool
     paired: Paired | None
+    effect: Effect | None
+    effects: Mapping[str, Effect]
     adjusted: float | None
     verdict: Verdict | None
     note: str | None
     unlike: tuple[str, ...] = ()
+    settings: tuple[Setting, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,6 +184,19 @@ class Paper:
 
 
 @dataclass(frozen=True)
+class Target:
+    """The validation ``error`` (fraction) that costs are counted to, and in a few words where it is from.
+
+    ``error`` is None before tuning is over, where the target is a row's own. ``every`` says how far apart evaluations
+    are, which a cost is exact to.
+    """
+
+    error: float | None
+    source: str
+    every: str
+
+
+@dataclass(frozen=True)
 class StudyResults:
     """The results of a study, as far as its runs are over.
 
@@ -161,9 +207,11 @@ class StudyResults:
     ``recipe`` are the overrides of every run, ``settings`` what decides a result beside the optimizer ("schedule",
     "batch size", "weight decay", "precision", and every other setting in which rows differ), each as {value: labels of
     its rows}, ``tuned`` the keys that the spaces vary.
-    ``smallest_effect`` is the smallest effect of interest (fraction of images), ``reference`` the key of the row that
-    all others are compared with, ``limits`` are sentences on what the study cannot show, and ``figures`` names the rows
-    of each figure.
+    ``outcome`` is what verdicts are on, one of OUTCOMES, and ``margin`` the smallest effect of interest there;
+    ``target`` what costs are counted to, None without one; a ``pilot`` has no verdicts; in a ``grid`` every seed
+    chooses its own setting. ``reference`` is the key of
+    the row that all others are compared with, ``limits`` are sentences on what the study cannot show, and ``figures``
+    names the rows of each figure.
     ``provenance`` maps a label ("commit", "torch", ...) to its distinct values over all runs, each with the labels of
     its rows, so that mixed provenance shows. ``commands`` maps a label to the shell command that reproduces it.
     """
@@ -184,7 +232,11 @@ class StudyResults:
     epochs: tuple[float, ...]
     test_images: int
     validation_images: int
-    smallest_effect: float
+    outcome: str
+    margin: Margin
+    target: Target | None
+    pilot: bool
+    grid: bool
     reference: str
     rows: tuple[RowResult, ...]
     comparisons: tuple[Comparison, ...]

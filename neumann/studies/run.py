@@ -31,12 +31,13 @@ from neumann.store.folder import OVER, make_folder
 from neumann.studies import stamp
 from neumann.studies.analysis import analyse
 from neumann.studies.collect import StudyRun, StudyRuns, collect
-from neumann.studies.definition import FULL, PACKAGED, list_studies, read_study
+from neumann.studies.definition import PACKAGED, list_studies, read_study
 from neumann.studies.earlier import lost_runs, stands_on
-from neumann.studies.numbers import setting_text
+from neumann.studies.numbers import choices_text, setting_text
 from neumann.studies.plan import Study, load_study
 from neumann.studies.remaining import over, remaining
-from neumann.studies.results import StudyResults, TuningTrial, chosen
+from neumann.studies.results import StudyResults, TuningTrial, choices, chosen
+from neumann.studies.schema import FULL
 
 if TYPE_CHECKING:
     from neumann.launch.protocol import Launcher
@@ -301,14 +302,14 @@ def _print_plan(runs: StudyRuns, console: Console) -> None:
     for key, row in one.config.rows.items():
         own = [run for run in tuning if run.planned.row == key]
         its = [run for run in evaluation if run.planned.row == key]
-        setting = chosen(runs.trials[key])
+        setting, by_seed = chosen(runs.trials[key]), choices(runs.trials[key])
         settings = " | ".join(setting_text(tried) for tried in one.spaces[key])
         spaces.setdefault(f"{', '.join(one.spaces[key][0])}: {settings}", []).append(row.label)
         cells = (
             row.label,
             row.point,
             f"{sum(run.over for run in own)}/{len(own)}",
-            setting_text(setting) if setting else "after tuning",
+            choices_text(by_seed) if by_seed else setting_text(setting) if setting else "after tuning",
             f"{sum(run.over for run in its)}/{len(one.evaluation_seeds)}",
         )
         rows.append([_text(cell) for cell in cells])
@@ -320,15 +321,25 @@ def _print_plan(runs: StudyRuns, console: Console) -> None:
     untuned = [row.label for key, row in one.config.rows.items() if len(one.spaces[key]) == 1]
     if untuned:
         _say(console, f"not tuned, one setting only: {', '.join(untuned)}")
-    seeds = [", ".join(map(str, those)) for those in (one.tuning_seeds, one.evaluation_seeds)]
-    _say(console, f"tuning seeds {seeds[0]}; evaluation seeds {seeds[1]}")
-    left = {run.spec.signature for run in (*tuning, *evaluation) if not run.over}
-    unchosen = sum(chosen(its) is None for its in runs.trials.values())
-    later = f" and up to {unchosen * len(one.evaluation_seeds)} evaluation runs after tuning" if unchosen else ""
-    _say(console, f"to train: {len(left)} runs{later} (rows that differ only in the evaluation point share theirs)")
+    _say(console, _seeds_told(one))
+    left = len({run.spec.signature for run in tuning if not run.over})
+    later = ", and then the test of what each seed chooses"
+    if not one.is_grid:
+        left = len({run.spec.signature for run in (*tuning, *evaluation) if not run.over})
+        waiting = sum(chosen(its) is None for its in runs.trials.values())
+        later = f" and up to {waiting * len(one.evaluation_seeds)} evaluation runs after tuning" if waiting else ""
+    _say(console, f"to train: {left} runs{later} (rows that differ only in the evaluation point share theirs)")
     _print_lost(tuning[0].spec.folder.parent / one.report, tuning, console)
     if (sentence := time_left(remaining(runs), over(runs))) is not None:
         _say(console, sentence)
+
+
+def _seeds_told(one: Study) -> str:
+    tuning, evaluation = (", ".join(map(str, seeds)) for seeds in (one.tuning_seeds, one.evaluation_seeds))
+    if not one.is_grid:
+        return f"tuning seeds {tuning}; evaluation seeds {evaluation}"
+    target = f"; seeds of the target {tuning}" if tuning else ""
+    return f"every seed trains all settings and chooses its own: {evaluation}{target}"
 
 
 def _estimated(runs: StudyRuns, rate: str, console: Console) -> int:

@@ -1,4 +1,4 @@
-"""Statistics of a comparison by seed: intervals, paired tests, Holm, power and equivalence, as pure functions.
+"""Statistics of a comparison by seed: intervals, paired tests, Holm and power, as pure functions.
 
 Values are errors, losses or steps: smaller is better, and every result keeps the unit of its values. A diverged run has
 no value and is in no mean, but it is a result: `paired` is told of it, and counts it as worse than any run that
@@ -8,9 +8,8 @@ x̄ is the mean of n values and s their sample standard deviation (n - 1 in the 
 Student's t. Sources: Student 1908, The probable error of a mean; Fisher 1935, The design of experiments, section 21;
 Dixon and Mood 1946, The statistical sign test; Phipson and Smyth 2010, Permutation p-values should never be zero; Holm
 1979, A simple sequentially rejective multiple test procedure; Wilson 1927, Probable inference, the law of succession,
-and statistical inference; Schuirmann 1987, A comparison of the two one-sided tests procedure and the power approach;
-Cohen 1988, Statistical power analysis for the behavioral sciences, chapter 2; Johnson, Kotz and Balakrishnan 1995,
-Continuous univariate distributions 2, chapter 30.
+and statistical inference; Cohen 1988, Statistical power analysis for the behavioral sciences, chapter 2; Johnson, Kotz
+and Balakrishnan 1995, Continuous univariate distributions 2, chapter 30.
 """
 
 from __future__ import annotations
@@ -19,9 +18,7 @@ import math
 import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, SupportsIndex
-
-Answer = Literal["better", "worse", "no difference shown", "equivalent", "diverged"]
+from typing import Any, SupportsIndex
 
 EXACT_FLIPS = 15  # differences: 2^15 flips take a millisecond
 RANDOM_FLIPS = 99_999  # with the observed one a round 100 000, so p moves in steps of 1e-5
@@ -105,32 +102,6 @@ class Proportion:
     high: float
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The answer to a comparison, one of five, and what it rests on.
-
-    ``p`` is the adjusted one where `decide` was given one. ``p_equivalence`` is that of the two one-sided tests, which
-    reject where the interval from ``equivalence_low`` to ``equivalence_high``, with a confidence of 1 - 2 ``alpha``, is
-    within ± the smallest effect of interest; None where there is no t test. Both effects and the interval are in the
-    unit of the values; ``alpha`` and ``power`` are the probabilities that `decide` was given.
-    """
-
-    answer: Answer
-    p: float | None
-    p_equivalence: float | None
-    equivalence_low: float | None
-    equivalence_high: float | None
-    smallest_effect_of_interest: float
-    smallest_detectable_effect: float | None
-    alpha: float
-    power: float
-
-    @property
-    def equivalence_confidence(self) -> float:
-        """Return the confidence of the interval that the two one-sided tests rest on: 0.9 at an alpha of 0.05."""
-        return 1 - 2 * self.alpha
-
-
 def summarize(values: Iterable[float], confidence: float = 0.95) -> Summary:
     """Return mean, median, s, and the interval x̄ ± t((1 + confidence)/2; n - 1) s/√n (Student 1908).
 
@@ -142,7 +113,7 @@ def summarize(values: Iterable[float], confidence: float = 0.95) -> Summary:
     if not finite:
         raise ValueError("there is no value to summarize")
     n, mean, sd = len(finite), statistics.mean(finite), _sd(finite, max(map(abs, finite)))
-    return Summary(n, mean, statistics.median(finite), sd, *_interval(mean, sd, n, confidence))
+    return Summary(n, mean, statistics.median(finite), sd, *t_interval(mean, sd, n, confidence))
 
 
 def paired(
@@ -178,7 +149,7 @@ def paired(
     differences = [0.0 if abs(x - y) <= ROUNDING * size else x - y for x, y in pairs]
     n, sd = len(seeds), _sd(differences, size)
     mean = statistics.mean(differences) if differences else None
-    low, high = _interval(mean, sd, n, confidence) if mean is not None else (None, None)
+    low, high = t_interval(mean, sd, n, confidence) if mean is not None else (None, None)
     wins = sum(d < 0 for d in differences) + len({*lost_b} - {*lost_a})
     losses = sum(d > 0 for d in differences) + len({*lost_a} - {*lost_b})
     ties = len(over_a & over_b) - wins - losses
@@ -190,7 +161,7 @@ def paired(
         t = mean * math.sqrt(n) / sd if sd else None
         p = flip if sd == 0 else None
         if t is not None:
-            p = 2 * float(_special().stdtr(n - 1, -abs(t)))
+            p = 2 * float(special().stdtr(n - 1, -abs(t)))
     return Paired(
         n, seeds, only_a, only_b, lost_a, lost_b, mean, sd, low, high, t, p, flip, wins, losses, ties
     )  # fmt: skip
@@ -331,74 +302,8 @@ def proportion_interval(wrong: int, n: int, confidence: float = 0.95) -> Proport
     return Proportion(int(wrong), int(n), rate, low, high)
 
 
-def decide(
-    comparison: Paired,
-    smallest_effect_of_interest: float,
-    alpha: float = 0.05,
-    *,
-    adjusted_p: float | None = None,
-    power: float = 0.8,
-) -> Verdict:
-    """Return the answer to a paired comparison, in the unit of its values.
-
-    - "equivalent": two one-sided t tests (Schuirmann 1987), each at ``alpha``, put the difference within ± the smallest
-      effect of interest Δ; ``p_equivalence`` is the larger p of the two, P(T ≤ (|d̄| - Δ) √n / s). That is to say that
-      the interval d̄ ± t(1 - alpha; n - 1) s/√n is within ±Δ: at 0.05 the 90 % interval, not the 95 % one. This answer
-      goes before "better" and "worse": a difference may be real and too small to matter, and ``p`` beside it says so.
-    - "better", "worse": p ≤ alpha, a's mean below or above b's. ``adjusted_p``, `holm`'s, takes p's place in a family.
-    - "no difference shown": neither. This is not equality: these seeds did not detect one. It always comes with
-      the smallest detectable effect at ``alpha`` and ``power``. That is None, no known size at all, with one seed or
-      equal differences; in a family the true one is larger, since alpha is shared.
-
-    Where all differences are equal, the one-sided sign-flip p, 1/2^n, takes the place of the two t tests.
-
-    Where a run diverged, p is `sign_test`'s, no row is "better" that diverged more often than the other, none is
-    "equivalent", and no detectable effect is known. Where no seed is left at which both finished and the sign test
-    finds nothing, the answer is "diverged".
-
-    Raises ValueError for a smallest effect of interest that is not above 0, alpha or power out of range, and an
-    adjusted p below the comparison's own, above 1, or where the comparison has none.
-    """
-    _check_share(alpha, "alpha")
-    margin = _finite(smallest_effect_of_interest, "smallest effect of interest")
-    if margin <= 0:
-        raise ValueError(f"the smallest effect of interest must be above 0, got {margin}")
-    n, sd, p = comparison.n, comparison.sd, comparison.p
-    if adjusted_p is not None:
-        if p is None or not p <= adjusted_p <= 1:
-            raise ValueError(f"an adjusted p lies between the comparison's own, {p}, and 1, got {adjusted_p}")
-        p = adjusted_p
-    if comparison.diverged or comparison.mean is None:
-        return Verdict(_of_signs(comparison, p, alpha), p, None, None, None, margin, None, alpha, power)
-    mean = comparison.mean
-    equivalence = None
-    if sd:  # the nearer end of the margin has the larger p
-        equivalence = float(_special().stdtr(n - 1, (abs(mean) - margin) * math.sqrt(n) / sd))
-    elif sd == 0:
-        inside = abs(mean) < margin * (1 - 1e-9)  # on the margin, but for rounding, is not inside
-        equivalence = 0.5**n if inside else 1.0
-    answer: Answer = "no difference shown"
-    if equivalence is not None and equivalence <= alpha:
-        answer = "equivalent"
-    elif p is not None and p <= alpha:
-        answer = "better" if mean < 0 else "worse"
-    low, high = _interval(mean, sd, n, 1 - 2 * alpha) if alpha < 0.5 else (None, None)
-    found = smallest_detectable_effect(sd, n, alpha, power)
-    return Verdict(answer, p, equivalence, low, high, margin, found, alpha, power)
-
-
-def _of_signs(comparison: Paired, p: float | None, alpha: float) -> Answer:
-    """Return the answer to a comparison in which a run diverged."""
-    a, b = len(comparison.diverged_a), len(comparison.diverged_b)
-    if p is not None and p <= alpha:
-        if comparison.wins > comparison.losses and a <= b:
-            return "better"
-        if comparison.losses > comparison.wins and a >= b:
-            return "worse"
-    return "no difference shown" if comparison.n else "diverged"
-
-
-def _special() -> Any:
+def special() -> Any:
+    """Return scipy.special."""
     # Imported at first use. It takes a third of the time of scipy.stats, whose functions rest on these
     from scipy import special
 
@@ -412,22 +317,28 @@ def _power(effect: float, n: int, alpha: float) -> float:
     """
     import numpy as np
 
-    special, df = _special(), n - 1
+    functions, df = special(), n - 1
     rate = n * min(abs(effect), MOST_SDS) ** 2 / 2
     first, last = max(0.0, math.floor(rate - 10 * math.sqrt(rate))), rate + 10 * math.sqrt(rate) + 40
     j = np.arange(first, last, max(1, (last - first) // 4000))  # a stride far below the Poisson's sd loses nothing
-    log_weights = special.xlogy(j, rate) - special.gammaln(j + 1)
+    log_weights = functions.xlogy(j, rate) - functions.gammaln(j + 1)
     weights = np.exp(log_weights - log_weights.max())
-    reach = float(special.stdtrit(df, alpha / 2)) ** 2
-    beyond = special.betainc(df / 2, j + 0.5, df / (df + reach))
+    reach = float(functions.stdtrit(df, alpha / 2)) ** 2
+    beyond = functions.betainc(df / 2, j + 0.5, df / (df + reach))
     return float(weights @ beyond / weights.sum())
 
 
-def _interval(mean: float, sd: float | None, n: int, confidence: float) -> tuple[float | None, float | None]:
+def t_interval(mean: float, sd: float | None, n: int, confidence: float) -> tuple[float | None, float | None]:
+    """Return mean ± t((1 + confidence)/2; n - 1) sd/√n, no ends where sd is None or 0."""
     if not sd:
         return None, None
-    half = float(_special().stdtrit(n - 1, (1 + confidence) / 2)) * sd / math.sqrt(n)
+    half = t_quantile(n - 1, (1 + confidence) / 2) * sd / math.sqrt(n)
     return mean - half, mean + half
+
+
+def t_quantile(df: int, share: float) -> float:
+    """Return the quantile of Student's t on ``df`` degrees of freedom."""
+    return float(special().stdtrit(df, share))
 
 
 def _sd(values: Sequence[float], size: float) -> float | None:

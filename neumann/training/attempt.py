@@ -297,12 +297,12 @@ class Attempt:
     ) -> tuple[dict[str, Any], dict[str, NDArray[np.bool_]], NDArray[np.int64] | None]:
         """Return the result, which test images were right, by the keys of `neumann.store.per_image`, and the confusion.
 
-        A run that diverged has neither.
+        A run that diverged, and one that is not to be tested, has neither.
         """
         progress, measured = self.progress, self.session.measurements
         diverged, point = progress.diverged_at is not None, eval_point(trainer.optimizers[0])
         test, again, right, confused = None, None, {}, None
-        if not diverged:
+        if not diverged and self.spec.config.trainer.test:
             found = evaluate(self.parts.module, self.batches["test"], self.group, self.calibration, by_image=True)
             test, again = found.scores, found.recalibrated
             right = {f"test.{point}": row for point, row in found.right.items()}

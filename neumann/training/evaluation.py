@@ -42,6 +42,7 @@ class TrainingProgress:
 
     step: int = 0  # steps taken
     examples: int = 0  # trained on, over all ranks
+    gradient_evaluations: int = 0  # of a global batch; an optimizer may ask for several a step
     train_seconds: float = 0.0  # without what came before the first step of an attempt
     eval_seconds: float = 0.0  # in evaluations
     loss_sum: float = 0.0  # of training losses since the last evaluation, nats
@@ -58,7 +59,8 @@ class TrainingProgress:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from the numbers of a checkpoint."""
-        for key, value in state.items():
+        counted = {"gradient_evaluations": state["step"]}  # which checkpoints of earlier versions lack
+        for key, value in {**counted, **state}.items():
             setattr(self, key, value)
 
 
@@ -221,6 +223,7 @@ class Evaluation(pl.Callback):
             logging.after_step()
         progress.step += 1
         progress.examples += self._batch_size
+        progress.gradient_evaluations += getattr(pl_module, "gradients", 1)
         progress.loss_steps += 1
         self._pending.append(outputs)
         due = progress.step % self._every == 0 or progress.step == self._total
@@ -282,6 +285,7 @@ class Evaluation(pl.Callback):
             "epoch": progress.step / self._steps_per_epoch,
             "examples": progress.examples,
             "optimizer_step": self._schedule.count,
+            "gradient_evaluations": progress.gradient_evaluations,
             "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
             "train_loss": self.mean_loss(),
             **{f"train_{key}": value / progress.loss_steps for key, value in progress.head_loss_sums.items()},

@@ -34,6 +34,7 @@ class SteppingClassifier(ImageClassifier):
 
     after_batch: AfterBatch
     before_step: BeforeStep | None = None
+    gradients = 0  # that the optimizer asked for in the last step; one, but for those that call their closure again
 
     def on_train_batch_start(self, batch: Iterator[Batch], batch_idx: int) -> int:
         """Take the steps of the whole run, until one of them stops the trainer.
@@ -67,8 +68,10 @@ class SteppingClassifier(ImageClassifier):
         is_scaled = getattr(precision, "scaler", None) is not None  # else Lightning adds nothing but its hooks
         batch = precision.convert_input(batch)
         losses: dict[str, Tensor] = {}
+        self.gradients = 0
 
         def closure() -> Any:  # the loss, which torch takes for a float
+            self.gradients += 1
             with torch.enable_grad():
                 out: Any = strategy.training_step(batch, index)
                 heads: dict[str, Tensor] = out if isinstance(out, dict) else {"loss": out}

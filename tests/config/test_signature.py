@@ -101,7 +101,7 @@ def test_what_is_not_signed_is_this_and_no_more() -> None:
         *("output", "study", "name", "logger", "checkpoint", "launch"),
         *("data.root", "data.name", "data.download", "data.workers", "model.checkpoint"),
         *("batch.max_per_device", "batch.round"),
-        *("trainer.log_every_n_steps", "trainer.track_grad_norm", "trainer.track_update_norm"),
+        *("trainer.test", "trainer.log_every_n_steps", "trainer.track_grad_norm", "trainer.track_update_norm"),
         *("derived.asked_batch_size", "derived.micro_batch", "derived.rate_factor"),
     }
     assert all(len(reason) > 10 for reason in NOT_SIGNED.values())

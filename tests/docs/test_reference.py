@@ -15,13 +15,14 @@ from omegaconf import OmegaConf
 from docs.generate import command_line, configuration, docstrings, experiments
 from neumann.cli.main import main
 from neumann.store.records import flat
-from neumann.studies.definition import (
+from neumann.studies.schema import (
     BudgetConfig,
     ComparisonsConfig,
     PaperConfig,
     RowConfig,
     SeedsConfig,
     StudyConfig,
+    TargetConfig,
 )
 from tests.support import two_heads
 from tests.support.markdown_pages import ROOT
@@ -216,7 +217,7 @@ def test_the_page_on_run_files_names_every_file(folders: list[Path]) -> None:
 def test_the_page_on_studies_has_every_key() -> None:
     page = tables((REFERENCE / "study-file.md").read_text())[""]
     sections = {"rows": RowConfig, "budgets": BudgetConfig, "paper": PaperConfig}
-    sections |= {"seeds": SeedsConfig, "comparisons": ComparisonsConfig}
+    sections |= {"seeds": SeedsConfig, "comparisons": ComparisonsConfig, "target": TargetConfig}
 
     def named() -> Iterator[str]:
         for key in StudyConfig.model_fields:

@@ -11,8 +11,9 @@ import yaml
 
 from neumann.config import RunConfig, make_spec
 from neumann.errors import UserError
-from neumann.studies.definition import ASKED, PACKAGED, SET_BY_STUDY, list_studies, read_study
+from neumann.studies.definition import PACKAGED, list_studies, read_study
 from neumann.studies.plan import load_study
+from neumann.studies.schema import ASKED, SET_BY_STUDY
 from neumann.studies.stamp import ON_THE_PAGE
 
 
@@ -60,6 +61,7 @@ def test_the_full_budget_is_the_study_as_it_stands() -> None:
         "trainer.max_epochs=20",
         "optimizer=sgd",
         "optimizer.lr=0.01",
+        "trainer.test=false",
         "seed=100",
         "study=mine",
     )
@@ -128,6 +130,7 @@ def change(content: dict[str, Any], path: Any, value: Any) -> dict[str, Any]:
         ("rows/neumann/overrides", ["optimizer.lr=0.1"], ["tuned and set by an override"]),
         ("rows/neumann/overrides", ["seed=3"], ["'seed=3'", "set for each run"]),
         ("rows/neumann/overrides", ["launch.parallel=2"], ["launch is set for each run"]),
+        ("rows/neumann/overrides", ["trainer.test=false"], ["'trainer.test=false'", "runs that tune are not tested"]),
         ("rows/neumann/overrides", ["neumann"], ["'neumann' is not an override"]),
         ("rows/neumann", None, ["rows.neumann=nothing is not a mapping"]),
         ("rows", ["a"], ["rows=['a'] is not a mapping of names"]),
@@ -163,6 +166,22 @@ def change(content: dict[str, Any], path: Any, value: Any) -> dict[str, Any]:
         ("budgets", {"a/../../b": {}}, ["budgets.'a/../../b' ends the name of a folder"]),
         ("comparisons/also", [["sgd", "adam"]], ["comparisons.also", "'adam'"]),
         ("comparisons/smallest_effect", 0, ["above 0"]),
+        ("comparisons/smallest_effect", None, ["name the smallest effect of interest once", "margin: 0.1"]),
+        ("comparisons/margin", 0.1, ["name the smallest effect of interest once"]),
+        ("comparisons", {"primary": "neumann", "reference": "sgd", "margin": 10}, ["comparisons.margin=10", "below 1"]),
+        ("comparisons/outcome", "step", ["comparisons.outcome=step", "did you mean 'steps'?"]),
+        ("comparisons/outcome", "steps", ["a difference of errors, and comparisons.outcome=steps is none"]),
+        (
+            "comparisons",
+            {"primary": "neumann", "reference": "sgd", "margin": 0.1, "outcome": "steps"},
+            ["counted to a target", "target.of"],
+        ),
+        ("target", {}, ["target: name error", "or of"]),
+        ("target", {"error": 8.0, "of": "sgd"}, ["target: name error"]),
+        ("target", {"error": 800.0}, ["target.error=800.0", "below 100"]),
+        ("target", {"of": "sdg"}, ["target.of names the row 'sdg'", "did you mean 'sgd'?"]),
+        ("target", {"eror": 8.0}, ["target.eror", "did you mean 'error'?"]),
+        ("budgets/small/pilot", "yes", ["budgets.small.pilot=yes is not true or false"]),
         ("figures", {"curvs": ["sgd"]}, ["there is no figure 'curvs'", "did you mean 'curves'?"]),
         ("figures", {"curves": ["adam"]}, ["figures.curves", "'adam'"]),
         ("paper", {"source": "x", "measure": "y", "rows": {"adam": 1.0}}, ["paper.rows", "'adam'"]),

@@ -81,7 +81,7 @@ def test_on_a_terminal_every_row_is_a_line_with_its_setting_and_test_error(
         view.started(neumann)
         view.tick([neumann], 3)
         first = shown(console)
-        chosen: Any = SimpleNamespace(chosen=True, setting={"optimizer.lr": 0.3})
+        chosen: Any = SimpleNamespace(chosen=True, setting={"optimizer.lr": 0.3}, seeds=())
         view.evaluating({"averaged": [chosen]}, evaluation)
         for run in evaluation:
             view.done(outcome_of(run))
@@ -100,7 +100,7 @@ def test_a_narrow_terminal_cuts_no_count_setting_or_error(study: Study, width: i
     evaluation = runs_of(study.evaluation("averaged", {"optimizer.lr": 0.3}), make_specs)
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
     view = StudyView(console, "importing PyTorch", study, tuning)
-    chosen: Any = SimpleNamespace(chosen=True, setting={"optimizer.lr": 0.3})
+    chosen: Any = SimpleNamespace(chosen=True, setting={"optimizer.lr": 0.3}, seeds=())
     view.evaluating({"averaged": [chosen]}, evaluation)
     for run in evaluation:
         view._over[run.spec.signature] = outcome_of(run)

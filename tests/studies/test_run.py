@@ -104,6 +104,33 @@ def test_a_study_trains_what_is_missing_and_nothing_twice() -> None:
     assert not (gone / "result.json").exists()  # a report trains nothing
 
 
+@pytest.mark.slow
+def test_a_grid_is_trained_once_and_only_what_a_seed_chose_is_tested() -> None:
+    content = small(design="grid", seeds={"tuning": [100], "evaluation": [0, 1]}, target={"of": "sgd"})
+    content["space"] = {"optimizer.lr": [0.1, 0.3, 1.0]}
+    write_study(content)
+    done = neumann("study", "mine", "logger=none")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {path.parent: json.loads(path.read_text()) for path in Path("runs/mine").glob("*/result.json")}
+    assert len(found) == 2 * 3 * 2 + 3  # two rows share theirs; and the target's
+    tested = {folder: result for folder, result in found.items() if result["test"] is not None}
+    assert 4 <= len(tested) <= 6  # the averaged row may have chosen other rates
+    for folder, result in found.items():
+        assert result["attempts"] == (2 if folder in tested else 1)
+        assert (folder / "test-correct.bin").exists() == (folder in tested)
+        steps = [json.loads(line)["step"] for line in (folder / "measurements.jsonl").read_text().splitlines()]
+        assert steps == [18, 36]
+        assert (folder / "last.ckpt").exists() == (folder not in tested)
+    first = results()
+    again = neumann("study", "mine", "logger=none")
+    assert again.returncode == 0, again.stderr
+    assert results() == first
+    with open("runs/mine/report-full/runs.csv") as file:
+        lines = list(csv.DictReader(file))
+    assert {line["role"] for line in lines if line["test_error"]} == {"evaluation"}
+    assert len({line["signature"] for line in lines if line["test_error"]}) == len(tested)
+
+
 def alive(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]

@@ -15,7 +15,6 @@ from scipy import integrate, stats
 from neumann.studies.statistics import (
     HolmResult,
     Paired,
-    decide,
     holm,
     paired,
     power,
@@ -122,7 +121,6 @@ def test_shares_lie_between_0_and_1(share: float) -> None:
         ("alpha", lambda: power(1.0, 1.0, 5, share)),
         ("alpha", lambda: smallest_detectable_effect(1.0, 5, share)),
         ("alpha", lambda: seeds_needed(1.0, 1.0, share)),
-        ("alpha", lambda: decide(against_zero(1.0, 2.0), 0.5, share)),
     ]
     for what, call in calls:
         with pytest.raises(ValueError, match=f"^{what} must lie between 0 and 1, got"):
@@ -438,97 +436,6 @@ def test_counts_are_counts() -> None:
     assert proportion_interval(np.int64(3), np.int64(30)) == proportion_interval(3, 30)  # type: ignore[arg-type]
 
 
-# ----------------------------------------------------------------------------------------------------------- verdict
-
-
-def test_the_four_answers() -> None:
-    better = against_zero(-1.0, -1.2, -0.9, -1.1)
-    assert decide(better, 0.5).answer == "better"
-    assert decide(against_zero(1.0, 1.2, 0.9, 1.1), 0.5).answer == "worse"
-    assert decide(against_zero(-0.1, 0.1, 0.05, -0.08), 0.5).answer == "equivalent"
-    unsure = decide(against_zero(-1.0, 1.0, 2.0, -1.5), 0.5)
-    assert unsure.answer == "no difference shown"
-    assert unsure.smallest_detectable_effect == smallest_detectable_effect(against_zero(-1.0, 1.0, 2.0, -1.5).sd, 4)
-    assert (unsure.alpha, unsure.power, unsure.smallest_effect_of_interest) == (0.05, 0.8, 0.5)
-    # A real difference that is too small to matter: equivalent, and p tells that it is real
-    small = decide(better, 2.0)
-    assert (small.answer, small.p) == ("equivalent", better.p)
-    assert small.p is not None
-    assert small.p < 0.05
-
-
-@quick
-@given(st.lists(numbers, min_size=3, max_size=10), st.floats(0.1, 100))
-def test_equivalence_is_scipys_two_one_sided_tests(differences: list[float], margin: float) -> None:
-    c = against_zero(*differences)
-    assume(c.sd)
-    above = stats.ttest_1samp(differences, -margin, alternative="greater").pvalue
-    below = stats.ttest_1samp(differences, margin, alternative="less").pvalue
-    verdict = decide(c, margin)
-    assert verdict.p_equivalence == pytest.approx(max(above, below), rel=1e-6, abs=1e-12)
-    # The same answer by the interval of 1 - 2 alpha
-    interval = summarize(differences, 0.9)
-    assert interval.low is not None
-    assert interval.high is not None
-    assert (verdict.answer == "equivalent") == (-margin < interval.low and interval.high < margin)
-    assert (verdict.equivalence_low, verdict.equivalence_high) == pytest.approx((interval.low, interval.high))
-    assert verdict.equivalence_confidence == pytest.approx(0.9)
-
-
-@pytest.mark.medium
-def test_two_one_sided_tests_err_as_seldom_as_they_say() -> None:
-    # At the margin itself, where it is hardest, 5 % are called equivalent by mistake
-    samples = np.random.default_rng(4).normal(1.0, 0.3, (600, 6)).tolist()
-    wrong = np.mean([decide(against_zero(*row), 1.0).answer == "equivalent" for row in samples])
-    assert wrong == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 / 600))
-
-
-def test_one_pair_decides_nothing() -> None:
-    v = decide(against_zero(-5.0), 0.5)
-    assert (v.answer, v.p, v.p_equivalence, v.smallest_detectable_effect) == ("no difference shown", None, None, None)
-
-
-@pytest.mark.parametrize(
-    ("difference", "n", "margin", "answer"),
-    [
-        (-1.0, 5, 0.5, "no difference shown"),  # 2/2^5 = 0.0625
-        (-1.0, 6, 0.5, "better"),
-        (1.0, 6, 0.5, "worse"),
-        (0.0, 4, 0.5, "no difference shown"),  # 1/2^4 = 0.0625
-        (0.0, 5, 0.5, "equivalent"),
-        (0.5, 5, 0.5, "no difference shown"),  # on the margin is not within it
-        (31 / 300 - 30 / 300, 5, 1 / 300, "no difference shown"),  # nor a last bit below it
-    ],
-)
-def test_equal_differences_are_decided_by_their_signs(difference: float, n: int, margin: float, answer: str) -> None:
-    v = decide(against_zero(*[difference] * n), margin)
-    assert (v.answer, v.smallest_detectable_effect) == (answer, None)
-
-
-def test_a_family_is_decided_by_the_adjusted_p() -> None:
-    c = paired(rowed(*SLEEP_1), rowed(*SLEEP_2))
-    assert c.p is not None
-    assert decide(c, 0.1).answer == "better"
-    v = decide(c, 0.1, adjusted_p=holm({"sleep": c.p, **{str(i): 0.001 * i for i in range(1, 20)}})["sleep"].adjusted)
-    assert (v.answer, v.p) == ("no difference shown", pytest.approx(c.p * 18))
-    for wrong in (c.p / 2, 1.1, math.nan):
-        with pytest.raises(ValueError, match=r"an adjusted p lies between the comparison's own, 0\.0028.*, and 1, got"):
-            decide(c, 0.1, adjusted_p=wrong)
-    with pytest.raises(ValueError, match="an adjusted p lies between the comparison's own, None, and 1, got 0"):
-        decide(against_zero(1.0), 0.1, adjusted_p=0.01)
-
-
-def test_a_margin_is_a_positive_number() -> None:
-    c = against_zero(1.0, 2.0)
-    for margin in (0.0, -0.5):
-        with pytest.raises(ValueError, match=f"the smallest effect of interest must be above 0, got {margin}"):
-            decide(c, margin)
-    with pytest.raises(ValueError, match="smallest effect of interest must be a finite number, got nan"):
-        decide(c, math.nan)
-    with pytest.raises(ValueError, match=r"power must lie between 0\.05 and 1, got 2"):
-        decide(c, 1.0, power=2.0)
-
-
 # ----------------------------------------------------------------------------------------------------------- imports
 
 
@@ -536,7 +443,7 @@ def test_a_margin_is_a_positive_number() -> None:
 def test_imports_are_light(python: Callable[[str], str]) -> None:
     heavy = "torch", "pandas", "matplotlib", "numpy", "scipy"
     assert python(f"import sys, neumann.studies.statistics; print([m for m in {heavy} if m in sys.modules])") == "[]\n"
-    used = "from neumann.studies.statistics import decide, paired\ndecide(paired({1: 1, 2: 2}, {1: 2, 2: 4}), 1)\n"
+    used = "from neumann.studies.statistics import paired\npaired({1: 1, 2: 2}, {1: 2, 2: 4})\n"
     assert python(f"{used}import sys; print([m for m in {heavy[:3]} if m in sys.modules])") == "[]\n"
 
 
@@ -557,25 +464,3 @@ def test_the_sign_test_is_the_exact_binomial_one(wins: int) -> None:
     stats = pytest.importorskip("scipy.stats")
     assert sign_test(wins, 8 - wins) == pytest.approx(stats.binomtest(wins, 8).pvalue)
     assert sign_test(0, 0) == 1.0
-
-
-@pytest.mark.parametrize(
-    ("finished", "diverged_a", "diverged_b", "answer"),
-    [
-        (16, (), (), "better"),
-        (16, (16, 17), (), "no difference shown"),  # 16 wins, 2 losses, p = 0.001: it diverged more often all the same
-        (16, (16,), (16,), "better"),
-        (16, (), (16, 17), "better"),
-        (0, tuple(range(8)), (), "worse"),
-        (0, (0, 1, 2), (), "diverged"),  # three seeds show nothing
-        (0, (0, 1, 2), (0, 1, 2), "diverged"),
-    ],
-)
-def test_no_verdict_ignores_divergence(
-    finished: int, diverged_a: tuple[int, ...], diverged_b: tuple[int, ...], answer: str
-) -> None:
-    everywhere = range(max([finished - 1, *diverged_a, *diverged_b]) + 1)
-    a = {seed: 0.1 + seed / 1000 for seed in everywhere if seed not in diverged_a}
-    b = {seed: 0.2 + seed / 999 for seed in everywhere if seed not in diverged_b}
-    one = paired(a, b, diverged_a=diverged_a, diverged_b=diverged_b)
-    assert decide(one, 0.005).answer == answer

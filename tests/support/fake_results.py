@@ -8,10 +8,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from neumann.studies.results import Comparison, Curve, Paper, RowResult, RunEntry, StudyResults, TuningTrial
-from neumann.studies.statistics import decide, holm, paired, summarize
+from neumann.studies.effects import Way, cost_effect, difference, median, relative
+from neumann.studies.results import (
+    COSTS,
+    ERROR,
+    Comparison,
+    Curve,
+    Paper,
+    RowResult,
+    RunEntry,
+    StudyResults,
+    Target,
+    TuningTrial,
+)
+from neumann.studies.statistics import holm, paired, summarize
+from neumann.studies.verdicts import Margin, decide
 
-EFFECT = 0.002
+MARGIN = Margin(0.002, relative=False)
 PROVENANCE = {
     "commit": {"9f31c0de52a4": ("SGD",)},
     "torch": {"2.15.0": ("SGD",)},
@@ -94,7 +107,11 @@ def study(
         epochs=(30.0,),
         test_images=images,
         validation_images=5_000,
-        smallest_effect=EFFECT,
+        outcome=ERROR,
+        margin=MARGIN,
+        target=Target(0.09 if done else None, "the median error of SGD on three tuning seeds", "350 steps"),
+        pilot=False,
+        grid=False,
         reference=against,
         rows=tuple(rows),
         comparisons=comparisons,
@@ -121,10 +138,25 @@ def compare(
     out = []
     for (a, b), pair in sorted(found.items(), key=lambda item: item[0] != primary):
         adjusted = family[f"{a}|{b}"].adjusted if f"{a}|{b}" in family else None
-        verdict = decide(pair, EFFECT, adjusted_p=adjusted) if pair else None
+        effect, effects, verdict = None, {}, None
+        if pair:
+            effect, ways = difference(pair), [_ways(rows[key]) for key in (a, b)]
+            verdict = decide(effect, MARGIN, adjusted_p=adjusted, against_margin=(a, b) == primary)
+            effects = {ERROR: relative(pair, rows[a].errors, rows[b].errors)}
+            effects |= {cost: found for cost in COSTS if (found := cost_effect(*ways, cost)) is not None}
         note = None if pair else "the rows share no finished seed"
-        out.append(Comparison(a, b, (a, b) == primary, pair, adjusted, verdict, note))
+        out.append(Comparison(a, b, (a, b) == primary, pair, effect, effects, adjusted, verdict, note))
     return tuple(out)
+
+
+def _ways(row: RowResult) -> dict[int, Way]:
+    """Return invented ways to the target: the higher the error, the longer; the worst runs miss it."""
+    found = {}
+    for seed, error in row.errors.items():
+        steps = 350 * max(1, round(20 + 2000 * (error - 0.08)))
+        costs = {"steps": steps, "examples": 128 * steps, "gradient_evaluations": steps, "device_seconds": 0.01 * steps}
+        found[seed] = Way(error < 0.095, costs)
+    return found | {seed: Way(False, dict.fromkeys(COSTS)) for seed in row.diverged}
 
 
 def _pair(rows: Mapping[str, RowResult], a: str, b: str) -> Any:
@@ -142,7 +174,7 @@ def _row(fake: Fake, i: int, seeds: tuple[int, ...], done: tuple[int, ...], tune
             losses[seed] = 3.1 * errors[seed]
             for k, point in enumerate(fake.points):
                 points[point].append(errors[seed] if point == fake.at else errors[seed] + 0.0004 * (1 + k))
-    return RowResult(
+    row = RowResult(
         key=fake.key,
         label=fake.label,
         point=fake.point,
@@ -150,6 +182,7 @@ def _row(fake: Fake, i: int, seeds: tuple[int, ...], done: tuple[int, ...], tune
         overrides=(f"optimizer={fake.key}", "schedule=synchronous"),
         trials=_trials(fake, i, tuned),
         setting={"optimizer.lr": fake.rate} if tuned else None,
+        choices={},
         edge=f"optimizer.lr={fake.rate:g} is the smallest of {len(RATES)} tried" if tuned and fake.rate == 0.003 else None,
         planned=len(seeds),
         errors=errors,
@@ -162,7 +195,10 @@ def _row(fake: Fake, i: int, seeds: tuple[int, ...], done: tuple[int, ...], tune
         reference=None,
         paper=fake.paper,
         mixed=(),
+        to_target={},
     )  # fmt: skip
+    ways = _ways(row).values()
+    return replace(row, to_target={cost: median(ways, cost) for cost in COSTS if ways})
 
 
 def _noisy(error: float, seed: int, i: int) -> float:

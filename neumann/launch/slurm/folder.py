@@ -61,6 +61,11 @@ class ListedRun:
         """Return whether a single process trains it."""
         return self.ranks == (1, 1)
 
+    def is_over(self) -> bool:
+        """Return whether the run has the result that is asked for."""
+        trainer = self.record["config"]["trainer"]
+        return self.folder().result(tested=trainer.get("test", True)) is not None
+
     def refuse_foreign(self, output: Path) -> None:
         """Raise UserError where the run would do what only its launcher may ask for, see `LaunchFolder.refuse_foreign`.
 

@@ -163,7 +163,7 @@ class _WorkerStart:
         state = self._state(fresh=True)
         if state.stopped is not None or not self._begun:  # a time limit too short for any run must not requeue for ever
             return False
-        return any(state.history(run.signature).open and run.folder().result() is None for run in self._runs)
+        return any(state.history(run.signature).open and not run.is_over() for run in self._runs)
 
     def _loop(self, signals: list[int]) -> str:
         looks = 0
@@ -221,7 +221,7 @@ class _WorkerStart:
         for run in fresh:
             folder = run.folder()
             self._later.pop(run.signature, None)
-            if folder.result() is not None:
+            if run.is_over():
                 self._over.add(run.signature)
             elif folder.held():
                 self._later[run.signature] = time.monotonic() + LATER_S

@@ -12,8 +12,8 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from neumann.studies.numbers import printable
-from neumann.studies.results import RunEntry, StudyResults
+from neumann.studies.numbers import printable, value
+from neumann.studies.results import RowResult, RunEntry, StudyResults
 from neumann.studies.statistics import Summary
 
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
@@ -31,27 +31,37 @@ def table_csv(results: StudyResults) -> bytes:
     header += [f"test_error_{part}_at_{point}" for point in points for part in ("n", "mean", "low", "high")]
     header += [f"difference_{part}" for part in ("against", "n", "mean", "sd", "low", "high")]
     header += ["p", "p_holm", "p_sign_flip", "wins", "ties", "losses", "primary", "verdict"]
-    header += ["p_equivalence", "equivalence_low", "equivalence_high", "smallest_detectable_effect", "paper_error"]
+    header += ["equivalence_low", "equivalence_high", "smallest_detectable_effect", "deciding_n", "paper_error"]
     lines: list[list[Cell]] = []
     for row in results.rows:
-        c, setting = row.reference, row.setting or {}
-        pair, verdict = (c.paired, c.verdict) if c else (None, None)
-        line: list[Cell] = [row.key, row.label, row.point, row.at, *(setting.get(key) for key in keys), row.edge]
+        c = row.reference
+        pair, effect, verdict = (c.paired, c.effect, c.verdict) if c else (None, None, None)
+        line: list[Cell] = [row.key, row.label, row.point, row.at, *(_chosen(row, key) for key in keys), row.edge]
         line += [row.planned, len(row.errors), len(row.diverged), *_summary(row.error), *_summary(row.loss)]
         for point in points:
             s = row.points.get(point)
             line += [s.n, s.mean, s.low, s.high] if s else [None] * 4
         line.append(c.against if c else None)
-        line += [pair.n, pair.mean, pair.sd, pair.low, pair.high, pair.p] if pair else [None] * 6
+        line += [pair.n, pair.mean, pair.sd, pair.low, pair.high] if pair else [None] * 5
+        line.append(effect.p if effect else None)
         line.append(c.adjusted if c else None)
         line += [pair.sign_flip_p, pair.wins, pair.ties, pair.losses] if pair else [None] * 4
         line.append(c.primary if c else None)
         line.append(verdict.answer if verdict else None)
-        line += [verdict.p_equivalence, verdict.equivalence_low, verdict.equivalence_high] if verdict else [None] * 3
-        line.append(verdict.smallest_detectable_effect if verdict else None)
+        line += [effect.inner_low, effect.inner_high] if effect else [None] * 2
+        line += [verdict.smallest_detectable_effect, verdict.seeds] if verdict else [None] * 2
         line.append(None if row.paper is None else round(row.paper / 100, 12))  # 23.1 / 100 without binary dust
         lines.append(line)
     return as_csv(header, lines)
+
+
+def _chosen(row: RowResult, key: str) -> Cell:
+    """Return what was chosen for ``key``; in a grid each value with how many seeds chose it: "0.1 x7 0.3 x3"."""
+    if not row.choices:
+        return (row.setting or {}).get(key)
+    values = [value(setting[key]) for setting in row.choices.values() if key in setting]
+    often = sorted(dict.fromkeys(values), key=lambda one: -values.count(one))
+    return " ".join(f"{one} x{values.count(one)}" for one in often)
 
 
 def runs_csv(results: StudyResults) -> bytes:

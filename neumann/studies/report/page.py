@@ -21,22 +21,35 @@ from neumann.studies.conditions import is_mixed
 from neumann.studies.numbers import (
     DASH,
     count,
+    effect_interval,
+    effect_value,
     interval,
     mean_and_interval,
+    measure,
     p_value,
-    percent,
     percentage_points,
     printable,
     setting_text,
+    size,
     value,
     verbatim,
 )
 from neumann.studies.plan import EVALUATION, TUNING
 from neumann.studies.report.csv_files import curves_csv, runs_csv, table_csv
+from neumann.studies.report.outcomes import (
+    columns,
+    costs,
+    outcome_lines,
+    outcomes_caption,
+    outcomes_csv,
+    target_csv,
+    target_lines,
+    target_text,
+)
 from neumann.studies.report.tables import (
     caption,
+    effect_header,
     epochs_text,
-    label_of,
     main_lines,
     markdown_table,
     missing_sentence,
@@ -45,7 +58,8 @@ from neumann.studies.report.tables import (
     verdict_word,
     within,
 )
-from neumann.studies.results import Comparison, RowResult, RunEntry, StudyResults
+from neumann.studies.report.text import label_of
+from neumann.studies.results import COSTS, Comparison, RowResult, RunEntry, StudyResults
 from neumann.studies.statistics import proportion_interval
 
 if TYPE_CHECKING:
@@ -70,7 +84,10 @@ def render(results: StudyResults, folder: Path) -> list[Path]:
         "table.csv": table_csv(results),
         "runs.csv": runs_csv(results),
         "curves.csv": curves_csv(results),
+        "outcomes.csv": outcomes_csv(results),
     }
+    if results.target is not None:
+        files["target.csv"] = target_csv(results)
     for name, drawing in drawings.items():
         files |= {f"{name}.svg": drawing.svg, f"{name}.png": drawing.png}
     for name, content in reversed(files.items()):  # the page last, when the files beside it are there
@@ -113,9 +130,17 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
         setting_header=setting_header(results),
         setting_text=setting_text,
         reference=label_of(results, results.reference),
+        compared=effect_header(results),
+        outcomes=outcome_lines(results),
+        cost_columns=[COSTS[outcome] for outcome in columns(results) if outcome in COSTS],
+        outcomes_caption=outcomes_caption(results),
+        target=target_text(results),
+        needed=target_lines(results),
+        cost_names=[COSTS[cost] for cost in costs(results)],
+        measure=measure(results.outcome),
         primaries=[_compared(results, c) for c in results.comparisons if c.primary],
         comparisons=[_compared(results, c) for c in sorted(results.comparisons, key=lambda c: not c.primary)],
-        smallest_effect=percent(results.smallest_effect),
+        margin=size(results.margin.size, results.margin),
         points=results.points(),
         by_point=[_by_point(row, results.points()) for row in results.rows],
         failures=[_failures(results, row) for row in results.rows],
@@ -133,7 +158,6 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
 def _compared(results: StudyResults, c: Comparison) -> dict[str, Any]:
     """Return one comparison as text, by column of the table of comparisons."""
     pair, verdict = c.paired, c.verdict
-    found = verdict.smallest_detectable_effect if verdict else None
     dropped = [
         f"{'seed' if len(seeds) == 1 else 'seeds'} {_listed(seeds)} {what} in {label_of(results, key)}{only}"
         for key, seeds, what, only in (
@@ -151,52 +175,54 @@ def _compared(results: StudyResults, c: Comparison) -> dict[str, Any]:
         ]
     elif pair and pair.sd == 0:
         equal = ["all differences are equal: p is the sign-flip test's"]
+    settings = ", ".join(setting_text(setting) for setting in c.settings)
+    at_equal = [f"at equal settings: the mean over {settings}"] if settings else []
     apart = [f"the runs of the two differ in {listed(c.unlike)}"] if c.unlike else []
     return {
         "row": label_of(results, c.row),
         "against": label_of(results, c.against),
         "primary": c.primary,
         "n": count(pair.n, pair.over) if pair else DASH,
-        "test": "sign test" if pair and pair.diverged else "paired t test",
+        "includes": "at equal settings" if settings else "tuning included" if results.grid else "at these settings",
+        "effect": effect_value(c.effect),
+        "seeds": count(c.effect.n, c.effect.over) if c.effect else DASH,
+        "effect_interval": effect_interval(c.effect),
+        "test": c.effect.test if c.effect else DASH,
         "difference": percentage_points(pair.mean if pair else None),
         "interval": interval(pair.low, pair.high, percentage_points) if pair else DASH,
         # Where all differences are equal there is no t test, and p is the sign-flip test's
-        "p": p_value(pair.p if pair and pair.t is not None else None),
-        "own_p": p_value(pair.p if pair else None),
-        "holm": p_value(c.adjusted),
-        "flip": p_value(pair.sign_flip_p if pair else None),
+        "p": p_value(pair.p if pair and pair.t is not None and not results.pilot else None),
+        "own_p": p_value(c.effect.p if c.effect and not results.pilot else None),
+        "holm": p_value(c.adjusted if not results.pilot else None),
+        "flip": p_value(pair.sign_flip_p if pair and not results.pilot else None),
         "counts": f"{pair.wins}/{pair.ties}/{pair.losses}" if pair else DASH,
         "verdict": verdict_word(c),
         "within": within(c),
-        "equivalence_p": p_value(verdict.p_equivalence if verdict else None),
-        "detectable": percent(found),
+        "detectable": size(verdict.smallest_detectable_effect, verdict.margin) if verdict else DASH,
         "power": f"{100 * verdict.power:.0f} %" if verdict else DASH,
         "sentence": _budget_sentence(results, c),
-        "note": "; ".join([*([c.note] if c.note else []), *dropped, *equal, *apart]),
+        "note": "; ".join([*([c.note] if c.note else []), *at_equal, *dropped, *equal, *apart]),
     }
 
 
 def _budget_sentence(results: StudyResults, c: Comparison) -> str:
     """Return the sentence on the smallest effect that this number of seeds detects."""
-    if c.verdict is None or c.paired is None:
-        margin = percent(results.smallest_effect)
-        return (
-            "The smallest effect that these seeds detect is not known yet; "
-            f"the smallest of interest is {margin} percentage points."
-        )
-    n, found = c.paired.n, c.verdict.smallest_detectable_effect
+    margin = size(results.margin.size, results.margin)
+    if c.verdict is None or c.effect is None:
+        return f"The smallest effect that these seeds detect is not known yet; the smallest of interest is {margin}."
+    n, found = c.effect.n, c.verdict.smallest_detectable_effect
     seeds = "one seed" if n == 1 else f"{n} seeds"
-    if found is None and c.paired.diverged:
-        return "The smallest effect that these seeds would detect is unknown: the sign test uses no sizes."
+    if found is None and c.effect.lost:
+        return f"The smallest effect that these seeds would detect is unknown: the {c.effect.test} uses no sizes."
     if found is None:
         why = "one difference has no spread" if n == 1 else "all differences are equal"
         return f"The smallest effect that {seeds} would detect is unknown: {why}."
     sentence = (
-        f"With {seeds} and the spread found here, a true difference of {percent(found)} percentage points is detected "
+        f"With {seeds} and the spread found here, a true difference of {size(found, results.margin)} is detected "
         f"with a power of {100 * c.verdict.power:.0f} % (two-sided test, α = {c.verdict.alpha:g})."
     )
-    of_interest = f"the smallest effect of interest, {percent(results.smallest_effect)} percentage points"
-    if found > results.smallest_effect:
+    of_interest = f"the smallest effect of interest, {margin}"
+    if found > results.margin.size:
         return f"{sentence} That is more than {of_interest}: this budget can miss an effect that matters."
     return f"{sentence} That is enough for {of_interest}."
 

@@ -7,7 +7,6 @@ scripts. The published numbers stand in study.yaml too, under ``paper.rows``, an
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -18,22 +17,26 @@ from neumann.store.code_digests import in_words, listed
 from neumann.studies.numbers import (
     DASH,
     RATE,
+    choices_text,
     count,
-    equivalence_interval,
+    effect_interval,
+    effect_value,
+    inner_interval,
     interval,
+    measure,
     nats,
     p_value,
     percent,
-    percentage_points,
     printable,
     setting_text,
+    unit_of,
+    verdict_text,
 )
-from neumann.studies.results import Comparison, RowResult, StudyResults
+from neumann.studies.report.outcomes import outcomes_markdown
+from neumann.studies.report.text import joined, label_of, markdown
+from neumann.studies.results import ERROR, Comparison, RowResult, StudyResults
 
-
-def label_of(results: StudyResults, key: str) -> str:
-    """Return the label of row ``key``, or the key itself where there is no such row."""
-    return next((printable(row.label) for row in results.rows if row.key == key), printable(key))
+INSIDE = ("equivalent", "negligible")  # the verdicts by which the inner interval lies within the margin
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,10 @@ class TableLine:
     border of the space, ``mixed`` that its runs were not made alike, or not as the reference row's. ``error`` is the
     mean test error in percent with its ``interval``, half that interval's width (``half``; a dash where an end is cut
     off at 0 or 100 %), ``sd`` and ``n``; ``loss`` the mean test loss in nats; ``paper`` the published error in percent.
-    ``difference`` to the reference row and its ``difference_interval`` are in percentage points. ``p`` is the one that
-    counts, ``kind`` says which that is: "primary", "Holm", "unadjusted" or "". ``verdict`` is the short answer, and
-    ``within`` the interval that "equivalent" rests on, empty for other verdicts. ``primary`` marks the row of a primary
+    ``effect`` against the reference row and its ``effect_interval`` are on the study's outcome, in the unit of its
+    margin (`effect_header`). ``p`` is the one that counts, ``kind`` says which that is: "primary", "Holm", "unadjusted"
+    or "". ``verdict`` is the short answer, ``word`` the shorter one of a terminal, and ``within`` the interval
+    that "equivalent" and "negligible" rest on, empty for other verdicts. ``primary`` marks the row of a primary
     comparison, ``is_reference`` the reference row.
     """
 
@@ -60,11 +64,12 @@ class TableLine:
     half: str
     sd: str
     n: str
-    difference: str
-    difference_interval: str
+    effect: str
+    effect_interval: str
     p: str
     kind: str
     verdict: str
+    word: str
     within: str
     primary: bool
     is_reference: bool
@@ -79,7 +84,7 @@ def main_lines(results: StudyResults) -> list[TableLine]:
 
 def _line(row: RowResult, is_reference: bool, reference: str) -> TableLine:
     error, comparison = row.error, None if is_reference else row.reference
-    pair = comparison.paired if comparison else None
+    effect = comparison.effect if comparison else None
     half = None
     if error and error.low is not None and error.high is not None and error.low > 0 and error.high < 1:
         half = error.high - error.mean
@@ -87,7 +92,7 @@ def _line(row: RowResult, is_reference: bool, reference: str) -> TableLine:
     return TableLine(
         label=printable(row.label),
         at=printable(row.at) if row.at else DASH,
-        setting=setting_text(row.setting),
+        setting=choices_text(row.choices) if row.choices else setting_text(row.setting),
         edge=printable(row.edge) if row.edge else None,
         mixed=_mixed(row, comparison, reference),
         error=percent(error.mean if error else None),
@@ -95,11 +100,12 @@ def _line(row: RowResult, is_reference: bool, reference: str) -> TableLine:
         half=percent(half),
         sd=percent(error.sd if error else None),
         n=count(error.n if error else 0, row.planned) + (f", {len(row.diverged)} diverged" if row.diverged else ""),
-        difference=percentage_points(pair.mean if pair else None),
-        difference_interval=interval(pair.low, pair.high, percentage_points) if pair else DASH,
+        effect=effect_value(effect),
+        effect_interval=effect_interval(effect),
         p=p,
         kind=kind,
         verdict="reference" if is_reference else verdict_word(comparison),
+        word="reference" if is_reference else comparison.verdict.answer if comparison and comparison.verdict else DASH,
         within=within(comparison),
         primary=bool(comparison and comparison.primary),
         is_reference=is_reference,
@@ -123,24 +129,34 @@ def paper_number(row: RowResult) -> str:
 
 def shown_p(comparison: Comparison | None) -> tuple[str, str]:
     """Return the p that counts, and its kind: the primary comparison's own, else Holm's."""
-    if comparison is None or comparison.paired is None:
+    if comparison is None or comparison.effect is None or comparison.verdict is None:
+        return DASH, ""
+    if comparison.verdict.answer == "pilot":  # a p is a verdict to most readers
         return DASH, ""
     if comparison.primary:
-        return p_value(comparison.paired.p), "primary"
+        return p_value(comparison.effect.p), "primary"
     if comparison.adjusted is not None:
         return p_value(comparison.adjusted), "Holm"
-    return p_value(comparison.paired.p), "" if comparison.paired.p is None else "unadjusted"
+    return p_value(comparison.effect.p), "" if comparison.effect.p is None else "unadjusted"
 
 
 def verdict_word(comparison: Comparison | None) -> str:
     """Return the verdict in short form, or a dash."""
-    return comparison.verdict.answer if comparison and comparison.verdict else DASH
+    return verdict_text(comparison.verdict) if comparison and comparison.verdict else DASH
 
 
 def within(comparison: Comparison | None) -> str:
-    """Return the interval that the verdict "equivalent" rests on; empty for other verdicts, and where there is none."""
+    """Return the interval that "equivalent" and "negligible" rest on; empty for other verdicts, and without one."""
     verdict = comparison.verdict if comparison else None
-    return equivalence_interval(verdict) if verdict and verdict.answer == "equivalent" else ""
+    return inner_interval(comparison.effect) if comparison and verdict and verdict.answer in INSIDE else ""
+
+
+def effect_header(results: StudyResults) -> tuple[str, str]:
+    """Return what the effects of the main table are, and their unit."""
+    reference, unit = label_of(results, results.reference), unit_of(results.margin)
+    if results.margin.relative:
+        return f"{measure(results.outcome).capitalize()} against {reference}", unit
+    return f"Difference to {reference}", unit
 
 
 def setting_header(results: StudyResults) -> str:
@@ -152,25 +168,19 @@ def setting_header(results: StudyResults) -> str:
 # ------------------------------------------------------------------------------------------------ Markdown, terminal
 
 
-def markdown(text: object) -> str:
-    """Return ``text`` as one line that GitHub shows as it is, in a table too."""
-    line = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", line)
-
-
 def markdown_table(results: StudyResults) -> str:
     """Return the main table in GitHub-flavoured Markdown, with a caption that says what it measures."""
-    lines, reference = main_lines(results), label_of(results, results.reference)
+    lines, (compared, unit) = main_lines(results), effect_header(results)
     header = [
         "row", "evaluated at", setting_header(results), "test error, % [95 % interval]", "sd, %", "n",
-        f"difference to {reference}, percentage points [95 % interval]", "p", "verdict", "test loss, nats", "paper, %",
+        f"{compared[:1].lower() + compared[1:]}, {unit} [95 % interval]", "p", "verdict", "test loss, nats", "paper, %",
     ]  # fmt: skip
     body = []
     for line in lines:
         cells = [
             line.label + (" ‡" if line.mixed else ""), line.at, line.setting + (" †" if line.edge else ""),
-            _joined(line.error, line.interval),
-            line.sd, line.n, _joined(line.difference, line.difference_interval),
+            joined(line.error, line.interval),
+            line.sd, line.n, joined(line.effect, line.effect_interval),
             f"{line.p} ({line.kind})" if line.kind else line.p,
             f"{line.verdict} ({line.within})" if line.within else line.verdict, line.loss, line.paper,
         ]  # fmt: skip
@@ -184,15 +194,12 @@ def markdown_table(results: StudyResults) -> str:
     parts += [f"† {markdown(line.label)}: {markdown(line.edge)}." for line in lines if line.edge]
     parts += [f"‡ {markdown(line.label)}: {markdown(line.mixed)}." for line in lines if line.mixed]
     parts.append(markdown(caption(results)))
+    parts += outcomes_markdown(results)
     if results.settings:
         parts.append(markdown(settings_text(results)))
     if results.paper:
         parts.append(f"Paper: {markdown(results.paper.measure)} ({markdown(results.paper.source)}).")
     return "\n\n".join(parts) + "\n"
-
-
-def _joined(mean: str, bounds: str) -> str:
-    return mean if bounds == DASH else f"{mean} {bounds}"
 
 
 def missing_sentence(results: StudyResults) -> str:
@@ -207,9 +214,35 @@ def caption(results: StudyResults) -> str:
     return (
         f"Error on {results.test_images:,} test images after {epochs_text(results)}, mean over "
         f"{seeds} {'seed' if seeds == 1 else 'seeds'} with its 95 % t interval, cut off at 0 and 100 %; n: runs that "
-        "finished. Differences are paired by seed, negative where the row errs less, in percentage points. p is of the "
-        "paired t test, or, where a run diverged, of the sign test, in which that run is worse than any that finished: "
-        "as it is for the primary comparison, Holm-adjusted for the others. Losses are in nats."
+        f"finished. {_effects_told(results)} p is as it is for the primary comparison, Holm-adjusted for the others. "
+        f"Losses are in nats.{_equal_told(results)}"
+    )
+
+
+def _equal_told(results: StudyResults) -> str:
+    """Return a sentence for each row that is compared with the reference at equal settings, not at what was chosen."""
+    found = [(row.label, row.reference.settings) for row in results.rows if row.reference and row.reference.settings]
+    return "".join(
+        f" {printable(label)} and {label_of(results, results.reference)} are compared at equal settings, by the mean "
+        f"over {', '.join(map(setting_text, settings))}, and not at what was chosen."
+        for label, settings in found
+    )
+
+
+def _effects_told(results: StudyResults) -> str:
+    if results.outcome != ERROR:
+        return (
+            f"Effects are the change of the geometric mean of {measure(results.outcome)} in percent, paired by seed, "
+            "negative where the row needs less; p is of the paired t test of the log ratios, or, where a run missed "
+            "the target, of the log-rank test."
+        )
+    said = "Differences are paired by seed, negative where the row errs less, in percentage points."
+    if results.margin.relative:
+        said = "Effects are the change of the mean test error in percent, paired by seed, with Fieller's interval, "
+        said += "negative where the row errs less."
+    return (
+        f"{said} p is of the paired t test, or, where a run diverged, of the sign test, in which that run is worse "
+        "than any that finished."
     )
 
 
@@ -234,14 +267,15 @@ def epochs_text(results: StudyResults) -> str:
 
 def print_main_table(console: Console, results: StudyResults) -> None:
     """Print the main table, compact, on a terminal: test error in %, differences in percentage points."""
-    names = ("row", setting_header(results), "error, %", "n", "diff.", "verdict", "paper")
+    against = "diff." if not results.margin.relative else "effect, %"
+    names = ("row", setting_header(results), "error, %", "n", against, "verdict", "paper")
     rows = []
     for line in main_lines(results):
         # ± would reach below 0 or above 100 % where an end is cut off
-        error = f"{line.error} ±{line.half}" if line.half != DASH else _joined(line.error, line.interval)
+        error = f"{line.error} ±{line.half}" if line.half != DASH else joined(line.error, line.interval)
         cells = (
             line.label + (" ‡" if line.mixed else ""), line.setting + (" †" if line.edge else ""), error, line.n,
-            line.difference, line.verdict, line.paper,
+            line.effect, line.word, line.paper,
         )  # fmt: skip
         rows.append([Text(cell, style="bold" if line.primary else "") for cell in cells])
     print_table(console, names, rows, right=(*names[1:5], "paper"), shortest=24)

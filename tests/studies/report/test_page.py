@@ -17,20 +17,32 @@ import pytest
 from rich.console import Console
 
 from neumann.studies.answer import answer
-from neumann.studies.numbers import DASH, interval, p_value, percent, percentage_points
+from neumann.studies.numbers import (
+    DASH,
+    change,
+    interval,
+    measure,
+    p_value,
+    percent,
+    percentage_points,
+    size,
+    verdict_text,
+)
 from neumann.studies.report import csv_files
 from neumann.studies.report.csv_files import curves_csv, runs_csv, table_csv
+from neumann.studies.report.outcomes import outcomes_csv, target_csv
 from neumann.studies.report.page import render
 from neumann.studies.report.tables import (
     main_lines,
-    markdown,
     markdown_table,
     paper_number,
     print_main_table,
     within,
 )
+from neumann.studies.report.text import markdown
 from neumann.studies.results import StudyResults
 from neumann.studies.statistics import summarize
+from neumann.studies.verdicts import Margin, decide
 from tests.support.fake_results import PROVENANCE, ROWS, Fake, compare, study
 
 pytestmark = pytest.mark.medium
@@ -81,7 +93,7 @@ def empty() -> StudyResults:
     results = study(FEW, tuned=False)
     rows = tuple(replace(row, at=None, trials=(), paper=None) for row in results.rows)
     nothing = {"limits": (), "recipe": (), "settings": {}, "tuned": (), "figures": {}, "provenance": {}, "commands": {}}
-    return replace(results, rows=rows, comparisons=(), runs=(), paper=None, **nothing)
+    return replace(results, rows=rows, comparisons=(), runs=(), paper=None, target=None, **nothing)
 
 
 STUDIES = {
@@ -191,7 +203,8 @@ def test_page_is_sound(report: tuple[StudyResults, Path]) -> None:
 def test_files_are_all_there_and_the_same_again(report: tuple[StudyResults, Path], tmp_path: Path) -> None:
     results, folder = report
     again = render(results, tmp_path)
-    names = ["report.html", "table.md", "table.csv", "runs.csv", "curves.csv"]
+    names = ["report.html", "table.md", "table.csv", "runs.csv", "curves.csv", "outcomes.csv"]
+    names += ["target.csv"] if results.target else []
     names += [f"{figure}.{kind}" for figure in ("errors", "curves", "tuning") for kind in ("svg", "png")]
     assert [path.name for path in again] == names
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)  # no temporary file is left
@@ -209,14 +222,14 @@ def test_the_answer_comes_first(reports: dict[str, tuple[StudyResults, Path]]) -
         results.question,
         "This study is not finished",
         results.answer,
-        "Smallest effect of interest",
+        "Margin: smallest effect of interest",
         "Main table",
     ]
     places = [text.rindex(part) if part == "Main table" else text.index(part) for part in order]
     assert places == sorted(places)
     verdict = next(c.verdict for c in results.comparisons if c.primary)
     assert verdict is not None
-    assert f"a true difference of {percent(verdict.smallest_detectable_effect)} percentage points" in text
+    assert f"a true difference of {size(verdict.smallest_detectable_effect, results.margin)}" in text
     assert "this budget can miss an effect that matters" in text
     assert "not finished" not in Page(reports["complete"][1] / "report.html").text
 
@@ -250,12 +263,11 @@ def test_main_table_is_the_data(reports: dict[str, tuple[StudyResults, Path]]) -
             assert c is not None
             assert c.paired is not None
             assert c.verdict is not None
-            assert cells[7] == percentage_points(c.paired.mean) + shown(
-                interval(c.paired.low, c.paired.high, percentage_points)
-            )
+            bounds = DASH if c.paired.diverged else interval(c.paired.low, c.paired.high, percentage_points)
+            assert cells[7] == percentage_points(c.paired.mean) + shown(bounds)
             p = c.paired.p if c.primary else c.adjusted
             assert cells[8] == p_value(p) + ("" if p is None and not c.primary else "primary" if c.primary else "Holm")
-            assert cells[9] == c.verdict.answer + within(c).replace(" interval", "")
+            assert cells[9] == verdict_text(c.verdict) + within(c).replace(" interval", "")
 
 
 def test_comparisons_open_with_the_primary_one(reports: dict[str, tuple[StudyResults, Path]]) -> None:
@@ -317,9 +329,11 @@ def test_hostile_text_is_text(reports: dict[str, tuple[StudyResults, Path]]) -> 
     assert ["<script>" in str(label) for label in labels] == [True] * 3
     svg = ElementTree.parse(folder / "errors.svg")
     assert any("<script>" in (node.text or "") for node in svg.iter())
-    table = [line for line in (folder / "table.md").read_text().splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {12}
-    assert "<script" not in "".join(table)
+    written = (folder / "table.md").read_text()
+    tables = [part.splitlines() for part in written.split("\n\n") if part.startswith("|")]
+    columns = [{len(re.findall(r"(?<!\\)\|", line)) for line in table} for table in tables]
+    assert columns == [{12}, {7}, {7}]  # the main table, outcomes, what the target took
+    assert "<script" not in written
     out = io.StringIO()
     print_main_table(Console(file=out, width=400), results)
     assert '<script>alert("1")</script>' in out.getvalue()
@@ -371,7 +385,7 @@ def test_a_cell_is_no_formula_and_a_number_stays_one(text: str | float | None, c
 
 def test_csv_of_nothing_has_a_header() -> None:
     results = replace(empty(), rows=())
-    for write in (table_csv, runs_csv, curves_csv):
+    for write in (table_csv, runs_csv, curves_csv, outcomes_csv, target_csv):
         assert len(write(results).decode().splitlines()) == 1
 
 
@@ -413,9 +427,7 @@ def test_the_table_on_a_terminal_loses_nothing(
             assert word in text
         assert f"{line.error} ±{line.half}" in text
         assert line.n in text
-    assert text.count("no difference shown") == sum(
-        line.verdict == "no difference shown" for line in main_lines(results)
-    )
+    assert text.count("undecided") == sum(line.word == "undecided" for line in main_lines(results))
 
 
 def test_an_interval_that_is_cut_off_is_not_given_by_its_half() -> None:
@@ -438,11 +450,11 @@ def test_equivalent_can_be_checked_with_what_is_printed(tmp_path: Path) -> None:
     comparisons = compare(rows, [("nesterov", "sgd")], ("nesterov", "sgd"))
     rows["nesterov"] = replace(rows["nesterov"], reference=comparisons[0])
     results = replace(results, rows=tuple(rows.values()), comparisons=comparisons)
-    pair, verdict = comparisons[0].paired, comparisons[0].verdict
-    assert pair is not None
+    effect, verdict = comparisons[0].effect, comparisons[0].verdict
+    assert effect is not None
     assert verdict is not None
-    assert pair.high is not None
-    assert (verdict.answer, pair.high > verdict.smallest_effect_of_interest) == ("equivalent", True)
+    assert effect.high is not None
+    assert (verdict.answer, effect.high > verdict.margin.size) == ("equivalent", True)
     said = "90 % interval [−0.13, +0.18]"
     page = Page(render(results, tmp_path)[0])
     assert page.text.count(said) == 1  # the facts
@@ -452,9 +464,88 @@ def test_equivalent_can_be_checked_with_what_is_printed(tmp_path: Path) -> None:
     assert (float(line["equivalence_low"]), float(line["equivalence_high"])) == pytest.approx(
         (-0.00129, 0.00177), abs=1e-5
     )
-    sentence, headline = answer(comparisons[0], results.rows)
-    assert f"whose {said} lies within ±0.20" in sentence
-    assert f"{said} within ±0.20, n = 5" in headline
+    sentence, headline = answer(comparisons[0], results.rows, results.outcome, grid=False)
+    assert f"its {said} lies within the margin" in sentence
+    assert f"{said} within the margin of 0.20 percentage points, n = 5" in headline
+
+
+def judged_on(outcome: str) -> StudyResults:
+    """Return the complete study with its verdicts on ``outcome``, against a margin of a tenth."""
+    results, margin = study(FEW), Margin(0.1, relative=True)
+    comparisons = tuple(
+        replace(c, effect=c.effects[outcome], verdict=decide(c.effects[outcome], margin, against_margin=c.primary))
+        for c in results.comparisons
+    )
+    against = {c.row: c for c in comparisons}
+    rows = tuple(replace(row, reference=against.get(row.key)) for row in results.rows)
+    said, headline = answer(comparisons[0], rows, outcome, grid=False)
+    return replace(
+        results, outcome=outcome, margin=margin, comparisons=comparisons, rows=rows, answer=said, headline=headline
+    )
+
+
+@pytest.mark.parametrize("outcome", ["error", "steps", "device_seconds"])
+def test_verdicts_may_be_on_another_outcome(outcome: str, tmp_path: Path) -> None:
+    results = judged_on(outcome)
+    page = Page(render(results, tmp_path)[0])
+    effect, verdict = results.comparisons[0].effect, results.comparisons[0].verdict
+    assert effect is not None
+    assert verdict is not None
+    said = f"{change(effect.value)}[{change(effect.low)}, {change(effect.high)}]"
+    line = next(cells for cells in page.tables["table"] if cells[0].startswith("Neumann"))
+    assert line[7] == said
+    assert verdict_text(verdict) in line[9]
+    assert f"{measure(outcome).capitalize()} against SGD momentum, %" in page.text
+    assert f"Verdict on {measure(outcome)}" in page.text
+    assert measure(outcome) in results.headline
+    assert f"{change(effect.value)} %" in results.headline
+    assert f"in {measure(outcome)}" in results.answer
+
+
+def test_outcomes_stand_side_by_side(reports: dict[str, tuple[StudyResults, Path]]) -> None:
+    results, folder = reports["complete"]
+    page = Page(folder / "report.html")
+    lines = page.tables["outcomes"]
+    assert lines[0] == ["Comparison", "Test error, %", "To reach the target, %"]
+    assert lines[1] == ["Steps", "Examples", "Gradient evaluations", "Device-seconds"]
+    assert lines[2][0] == "Neumann against SGD momentumprimary"
+    for column, outcome in enumerate(("error", "steps"), 1):
+        effect = results.comparisons[0].effects[outcome]
+        assert lines[2][column] == f"{change(effect.value)}[{change(effect.low)}, {change(effect.high)}]"
+    literal = next(line for line in lines if line[0].startswith("Neumann, literal"))
+    missed = results.row("literal").to_target["steps"]
+    assert missed.reached < missed.runs == 10
+    assert f"missed {missed.runs - missed.reached} and 0 of 10log-rank p" in literal[2]
+    assert "diverged 2 and 0 of 10" in literal[1]
+    needed = next(line for line in lines if line[0] == "Neumann, literal pole")
+    assert needed[1] == f"{missed.reached}/10"
+    assert "evaluations are 350 steps apart, nothing is interpolated" in page.text
+    table = read((folder / "outcomes.csv").read_bytes())
+    assert len(table) == sum(len(c.effects) for c in results.comparisons)
+    first = results.comparisons[0].effects["error"]
+    assert (table[0]["outcome"], table[0]["ratio"], table[0]["low_90"]) == ("error", repr(first.value), repr(first.inner_low))  # fmt: skip
+    target = read((folder / "target.csv").read_bytes())
+    assert [line["reached"] for line in target if (line["row"], line["cost"]) == ("literal", "steps")] == [str(missed.reached)]  # fmt: skip
+    assert "| Neumann against SGD momentum |" in (folder / "table.md").read_text()
+
+
+def test_a_pilot_has_no_verdict(tmp_path: Path) -> None:
+    results = study(FEW)
+    comparisons = tuple(
+        replace(c, verdict=decide(c.effect, results.margin, pilot=True)) for c in results.comparisons if c.effect
+    )
+    against = {c.row: c for c in comparisons}
+    rows = tuple(replace(row, reference=against.get(row.key)) for row in results.rows)
+    said, headline = answer(comparisons[0], rows, results.outcome, grid=False)
+    results = replace(results, pilot=True, comparisons=comparisons, rows=rows, answer=said, headline=headline)
+    text = Page(render(results, tmp_path)[0]).text
+    assert said.startswith("A pilot has no verdict. Neumann against SGD momentum: test error −")
+    assert headline.startswith("no verdict (pilot), test error −")
+    assert "would decide." in said
+    assert "This budget is a pilot, which has no verdicts." in text
+    assert {line.verdict for line in main_lines(results)} == {"reference", "no verdict (pilot)"}
+    assert {line.p for line in main_lines(results)} == {DASH}
+    assert "p =" not in said
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from neumann.studies.report.figures.parts import (
     short,
 )
 from neumann.studies.report.figures.svg import BLUE, GREEN, INK, MUTE, ORANGE, PURPLE, VERMILION, Drawing, save
-from neumann.studies.report.tables import label_of
+from neumann.studies.report.text import label_of
 from neumann.studies.results import Curve, RowResult, StudyResults
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from neumann.studies.numbers import RATE, printable, setting_text, value
+from neumann.studies.numbers import RATE, choices_text, printable, setting_text, value
 from neumann.studies.report.figures.parts import (
     Grid,
     finite,
@@ -61,8 +61,12 @@ def tuning_figure(rows: Sequence[RowResult]) -> Drawing:
         ({"color": VERMILION, "marker": "x", "markersize": 5, "linestyle": ""}, "diverged on some seed"),
     ]
     legend(figure, entries)
-    said = "; ".join(f"{printable(row.label)} {setting_text(row.setting)}" for row in rows)
+    said = "; ".join(f"{printable(row.label)} {_choice(row)}" for row in rows)
     return save(figure, f"Validation error of every setting tried, by {label}. Chosen: {said}.")
+
+
+def _choice(row: RowResult) -> str:
+    return choices_text(row.choices) if row.choices else setting_text(row.setting)
 
 
 def _trials(axes: Axes, row: RowResult, places: Sequence[float], key: str) -> None:
@@ -80,9 +84,11 @@ def _trials(axes: Axes, row: RowResult, places: Sequence[float], key: str) -> No
         rest = tuple((k, v) for k, v in trial.setting.items() if k != key)  # a line per setting of all else
         mean = shown(axes, 100 * trial.mean)
         lines.setdefault(rest, []).append((x, mean))
-        if trial.chosen:
-            axes.plot(x, mean, "o", color=BLUE, markersize=6, clip_on=False, zorder=4)
-            _name(axes, x, mean, _value(trial, key) + (" †" if row.edge else ""))
+        if trial.chosen or trial.seeds:
+            size = 6 if trial.chosen else 2.5 + 4.5 * len(trial.seeds) / max(1, len(row.choices))
+            axes.plot(x, mean, "o", color=BLUE, markersize=size, clip_on=False, zorder=4)
+            named = _value(trial, key) if trial.chosen else f"{len(trial.seeds)}×"
+            _name(axes, x, mean, named + (" †" if trial.chosen and row.edge else ""))
     for line in lines.values():
         axes.plot(*_columns(sorted(line)), "o-", color=INK, markersize=3.4, linewidth=0.8, markeredgewidth=0, zorder=3)
 

@@ -1,0 +1,24 @@
+"""Texts that several tables of a report share: labels, and Markdown that GitHub shows as it is."""
+
+from __future__ import annotations
+
+import re
+
+from neumann.studies.numbers import DASH, printable
+from neumann.studies.results import StudyResults
+
+
+def label_of(results: StudyResults, key: str) -> str:
+    """Return the label of row ``key``, or the key itself where there is no such row."""
+    return next((printable(row.label) for row in results.rows if row.key == key), printable(key))
+
+
+def markdown(text: object) -> str:
+    """Return ``text`` as one line that GitHub shows as it is, in a table too."""
+    line = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", line)
+
+
+def joined(mean: str, bounds: str) -> str:
+    """Return a mean with its interval, alone where there is none."""
+    return mean if bounds == DASH else f"{mean} {bounds}"
