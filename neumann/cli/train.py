@@ -114,7 +114,7 @@ def train_one(spec: RunSpec) -> int:
         ranks.check(spec)
     result = finished_result(spec) if ranks is None else None  # answered without importing torch; ranks decide together
     if result is None:
-        _say_ignored_variables(spec)
+        _say_beforehand([spec])
     else:
         if spec.config.logger.kind == "wandb" and os.environ.get("WANDB_SWEEP_ID"):
             from neumann.training.mirror import replay
@@ -262,7 +262,7 @@ def _launch(specs: Sequence[RunSpec], labels: Sequence[str]) -> int:
     from neumann.launch.progress import SweepView, status_table
     from neumann.store.folder import OVER
 
-    _say_ignored_variables(specs[0])
+    _say_beforehand(specs)
     console = Console()
     with (
         make_launcher(specs[0].config.launch, console) as launcher,
@@ -273,11 +273,15 @@ def _launch(specs: Sequence[RunSpec], labels: Sequence[str]) -> int:
     return 0 if all(outcome.status in OVER for outcome in outcomes) else EXIT_FAILED
 
 
-def _say_ignored_variables(spec: RunSpec) -> None:
+def _say_beforehand(specs: Sequence[RunSpec]) -> None:
+    """Say which variables the runs ignore, and which of them are over in the precision of another device."""
     from neumann.config import ignored_variables
+    from neumann.launch.progress import print_note
+    from neumann.store.other_precision import said_of_others
 
-    for sentence in ignored_variables(spec.config):
+    for sentence in ignored_variables(specs[0].config):
         Console(stderr=True).print(Text(printable(sentence)), soft_wrap=True)
+    print_note(said_of_others(specs))
 
 
 def print_failure(what: str) -> None:

@@ -31,6 +31,11 @@ def precision_of(precision: str, accelerator: str, launch: LaunchConfig) -> str:
     return ON_GPU if (_job_has_gpu(launch) if isinstance(launch, SlurmLaunchConfig) else torch_has_gpu()) else ON_CPU
 
 
+def of_other_devices(precision: str) -> list[str]:
+    """Return what a device of another kind makes of an open precision, of which this one has made ``precision``."""
+    return [other for other in (ON_GPU, ON_CPU) if other != precision]
+
+
 def _job_has_gpu(launch: SlurmLaunchConfig) -> bool:
     """Return whether the jobs of ``launch`` ask for GPUs, by any of sbatch's parameters for them.
 

@@ -19,7 +19,7 @@ from neumann.config.global_batch import rate_factor
 from neumann.config.hydra_words import interpolation
 from neumann.config.launch_settings import SlurmLaunchConfig, whole_paths
 from neumann.config.optimizer_bounds import check_optimizer
-from neumann.config.precision import precision_of
+from neumann.config.precision import OPEN, precision_of
 from neumann.config.pretrained_images import filled_in
 from neumann.config.schema import (
     CHOSEN_SECTIONS,
@@ -75,14 +75,17 @@ class Resolver:
         if key not in self._facts:
             self._facts[key] = facts(data)
         data_facts = self._facts[key]
-        config = self._config(composed, data_facts)
+        config, left_open = self._config(composed, data_facts)
         values = asdict(config)
         weights = weights_of(values["model"])
         signature = sign(signed_part(values, data_facts, weights))
-        return RunSpec(config=config, facts=data_facts, signature=signature, choices=choices, weights=weights)
+        return RunSpec(config, data_facts, signature, choices, weights, precision_left_open=left_open)
 
-    def _config(self, composed: DictConfig, data_facts: DataFacts) -> RunConfig:
-        """Fill in what follows from the data, then replace every interpolation and check every value."""
+    def _config(self, composed: DictConfig, data_facts: DataFacts) -> tuple[RunConfig, bool]:
+        """Fill in what follows from the data, then replace every interpolation and check every value.
+
+        The second part of what is returned says whether trainer.precision was left to the device.
+        """
         try:
             with open_dict(composed):
                 composed["derived"] = self._derived(composed, data_facts.train_count)
@@ -91,6 +94,7 @@ class Resolver:
             values = {section: self._value(section, composed) for section in TYPED_SECTIONS}
             check_values(RunConfig(**values))
             trainer = values["trainer"]
+            left_open = trainer.precision == OPEN
             trainer.precision = precision_of(trainer.precision, trainer.accelerator, values["launch"])
             values |= {str(key): self._value(str(key), composed) for key in composed if key not in values}
         except OmegaConfBaseException as error:
@@ -112,7 +116,7 @@ class Resolver:
             values["model"].checkpoint = weights_file(checkpoint, values["output"])
         config = RunConfig(**values)
         check_values(config)
-        return config
+        return config, left_open
 
     def _derived(self, composed: DictConfig, train_count: int) -> dict[str, Any]:
         """Return the section ``derived``, and with it ``batch_size``, the global batch after rounding."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from neumann.config.schema import RunConfig
-from neumann.config.signature import signed_part
+from neumann.config.signature import sign, signed_part
 from neumann.data import DataFacts
 from neumann.errors import printable
 
@@ -21,7 +21,7 @@ class RunSpec:
     ``config`` is resolved: no interpolation is left and every value is checked. ``facts`` describe the data,
     ``weights`` are digests of the local files that the model starts from (`neumann.config.weights`). ``signature`` is
     that of all three (see `neumann.config.signature`), and ``choices`` is {group: chosen option}, which only names the
-    run.
+    run. ``precision_left_open`` says that nobody named trainer.precision, so that another device has another one.
     """
 
     config: RunConfig
@@ -29,6 +29,7 @@ class RunSpec:
     signature: str
     choices: dict[str, str]
     weights: Mapping[str, str] = field(default_factory=dict)
+    precision_left_open: bool = False
 
     @property
     def name(self) -> str:
@@ -68,6 +69,12 @@ class RunSpec:
     def signed(self) -> dict[str, Any]:
         """Return exactly what the signature covers."""
         return signed_part(self.as_dict(), self.facts, self.weights)
+
+    def at_precision(self, precision: str) -> RunSpec:
+        """Return the run that differs in trainer.precision alone."""
+        config = replace(self.config, trainer=replace(self.config.trainer, precision=precision))
+        signature = sign(signed_part(asdict(config), self.facts, self.weights))
+        return replace(self, config=config, signature=signature)
 
     def as_record(self) -> dict[str, Any]:
         """Return the run's record in JSON types, from which `load_spec` makes the run again. The data stays outside."""

@@ -29,6 +29,7 @@ from neumann.studies.plan import (
     check_distinct,
     check_points,
 )
+from neumann.studies.recorded_precision import recorded_precision
 from neumann.studies.results import COSTS, RunEntry, TuningTrial, choices, chosen
 
 
@@ -92,29 +93,33 @@ class StudyRuns:
 
 
 NEEDED = {"signature", "validation", "test", "eval_point", "train_seconds"}  # of a result
-Train = Callable[[Sequence[StudyRun], Mapping[str, tuple[TuningTrial, ...]]], None]
+Train = Callable[[Study, Sequence[StudyRun], Mapping[str, tuple[TuningTrial, ...]]], None]
 
 
 def collect(study: Study, train: Train | None = None) -> StudyRuns:
     """Return what the run folders of ``study`` say, as far as they are there; write nothing.
 
-    ``train`` is called before a phase is read, with the runs of that phase and the trials that are known by then (none
-    while tuning), and returns when they are over; without it nothing is trained. Raises UserError where a run cannot be
-    made, or where a row is judged at an evaluation point that its runs do not have.
+    ``train`` is called before a phase is read, with the study, the runs of that phase and the trials that are known by
+    then (none while tuning), and returns when they are over; without it nothing is trained. A study that leaves its
+    precision open is taken at that of its finished runs. Raises UserError where a run cannot be made, or where a row is
+    judged at an evaluation point that its runs do not have.
     """
     with making_specs(study.config_dirs) as make:
         tuning = runs_of(study.tuning(), make)
+        if (precision := recorded_precision(tuning)) is not None:
+            study = study.at_precision(precision)
+            tuning = runs_of(study.tuning(), make)
         check_points(study, {run.planned.row: run.spec.config for run in reversed(tuning)})
         specs = {row: [run.spec for run in tuning if _is_trial(study, run, row)] for row in study.config.rows}
         check_distinct(study, specs)
         check_comparable(study, specs)
         if train is not None:
-            train(tuning, {})
+            train(study, tuning, {})
             tuning = _read_again(tuning)
         trials = {row: _trials(study, row, tuning) for row in study.config.rows}
         evaluation = runs_of(_second_phase(study, trials), make)
     if train is not None:
-        train(evaluation, trials)
+        train(study, evaluation, trials)
         evaluation = _read_again(evaluation)
     target = target_error(study, tuning, trials)
     return StudyRuns(

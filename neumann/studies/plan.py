@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ TUNING, EVALUATION = "tuning", "evaluation"  # the two phases, and the roles of 
 EQUAL = "equal settings"  # the role of a grid's further runs of the second phase, which no seed has chosen
 KEPT = "checkpoint=last"  # so that a grid's run that is chosen goes on to the test alone
 UNTESTED = "trainer.test=false"  # a run that chooses is not scored on the test images
+PRECISION = "trainer.precision"
 ON_THE_PAGE = ("output=", "data.")  # command-line overrides that a report shows
 
 
@@ -54,6 +55,7 @@ class Study:
     evaluation_seeds: tuple[int, ...]  # at this budget
     pilot: bool  # whether this budget has no verdict
     spaces: Mapping[str, tuple[dict[str, Any], ...]]  # by row: the settings that it tries, as many for every row
+    taken_over: str | None = None  # the precision of its finished runs, which this machine would not have chosen
 
     @property
     def report(self) -> str:
@@ -66,6 +68,10 @@ class Study:
         words += [word for folder in self.config_dirs for word in ("--config-dir", folder)]
         words += [word for word in self.extra if word.startswith(ON_THE_PAGE)]
         return shlex.join(["neumann", verb, *words])
+
+    def at_precision(self, precision: str) -> Study:
+        """Return the study at the ``precision`` of its finished runs; rows and overrides that name one keep theirs."""
+        return replace(self, overrides=(f"{PRECISION}={precision}", *self.overrides), taken_over=precision)
 
     @property
     def is_grid(self) -> bool:
@@ -240,7 +246,7 @@ def _says_precision(study: Study, row: str) -> bool:
     """Return whether ``row`` names its precision, which is then what the study compares."""
     config = study.config.rows[row]
     space = study.config.space if config.space is None else config.space
-    return "trainer.precision" in {*map(key_of, config.overrides), *space}
+    return PRECISION in {*map(key_of, config.overrides), *space}
 
 
 def _precisions(one: RunSpec, other: RunSpec) -> str | None:

@@ -7,7 +7,7 @@ analysis, report. A report that nothing has changed since is answered from its s
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from difflib import get_close_matches
 from pathlib import Path
@@ -74,23 +74,23 @@ def study(
     folder = _report_folder(one)
     known = stamp.unchanged(folder, stamp.digest(one, folder.parent))
     if known is not None and not known["incomplete"]:  # nothing is missing, and nothing has changed since
-        _print_end(console, folder, known["headline"], known["note"])
+        _print_end(console, folder, known["headline"], known["notes"])
         return 0
-    with Training(one, console) as training:
+    with Training(console) as training:
         runs = collect(one, train=training)
     results = analyse(runs)
-    note = _changed_code(runs)
+    notes = _notes(runs)
     kept = _kept(results, runs)
     if kept is None:
         # A run that others finish meanwhile is not in an incomplete report, which is to be written again then
         made_of = stamp.digest(one, folder.parent) if results.incomplete is None else ""
-        folder = _render(results, runs, note, made_of)
+        folder = _render(results, runs, notes, made_of)
     from neumann.studies.report.tables import print_main_table
 
     print_main_table(console, results)
     _say(console, results.answer, folded=True)
     if kept is None:
-        _print_end(console, folder, results.headline, note)
+        _print_end(console, folder, results.headline, notes)
     else:
         _say(console, kept)
     for run in results.runs:
@@ -123,12 +123,12 @@ def report(
         kept = _kept(results, runs)
         if kept is not None:
             raise UserError(f"{kept}. {one.command('study')} trains what is missing and writes it anew")
-        note = _changed_code(runs)
-        folder = _render(results, runs, note, made_of)
+        notes = _notes(runs)
+        folder = _render(results, runs, notes, made_of)
         headline, incomplete = results.headline, results.incomplete
     else:
-        headline, incomplete, note = known["headline"], known["incomplete"], known["note"]
-    _print_end(console, folder, headline, note)
+        headline, incomplete, notes = known["headline"], known["incomplete"], known["notes"]
+    _print_end(console, folder, headline, notes)
     if incomplete:
         _say(console, f"{incomplete} {one.command('study')} trains them.")
     if publish:
@@ -159,9 +159,9 @@ class Training:
     The launcher is made at the first call, from what the runs' configuration says. ``failed`` counts failed runs.
     """
 
-    def __init__(self, study: Study, console: Console) -> None:
+    def __init__(self, console: Console) -> None:
         self.failed = 0
-        self._study, self._console = study, console
+        self._console = console
         self._open = ExitStack()
         self._launcher: Launcher | None = None
         self._view: StudyView | None = None
@@ -174,29 +174,31 @@ class Training:
     ) -> None:
         self._open.__exit__(kind, error, trace)
 
-    def __call__(self, runs: Sequence[StudyRun], trials: Mapping[str, Sequence[TuningTrial]]) -> None:
+    def __call__(self, study: Study, runs: Sequence[StudyRun], trials: Mapping[str, Sequence[TuningTrial]]) -> None:
         """Train what of ``runs`` is not over. Raises UserError and Interrupted as the launcher does."""
         if self._launcher is not None and self._view is not None:
             self._view.evaluating(trials, runs)
             self._train(self._launcher, self._view, runs)
             return
-        folder = runs[0].spec.folder.parent / self._study.report
+        folder = runs[0].spec.folder.parent / study.report
         with left_out_if_refused([folder]):
             make_folder(folder)  # refused now, not after hours of training
-            self._train(*self._opened(folder, runs), runs)
+            self._train(*self._opened(study, folder, runs), runs)
 
-    def _opened(self, folder: Path, runs: Sequence[StudyRun]) -> tuple[Launcher, StudyView]:
+    def _opened(self, study: Study, folder: Path, runs: Sequence[StudyRun]) -> tuple[Launcher, StudyView]:
         """Return the launcher and the view of the study, whose report goes to ``folder``."""
         from neumann.launch import make_launcher
         from neumann.studies.progress import StudyView
 
-        title, question = self._study.config.title, self._study.config.question
+        title, question = study.config.title, study.config.question
         _say(self._console, (title, "bold"), f": {question}", folded=True)
         for ignored in ignored_variables(runs[0].spec.config):
             _say(self._console, ignored)
+        if taken_over := _taken_over(study):
+            _say(self._console, (taken_over, "yellow"))
         _print_lost(folder, runs, self._console)
         launcher = self._open.enter_context(make_launcher(runs[0].spec.config.launch, self._console))
-        view = self._open.enter_context(StudyView(self._console, launcher.preparation, self._study, runs))
+        view = self._open.enter_context(StudyView(self._console, launcher.preparation, study, runs))
         self._launcher, self._view = launcher, view
         return launcher, view
 
@@ -245,6 +247,28 @@ def _kept(results: StudyResults, runs: StudyRuns) -> str | None:
     return f"The report is left as it is: {lost}" if lost else None
 
 
+def _taken_over(study: Study) -> str | None:
+    """Return a sentence where the study's precision is that of its finished runs and not this machine's."""
+    if study.taken_over is None:
+        return None
+    return (
+        f"trainer.precision={study.taken_over}, at which the runs that are there were trained: the study leaves it "
+        "open, and this machine's own is another. To train it anew at that one, name it in the study's overrides"
+    )
+
+
+def _notes(runs: StudyRuns) -> list[str]:
+    """Return the lines that a user should know of beside what came out."""
+    return [note for note in (_taken_over(runs.study), _changed_code(runs)) if note is not None]
+
+
+def _print_notes(notes: Iterable[str]) -> None:
+    from neumann.launch.progress import print_note
+
+    for note in notes:
+        print_note(note)
+
+
 def _changed_code(runs: StudyRuns) -> str | None:
     """Return a sentence where runs were trained by other code than today's, else None."""
     check = CodeCheck()
@@ -254,8 +278,8 @@ def _changed_code(runs: StudyRuns) -> str | None:
     return check.note("output=NEW")
 
 
-def _render(results: StudyResults, runs: StudyRuns, note: str | None, made_of: str) -> Path:
-    """Write the report beside the run folders, with its stamp, which keeps ``note``, and return its folder.
+def _render(results: StudyResults, runs: StudyRuns, notes: Sequence[str], made_of: str) -> Path:
+    """Write the report beside the run folders, with its stamp, which keeps ``notes``, and return its folder.
 
     ``made_of`` is the digest of what it was made of.
     """
@@ -273,15 +297,13 @@ def _render(results: StudyResults, runs: StudyRuns, note: str | None, made_of: s
         written,
         headline=results.headline,
         incomplete=results.incomplete,
-        note=note,
+        notes=notes,
     )
     return folder
 
 
-def _print_end(console: Console, folder: Path, headline: str, note: str | None) -> None:
-    from neumann.launch.progress import print_note
-
-    print_note(note)
+def _print_end(console: Console, folder: Path, headline: str, notes: Iterable[str]) -> None:
+    _print_notes(notes)
     _say(console, (headline, "bold"))
     _say(console, f"report: {folder / REPORT}")
 
@@ -330,6 +352,7 @@ def _print_plan(runs: StudyRuns, console: Console) -> None:
         later = f" and up to {waiting * len(one.evaluation_seeds)} evaluation runs after tuning" if waiting else ""
     _say(console, f"to train: {left} runs{later} (rows that differ only in the evaluation point share theirs)")
     _print_lost(tuning[0].spec.folder.parent / one.report, tuning, console)
+    _print_notes(_notes(runs))
     if (sentence := time_left(remaining(runs), over(runs))) is not None:
         _say(console, sentence)
 

@@ -16,7 +16,7 @@ from neumann.store.code_digests import OWN, OWN_DIGEST
 from neumann.store.files import write_json
 from neumann.studies import stamp
 from neumann.studies.plan import Study, load_study
-from neumann.studies.run import report
+from neumann.studies.run import report, study
 from tests.support.study_folders import finish, write_study
 
 pytestmark = pytest.mark.medium
@@ -86,3 +86,13 @@ def test_a_report_is_made_again_where_a_targets_file_has_changed() -> None:
     assert stamp.unchanged(Path(), "digest") is not None
     Path("stamped_opt.py").write_text("class Mine: ...\n")
     assert stamp.unchanged(Path(), "digest") is None
+
+
+@pytest.mark.medium
+def test_a_plan_says_so_too(capsys: pytest.CaptureFixture[str]) -> None:
+    write_study()
+    for _, folder in finished(load_study("mine")):
+        trained_by(folder, {OWN: "other"})
+    capsys.readouterr()
+    assert study("mine", plan=True, console=Console(file=io.StringIO())) == 0
+    assert capsys.readouterr().err.startswith("note: the code of neumann has changed since 18 of these 18 results were")

@@ -71,7 +71,7 @@ def test_an_empty_study_is_collected_too(study: Study) -> None:
 def test_each_phase_is_trained_before_it_is_read_and_the_choice_lies_between(study: Study) -> None:
     seen = []
 
-    def train(runs: Sequence[StudyRun], trials: Mapping[str, Sequence[TuningTrial]]) -> None:
+    def train(study: Study, runs: Sequence[StudyRun], trials: Mapping[str, Sequence[TuningTrial]]) -> None:
         seen.append(({run.planned.role for run in runs}, {row: chosen(its) for row, its in trials.items()}))
         assert not any(run.over for run in runs)
         for run in runs:

@@ -105,7 +105,7 @@ def test_a_study_that_failed_to_train_leaves_it_too(
     finished: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     add_an_image(monkeypatch)
-    monkeypatch.setattr("neumann.studies.run.Training.__call__", lambda self, runs, trials: None)
+    monkeypatch.setattr("neumann.studies.run.Training.__call__", lambda *_: None)
     main(["study", "mine"])
     assert "The report is left as it is: 2 of the 2 tuning runs" in " ".join(capsys.readouterr().out.split())
     assert files() == finished

@@ -52,7 +52,7 @@ def rate(run: Any) -> float:
     return float(run.setting["optimizer.lr"])
 
 
-def trained(runs: Sequence[StudyRun], trials: Mapping[str, Sequence[TuningTrial]]) -> None:
+def trained(study: Study, runs: Sequence[StudyRun], trials: Mapping[str, Sequence[TuningTrial]]) -> None:
     """Write what the runs of a phase would leave."""
     for planned, spec in ((run.planned, run.spec) for run in runs if not run.over):
         seed = planned.seed
@@ -106,12 +106,12 @@ def test_every_seed_chooses_its_own_and_is_tested_there_alone() -> None:
     study = study_of()
     phases = []
 
-    def train(runs: Sequence[StudyRun], trials: Mapping[str, Sequence[TuningTrial]]) -> None:
+    def train(study: Study, runs: Sequence[StudyRun], trials: Mapping[str, Sequence[TuningTrial]]) -> None:
         phases.append([(run.planned.role, run.planned.row, rate(run.planned), run.planned.seed) for run in runs])
         for run in runs:
             words = run.planned.overrides
             assert ("trainer.test=false" in words) == ("checkpoint=last" in words) == (run.planned.role == TUNING)
-        trained(runs, trials)
+        trained(study, runs, trials)
 
     results = analyse(collect(study, train))
     assert len(phases[0]) == 2 * 3 * 3
