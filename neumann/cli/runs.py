@@ -287,15 +287,17 @@ def _show(folder: Path, given: argparse.Namespace, console: Console) -> int:
         changes = details.differences(records.read_config(folder), make_spec().as_dict())
     except UserError as error:
         no_comparison = str(error)
+    edited = details.edited(run)
     if given.json:
         result = run.result() or {}
-        print(json.dumps({**row.as_record(), "changes": changes, "result": result}, indent=1))
+        print(json.dumps({**row.as_record(), "changes": changes, "edited": edited, "result": result}, indent=1))
         return 0
     about = [("status", row.status + (f": {row.message}" if row.message else "")), ("folder", str(folder))]
     about += [("study", row.study), ("seed", str(row.seed)), ("attempts", str(row.attempt))]
     about += [("steps", _steps(row)), ("last change", f"{_age(row.time)} ago")]
     if mixed := differing(codes(contributing(run.attempts()))):
         about.append(("code", f"{in_words(mixed)} changed between its attempts"))
+    about += [("edited", sentence) for sentence in edited]
     parts: list[Text | str] = [Text(printable(folder.name), style="bold"), _pairs(about)]
     if changes:
         parts += ["", Text("changed against the default:", style="bold")]

@@ -92,8 +92,16 @@ def signed_part(config: Mapping[str, Any], data: DataFacts, weights: Mapping[str
 
     ``weights`` are those of `neumann.config.weights.weights_of`; a run that has none has no such entry.
     """
+    identity = {"fingerprint": data.fingerprint, "splits": data.split_digest}
+    if normalised_as_pretrained(config):
+        identity["normalisation"] = "of the pretrained weights"  # it was the data's once, which is another result
+    initial = {"weights": dict(weights)} if weights else {}
+    return {"config": signed_config(config), "data": identity, **initial, "results_version": RESULTS_VERSION}
+
+
+def signed_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``config`` without `NOT_SIGNED`, and without what came later where it is what it was before."""
     part = copy.deepcopy(dict(config))
-    as_pretrained = normalised_as_pretrained(part)
     for dotted in NOT_SIGNED:
         _parent(part, dotted).pop(dotted.rpartition(".")[2], None)
     for dotted, before in CAME_LATER.items():
@@ -104,11 +112,7 @@ def signed_part(config: Mapping[str, Any], data: DataFacts, weights: Mapping[str
     for name, kinds in CAME_LATER_TO.items():
         if section.get("kind") in kinds and section.get(name) is None:
             section.pop(name, None)
-    identity = {"fingerprint": data.fingerprint, "splits": data.split_digest}
-    if as_pretrained:
-        identity["normalisation"] = "of the pretrained weights"  # it was the data's once, which is another result
-    initial = {"weights": dict(weights)} if weights else {}
-    return {"config": part, "data": identity, **initial, "results_version": RESULTS_VERSION}
+    return part
 
 
 def _parent(config: dict[str, Any], dotted: str) -> dict[str, Any]:

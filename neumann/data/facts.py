@@ -153,9 +153,10 @@ def _image_folder(wanted: settings.ImageFolder) -> DataFacts:
     found = scan(listing)
     size = wanted.image_size or found.native_size or DEFAULT_SIZE
     lost = "".join(f"; {counted(count, what)}" for what, (count, _) in found.losses.items())
-    copies = find_copies(
-        found.copies, examples, name=lambda index: listing.files[index].path, of=str(listing.root), lost=lost
-    )
+    equal = found.copies
+    if wanted.channels == 1 and found.grey_copies != found.copies:
+        equal, lost = found.grey_copies, f"; data.channels=1 drops colours, which data.channels=3 keeps{lost}"
+    copies = find_copies(equal, examples, name=lambda index: listing.files[index].path, of=str(listing.root), lost=lost)
     _tell(str(listing.root), (*_told_of_splits(listing), *listing.left_out.told(), *_told(found, wanted), *copies.told))
     decoded = len(listing.files) * wanted.channels * size[0] * size[1]
     return DataFacts(

@@ -229,6 +229,10 @@ def _class_folders(top: Path, left_out: LeftOut, places: dict[str, Stamp]) -> di
         raise UserError(f"'{top}' has no class folders")
     if len(found) == 1:
         _refuse_single(top, next(iter(found.values())))
+    by_case: dict[str, str] = {}
+    for key, name in sorted(found.items()):
+        if (other := by_case.setdefault(key.casefold(), name)) != name:
+            left_out.same_but_case.append(f"the class folders '{other}' and '{name}'")
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 

@@ -23,6 +23,7 @@ class LeftOut:
         beside_splits: folders of class folders beside train/ whose names are not a split's.
         lost_links: links beside the class folders that lead nowhere.
         other_splits: splits of a set that are none of training, validation and test.
+        same_but_case: pairs of class folders whose names differ in upper and lower case alone; both are classes.
         nested: images that lie in a folder inside their class folder; these alone are trained on.
     """
 
@@ -35,6 +36,7 @@ class LeftOut:
     beside_splits: list[str] = field(default_factory=list)
     lost_links: list[str] = field(default_factory=list)
     other_splits: list[str] = field(default_factory=list)
+    same_but_case: list[str] = field(default_factory=list)
     nested: list[str] = field(default_factory=list)
 
     def told(self) -> list[str]:
@@ -55,6 +57,8 @@ class LeftOut:
         ]
         left_out = [phrase for phrase in phrases if phrase]
         told = [f"left out: {', '.join(left_out)}"] if left_out else []
+        if self.same_but_case:  # as letters are, of which some sets have both
+            told.append(f"{min(self.same_but_case)} differ in upper and lower case alone and are two classes")
         if self.nested:
             told.append(f"{_some(self.nested, 'image(s) lie in folders inside a class folder and count as its class')}")
         return told

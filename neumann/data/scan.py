@@ -27,7 +27,7 @@ from neumann.data.folder import File, Listing
 from neumann.data.sources import Source
 from neumann.errors import UserError
 
-VERSION = 3  # of the kept file: raise it when its content or meaning changes
+VERSION = 4  # of the kept file: raise it when its content or meaning changes
 CONTENT_LIMIT = 1 << 30  # bytes in all; larger folders are told apart by names and sizes
 SMALL_FILE = 1 << 12  # bytes a file; below it threads cost more than the waiting they hide, because of Python's lock
 AT_ONCE = 4096  # files that the threads are given at a time
@@ -59,6 +59,7 @@ class Scan:
         fingerprint: as in `neumann.data.facts.DataFacts`.
         native_size: (height, width) in pixels where all images share it, else None.
         copies: groups of images whose pixels are equal in 8-bit RGB, as indices into the listing's files.
+        grey_copies: likewise in 8-bit grey.
         losses: {what 8-bit RGB loses: [number of images, the first one's path]}.
         odd_size: where sizes differ and more than half of the images share one, a sentence about it.
     """
@@ -67,17 +68,22 @@ class Scan:
     fingerprint: str
     native_size: tuple[int, int] | None
     copies: list[list[int]] = field(default_factory=list)
+    grey_copies: list[list[int]] = field(default_factory=list)
     losses: dict[str, tuple[int, str]] = field(default_factory=dict)
     odd_size: str = ""
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """One file as the scan read it: digests of its bytes and of its pixels, its size, or why it cannot be decoded."""
+    """One file as the scan read it: its size, digests of its bytes and its pixels, or why it cannot be decoded.
+
+    ``pixels`` is of 8-bit RGB, ``grey`` of 8-bit grey.
+    """
 
     digest: bytes
     size: tuple[int, int]
     pixels: bytes = b""
+    grey: bytes = b""
     losses: tuple[str, ...] = ()
     problem: str = ""
 
@@ -138,14 +144,15 @@ def _recall(kept: Path, stats: str, count: int) -> Scan | None:
         if record["version"] != VERSION or record["stat_digest"] != stats:
             return None
         size = record["native_size"]
-        copies = [[int(index) for index in group] for group in record["copies"]]
-        if any(not 0 <= index < count for group in copies for index in group):
+        copies, grey = ([list(map(int, group)) for group in record[key]] for key in ("copies", "grey_copies"))
+        if any(not 0 <= index < count for group in (*copies, *grey) for index in group):
             raise ValueError("its copies are not among the files")
         return Scan(
             stats,
             str(record["fingerprint"]),
             None if size is None else (int(size[0]), int(size[1])),
             copies,
+            grey,
             {str(what): (int(told[0]), str(told[1])) for what, told in record["losses"].items()},
             str(record["odd_size"]),
         )
@@ -163,10 +170,8 @@ def _read_all(listing: Listing, stats: str) -> Scan:
     seen = list(_told(_looks(listing), len(files)))
     problems = [(listing.source.path(index), one.problem) for index, one in enumerate(seen) if one.problem]
     report_unreadable(problems, len(files))
-    equal: dict[bytes, list[int]] = {}
     lost: dict[str, tuple[int, str]] = {}
-    for index, (file, one) in enumerate(zip(files, seen, strict=True)):
-        equal.setdefault(one.pixels, []).append(index)
+    for file, one in zip(files, seen, strict=True):
         for what in one.losses:
             count, first = lost.get(what, (0, file.path))
             lost[what] = (count + 1, first)
@@ -175,10 +180,19 @@ def _read_all(listing: Listing, stats: str) -> Scan:
         stats,
         fingerprint_by_names(listing) or _fingerprint(listing, (one.digest for one in seen)),
         next(iter(sizes)) if len(sizes) == 1 else None,
-        [group for group in equal.values() if len(group) > 1],
+        _equal(one.pixels for one in seen),
+        _equal(one.grey for one in seen),
         lost,
         _odd_size(sizes, seen, files),
     )
+
+
+def _equal(digests: Iterable[bytes]) -> list[list[int]]:
+    """Return the groups of places that have the same digest."""
+    groups: dict[bytes, list[int]] = {}
+    for place, digest in enumerate(digests):
+        groups.setdefault(digest, []).append(place)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _is_small(listing: Listing) -> bool:
@@ -243,12 +257,15 @@ def _look(source: Source, index: int, *, whole: bool) -> _Seen:
         with Image.open(io.BytesIO(content)) as image:
             size = (image.height, image.width)
             lost = losses(image)
-            pixels = as_eight_bits(image, 3)
+            seen = [_digest(size, as_eight_bits(image, channels)) for channels in (3, 1)]
             lost += (DAMAGED,) if image.format == "PNG" and not _is_whole(content) else ()
-        seen = hashlib.blake2b(str(size).encode() + pixels.tobytes(), digest_size=16).digest()
-        return _Seen(hashlib.sha256(content).digest() if whole else b"", size, seen, lost)
+        return _Seen(hashlib.sha256(content).digest() if whole else b"", size, *seen, lost)
     except UNREADABLE as error:
         return _Seen(b"", (0, 0), problem=explain(error))
+
+
+def _digest(size: tuple[int, int], pixels: Image.Image) -> bytes:
+    return hashlib.blake2b(str(size).encode() + pixels.tobytes(), digest_size=16).digest()
 
 
 def _is_whole(png: bytes) -> bool:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neumann.store.files import opened
+from neumann.errors import UserError
+from neumann.store.files import opened, plain, read_json
 from neumann.store.folder import RunFolder
-from neumann.store.records import flat
+from neumann.store.records import flat, read_config
 from neumann.store.scores import is_number
+from neumann.store.steps import read_lines
 
 TAIL = 12  # lines of error.txt and of output.log
 
@@ -27,6 +30,43 @@ def differences(config: Mapping[str, Any], default: Mapping[str, Any]) -> list[t
         if mine != other and not key.startswith(_NOT_COMPARED):
             found.append((key, _written(other), _written(mine)))
     return found
+
+
+def edited(folder: RunFolder) -> list[str]:
+    """Return a sentence for each file of the run that is not what the run wrote, as far as the run vouches for it.
+
+    result.json is not among them: its status says so. Nor are settings that cannot change a result.
+    """
+    result = folder.result()
+    found = _edited_settings(folder)
+    if result is not None:
+        for read in (lambda: folder.curve(result), lambda: read_lines(folder.path, result)):
+            try:
+                read()
+            except UserError as error:
+                found.append(str(error).partition(":")[0].removeprefix(f"{folder.path}{os.sep}"))
+    return found
+
+
+def _edited_settings(folder: RunFolder) -> list[str]:
+    from neumann.config.signature import signed_config  # with what composes configurations, which a listing needs not
+
+    signed = read_json(folder.signed)
+    if not isinstance(signed, dict) or not isinstance(signed.get("config"), dict):
+        return []
+    try:
+        now = dict(flat(json.loads(json.dumps(plain(signed_config(read_config(folder.path)))))))
+    except (UserError, ValueError, TypeError, AttributeError, KeyError):
+        return ["config.yaml is not there, or not what a run writes"]
+    then = dict(flat(signed["config"]))
+    differ = [key for key in (*then, *(key for key in now if key not in then)) if then.get(key) != now.get(key)]
+    if not differ:
+        return []
+    more = f" and {len(differ) - 1} more" if len(differ) > 1 else ""
+    values = [_written(side.get(differ[0], _ABSENT)) for side in (now, then)]
+    return [
+        f"config.yaml is not what the run was signed with: it says {differ[0]}={values[0]}, which was {values[1]}{more}"
+    ]
 
 
 def tail(path: Path) -> list[str]:

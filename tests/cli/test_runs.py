@@ -27,6 +27,7 @@ from neumann.store import RunFolder, listing, removal
 from neumann.store.files import read_json, write_json
 from neumann.store.index import NAME
 from neumann.store.listing import Filters, Row, list_runs, pick
+from neumann.store.vouching import sealed, with_curve
 from tests.support.launching import wait_for
 
 SCORES = {"held": {"loss": 0.5, "error": 0.25, "n": 300}, "base": {"loss": 0.4, "error": 0.125, "n": 300}}
@@ -264,6 +265,45 @@ def test_a_shown_run_says_what_differs_from_the_default_and_how_it_ended(four: l
     assert "the default configuration" in said("show", default.signature)
     folder.config.unlink()
     assert "no comparison with the default: " in said("show", default.signature)
+
+
+@pytest.mark.medium
+def test_files_that_are_not_what_the_run_wrote_are_named(
+    four: list[RunFolder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = four[0]
+    show = functools.partial(said, "show", run.path.name[-12:])
+    result = run.result()
+    assert result is not None
+    run.measurements.write_text("")
+    for step in (37, 74):
+        run.append_measurement({"step": step, "validation": SCORES, "train_loss": 0.7, "lr": 0.1})
+    run.write_result(sealed(with_curve(result, run.read_measurements())))
+    assert "edited" not in show()
+    whole, config = run.measurements.read_text(), run.config.read_text()
+    run.measurements.write_text(whole.splitlines(keepends=True)[0])
+    assert "  edited       measurements.jsonl is not what the run measured\n" in show()
+    capsys.readouterr()
+    assert cli(["runs", "show", "--json", run.path.name]) == 0
+    assert json.loads(capsys.readouterr().out)["edited"] == ["measurements.jsonl is not what the run measured"]
+    run.measurements.write_text(whole)
+    assert "optimizer:" in config
+    for old, new, told in (
+        ("  lr: 0.1\n", "  lr: 0.3\n", "it says optimizer.lr=0.3, which was 0.1\n"),
+        ("seed: 0\n", "seed: 7\nhorizon: 2\n", "it says seed=7, which was 0 and 1 more\n"),
+        ("max_per_device: null", "max_per_device: 8", None),  # which cannot change a result
+    ):
+        assert config.count(old) == 1, old
+        run.config.write_text(config.replace(old, new))
+        text = show()
+        if told is None:
+            assert "edited" not in text
+        else:
+            assert f"  edited       config.yaml is not what the run was signed with: {told}" in text
+    run.config.write_text(config)
+    (run.path / "steps.jsonl").write_text('{"step": 1}\n')
+    run.write_result(sealed({**result, "steps_digest": "0"}))
+    assert "edited       steps.jsonl is not what the run logged\n" in show()
 
 
 def test_the_index_answers_what_has_not_changed_and_only_that(four: list[RunFolder], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip

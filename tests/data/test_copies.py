@@ -198,3 +198,34 @@ def test_images_above_the_limit_are_refused(make_folder, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(UserError, match="exceeds limit of 200 pixels"):
         describe(make_folder({"cat": 6, "dog": 6}))
+
+
+def colours(root, *, alike: int, apart: int = 0):
+    """Write two classes: ``alike`` images of each are equal once grey, ``apart`` are not."""
+    red, green = (255, 0, 0), (0, 130, 0)  # 76 both, by Pillow's weights
+    for name, pixel in (("red", red), ("green", green)):
+        (root / name).mkdir(parents=True)
+        for number in range(alike + apart):
+            image = Image.new("RGB", (9, 8), pixel)
+            image.putpixel((number % 9, number // 9), (0, 0, 0))
+            if number >= alike:
+                image.putpixel((8, 7), (9, 9, 9) if name == "red" else (200, 200, 200))
+            image.save(root / name / f"{number}.png")
+    assert len({int(np.asarray(Image.new("RGB", (1, 1), one).convert("L"))[0, 0]) for one in (red, green)}) == 1
+    return root
+
+
+def test_classes_that_grey_does_not_keep_are_refused(tmp_path):
+    root = colours(tmp_path / "set", alike=20)
+    assert describe(root).copies["in_two_classes"] == 0
+    for _ in ("read", "from the cache"):
+        with pytest.raises(UserError, match=r"cannot be told apart: 40 of 40 images .*; data.channels=1 drops colours"):
+            describe(root, channels=1)
+
+
+def test_images_that_grey_makes_equal_are_told(tmp_path, caplog):
+    root = colours(tmp_path / "set", alike=4, apart=20)
+    with caplog.at_level(logging.WARNING):
+        assert describe(root, channels=1).copies["in_two_classes"] == 8
+    assert "8 images have a copy in another class" in caplog.text
+    assert describe(root).copies["in_two_classes"] == 0

@@ -232,3 +232,14 @@ def test_a_broken_link_is_named(make_folder):
 def test_the_systems_refusal_is_told_in_its_words_without_a_number_or_the_path_again() -> None:
     assert explain(PermissionError(13, "Permission denied", "/a/b.png")) == "permission denied"
     assert explain(OSError("image file is truncated")) == "image file is truncated"
+
+
+@pytest.mark.parametrize("prefix", ["", "train/"])
+def test_classes_that_differ_in_case_alone_are_told(make_folder, caplog, prefix):
+    root = make_folder({f"{prefix}{name}": 12 for name in ("Cat", "cat", "dog")})
+    found = describe(root)
+    assert found.class_names == ("Cat", "cat", "dog")
+    said = [record.getMessage() for record in caplog.records if str(root) in record.getMessage()]
+    assert len(said) == 1
+    assert "the class folders 'Cat' and 'cat' differ in upper and lower case alone and are two classes" in said[0]
+    assert "dog" not in said[0]
