@@ -29,7 +29,7 @@ class RunSpec:
     signature: str
     choices: dict[str, str]
     weights: Mapping[str, str] = field(default_factory=dict)
-    precision_left_open: bool = False
+    precision_left_open: bool = field(default=False, compare=False)  # of the command, not of the run
 
     @property
     def name(self) -> str:
