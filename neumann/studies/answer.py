@@ -102,8 +102,16 @@ def _without_divergence(effect: Effect, verdict: Verdict, ours: str, other: str,
     said += f" With these {n} seeds a true difference of {seen} would be found"
     said += f" {10 * verdict.power:g} times in 10 (margin: {margin})."
     if verdict.answer in ("undecided", "pilot", "better", "worse") and verdict.seeds is not None:
-        said += f" By the noise found here, n = {verdict.seeds:,} would decide."
+        said += f" By the noise found here, n = {verdict.seeds:,} would decide{_range(verdict)}."
     return said
+
+
+def _range(verdict: Verdict) -> str:
+    """Return what n would be at both ends of the noise's interval, which few seeds tell badly."""
+    if verdict.fewest_seeds is None:
+        return ""
+    most = "a million" if verdict.most_seeds is None else f"{verdict.most_seeds:,}"
+    return f" ({verdict.fewest_seeds:,} to {most} by the 95 % interval of that noise)"
 
 
 def _with_misses(effect: Effect, verdict: Verdict, ours: str, other: str, of: str) -> str:

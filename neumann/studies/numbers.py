@@ -123,6 +123,11 @@ def verdict_text(verdict: Verdict) -> str:
     }.get(verdict.answer, verdict.answer)
 
 
+def correlation(r: float | None) -> str:
+    """Return "r 0.52", or "" where it is unknown."""
+    return "" if r is None else f"r {_decimals(r, 2)}"
+
+
 def p_value(p: float | None) -> str:
     """Return p with three decimals, or "< 0.001"."""
     return "< 0.001" if p is not None and p < 0.001 else _decimals(p, 3)

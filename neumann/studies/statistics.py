@@ -52,7 +52,9 @@ class Paired:
     b diverged, of those that both rows have. ``mean``, ``sd``, ``low`` and ``high`` are as in `Summary`, the mean None
     where n is 0; ``t`` and ``p`` of the paired t test, ``sign_flip_p`` of `sign_flip`. ``wins``, ``losses`` and
     ``ties`` count differences below, above and at 0. A diverged run loses to one that finished and ties with another;
-    where there is one, ``p`` is that of `sign_test`, and there is neither t nor sign-flip p.
+    where there is one, ``p`` is that of `sign_test`, and there is neither t nor sign-flip p. ``correlation`` is
+    Pearson's of a and b by seed, None below three seeds and where either row has no spread: the higher, the more
+    pairing is worth.
     """
 
     n: int
@@ -71,6 +73,7 @@ class Paired:
     wins: int
     losses: int
     ties: int
+    correlation: float | None
 
     @property
     def diverged(self) -> bool:
@@ -163,8 +166,29 @@ def paired(
         if t is not None:
             p = 2 * float(special().stdtr(n - 1, -abs(t)))
     return Paired(
-        n, seeds, only_a, only_b, lost_a, lost_b, mean, sd, low, high, t, p, flip, wins, losses, ties
+        n, seeds, only_a, only_b, lost_a, lost_b, mean, sd, low, high, t, p, flip, wins, losses, ties,
+        _correlation(pairs, size),
     )  # fmt: skip
+
+
+def _correlation(pairs: Sequence[tuple[float, float]], size: float) -> float | None:
+    if len(pairs) < 3 or not all(_sd(side, size) for side in zip(*pairs, strict=True)):
+        return None
+    return statistics.correlation(*zip(*pairs, strict=True))
+
+
+def sd_interval(sd: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the interval of a standard deviation that was found on ``n`` normal values, at least two.
+
+    It is s √((n - 1) / χ²) at both quantiles of chi-squared on n - 1 degrees of freedom. Raises ValueError for fewer
+    values, or a confidence outside (0, 1).
+    """
+    _check_share(confidence, "confidence")
+    if n < 2:
+        raise ValueError(f"{n} values have no standard deviation")
+    rest = (1 - confidence) / 2
+    upper, lower = (float(special().chdtri(n - 1, share)) for share in (rest, 1 - rest))
+    return sd * math.sqrt((n - 1) / upper), sd * math.sqrt((n - 1) / lower)
 
 
 def sign_test(wins: int, losses: int) -> float:

@@ -12,11 +12,11 @@ sciences; Dixon and Mood 1946, The statistical sign test.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from neumann.studies.effects import Effect
-from neumann.studies.statistics import MOST_SEEDS, seeds_needed, smallest_detectable_effect, special
+from neumann.studies.statistics import MOST_SEEDS, sd_interval, seeds_needed, smallest_detectable_effect, special
 
 Answer = Literal[
     "better by the margin",
@@ -49,8 +49,9 @@ class Verdict:
 
     ``p`` is the adjusted one where `decide` was given one. ``judged`` says whether the interval was held against the
     ``margin``; else the answer is of a difference alone. ``smallest_detectable_effect`` has the unit of the margin:
-    a share, or a difference of fractions. ``seeds`` is the n that would decide, see `deciding_seeds`. Both are None
-    where the noise is unknown.
+    a share, or a difference of fractions. ``seeds`` is the n that would decide, see `deciding_seeds`, and
+    ``fewest_seeds`` and ``most_seeds`` are that n at both ends of the noise's 95 % interval, since the noise is an
+    estimate; only of a comparison that is ``judged``. Each is None where it is unknown or above a million.
     """
 
     answer: Answer
@@ -59,6 +60,8 @@ class Verdict:
     judged: bool
     smallest_detectable_effect: float | None
     seeds: int | None
+    fewest_seeds: int | None
+    most_seeds: int | None
     alpha: float
     power: float
 
@@ -113,9 +116,11 @@ def decide(
         answer = _without_sizes(effect, p, alpha)
     else:
         answer = (_against(effect, margin, p, alpha) if against_margin else None) or _by_p(effect, p, alpha)
-    return Verdict(
-        answer, p, margin, against_margin, found, deciding_seeds(effect, margin, alpha, power), alpha, power
-    )  # fmt: skip
+    seeds: list[int | None] = [None] * 3
+    if against_margin and sd:
+        noises = (sd, *sd_interval(sd, effect.n))
+        seeds = [deciding_seeds(replace(effect, sd=noise), margin, alpha, power) for noise in noises]
+    return Verdict(answer, p, margin, against_margin, found, seeds[0], seeds[1], seeds[2], alpha, power)
 
 
 def _without_sizes(effect: Effect, p: float | None, alpha: float) -> Answer:

@@ -19,6 +19,7 @@ from neumann.studies.statistics import (
     paired,
     power,
     proportion_interval,
+    sd_interval,
     seeds_needed,
     sign_flip,
     sign_test,
@@ -464,3 +465,19 @@ def test_the_sign_test_is_the_exact_binomial_one(wins: int) -> None:
     stats = pytest.importorskip("scipy.stats")
     assert sign_test(wins, 8 - wins) == pytest.approx(stats.binomtest(wins, 8).pvalue)
     assert sign_test(0, 0) == 1.0
+
+
+def test_the_interval_of_a_standard_deviation_is_scipys_chi_squared() -> None:
+    for n, confidence in ((2, 0.95), (5, 0.9), (30, 0.99)):
+        low, high = sd_interval(2.0, n, confidence)
+        quantiles = stats.chi2.ppf([(1 + confidence) / 2, (1 - confidence) / 2], n - 1)
+        assert (low, high) == pytest.approx(tuple(2.0 * np.sqrt((n - 1) / quantiles)))
+    with pytest.raises(ValueError, match="1 values have no standard deviation"):
+        sd_interval(2.0, 1)
+
+
+def test_the_correlation_by_seed_is_pearsons_where_both_rows_vary() -> None:
+    found = paired(rowed(*SLEEP_1), rowed(*SLEEP_2))
+    assert found.correlation == pytest.approx(stats.pearsonr(SLEEP_1, SLEEP_2).statistic)
+    assert paired(rowed(1.0, 2.0), rowed(1.0, 3.0)).correlation is None
+    assert paired(rowed(1.0, 2.0, 3.0), rowed(1.0, 1.0, 1.0)).correlation is None

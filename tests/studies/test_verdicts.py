@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,15 @@ from scipy import stats
 
 from neumann.studies.effects import Effect, Way, cost_effect, difference, relative
 from neumann.studies.numbers import verdict_text
-from neumann.studies.statistics import Paired, holm, paired, power, seeds_needed, smallest_detectable_effect
+from neumann.studies.statistics import (
+    Paired,
+    holm,
+    paired,
+    power,
+    sd_interval,
+    seeds_needed,
+    smallest_detectable_effect,
+)
 from neumann.studies.verdicts import Margin, decide, deciding_seeds, equivalence_power
 
 quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -122,6 +131,11 @@ def test_the_n_that_decides_detects_the_margin_and_finds_equal_rows_equivalent()
     assert n >= (seeds_needed(0.5, sd) or 0)
     assert (power(0.5, sd, n) or 0) >= 0.8
     assert equivalence_power(0.5 / sd, n) >= 0.8 > equivalence_power(0.5 / sd, n - 1)
+    verdict = decide(effect, HALF)
+    ends = [deciding_seeds(replace(effect, sd=noise), HALF) for noise in sd_interval(sd, 4)]
+    assert [verdict.seeds, verdict.fewest_seeds, verdict.most_seeds] == [n, *ends]
+    assert (ends[0] or 0) < n < (ends[1] or 0)
+    assert decide(effect, HALF, against_margin=False).seeds is None
     # a margin of a tenth on logs is ln(10/9)
     costs = of_costs(0.8, 1.2, 1.1, 0.9)
     n = deciding_seeds(costs, Margin(0.1, True))

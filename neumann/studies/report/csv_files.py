@@ -30,8 +30,9 @@ def table_csv(results: StudyResults) -> bytes:
     header += [f"test_{what}_{part}" for what in ("error", "loss") for part in ("mean", "median", "sd", "low", "high")]
     header += [f"test_error_{part}_at_{point}" for point in points for part in ("n", "mean", "low", "high")]
     header += [f"difference_{part}" for part in ("against", "n", "mean", "sd", "low", "high")]
-    header += ["p", "p_holm", "p_sign_flip", "wins", "ties", "losses", "primary", "verdict"]
-    header += ["equivalence_low", "equivalence_high", "smallest_detectable_effect", "deciding_n", "paper_error"]
+    header += ["correlation", "p", "p_holm", "p_sign_flip", "wins", "ties", "losses", "primary", "verdict"]
+    header += ["equivalence_low", "equivalence_high", "smallest_detectable_effect"]
+    header += ["deciding_n", "deciding_n_low", "deciding_n_high", "paper_error"]
     lines: list[list[Cell]] = []
     for row in results.rows:
         c = row.reference
@@ -43,13 +44,14 @@ def table_csv(results: StudyResults) -> bytes:
             line += [s.n, s.mean, s.low, s.high] if s else [None] * 4
         line.append(c.against if c else None)
         line += [pair.n, pair.mean, pair.sd, pair.low, pair.high] if pair else [None] * 5
-        line.append(effect.p if effect else None)
+        line += [pair.correlation if pair else None, effect.p if effect else None]
         line.append(c.adjusted if c else None)
         line += [pair.sign_flip_p, pair.wins, pair.ties, pair.losses] if pair else [None] * 4
         line.append(c.primary if c else None)
         line.append(verdict.answer if verdict else None)
         line += [effect.inner_low, effect.inner_high] if effect else [None] * 2
-        line += [verdict.smallest_detectable_effect, verdict.seeds] if verdict else [None] * 2
+        line.append(verdict.smallest_detectable_effect if verdict else None)
+        line += [verdict.seeds, verdict.fewest_seeds, verdict.most_seeds] if verdict else [None] * 3
         line.append(None if row.paper is None else round(row.paper / 100, 12))  # 23.1 / 100 without binary dust
         lines.append(line)
     return as_csv(header, lines)

@@ -20,6 +20,7 @@ from neumann.store.folder import OVER
 from neumann.studies.conditions import is_mixed
 from neumann.studies.numbers import (
     DASH,
+    correlation,
     count,
     effect_interval,
     effect_value,
@@ -185,6 +186,7 @@ def _compared(results: StudyResults, c: Comparison) -> dict[str, Any]:
         "n": count(pair.n, pair.over) if pair else DASH,
         "includes": "at equal settings" if settings else "tuning included" if results.grid else "at these settings",
         "effect": effect_value(c.effect),
+        "correlation": correlation(pair.correlation if pair else None),
         "seeds": count(c.effect.n, c.effect.over) if c.effect else DASH,
         "effect_interval": effect_interval(c.effect),
         "test": c.effect.test if c.effect else DASH,

@@ -279,7 +279,9 @@ def test_comparisons_open_with_the_primary_one(reports: dict[str, tuple[StudyRes
     assert len(lines) == len(results.comparisons)
     for c, cells in zip(sorted(results.comparisons, key=lambda c: not c.primary), lines, strict=True):
         assert c.paired is not None
-        assert cells[1] == (f"{c.paired.n}/{c.paired.over}" if c.paired.diverged else str(c.paired.n))
+        assert c.paired.correlation is not None
+        n = f"{c.paired.n}/{c.paired.over}" if c.paired.diverged else str(c.paired.n)
+        assert cells[1] == n + f"r {c.paired.correlation:.2f}".replace("-", "−")
         t_test = None if c.paired.diverged else c.paired.p
         assert cells[3:6] == [p_value(t_test), p_value(c.adjusted), p_value(c.paired.sign_flip_p)]
         assert cells[6] == f"{c.paired.wins}/{c.paired.ties}/{c.paired.losses}"
@@ -541,7 +543,7 @@ def test_a_pilot_has_no_verdict(tmp_path: Path) -> None:
     text = Page(render(results, tmp_path)[0]).text
     assert said.startswith("A pilot has no verdict. Neumann against SGD momentum: test error −")
     assert headline.startswith("no verdict (pilot), test error −")
-    assert "would decide." in said
+    assert " would decide (" in said
     assert "This budget is a pilot, which has no verdicts." in text
     assert {line.verdict for line in main_lines(results)} == {"reference", "no verdict (pilot)"}
     assert {line.p for line in main_lines(results)} == {DASH}
