@@ -28,7 +28,7 @@ rows:
   b: { label: "B", overrides: [optimizer=adam] }
 space: { optimizer.lr: [0.01, 0.1] }
 seeds: { tuning: [100], evaluation: [0] }
-comparisons: { primary: b, reference: a }
+comparisons: { primary: b, reference: a, smallest_effect: 0.5 }
 limits: ["L\e[2J"]
 """
 
