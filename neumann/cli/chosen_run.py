@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,4 +39,33 @@ def chosen_run(output: Path, wanted: str) -> Path:
     path = Path(wanted)
     if path.is_dir() and RUN.fullmatch(path.resolve().name):  # also one of the working directory
         return path
-    return pick(output, wanted)
+    try:
+        return pick(output, wanted)
+    except UserError:
+        if (archived := _archived(wanted)) is not None:
+            raise UserError(archived) from None
+        raise
+
+
+def _archived(wanted: str) -> str | None:
+    """Return a sentence where ``wanted`` names a run that is in the archive of a study alone, else None."""
+    from neumann.store.archive import NAME, Archive
+    from neumann.studies.definition import list_studies
+    from neumann.studies.schema import FULL
+
+    name = Path(wanted).name
+    if len(name) < 4:  # of a signature: fewer digits name a run by chance
+        return None
+    for study, file in list_studies().items():
+        results = file.parent / "results"
+        for archive in sorted(results.rglob(NAME)):
+            *other, budget = archive.parent.relative_to(results).parts or (FULL,)
+            asked = [str(file.parent / f"{other[0]}.yaml") if other else study]
+            asked += ["--budget", budget] if budget != FULL else []
+            for signature, run in Archive.read(archive).runs.items():
+                if signature.startswith(name) or name in (run.path.name, run.path.name.removesuffix(f"-{signature}")):
+                    return (
+                        f"{run.path.name} has no folder here: it is a run of {archive}, which holds results and no "
+                        f"weights; {shlex.join(['neumann', 'study', *asked])} --no-archive trains the study's runs here"
+                    )
+    return None

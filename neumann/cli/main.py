@@ -34,7 +34,7 @@ neumann train -m seed=0,1,2      a run for each value, several at once; -m +swee
 neumann wandb-sweep OVERRIDE ... print the same sweep as a file for `wandb sweep`, whose agents train the runs
 neumann study NAME [--plan]      train what a study lacks, then write its report
 neumann report NAME              write a study's report from what is there
-neumann runs                     list the runs that there are; show, watch, clean, resume, mirror
+neumann runs                     list the runs that there are; show, compare, watch, clean, resume, ...
 neumann evaluate RUN [data=...]  score a run's weights again, or on another set: per class, confusion matrix
 neumann predict RUN IMAGE ...    classes and probabilities of images, or of folders of them
 neumann export RUN               write a run's weights for timm and the Hugging Face Hub, with a model card
@@ -92,7 +92,7 @@ def _only_prints(words: Sequence[str]) -> bool:
     if list(words) in (["study"], ["report"]):  # they list the studies
         return True
     works = [["train"], ["study"], ["report"], ["worker"], ["evaluate"], ["export"]]
-    trains = words[:1] in works or words[:2] in (["runs", "resume"], ["runs", "mirror"])
+    trains = words[:1] in works or words[:2] in (["runs", "resume"], ["runs", "mirror"], ["runs", "pack"])
     return not trains or bool({"-h", "--help", "-c", "--cfg", "--plan"} & set(words)) or asks_estimate(words)
 
 
@@ -136,7 +136,10 @@ def _run(
         if status == "interrupted":
             if whole_process:  # the process ends here, and a further Ctrl-C would only tear its clean-up
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
-            begins_anew = words[0] in ("evaluate", "export", "predict") or words[:2] == ["runs", "mirror"]
+            begins_anew = words[0] in ("evaluate", "export", "predict") or words[:2] in (
+                ["runs", "mirror"],
+                ["runs", "pack"],
+            )
             then = "" if begins_anew else f": the same command {getattr(error, 'again', Interrupted.again)}"
             errors.print(f"{message}{then}", highlight=False, soft_wrap=True)
             return EXIT_INTERRUPTED

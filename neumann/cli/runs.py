@@ -1,4 +1,4 @@
-"""`neumann runs`: list the runs of a results folder, show one, follow them, remove them, resume one, mirror some."""
+"""`neumann runs`: list the runs of a results folder, show one, follow, remove, resume, mirror or pack them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,20 +19,22 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from neumann.cli.arguments import Parser, parsed
+from neumann.cli.chosen_run import chosen_run
+from neumann.cli.runs_table import age, percent, print_runs, steps, table
 from neumann.errors import UserError, did_you_mean, printable
-from neumann.fitting import SHORTEST, padded, shortened, stacked
+from neumann.fitting import padded
 from neumann.folders import folder_of
 from neumann.store import details, records, removal
 from neumann.store.code_digests import codes, contributing, differing, in_words
-from neumann.store.folder import OVER, STATUSES, STYLES, RunFolder
-from neumann.store.listing import Filters, Row, find_folders, is_called, list_runs, pick, read_row
+from neumann.store.folder import OVER, STATUSES, RunFolder
+from neumann.store.listing import Filters, Row, find_folders, is_called, list_runs, read_row
 
 if TYPE_CHECKING:
     from neumann.config import RunSpec
 
 REFRESH_S = 1.0
 UNFINISHED = ("pending", "running")
-VERBS = ("show", "watch", "clean", "resume", "mirror")
+VERBS = ("show", "compare", "watch", "clean", "resume", "mirror", "pack")
 OWN = ("launch", "logger")  # sections that name shell commands, accounts and servers: never taken from a folder
 
 HELP = """\
@@ -43,11 +45,13 @@ Lists the runs of a results folder (./runs, or output=FOLDER, or a path), those 
   neumann runs --status failed,interrupted         by status
   neumann runs --where optimizer.lr=0.1 --where seed=3   by what the configuration says
   neumann runs show RUN                            one of them; RUN is a signature's beginning, a name or a path
+  neumann runs compare RUN RUN                     what differs between two, and their curves side by side
   neumann runs watch                               follow them live; the same filters
   neumann runs clean                               remove those that failed, after asking
   neumann runs resume RUN [logger=none ...]        go on with one from what its folder says; where it trains and who is
                                                    told are not the folder's to say: give launch and logger here
   neumann runs mirror RUN ... --to wandb|tensorboard|mlflow   replay runs there from their own files
+  neumann runs pack STUDY                          write a study's finished runs into one file to commit
 
 It exits with 0; with 1 where no run fits the filters of the list or of watch --until-done, or something could not be
 done; with 2 for wrong input. clean exits with 0 where there is nothing to remove.
@@ -66,6 +70,14 @@ def main(words: Sequence[str], console: Console, train: Callable[[RunSpec], int]
         from neumann.cli.mirror import mirror
 
         return mirror(words[1:], console)
+    if verb == "pack":
+        from neumann.cli.pack import pack
+
+        return pack(words[1:], console)
+    if verb == "compare":
+        from neumann.cli.compare import compare
+
+        return compare(words[1:], console)
     parser = _parser(verb)
     given = parsed(parser, words[1:] if verb else words)
     if given is None:
@@ -80,7 +92,7 @@ def main(words: Sequence[str], console: Console, train: Callable[[RunSpec], int]
     if verb in ("show", "resume"):
         if len(names) != 1:
             raise UserError(f"{parser.prog} takes one run: a signature's beginning, a name or a path")
-        folder = pick(output, names[0])
+        folder = chosen_run(output, names[0])
         return train(_spec(folder, own, trust=given.trust)) if verb == "resume" else _show(folder, given, console)
     _refuse_values(output, names)
     filters = _filters(given, names)
@@ -165,7 +177,7 @@ def _list(output: Path, filters: Filters, given: argparse.Namespace, console: Co
     if given.json:
         print(json.dumps([row.as_record() for row in rows], indent=1))
     elif rows:
-        _print_table(rows, console)
+        print_runs(rows, console)
         for row in rows:
             if row.status in OVER and row.message:  # a result that is not as it was written
                 told = f"{row.name}-{row.signature}: {row.message}, and train and report refuse it"
@@ -175,105 +187,6 @@ def _list(output: Path, filters: Filters, given: argparse.Namespace, console: Co
         meant = f"; did you mean neumann runs {near[0]}?" if near else ""
         console.print(Text(f"no run in {printable(output)} fits{meant}"), soft_wrap=True)
     return 0 if rows else 1
-
-
-COLUMNS = ("study", "name", "status", "step", "validation", "test", "seed", "age", "differs in", "signature")
-RIGHT = ("step", "validation", "test", "seed", "age")
-DROPPED = ("age", "step", "seed", "study")  # from a terminal that is too narrow, in this order; a name has its seed
-
-
-def _table(rows: Sequence[Row], width: int | None = None) -> Text:
-    """Return the rows under each other, without rich's table, which takes long to measure the cells of 5,000 rows.
-
-    Where ``width`` is too few columns, some of the table's are left out and names are shortened in their middle; a
-    status, an error and a signature never are. A terminal that is narrower still gets a few lines for each row.
-    """
-    cells = [
-        (
-            printable(row.study),
-            printable(row.name),
-            row.status,
-            _steps(row),
-            _percent(row.validation),
-            _percent(row.test),
-            "" if row.seed is None else str(row.seed),
-            _age(row.time),
-            _differs(row),
-            row.signature,
-        )
-        for row in rows
-    ]
-    columns = {name: [name, *column] for name, *column in zip(COLUMNS, *cells, strict=True)}
-    below: list[str] = []  # what a row differs in, on a line of its own
-    if not any(columns["differs in"][1:]):
-        del columns["differs in"]
-    widths = {name: max(map(cell_len, column)) for name, column in columns.items()}
-    if width is not None:
-        for name in DROPPED:
-            if _wide(widths) > width and not (name == "study" and len({row.study for row in rows}) > 1):
-                del columns[name], widths[name]
-        if _wide(widths) > width and "differs in" in columns:
-            below = columns.pop("differs in")
-            del widths["differs in"]
-        if _wide(widths) > width:
-            most = widths["name"] = max(SHORTEST, widths["name"] - (_wide(widths) - width))
-            columns["name"] = [shortened(name, most) for name in columns["name"]]
-        if _wide(widths) > width:
-            return _stacked(rows, cells, width)
-    text = Text(no_wrap=True, overflow="ignore")
-    for i, line in enumerate(zip(*columns.values(), strict=True)):
-        for name, cell in zip(columns, line, strict=True):
-            style = "bold" if i == 0 else STYLES.get(rows[i - 1].status, "") if name == "status" else ""
-            text.append(padded(cell, widths[name], right=name in RIGHT), style)
-            text.append("\n" if name == COLUMNS[-1] else "  ")
-        if i and below and below[i]:
-            text.append(f"  {below[i]}\n", "dim")
-    text.rstrip()
-    return text
-
-
-def _stacked(rows: Sequence[Row], cells: Sequence[Sequence[str]], width: int) -> Text:
-    """Return a few lines for each row: its name, and what else tells runs apart, behind its column's name."""
-    names = ("name", *(name for name in COLUMNS if name not in ("name", *DROPPED)))
-    at = [COLUMNS.index(name) for name in names]
-    lines = [
-        [Text(line[i], STYLES.get(row.status, "") if COLUMNS[i] == "status" else "") for i in at]
-        for row, line in zip(rows, cells, strict=True)
-    ]
-    return stacked(names, lines, width)
-
-
-def _wide(widths: Mapping[str, int]) -> int:
-    return sum(widths.values()) + 2 * (len(widths) - 1)
-
-
-def _differs(row: Row) -> str:
-    said = [f"{key.removeprefix('optimizer.')}={value}" for key, value in row.differs.items()]
-    more = f" +{len(said) - 3}" if len(said) > 3 else ""
-    return printable(" ".join(said[:3]) + more)
-
-
-def _print_table(rows: Sequence[Row], console: Console) -> None:
-    if console.is_terminal:
-        console.print(_table(rows, console.width), overflow="ignore", crop=False)
-    else:
-        print(_table(rows).plain, file=console.file)
-
-
-def _steps(row: Row) -> str:
-    return f"{row.step}/{row.total if row.total is not None else '?'}"
-
-
-def _percent(error: float | None) -> str:
-    return "" if error is None else f"{100 * error:.2f} %"
-
-
-def _age(then: float) -> str:
-    seconds = max(0.0, time.time() - then)
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def _show(folder: Path, given: argparse.Namespace, console: Console) -> int:
@@ -294,7 +207,7 @@ def _show(folder: Path, given: argparse.Namespace, console: Console) -> int:
         return 0
     about = [("status", row.status + (f": {row.message}" if row.message else "")), ("folder", str(folder))]
     about += [("study", row.study), ("seed", str(row.seed)), ("attempts", str(row.attempt))]
-    about += [("steps", _steps(row)), ("last change", f"{_age(row.time)} ago")]
+    about += [("steps", steps(row)), ("last change", f"{age(row.time)} ago")]
     if mixed := differing(codes(contributing(run.attempts()))):
         about.append(("code", f"{in_words(mixed)} changed between its attempts"))
     about += [("edited", sentence) for sentence in edited]
@@ -373,11 +286,11 @@ def _window(rows: Sequence[Row], width: int, height: int) -> Group:
     counts = {status: sum(row.status == status for row in rows) for status in dict.fromkeys(row.status for row in rows)}
     summary = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no run yet"
     most = max(1, height - 4)
-    table = _table(ordered[-most:], width)
-    while most > 1 and len(table.plain.splitlines()) > height - 3:  # a row may take several lines
+    shown = table(ordered[-most:], width)
+    while most > 1 and len(shown.plain.splitlines()) > height - 3:  # a row may take several lines
         most -= 1
-        table = _table(ordered[-most:], width)
-    return Group(table, Text(f"{summary}; Ctrl-C ends this, not the runs"))
+        shown = table(ordered[-most:], width)
+    return Group(shown, Text(f"{summary}; Ctrl-C ends this, not the runs"))
 
 
 def _print_changes(rows: Sequence[Row], seen: dict[str, tuple[object, ...]], console: Console) -> None:
@@ -386,9 +299,9 @@ def _print_changes(rows: Sequence[Row], seen: dict[str, tuple[object, ...]], con
         now = (row.status, row.step, row.validation)
         if seen.get(row.folder) != now:
             seen[row.folder] = now
-            error = f"validation error {_percent(row.validation)}" if row.validation is not None else ""
+            error = f"validation error {percent(row.validation)}" if row.validation is not None else ""
             words = [time.strftime("%H:%M:%S"), row.study, f"{row.name}-{row.signature}", row.status]
-            words += [_steps(row), error]
+            words += [steps(row), error]
             console.print(Text(printable("  ".join(word for word in words if word))), soft_wrap=True)
 
 
@@ -400,7 +313,7 @@ def _clean(output: Path, filters: Filters, given: argparse.Namespace, console: C
     if not rows:
         console.print(Text(f"no run in {printable(output)} is {' or '.join(filters.statuses)}"), soft_wrap=True)
         return 0
-    _print_table(rows, console)
+    print_runs(rows, console)
     if not given.yes:
         if not sys.stdin.isatty():
             raise UserError(

@@ -32,6 +32,9 @@ def _parser(command: str, description: str) -> Parser:
         "overrides", nargs="*", metavar="OVERRIDE", help="what cannot change a result: output, logger, launch, ..."
     )
     parser.add_argument("-b", "--budget", default="full", help="full, or one that the study names, such as small")
+    parser.add_argument(
+        "--no-archive", action="store_true", help="count no run that is finished in the study's archive alone"
+    )
     parser.take_help()
     parser.take_config_dirs()
     return parser

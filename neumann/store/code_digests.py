@@ -307,10 +307,14 @@ class CodeCheck:
         self._now: dict[tuple[str, ...], dict[str, str]] = {}
         self._names: dict[str, None] = {}
         self._folders: list[Path] = []
+        self._archived = False
         self._looked_at = 0
 
-    def add(self, spec: RunSpec, folder: Path, result: Mapping[str, Any]) -> None:
-        """Look at the ``result`` of ``spec`` that was found in ``folder``; one that names no code is not judged."""
+    def add(self, spec: RunSpec, folder: Path, result: Mapping[str, Any], *, archived: bool = False) -> None:
+        """Look at the ``result`` of ``spec`` that was found in ``folder``; one that names no code is not judged.
+
+        ``archived`` says that it was found in an archive, and would lie in ``folder``.
+        """
         self._looked_at += 1
         recorded = result.get("code")
         versions = [code for code in map(as_code, recorded if isinstance(recorded, list) else []) if code]
@@ -323,6 +327,7 @@ class CodeCheck:
         if names:
             self._names |= dict.fromkeys(names)
             self._folders.append(folder)
+            self._archived = self._archived or archived
 
     def note(self, another: str) -> str | None:
         """Return the sentence for the user where code has changed, else None.
@@ -333,6 +338,12 @@ class CodeCheck:
             return None
         have = in_words(self._names)
         folder = self._folders[0]
+        if self._archived:
+            count = len(self._folders)
+            return (
+                f"{have} changed since {count} of these {self._looked_at} results {'was' if count == 1 else 'were'} "
+                f"trained, and they stand: --no-archive {another} trains all with today's code"
+            )
         if self._looked_at == 1:
             return (
                 f"{have} changed since this run was trained, and its result stands: {another} trains it with today's "

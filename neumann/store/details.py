@@ -17,7 +17,7 @@ from neumann.store.steps import read_lines
 
 TAIL = 12  # lines of error.txt and of output.log
 
-_ABSENT = "–"
+ABSENT = "–"  # stands for a value that is not there
 _NOT_COMPARED = ("derived.", "output", "study")  # they follow from the rest, or say where the run is filed
 
 
@@ -26,9 +26,9 @@ def differences(config: Mapping[str, Any], default: Mapping[str, Any]) -> list[t
     ours, theirs = dict(flat(config)), dict(flat(default))
     found = []
     for key in [*ours, *(key for key in theirs if key not in ours)]:
-        mine, other = ours.get(key, _ABSENT), theirs.get(key, _ABSENT)
+        mine, other = ours.get(key, ABSENT), theirs.get(key, ABSENT)
         if mine != other and not key.startswith(_NOT_COMPARED):
-            found.append((key, _written(other), _written(mine)))
+            found.append((key, written(other), written(mine)))
     return found
 
 
@@ -63,7 +63,7 @@ def _edited_settings(folder: RunFolder) -> list[str]:
     if not differ:
         return []
     more = f" and {len(differ) - 1} more" if len(differ) > 1 else ""
-    values = [_written(side.get(differ[0], _ABSENT)) for side in (now, then)]
+    values = [written(side.get(differ[0], ABSENT)) for side in (now, then)]
     return [
         f"config.yaml is not what the run was signed with: it says {differ[0]}={values[0]}, which was {values[1]}{more}"
     ]
@@ -100,5 +100,6 @@ def metrics(folder: RunFolder) -> list[tuple[str, str]]:
     return rows
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
+    """Return a value as a YAML file has it."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

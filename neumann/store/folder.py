@@ -131,11 +131,7 @@ class RunFolder:
         A file that is damaged, or has a value that no run writes, counts as none; so does, where it is to be
         ``tested``, that of a run which finished and was not scored on the test images.
         """
-        result = read_json(self.path / "result.json")
-        if not isinstance(result, dict) or result.get("status") not in OVER or not _has_sound_values(result):
-            return None
-        untested = result["status"] == "finished" and result.get("test", {}) is None
-        return None if tested and untested else result
+        return sound_result(read_json(self.path / "result.json"), tested=tested)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write result.json atomically; only status.json and the removal of checkpoints follow.
@@ -286,6 +282,21 @@ class RunFolder:
         claim.require(self.path)
 
 
+def sound_result(value: object, *, tested: bool = False) -> dict[str, Any] | None:
+    """Return ``value`` where it is the result of a run that is over, and every value in it one that a run writes.
+
+    One that is to be ``tested`` and `is_untested` is none.
+    """
+    if not isinstance(value, dict) or value.get("status") not in OVER or not _has_sound_values(value):
+        return None
+    return None if tested and is_untested(value) else value
+
+
+def is_untested(result: Mapping[str, Any]) -> bool:
+    """Return whether the run of ``result`` finished and was not scored on the test images."""
+    return result["status"] == "finished" and result.get("test", {}) is None
+
+
 def _has_sound_values(result: Mapping[str, Any]) -> bool:
     """Return whether what commands compute with and write as numbers is such: the file may have been edited."""
     kinds: dict[str, Any] = dict.fromkeys(("step", "examples", "attempts"), int)
@@ -314,7 +325,12 @@ def _measurement(line: bytes) -> dict[str, Any] | None:
         measured = json.loads(line, parse_constant=lambda _: None)
     except (ValueError, RecursionError):
         return None
-    return measured if isinstance(measured, dict) and type(measured.get("step")) is int else None
+    return measured if is_measurement(measured) else None
+
+
+def is_measurement(value: object) -> bool:
+    """Return whether ``value`` is an evaluation of a run."""
+    return isinstance(value, dict) and type(value.get("step")) is int
 
 
 def _line(measurement: Mapping[str, Any]) -> bytes:

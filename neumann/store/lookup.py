@@ -1,4 +1,7 @@
-"""Lookup of earlier runs by signature, not by name; the signed content is compared in full before reuse."""
+"""Lookup of earlier runs by signature, not by name; the signed content is compared in full before reuse.
+
+A run is looked for in the folder of its study, and where a command reads an archive, there too.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from neumann.errors import UserError
 from neumann.store.files import plain, read_json
-from neumann.store.folder import EDITED, RunFolder, unwritable
+from neumann.store.folder import EDITED, RunFolder, is_untested, unwritable
 from neumann.store.vouching import is_edited
 
 if TYPE_CHECKING:
     from neumann.config import RunSpec
+    from neumann.store.archive import Archive, ArchivedRun
 
 WHOLE = {"status", "signature", "step", "validation"}
 
@@ -28,10 +32,32 @@ def find(spec: RunSpec) -> RunFolder:
     for path in there:
         folder = RunFolder(path)
         signed = read_json(folder.signed)
-        if signed is not None and signed != json.loads(json.dumps(plain(spec.signed()))):
+        if signed is not None and signed != _signed(spec):
             raise UserError(f"{path} has this run's signature and another configuration: move it away")
         return folder
     return RunFolder(spec.folder)
+
+
+def _signed(spec: RunSpec) -> Any:
+    return json.loads(json.dumps(plain(spec.signed())))
+
+
+def find_with_archive(spec: RunSpec, archive: Archive) -> tuple[RunFolder | ArchivedRun, dict[str, Any] | None]:
+    """Return where the run of ``spec`` is and its result, None before it is over.
+
+    A result in its folder counts before one in ``archive``; one without test scores counts there as in a folder. Raises
+    UserError as `find` and `result_in` do, and where the archive holds another configuration under its signature.
+    """
+    folder = find(spec)
+    result = result_in(folder, spec)
+    archived = archive.runs.get(spec.signature)
+    if result is not None or archived is None or (spec.config.trainer.test and is_untested(archived.result)):
+        return folder, result
+    if archived.signed != _signed(spec):
+        raise UserError(
+            f"{archive.file} has a run of the signature {spec.signature} and another configuration: move it away"
+        )
+    return archived.below(spec.folder.parent), dict(archived.result)
 
 
 def finished_result(spec: RunSpec) -> dict[str, Any] | None:

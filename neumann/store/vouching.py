@@ -17,24 +17,32 @@ DIGEST, CURVE = "digest", "measurements_digest"  # keys of result.json; results 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``record`` with its digest."""
-    return {**record, DIGEST: _digest(record)}
+    return {**record, DIGEST: _digest(plain(record))}
 
 
 def is_edited(record: Mapping[str, Any]) -> bool:
-    """Return whether ``record`` is other than what was `sealed`; one without a digest is not judged."""
-    return DIGEST in record and record[DIGEST] != _digest({k: v for k, v in record.items() if k != DIGEST})
+    """Return whether ``record``, from JSON, is other than what was `sealed`; one without a digest is not judged."""
+    return DIGEST in record and not _has(record[DIGEST], {k: v for k, v in record.items() if k != DIGEST})
 
 
 def with_curve(result: Mapping[str, Any], measurements: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return ``result`` with the digest of the run's ``measurements``."""
-    return {**result, CURVE: _digest(list(measurements))}
+    return {**result, CURVE: _digest(plain(list(measurements)))}
 
 
 def has_curve(result: Mapping[str, Any], measurements: Iterable[Mapping[str, Any]]) -> bool:
-    """Return whether ``measurements`` are those that the run of ``result`` made."""
-    return CURVE not in result or result[CURVE] == _digest(list(measurements))
+    """Return whether ``measurements``, from JSON, are those that the run of ``result`` made."""
+    return CURVE not in result or _has(result[CURVE], list(measurements))
+
+
+def _has(digest: object, value: Any) -> bool:
+    try:
+        return digest == _digest(value)
+    except (ValueError, RecursionError):  # a number beyond floats (1e999), or a depth, that no run writes
+        return False
 
 
 def _digest(value: Any) -> str:
-    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """Return the digest of JSON types, finite numbers alone."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from neumann.data.settings import KINDS
+from neumann.studies import archived
 from neumann.studies.answer import answer, incomplete
 from neumann.studies.collect import RowMeasurements, StudyRuns
 from neumann.studies.conditions import mixed, provenance, settings, unlike
@@ -85,6 +86,7 @@ def analyse(runs: StudyRuns) -> StudyResults:
         figures={name: tuple(keys) for name, keys in config.figures.items()},
         provenance=provenance(runs.entries, {key: row.label for key, row in config.rows.items()}),
         commands=_commands(study, (*runs.evaluation, *runs.tuning)[0].planned),
+        archive=archived.use(runs),
     )
 
 
@@ -300,5 +302,5 @@ def _commands(study: Study, example: PlannedRun) -> dict[str, str]:
         "Train what is missing, then render this page": study.command("study"),
         "Render this page again from what is there": study.command("report"),
         "See what would be trained": f"{study.command('study')} --plan",
-        "Train one of its runs by hand": f"neumann train{folders} {shlex.join(example.overrides)}",
+        "Train one of its runs by hand": f"neumann train{folders} {shlex.join(study.shown(example))}",
     }

@@ -1,7 +1,7 @@
-"""Runs of a study, read from their folders: their results, the setting that each row chose, what each row measured.
+"""Runs of a study, read from their folders and its archive: results, the setting that each row chose, measurements.
 
 `collect` covers both phases: tuning runs, the choice by validation error alone, evaluation runs.
-It trains nothing itself. A tuning run's test values never leave its folder: `scores` refuses them.
+It trains nothing itself. A tuning run's test values are never read: `scores` refuses them.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any
 
 from neumann.config import MakeSpecs, RunSpec, making_specs
 from neumann.errors import UserError
-from neumann.store import OVER, RunFolder, find
+from neumann.store import OVER, RunFolder
+from neumann.store.archive import ArchivedRun, is_same
 from neumann.store.code_digests import contributing
-from neumann.store.lookup import result_in
+from neumann.store.lookup import find_with_archive
 from neumann.store.scores import is_number
 from neumann.studies.effects import Way, way
 from neumann.studies.grid import Ended, Measured, best, mean_over
@@ -37,12 +38,13 @@ from neumann.studies.results import COSTS, RunEntry, TuningTrial, choices, chose
 class StudyRun:
     """A planned run with its specification, its folder, and the result in it, None before the run is over.
 
-    Rows that ask for the same run have a `StudyRun` each, with the same specification.
+    ``folder`` is an `ArchivedRun` where the study's archive alone has the run. Rows that ask for the same run have a
+    `StudyRun` each, with the same specification.
     """
 
     planned: PlannedRun
     spec: RunSpec
-    folder: RunFolder
+    folder: RunFolder | ArchivedRun
     result: Mapping[str, Any] | None
 
     @property
@@ -54,6 +56,11 @@ class StudyRun:
     def diverged(self) -> bool:
         """Return whether the run's loss was no longer finite."""
         return self.result is not None and self.result["status"] == "diverged"
+
+    @property
+    def from_archive(self) -> bool:
+        """Return whether it was read from the study's archive, since its folder holds no result."""
+        return isinstance(self.folder, ArchivedRun)
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ class RowMeasurements(Measured):
 
 @dataclass(frozen=True)
 class StudyRuns:
-    """Everything read from the run folders of ``study``.
+    """Everything read from the run folders and the archive of ``study``.
 
     ``target`` is the validation error that costs are counted to, None without one and before tuning is over.
     ``tuning`` has every run that chooses; ``trials`` and ``measured`` are by row. ``evaluation`` has the runs of the
@@ -97,7 +104,7 @@ Train = Callable[[Study, Sequence[StudyRun], Mapping[str, tuple[TuningTrial, ...
 
 
 def collect(study: Study, train: Train | None = None) -> StudyRuns:
-    """Return what the run folders of ``study`` say, as far as they are there; write nothing.
+    """Return what the run folders and the archive of ``study`` say, as far as they are there; write nothing.
 
     ``train`` is called before a phase is read, with the study, the runs of that phase and the trials that are known by
     then (none while tuning), and returns when they are over; without it nothing is trained. A study that leaves its
@@ -105,22 +112,22 @@ def collect(study: Study, train: Train | None = None) -> StudyRuns:
     judged at an evaluation point that its runs do not have.
     """
     with making_specs(study.config_dirs) as make:
-        tuning = runs_of(study.tuning(), make)
-        if (precision := recorded_precision(tuning)) is not None:
+        tuning = runs_of(study, study.tuning(), make)
+        if (precision := recorded_precision(tuning, study.archive)) is not None:
             study = study.at_precision(precision)
-            tuning = runs_of(study.tuning(), make)
+            tuning = runs_of(study, study.tuning(), make)
         check_points(study, {run.planned.row: run.spec.config for run in reversed(tuning)})
         specs = {row: [run.spec for run in tuning if _is_trial(study, run, row)] for row in study.config.rows}
         check_distinct(study, specs)
         check_comparable(study, specs)
         if train is not None:
             train(study, tuning, {})
-            tuning = _read_again(tuning)
+            tuning = _read_again(study, tuning)
         trials = {row: _trials(study, row, tuning) for row in study.config.rows}
-        evaluation = runs_of(_second_phase(study, trials), make)
+        evaluation = runs_of(study, _second_phase(study, trials), make)
     if train is not None:
         train(study, evaluation, trials)
-        evaluation = _read_again(evaluation)
+        evaluation = _read_again(study, evaluation)
     target = target_error(study, tuning, trials)
     return StudyRuns(
         study=study,
@@ -129,17 +136,17 @@ def collect(study: Study, train: Train | None = None) -> StudyRuns:
         trials=trials,
         evaluation=evaluation,
         measured={row: _measured(study, row, trials[row], evaluation, target) for row in study.config.rows},
-        entries=_entries([*evaluation, *tuning] if study.is_grid else [*tuning, *evaluation]),
+        entries=_entries(study, [*evaluation, *tuning] if study.is_grid else [*tuning, *evaluation]),
     )
 
 
-def runs_of(planned: Sequence[PlannedRun], make: MakeSpecs) -> list[StudyRun]:
+def runs_of(study: Study, planned: Sequence[PlannedRun], make: MakeSpecs) -> list[StudyRun]:
     """Return the runs that ``planned`` asks for, with what is there of them. Raises UserError as ``make`` does."""
     jobs = list(
         dict.fromkeys(run.overrides for run in planned)
     )  # rows that differ only in the evaluation point share their runs
     specs = dict(zip(jobs, make([list(job) for job in jobs]), strict=True))
-    return [_read(run, _tagged(specs[run.overrides], run.role)) for run in planned]
+    return [_read(study, run, _tagged(specs[run.overrides], run.role)) for run in planned]
 
 
 def _tagged(spec: RunSpec, role: str) -> RunSpec:
@@ -147,9 +154,8 @@ def _tagged(spec: RunSpec, role: str) -> RunSpec:
     return replace(spec, config=replace(spec.config, logger=replace(spec.config.logger, job_type=role)))
 
 
-def _read(planned: PlannedRun, spec: RunSpec) -> StudyRun:
-    folder = find(spec)
-    result = result_in(folder, spec)
+def _read(study: Study, planned: PlannedRun, spec: RunSpec) -> StudyRun:
+    folder, result = find_with_archive(spec, study.archive)
     if result is not None and (lacking := NEEDED - result.keys()):
         raise UserError(
             f"{folder.path}/result.json lacks {', '.join(sorted(lacking))}: move it away to train the run again"
@@ -157,8 +163,8 @@ def _read(planned: PlannedRun, spec: RunSpec) -> StudyRun:
     return StudyRun(planned, spec, folder, result)
 
 
-def _read_again(runs: Sequence[StudyRun]) -> list[StudyRun]:
-    return [run if run.over else _read(run.planned, run.spec) for run in runs]
+def _read_again(study: Study, runs: Sequence[StudyRun]) -> list[StudyRun]:
+    return [run if run.over else _read(study, run.planned, run.spec) for run in runs]
 
 
 def scores(run: StudyRun, split: str, point: str) -> Mapping[str, float] | None:
@@ -368,16 +374,17 @@ def _test(over: Iterable[StudyRun], point: str, key: str) -> dict[int, float]:
     return {seed: values[key] for seed, values in found.items() if values is not None and values[key] is not None}
 
 
-def _entries(runs: Iterable[StudyRun]) -> tuple[RunEntry, ...]:
+def _entries(study: Study, runs: Iterable[StudyRun]) -> tuple[RunEntry, ...]:
     by_signature: dict[str, list[StudyRun]] = {}
     for run in runs:
         by_signature.setdefault(run.spec.signature, []).append(run)
-    return tuple(_entry(shared) for shared in by_signature.values())
+    return tuple(_entry(study, shared) for shared in by_signature.values())
 
 
-def _entry(shared: Sequence[StudyRun]) -> RunEntry:
+def _entry(study: Study, shared: Sequence[StudyRun]) -> RunEntry:
     run, result = shared[0], shared[0].result
     role = EVALUATION if any(one.planned.role != TUNING for one in shared) else TUNING
+    archived = study.archive.runs.get(run.spec.signature)
     status = run.folder.status()
     if result is None and status["status"] in OVER:  # it ended after its result was looked for
         status = {"status": "pending"}
@@ -390,9 +397,10 @@ def _entry(shared: Sequence[StudyRun]) -> RunEntry:
         message=status.get("message") if result is None else None,
         signature=run.spec.signature,
         folder=str(run.folder.path),
-        overrides=run.planned.overrides,
+        overrides=study.shown(run.planned),
         train_seconds=None if result is None else result["train_seconds"],
         validation=None if result is None else result["validation"],
         test=result["test"] if result is not None and role == EVALUATION else None,
         attempts=tuple(contributing(run.folder.attempts())),
+        archived=result is not None and archived is not None and is_same(archived.result, result),
     )

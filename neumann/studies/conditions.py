@@ -139,8 +139,8 @@ def _several(attempts: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
 
 def _made_by(attempt: Mapping[str, Any]) -> dict[str, str]:
     """Return the code, the libraries and the device of an attempt, as far as its record names them."""
-    known = {name: _recorded(attempt, "packages", name) for name in LIBRARIES.values()}
-    known[DEVICE] = _recorded(attempt, "device")
+    known = {name: recorded(attempt, "packages", name) for name in LIBRARIES.values()}
+    known[DEVICE] = recorded(attempt, "device")
     return {**{name: str(said) for name, said in known.items() if said is not None}, **as_code(attempt.get("code"))}
 
 
@@ -169,24 +169,28 @@ def provenance(runs: Sequence[RunEntry], labels: Mapping[str, str]) -> dict[str,
 
 def _told(record: Mapping[str, Any]) -> list[tuple[str, str | int | None]]:
     """Return what a report tells of one attempt's record, each under its label."""
-    commit, diff = _recorded(record, "git", "commit"), _recorded(record, "git", "diff_sha256")
-    changed = f" with uncommitted changes {diff}" if diff else ""
     code, made_by = as_code(record.get("code")), _made_by(record)
     return [
-        ("commit", f"{commit[:12]}{changed}" if isinstance(commit, str) else None),
+        ("commit", commit(record)),
         *((f"{CODE_OF}{name}", code[name]) for name in sorted(code.keys() - LIBRARIES.values())),
-        ("neumann", _recorded(record, "packages", "neumann")),
+        ("neumann", recorded(record, "packages", "neumann")),
         *((library, made_by.get(library)) for library in LIBRARIES.values()),
-        ("python", _recorded(record, "python")),
+        ("python", recorded(record, "python")),
         (DEVICE, made_by.get(DEVICE)),
-        ("processor", _recorded(record, "host", "processor")),
-        ("cores", _recorded(record, "host", "cores")),
-        ("torch threads", _recorded(record, "torch_threads")),
-        ("data fingerprint", _recorded(record, "data", "fingerprint")),
+        ("processor", recorded(record, "host", "processor")),
+        ("cores", recorded(record, "host", "cores")),
+        ("torch threads", recorded(record, "torch_threads")),
+        ("data fingerprint", recorded(record, "data", "fingerprint")),
     ]
 
 
-def _recorded(record: Mapping[str, Any], *keys: str) -> str | int | None:
+def commit(record: Mapping[str, Any]) -> str | None:
+    """Return the commit of an attempt's code, and the digest of what was not committed; None for a package."""
+    made, diff = recorded(record, "git", "commit"), recorded(record, "git", "diff_sha256")
+    return f"{made[:12]}{f' with uncommitted changes {diff}' if diff else ''}" if isinstance(made, str) else None
+
+
+def recorded(record: Mapping[str, Any], *keys: str) -> str | int | None:
     """Return a text or a whole number from a run's record, None for anything else: the file may hold anything."""
     found: Any = record
     for key in keys:

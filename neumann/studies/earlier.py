@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from neumann.config import RunSpec
 from neumann.store import OVER, RunFolder
+from neumann.store.archive import Archive
 from neumann.store.files import plain, read_json
 from neumann.store.records import flat
 from neumann.studies.collect import StudyRun
@@ -23,23 +24,26 @@ from neumann.studies.plan import TUNING
 SHOWN = 3  # differing settings that are named
 
 
-def lost_runs(folder: Path, tuning: Sequence[StudyRun]) -> str | None:
+def lost_runs(folder: Path, tuning: Sequence[StudyRun], archive: Archive) -> str | None:
     """Return a sentence on the runs that the report in ``folder`` stands on and that the study no longer asks for.
 
-    ``tuning`` are the study's tuning runs; those of evaluation follow from them. None where every run that the report
-    stands on is asked for, or is no longer there.
+    ``tuning`` are the study's tuning runs; those of evaluation follow from them. ``archive`` is the study's. None where
+    every run that the report stands on is asked for, or is no longer there.
     """
     asked = {run.spec.signature: run.spec for run in tuning}
     reported = [line for line in _runs_csv(folder) if line.get("role") == TUNING and line.get("status") in OVER]
     signatures = dict.fromkeys(line.get("signature", "") for line in reported)
     unasked = [s for s in signatures if s and s not in asked]
-    there = [path for s in unasked for path in folder.parent.glob(f"*-{s}") if RunFolder(path).result() is not None]
+    paths = {s: path for s in unasked for path in folder.parent.glob(f"*-{s}") if RunFolder(path).result() is not None}
+    there = {str(path): read_json(RunFolder(path).signed) for path in paths.values()}
+    there |= {f"{s} of {archive.file}": archive.runs[s].signed for s in unasked if s in archive.runs and s not in paths}
     if not there:
         return None
-    example = f", such as {there[0]}" if len(there) > 1 else f", {there[0]}"
+    first = next(iter(there))
+    example = f", such as {first}" if len(there) > 1 else f", {first}"
     return (
         f"{len(there)} of the {len(signatures)} tuning runs that {folder} stands on are not what the study asks for "
-        f"now{example}: {_differences([RunFolder(path) for path in there], list(asked.values()))}"
+        f"now{example}: {differences(there.values(), list(asked.values()))}"
     )
 
 
@@ -56,12 +60,14 @@ def _runs_csv(folder: Path) -> list[dict[str, str]]:
         return []
 
 
-def _differences(there: Sequence[RunFolder], asked: Sequence[RunSpec]) -> str:
-    """Return what was signed otherwise, each run held against the nearest one that is asked for."""
+def differences(there: Iterable[object], asked: Sequence[RunSpec]) -> str:
+    """Return what was signed otherwise by runs ``there``, each held against the nearest one that is asked for.
+
+    Each is the content of a signed.json, which may be anything.
+    """
     now = [_flat(json.loads(json.dumps(plain(spec.signed())))) for spec in asked]
     found: dict[str, str] = {}
-    for folder in there:
-        signed = read_json(folder.signed)
+    for signed in there:
         if isinstance(signed, dict) and now:
             then = _flat(signed)
             nearest = min(now, key=lambda one: len(_changed(then, one)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from neumann.bounds import as_yaml
 from neumann.config import RunConfig, RunSpec
 from neumann.config.override_text import as_text_value, key_of
 from neumann.errors import UserError, did_you_mean
-from neumann.studies.definition import find_study, list_studies, name_of, read_study, settings_of
+from neumann.store.archive import NAME, Archive
+from neumann.studies.definition import PACKAGED, find_study, list_studies, name_of, read_study, settings_of
 from neumann.studies.grid import middle
 from neumann.studies.schema import AXES, FULL, GRID, BudgetConfig, StudyConfig
 
@@ -56,17 +58,32 @@ class Study:
     pilot: bool  # whether this budget has no verdict
     spaces: Mapping[str, tuple[dict[str, Any], ...]]  # by row: the settings that it tries, as many for every row
     taken_over: str | None = None  # the precision of its finished runs, which this machine would not have chosen
+    uses_archive: bool = True  # whether runs in its archive count as finished
 
     @property
     def report(self) -> str:
         """Return the name of the report's folder, which lies beside the run folders."""
         return f"report-{self.budget}"
 
+    @property
+    def results(self) -> Path:
+        """The folder of what is committed: results/BUDGET beside study.yaml, results/NAME/BUDGET beside NAME.yaml."""
+        own = Path() if self.file.stem == "study" else Path(self.name)  # other studies may lie in that folder too
+        home, here = self.file.resolve().parent, Path.cwd()
+        return (home.relative_to(here) if home.is_relative_to(here) else home) / "results" / own / self.budget
+
+    @cached_property
+    def archive(self) -> Archive:
+        """The archive of finished runs in ``results``, read once; empty where it is not used. Raises UserError."""
+        file = self.results / NAME
+        return Archive.read(file) if self.uses_archive else Archive(file, {})
+
     def command(self, verb: str) -> str:
         """Return the shell command `neumann VERB` of this study, with the overrides that say where its runs lie."""
         words = [self.asked, *(["--budget", self.budget] if self.budget != FULL else [])]
         words += [word for folder in self.config_dirs for word in ("--config-dir", folder)]
         words += [word for word in self.extra if word.startswith(ON_THE_PAGE)]
+        words += [] if self.uses_archive else ["--no-archive"]
         return shlex.join(["neumann", verb, *words])
 
     def at_precision(self, precision: str) -> Study:
@@ -77,6 +94,10 @@ class Study:
     def is_grid(self) -> bool:
         """Return whether every evaluation seed trains all settings and chooses its own."""
         return self.config.design == GRID
+
+    def shown(self, planned: PlannedRun) -> tuple[str, ...]:
+        """Return the overrides of a run as a report shows them, without what its renderer alone has set."""
+        return tuple(word for word in planned.overrides if word not in self.extra or word.startswith(ON_THE_PAGE))
 
     def tuning(self) -> list[PlannedRun]:
         """Return every run that chooses: all rows and all settings of their spaces, on the seeds that choose.
@@ -133,15 +154,23 @@ class Study:
         return [UNTESTED, *([KEPT] if keeps else [])]
 
 
-def load_study(name: str, budget: str = FULL, extra: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Study:
+def load_study(
+    name: str,
+    budget: str = FULL,
+    extra: Sequence[str] = (),
+    config_dirs: Sequence[str] = (),
+    *,
+    uses_archive: bool = True,
+) -> Study:
     """Read and check the study ``name`` at ``budget``; ``extra`` are overrides that cannot change a result.
 
-    Raises UserError, one sentence that names the file and the key.
+    Where ``uses_archive`` is false, the runs in the study's archive do not count. Raises UserError, one sentence that
+    names the file and the key.
     """
     file = find_study(name)
     config = read_study(file)
     try:
-        return _at_budget(file, config, _asked(name, file), budget, extra, config_dirs)
+        return _at_budget(file, config, _asked(name, file), budget, extra, config_dirs, uses_archive)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
 
@@ -153,7 +182,13 @@ def _asked(name: str, file: Path) -> str:
 
 
 def _at_budget(
-    file: Path, config: StudyConfig, asked: str, budget: str, extra: Sequence[str], config_dirs: Sequence[str]
+    file: Path,
+    config: StudyConfig,
+    asked: str,
+    budget: str,
+    extra: Sequence[str],
+    config_dirs: Sequence[str],
+    uses_archive: bool,
 ) -> Study:
     known = {FULL: BudgetConfig(), **config.budgets}
     if budget not in known:
@@ -188,7 +223,15 @@ def _at_budget(
         evaluation_seeds=tuple(evaluation),
         pilot=limits.pilot,
         spaces=spaces,
+        uses_archive=uses_archive,
     )
+
+
+def refuse_package(study: Study, what: str) -> None:
+    """Raise UserError where ``what`` would write into an installed package instead of a checkout's folder."""
+    package = PACKAGED.resolve()
+    if package in study.file.resolve().parents and not (package.parent / "pyproject.toml").exists():
+        raise UserError(f"{what} writes into a checkout's experiments folder, and this neumann is an installed package")
 
 
 def check_points(study: Study, configs: Mapping[str, RunConfig]) -> None:

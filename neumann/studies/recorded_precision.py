@@ -14,14 +14,15 @@ from neumann.errors import UserError
 from neumann.store.other_precision import finished_elsewhere
 
 if TYPE_CHECKING:
+    from neumann.store.archive import Archive
     from neumann.studies.collect import StudyRun
 
 
-def recorded_precision(runs: Sequence[StudyRun]) -> str | None:
+def recorded_precision(runs: Sequence[StudyRun], archive: Archive) -> str | None:
     """Return the precision that finished runs of the study have, None where it is this device's or none is finished.
 
-    ``runs`` are the study's first phase as this device would train it. Raises UserError where some are finished at
-    this device's precision and some at another one.
+    ``runs`` are the study's first phase as this device would train it, ``archive`` has runs of it too. Raises UserError
+    where some are finished at this device's precision and some at another one.
     """
     opened = {run.spec.signature: run for run in runs if run.spec.precision_left_open}
     elsewhere: Counter[str] = Counter()
@@ -29,7 +30,7 @@ def recorded_precision(runs: Sequence[StudyRun]) -> str | None:
     for run in opened.values():
         own = run.spec.config.trainer.precision
         here[own] += run.over
-        if (other := finished_elsewhere(run.spec)) is not None:
+        if (other := finished_elsewhere(run.spec, archive)) is not None:
             elsewhere[other.config.trainer.precision] += 1
     found = +elsewhere
     if not found:

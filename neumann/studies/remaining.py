@@ -1,4 +1,4 @@
-"""The runs that a study lacks, each with how often it counts, and those that are over."""
+"""The runs that a study lacks, each with how often it counts, and those that are over here."""
 
 from __future__ import annotations
 
@@ -28,5 +28,6 @@ def remaining(runs: StudyRuns) -> list[tuple[RunSpec, float]]:
 
 
 def over(runs: StudyRuns) -> list[tuple[RunSpec, Mapping[str, Any]]]:
-    """Return the runs that have a result, with it."""
-    return [(run.spec, run.result) for run in (*runs.tuning, *runs.evaluation) if run.result is not None]
+    """Return the runs that have a result in their folder, with it: an archived one's seconds are another machine's."""
+    every = (*runs.tuning, *runs.evaluation)
+    return [(run.spec, run.result) for run in every if run.result is not None and not run.from_archive]

@@ -156,6 +156,7 @@ class RunEntry:
     ``validation`` and ``test`` map an evaluation point to its scores ({"error", "loss", "wrong", "n"}), None while
     there is no result; ``test`` is always None for tuning runs. ``attempts`` are the records of the attempts whose
     steps are in its result, first to last.
+    ``archived`` says that the study's archive holds the result, which may lie in its folder too.
     ``setting`` is what was tuned, ``overrides`` all that `neumann train` needs to make the run, ``message`` why it has
     its status, ``folder`` the path of its folder, and ``train_seconds`` the time in training alone.
     """
@@ -173,6 +174,34 @@ class RunEntry:
     validation: Mapping[str, Mapping[str, float]] | None
     test: Mapping[str, Mapping[str, float]] | None
     attempts: tuple[Mapping[str, Any], ...]
+    archived: bool = False
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Code and machine that trained archived runs: how many, and the labels of their rows."""
+
+    code: str
+    machine: str
+    runs: int
+    rows: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ArchiveUse:
+    """The archive that a study's runs are in.
+
+    ``file`` is its path from the folder of the study's file, ``digest`` that of its content. ``archived`` of the
+    study's ``over`` runs that have a result are in it, with the ``origins`` that their records name. ``notes`` are
+    sentences on what of it is not used.
+    """
+
+    file: str
+    digest: str
+    archived: int
+    over: int
+    origins: tuple[Origin, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -214,6 +243,7 @@ class StudyResults:
     names the rows of each figure.
     ``provenance`` maps a label ("commit", "torch", ...) to its distinct values over all runs, each with the labels of
     its rows, so that mixed provenance shows. ``commands`` maps a label to the shell command that reproduces it.
+    ``archive`` is None where the study has none or does not use it.
     """
 
     name: str
@@ -246,6 +276,7 @@ class StudyResults:
     figures: Mapping[str, tuple[str, ...]]
     provenance: Mapping[str, Mapping[str, tuple[str, ...]]]
     commands: Mapping[str, str]
+    archive: ArchiveUse | None = None
 
     def row(self, key: str) -> RowResult:
         """Return the row called ``key``. Raises KeyError."""

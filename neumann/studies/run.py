@@ -31,10 +31,10 @@ from neumann.store.folder import OVER, make_folder
 from neumann.studies import stamp
 from neumann.studies.analysis import analyse
 from neumann.studies.collect import StudyRun, StudyRuns, collect
-from neumann.studies.definition import PACKAGED, list_studies, read_study
+from neumann.studies.definition import list_studies, read_study
 from neumann.studies.earlier import lost_runs, stands_on
 from neumann.studies.numbers import choices_text, setting_text
-from neumann.studies.plan import Study, load_study
+from neumann.studies.plan import Study, load_study, refuse_package
 from neumann.studies.remaining import over, remaining
 from neumann.studies.results import StudyResults, TuningTrial, choices, chosen
 from neumann.studies.schema import FULL
@@ -57,15 +57,17 @@ def study(
     estimate: str | None = None,
     overrides: Sequence[str] = (),
     config_dirs: Sequence[str] = (),
+    no_archive: bool = False,
     console: Console,
 ) -> int:
     """Train what ``name`` lacks at ``budget`` and render its report; return the exit code, 1 where a run failed.
 
     With ``plan`` it prints what would be trained and trains nothing; with ``estimate``, a rate that
     `neumann.estimates.rate.read_rate` reads, it prints what that would cost. ``overrides`` may set only what cannot
-    change a result. Raises UserError for a wrong study or configuration, and Interrupted where it was stopped.
+    change a result. With ``no_archive`` the runs in the study's archive do not count. Raises UserError for a wrong
+    study or configuration, and Interrupted where it was stopped.
     """
-    one = load_study(name, budget, _checked(overrides), config_dirs)
+    one = load_study(name, budget, checked(overrides), config_dirs, uses_archive=not no_archive)
     if plan:
         _print_plan(collect(one), console)
         return 0
@@ -79,7 +81,7 @@ def study(
     with Training(console) as training:
         runs = collect(one, train=training)
     results = analyse(runs)
-    notes = _notes(runs)
+    notes = _notes(results, runs)
     kept = _kept(results, runs)
     if kept is None:
         # A run that others finish meanwhile is not in an incomplete report, which is to be written again then
@@ -106,14 +108,15 @@ def report(
     publish: bool = False,
     overrides: Sequence[str] = (),
     config_dirs: Sequence[str] = (),
+    no_archive: bool = False,
     console: Console,
 ) -> int:
     """Render the report of ``name`` from what is there, or leave it where nothing has changed; return 0.
 
-    With ``publish`` its files are copied to experiments/NAME/results of the checkout that the study lies in. Raises
-    UserError.
+    With ``publish`` its files are copied to experiments/NAME/results of the checkout that the study lies in. With
+    ``no_archive`` the runs in the study's archive do not count. Raises UserError.
     """
-    one = load_study(name, budget, _checked(overrides), config_dirs)
+    one = load_study(name, budget, checked(overrides), config_dirs, uses_archive=not no_archive)
     folder = _report_folder(one)
     made_of = stamp.digest(one, folder.parent)  # before the runs are read, of which others may end meanwhile
     known = stamp.unchanged(folder, made_of)
@@ -123,7 +126,7 @@ def report(
         kept = _kept(results, runs)
         if kept is not None:
             raise UserError(f"{kept}. {one.command('study')} trains what is missing and writes it anew")
-        notes = _notes(runs)
+        notes = _notes(results, runs)
         folder = _render(results, runs, notes, made_of)
         headline, incomplete = results.headline, results.incomplete
     else:
@@ -155,6 +158,8 @@ def print_studies(console: Console) -> None:
 
 class Training:
     """Trains the phases of a study, called with the runs of each, by one launcher and under one live table.
+
+    Runs that the study's archive has are shown as over and never reach the launcher.
 
     The launcher is made at the first call, from what the runs' configuration says. ``failed`` counts failed runs.
     """
@@ -196,14 +201,23 @@ class Training:
             _say(self._console, ignored)
         if taken_over := _taken_over(study):
             _say(self._console, (taken_over, "yellow"))
-        _print_lost(folder, runs, self._console)
+        _print_archive(study, runs, self._console)
+        _print_lost(folder, runs, study, self._console)
         launcher = self._open.enter_context(make_launcher(runs[0].spec.config.launch, self._console))
         view = self._open.enter_context(StudyView(self._console, launcher.preparation, study, runs))
         self._launcher, self._view = launcher, view
         return launcher, view
 
     def _train(self, launcher: Launcher, view: StudyView, runs: Sequence[StudyRun]) -> None:
-        outcomes = launcher.run([run.spec for run in runs], view)
+        from neumann.launch.protocol import RunOutcome
+
+        for run in runs:
+            if run.from_archive:
+                assert run.result is not None
+                done = RunOutcome(run.spec, run.result["status"], dict(run.result), None, True, 0.0, run.folder.path)
+                view.done(done)
+        left = [run.spec for run in runs if not run.from_archive]
+        outcomes = launcher.run(left, view) if left else []
         self.failed += sum(outcome.status == "failed" for outcome in outcomes)
 
 
@@ -218,7 +232,7 @@ def _say(console: Console, *parts: str | tuple[str, str], folded: bool = False) 
     console.print(_text(*parts), soft_wrap=not folded)
 
 
-def _checked(overrides: Sequence[str]) -> list[str]:
+def checked(overrides: Sequence[str]) -> list[str]:
     """Return ``overrides``, none of which can change a result. Raises UserError for one that can."""
     for word in overrides:
         key = key_of(word)
@@ -243,7 +257,7 @@ def _kept(results: StudyResults, runs: StudyRuns) -> str | None:
     over = sum(run.status in OVER for run in results.runs)
     if results.incomplete is None or over >= stands_on(folder):
         return None
-    lost = lost_runs(folder, runs.tuning)
+    lost = lost_runs(folder, runs.tuning, runs.study.archive)
     return f"The report is left as it is: {lost}" if lost else None
 
 
@@ -257,11 +271,6 @@ def _taken_over(study: Study) -> str | None:
     )
 
 
-def _notes(runs: StudyRuns) -> list[str]:
-    """Return the lines that a user should know of beside what came out."""
-    return [note for note in (_taken_over(runs.study), _changed_code(runs)) if note is not None]
-
-
 def _print_notes(notes: Iterable[str]) -> None:
     from neumann.launch.progress import print_note
 
@@ -269,13 +278,16 @@ def _print_notes(notes: Iterable[str]) -> None:
         print_note(note)
 
 
-def _changed_code(runs: StudyRuns) -> str | None:
-    """Return a sentence where runs were trained by other code than today's, else None."""
+def _notes(results: StudyResults, runs: StudyRuns) -> list[str]:
+    """Return the lines that a user should know of: precision taken over, what an archive has unused, changed code."""
     check = CodeCheck()
     for run in {run.spec.signature: run for run in (*runs.tuning, *runs.evaluation)}.values():
         if run.result is not None:
-            check.add(run.spec, run.folder.path, run.result)
-    return check.note("output=NEW")
+            check.add(run.spec, run.folder.path, run.result, archived=run.from_archive)
+    changed = check.note("output=NEW")
+    unused = results.archive.notes if results.archive else ()
+    found = [_taken_over(runs.study), *(f"{runs.study.archive.file}: {note}" for note in unused), changed]
+    return [note for note in found if note is not None]
 
 
 def _render(results: StudyResults, runs: StudyRuns, notes: Sequence[str], made_of: str) -> Path:
@@ -308,9 +320,18 @@ def _print_end(console: Console, folder: Path, headline: str, notes: Iterable[st
     _say(console, f"report: {folder / REPORT}")
 
 
-def _print_lost(folder: Path, tuning: Sequence[StudyRun], console: Console) -> None:
+def _print_archive(study: Study, runs: Sequence[StudyRun], console: Console) -> None:
+    """Say how many of ``runs`` the study's archive has and their folders lack, and what of it cannot be read."""
+    every = {run.spec.signature: run.from_archive for run in runs}
+    if archived := sum(every.values()):
+        _say(console, f"archived: {archived} of these {len(every)} runs are in {study.archive.file}")
+    for sentence in study.archive.unread:
+        _say(console, (f"{study.archive.file}: {sentence}", "yellow"))
+
+
+def _print_lost(folder: Path, tuning: Sequence[StudyRun], study: Study, console: Console) -> None:
     """Say which runs of the report that is there will not be used."""
-    lost = lost_runs(folder, tuning)
+    lost = lost_runs(folder, tuning, study.archive)
     if lost:
         _say(console, (lost, "yellow"))
 
@@ -351,8 +372,9 @@ def _print_plan(runs: StudyRuns, console: Console) -> None:
         waiting = sum(chosen(its) is None for its in runs.trials.values())
         later = f" and up to {waiting * len(one.evaluation_seeds)} evaluation runs after tuning" if waiting else ""
     _say(console, f"to train: {left} runs{later} (rows that differ only in the evaluation point share theirs)")
-    _print_lost(tuning[0].spec.folder.parent / one.report, tuning, console)
-    _print_notes(_notes(runs))
+    _print_archive(one, (*tuning, *evaluation), console)
+    _print_lost(tuning[0].spec.folder.parent / one.report, tuning, one, console)
+    _print_notes(_notes(analyse(runs), runs))
     if (sentence := time_left(remaining(runs), over(runs))) is not None:
         _say(console, sentence)
 
@@ -370,7 +392,8 @@ def _estimated(runs: StudyRuns, rate: str, console: Console) -> int:
     from neumann.estimates.printed import print_estimate
 
     left = [(spec, spec.name, times) for spec, times in remaining(runs)]
-    print_estimate(console, left, finished=len({spec.signature for spec, _ in over(runs)}), rate=rate, several=True)
+    finished = {run.spec.signature for run in (*runs.tuning, *runs.evaluation) if run.over}
+    print_estimate(console, left, finished=len(finished), rate=rate, several=True)
     return 0
 
 
@@ -381,13 +404,8 @@ def _publish(one: Study, folder: Path, incomplete: str | None, console: Console)
     """
     if incomplete:
         raise UserError(f"--publish: {incomplete}")
-    home = one.file.resolve().parent
-    if PACKAGED.resolve() in home.parents and not (PACKAGED.resolve().parent / "pyproject.toml").exists():
-        raise UserError(
-            "--publish writes into a checkout's experiments folder, and this neumann is an installed package"
-        )
-    own = Path() if one.file.stem == "study" else Path(one.name)  # other studies may lie in that folder too
-    target = home / "results" / own / one.budget
+    refuse_package(one, "--publish")
+    target = one.results
     make_folder(target)
     names = []
     for path in sorted(folder.iterdir()):

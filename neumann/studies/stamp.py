@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neumann.store import RunFolder
+from neumann.store import RunFolder, archive
 from neumann.store.code_digests import code_of
-from neumann.store.files import read_file, read_json, write_json
+from neumann.store.files import LARGEST, read_file, read_json, write_json
 from neumann.store.vouching import is_edited, sealed
 from neumann.studies.plan import ON_THE_PAGE, Study
 
@@ -21,11 +21,13 @@ CODE, RECORDS = (".py", ".j2", ".css"), (".json", ".jsonl")  # by kind: a list o
 def digest(study: Study, runs: Path) -> str:
     """Return the digest of the study, its configuration, this package's code and the records of the runs in ``runs``.
 
-    YAML counts by its bytes; code and records, of which there are many, by size and times. The time of the last change
-    of a file's entry is among them, since cp -p, rsync and touch set the other one.
+    YAML and the archive count by their bytes; code and records, of which there are many, by size and times. The time of
+    the last change of a file's entry is among them, since cp -p, rsync and touch set the other one.
     """
     words = [word for word in study.extra if word.startswith(ON_THE_PAGE)]
-    made_of = hashlib.sha256(repr((str(study.file.resolve()), study.budget, words)).encode())
+    made_of = hashlib.sha256(repr((str(study.file.resolve()), study.budget, words, study.uses_archive)).encode())
+    if study.uses_archive:
+        made_of.update(_content(study.results / archive.NAME, archive.LARGEST))
     folders = [PACKAGE / "conf", *map(Path, study.config_dirs)]
     for file in [study.file, *(file for folder in folders for file in sorted(folder.rglob("*.yaml")))]:
         made_of.update(str(file).encode() + b"\0" + _content(file) + b"\0")
@@ -36,10 +38,10 @@ def digest(study: Study, runs: Path) -> str:
     return made_of.hexdigest()
 
 
-def _content(file: Path) -> bytes:
+def _content(file: Path, largest: int = LARGEST) -> bytes:
     """Return what is in ``file``, or why that cannot be read: where the study needs it, reading it says so."""
     try:
-        return read_file(file)
+        return read_file(file, largest)
     except OSError as error:
         return str(error.errno).encode()
 

@@ -14,6 +14,9 @@ from omegaconf import OmegaConf
 
 from docs.generate import command_line, configuration, docstrings, experiments
 from neumann.cli.main import main
+from neumann.store import RunFolder
+from neumann.store.archive import of_folder
+from neumann.store.files import read_json
 from neumann.store.records import flat
 from neumann.studies.schema import (
     BudgetConfig,
@@ -212,6 +215,14 @@ def test_the_page_on_run_files_names_every_file(folders: list[Path]) -> None:
     written = {re.sub(r"\d+$", "N", path.name) for folder in folders for path in folder.iterdir()}
     assert written <= set(page)
     assert set(page) - written == {"error.txt", "output.log"}
+
+
+def test_the_page_on_studies_has_every_key_of_an_archive(folders: list[Path]) -> None:
+    page = tables((REFERENCE / "study-file.md").read_text())["The archive"]
+    over = [run for folder in folders if (run := RunFolder(folder)).result() is not None]
+    records = [of_folder(run, read_json(run.signed), run.result() or {}).record() for run in over]
+    check(page, records)
+    assert {run.path.name for run in over} == {record["name"] for record in records}
 
 
 def test_the_page_on_studies_has_every_key() -> None:

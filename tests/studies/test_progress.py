@@ -48,7 +48,7 @@ def shown(console: Console) -> list[str]:
 
 
 def test_without_a_terminal_a_line_counts_the_runs_of_the_phase(study: Study) -> None:
-    tuning = runs_of(study.tuning(), make_specs)
+    tuning = runs_of(study, study.tuning(), make_specs)
     console = console_of(terminal=False)
     signatures = {run.spec.signature for run in tuning}
     assert len(signatures) < len(tuning)  # rows that differ in their point share runs
@@ -70,8 +70,8 @@ def test_on_a_terminal_every_row_is_a_line_with_its_setting_and_test_error(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "REFRESH_S", 0.0)
-    tuning = runs_of(study.tuning(), make_specs)
-    evaluation = runs_of(study.evaluation("averaged", {"optimizer.lr": 0.3}), make_specs)
+    tuning = runs_of(study, study.tuning(), make_specs)
+    evaluation = runs_of(study, study.evaluation("averaged", {"optimizer.lr": 0.3}), make_specs)
     console = console_of(terminal=True)
     with StudyView(console, "importing PyTorch", study, tuning) as view:
         for run in tuning:
@@ -96,8 +96,8 @@ def test_on_a_terminal_every_row_is_a_line_with_its_setting_and_test_error(
 
 @pytest.mark.parametrize("width", [80, 60, 40])
 def test_a_narrow_terminal_cuts_no_count_setting_or_error(study: Study, width: int) -> None:
-    tuning = runs_of(study.tuning(), make_specs)
-    evaluation = runs_of(study.evaluation("averaged", {"optimizer.lr": 0.3}), make_specs)
+    tuning = runs_of(study, study.tuning(), make_specs)
+    evaluation = runs_of(study, study.evaluation("averaged", {"optimizer.lr": 0.3}), make_specs)
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
     view = StudyView(console, "importing PyTorch", study, tuning)
     chosen: Any = SimpleNamespace(chosen=True, setting={"optimizer.lr": 0.3}, seeds=())

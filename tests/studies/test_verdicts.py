@@ -13,9 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from neumann.studies import verdicts
 from neumann.studies.effects import Effect, Way, cost_effect, difference, relative
-from neumann.studies.numbers import detectable, verdict_text
+from neumann.studies.numbers import verdict_text
 from neumann.studies.statistics import (
     Paired,
     holm,
@@ -27,7 +26,7 @@ from neumann.studies.statistics import (
 )
 from neumann.studies.verdicts import Margin, decide, deciding_seeds, equivalence_power
 
-quick = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 numbers = st.floats(-100, 100).map(lambda x: round(x, 3))
 HALF = Margin(0.5, relative=False)
 
@@ -69,16 +68,6 @@ def test_the_interval_against_the_margin_decides(differences: Sequence[float], a
     assert decide(effect, HALF, pilot=True).answer == "pilot"
 
 
-def test_no_difference_above_a_hundred_points_is_said_to_be_detectable() -> None:
-    near, far = (decide(against_zero(-spread, spread), HALF) for spread in (0.05, 0.4))
-    assert far.smallest_detectable_effect is not None
-    assert far.smallest_detectable_effect > 1
-    assert (near.detects_nothing, far.detects_nothing) == (False, True)
-    assert detectable(near) == f"{100 * (near.smallest_detectable_effect or 0):.2f} percentage points"
-    assert detectable(far) == "more than 100 percentage points"
-    assert not decide(of_costs(0.1, 30.0), Margin(0.1, True)).detects_nothing
-
-
 def test_the_margin_of_a_ratio_is_the_same_from_both_sides() -> None:
     ratios = (0.78, 0.81, 0.79, 0.8)
     assert decide(of_costs(*ratios), Margin(0.1, True)).answer == "better by the margin"
@@ -107,10 +96,8 @@ def test_within_the_margin_is_scipys_two_one_sided_tests(differences: list[float
 
 @pytest.mark.medium
 @pytest.mark.parametrize("scale", ["difference", "ratio", "log ratio"])
-def test_verdicts_err_as_seldom_as_they_say(scale: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verdicts_err_as_seldom_as_they_say(scale: str) -> None:
     """A true effect on the margin, where it is hardest, is put within it in 5 % and beyond it in 2.5 %."""
-    for search in ("deciding_seeds", "smallest_detectable_effect"):  # which take most of the time and decide nothing
-        monkeypatch.setattr(verdicts, search, lambda *_: None)
     draw, runs = np.random.default_rng(4), 500
     answers: Counter[str] = Counter()
     for _ in range(runs):
