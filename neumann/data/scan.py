@@ -257,9 +257,9 @@ def _look(source: Source, index: int, *, whole: bool) -> _Seen:
         with Image.open(io.BytesIO(content)) as image:
             size = (image.height, image.width)
             lost = losses(image)
-            seen = [_digest(size, as_eight_bits(image, channels)) for channels in (3, 1)]
+            pixels, grey = (_digest(size, as_eight_bits(image, channels)) for channels in (3, 1))
             lost += (DAMAGED,) if image.format == "PNG" and not _is_whole(content) else ()
-        return _Seen(hashlib.sha256(content).digest() if whole else b"", size, *seen, lost)
+        return _Seen(hashlib.sha256(content).digest() if whole else b"", size, pixels, grey, lost)
     except UNREADABLE as error:
         return _Seen(b"", (0, 0), problem=explain(error))
 

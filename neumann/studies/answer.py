@@ -8,6 +8,7 @@ from neumann.store import OVER
 from neumann.store.code_digests import listed
 from neumann.studies.effects import Effect
 from neumann.studies.numbers import (
+    detectable,
     effect_interval,
     effect_value,
     inner_interval,
@@ -98,8 +99,10 @@ def _without_divergence(effect: Effect, verdict: Verdict, ours: str, other: str,
         return (
             f"{said} All paired differences are equal, so neither the noise nor the detectable effect can be estimated."
         )
-    seen = size(verdict.smallest_detectable_effect, verdict.margin)
-    said += f" With these {n} seeds a true difference of {seen} would be found"
+    seen = f"a true difference of {detectable(verdict)}"
+    if verdict.detects_nothing:
+        seen = "no true difference, however large,"
+    said += f" With these {n} seeds {seen} would be found"
     said += f" {10 * verdict.power:g} times in 10 (margin: {margin})."
     if verdict.answer in ("undecided", "pilot", "better", "worse") and verdict.seeds is not None:
         said += f" By the noise found here, n = {verdict.seeds:,} would decide{_range(verdict)}."

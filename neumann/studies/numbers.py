@@ -102,6 +102,13 @@ def size(value: float | None, margin: Margin) -> str:
     return f"{100 * value:.3g} %" if margin.relative else f"{percent(value)} {unit_of(margin)}"
 
 
+def detectable(verdict: Verdict) -> str:
+    """Return the smallest detectable effect in the margin's unit; of differences it may be none that is possible."""
+    if verdict.detects_nothing:
+        return f"more than 100 {unit_of(verdict.margin)}"
+    return size(verdict.smallest_detectable_effect, verdict.margin)
+
+
 def measure(outcome: str) -> str:
     """Return what an outcome measures: "test error", or "steps to the target"."""
     return "test error" if outcome == ERROR else f"{COSTS[outcome]} to the target"

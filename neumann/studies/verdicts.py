@@ -65,6 +65,12 @@ class Verdict:
     alpha: float
     power: float
 
+    @property
+    def detects_nothing(self) -> bool:
+        """Return whether not even errors of 0 and 100 % would be told apart with this power."""
+        found = self.smallest_detectable_effect
+        return found is not None and not self.margin.relative and found > 1
+
 
 def decide(
     effect: Effect,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from neumann.studies.effects import Effect, Way, cost_effect, difference, relative
-from neumann.studies.numbers import verdict_text
+from neumann.studies.numbers import detectable, verdict_text
 from neumann.studies.statistics import (
     Paired,
     holm,
@@ -66,6 +66,16 @@ def test_the_interval_against_the_margin_decides(differences: Sequence[float], a
     mirrored = decide(against_zero(*(-d for d in differences)), HALF).answer
     assert mirrored == answer.replace("better", "WORSE").replace("worse", "better").replace("WORSE", "worse")
     assert decide(effect, HALF, pilot=True).answer == "pilot"
+
+
+def test_no_difference_above_a_hundred_points_is_said_to_be_detectable() -> None:
+    near, far = (decide(against_zero(-spread, spread), HALF) for spread in (0.05, 0.4))
+    assert far.smallest_detectable_effect is not None
+    assert far.smallest_detectable_effect > 1
+    assert (near.detects_nothing, far.detects_nothing) == (False, True)
+    assert detectable(near) == f"{100 * (near.smallest_detectable_effect or 0):.2f} percentage points"
+    assert detectable(far) == "more than 100 percentage points"
+    assert not decide(of_costs(0.1, 30.0), Margin(0.1, True)).detects_nothing
 
 
 def test_the_margin_of_a_ratio_is_the_same_from_both_sides() -> None:

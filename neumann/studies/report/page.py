@@ -22,6 +22,7 @@ from neumann.studies.numbers import (
     DASH,
     correlation,
     count,
+    detectable,
     effect_interval,
     effect_value,
     interval,
@@ -200,7 +201,7 @@ def _compared(results: StudyResults, c: Comparison) -> dict[str, Any]:
         "counts": f"{pair.wins}/{pair.ties}/{pair.losses}" if pair else DASH,
         "verdict": verdict_word(c),
         "within": within(c),
-        "detectable": size(verdict.smallest_detectable_effect, verdict.margin) if verdict else DASH,
+        "detectable": detectable(verdict) if verdict else DASH,
         "power": f"{100 * verdict.power:.0f} %" if verdict else DASH,
         "sentence": _budget_sentence(results, c),
         "note": "; ".join([*([c.note] if c.note else []), *at_equal, *dropped, *equal, *apart]),
@@ -219,8 +220,11 @@ def _budget_sentence(results: StudyResults, c: Comparison) -> str:
     if found is None:
         why = "one difference has no spread" if n == 1 else "all differences are equal"
         return f"The smallest effect that {seeds} would detect is unknown: {why}."
+    seen = f"a true difference of {detectable(c.verdict)}"
+    if c.verdict.detects_nothing:
+        seen = "no true difference, however large,"
     sentence = (
-        f"With {seeds} and the spread found here, a true difference of {size(found, results.margin)} is detected "
+        f"With {seeds} and the spread found here, {seen} is detected "
         f"with a power of {100 * c.verdict.power:.0f} % (two-sided test, α = {c.verdict.alpha:g})."
     )
     of_interest = f"the smallest effect of interest, {margin}"
