@@ -290,7 +290,7 @@ def test_files_that_are_not_what_the_run_wrote_are_named(
     assert "optimizer:" in config
     for old, new, told in (
         ("  lr: 0.1\n", "  lr: 0.3\n", "it says optimizer.lr=0.3, which was 0.1\n"),
-        ("seed: 0\n", "seed: 7\nhorizon: 2\n", "it says seed=7, which was 0 and 1 more\n"),
+        ("\nseed: 0\n", "\nseed: 7\nhorizon: 2\n", "it says seed=7, which was 0 and 1 more\n"),
         ("max_per_device: null", "max_per_device: 8", None),  # which cannot change a result
     ):
         assert config.count(old) == 1, old
