@@ -14,11 +14,12 @@ from typing import Any
 from neumann.errors import UserError
 from neumann.store import RunFolder
 from neumann.store.archive import Archive, ArchivedRun, is_same, of_folder
-from neumann.studies.collect import StudyRun, StudyRuns, collect
+from neumann.studies.collect import StudyRuns, collect
 from neumann.studies.conditions import commit, recorded
 from neumann.studies.earlier import differences
 from neumann.studies.plan import Study
 from neumann.studies.results import ArchiveUse, Origin, chosen
+from neumann.studies.study_run import StudyRun
 
 
 def use(runs: StudyRuns) -> ArchiveUse | None:

@@ -1,7 +1,7 @@
 """Runs of a study, read from their folders and its archive: results, the setting that each row chose, measurements.
 
 `collect` covers both phases: tuning runs, the choice by validation error alone, evaluation runs.
-It trains nothing itself. A tuning run's test values are never read: `scores` refuses them.
+It trains nothing itself. A run is read by `neumann.studies.study_run`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,10 @@ from dataclasses import dataclass, field, replace
 from statistics import mean, median
 from typing import Any
 
-from neumann.config import MakeSpecs, RunSpec, making_specs
-from neumann.errors import UserError
-from neumann.store import OVER, RunFolder
-from neumann.store.archive import ArchivedRun, is_same
+from neumann.config import making_specs
+from neumann.store import OVER
+from neumann.store.archive import is_same
 from neumann.store.code_digests import contributing
-from neumann.store.lookup import find_with_archive
 from neumann.store.scores import is_number
 from neumann.studies.effects import Way, way
 from neumann.studies.grid import Ended, Measured, best, mean_over
@@ -32,35 +30,7 @@ from neumann.studies.plan import (
 )
 from neumann.studies.recorded_precision import recorded_precision
 from neumann.studies.results import COSTS, RunEntry, TuningTrial, choices, chosen
-
-
-@dataclass(frozen=True)
-class StudyRun:
-    """A planned run with its specification, its folder, and the result in it, None before the run is over.
-
-    ``folder`` is an `ArchivedRun` where the study's archive alone has the run. Rows that ask for the same run have a
-    `StudyRun` each, with the same specification.
-    """
-
-    planned: PlannedRun
-    spec: RunSpec
-    folder: RunFolder | ArchivedRun
-    result: Mapping[str, Any] | None
-
-    @property
-    def over(self) -> bool:
-        """Return whether the run has a result, finished or diverged."""
-        return self.result is not None
-
-    @property
-    def diverged(self) -> bool:
-        """Return whether the run's loss was no longer finite."""
-        return self.result is not None and self.result["status"] == "diverged"
-
-    @property
-    def from_archive(self) -> bool:
-        """Return whether it was read from the study's archive, since its folder holds no result."""
-        return isinstance(self.folder, ArchivedRun)
+from neumann.studies.study_run import StudyRun, point_of, read_again, runs_of, scores
 
 
 @dataclass(frozen=True)
@@ -99,7 +69,6 @@ class StudyRuns:
     entries: tuple[RunEntry, ...]
 
 
-NEEDED = {"signature", "validation", "test", "eval_point", "train_seconds"}  # of a result
 Train = Callable[[Study, Sequence[StudyRun], Mapping[str, tuple[TuningTrial, ...]]], None]
 
 
@@ -122,12 +91,12 @@ def collect(study: Study, train: Train | None = None) -> StudyRuns:
         check_comparable(study, specs)
         if train is not None:
             train(study, tuning, {})
-            tuning = _read_again(study, tuning)
+            tuning = read_again(study, tuning)
         trials = {row: _trials(study, row, tuning) for row in study.config.rows}
         evaluation = runs_of(study, _second_phase(study, trials), make)
     if train is not None:
         train(study, evaluation, trials)
-        evaluation = _read_again(study, evaluation)
+        evaluation = read_again(study, evaluation)
     target = target_error(study, tuning, trials)
     return StudyRuns(
         study=study,
@@ -138,61 +107,6 @@ def collect(study: Study, train: Train | None = None) -> StudyRuns:
         measured={row: _measured(study, row, trials[row], evaluation, target) for row in study.config.rows},
         entries=_entries(study, [*evaluation, *tuning] if study.is_grid else [*tuning, *evaluation]),
     )
-
-
-def runs_of(study: Study, planned: Sequence[PlannedRun], make: MakeSpecs) -> list[StudyRun]:
-    """Return the runs that ``planned`` asks for, with what is there of them. Raises UserError as ``make`` does."""
-    jobs = list(
-        dict.fromkeys(run.overrides for run in planned)
-    )  # rows that differ only in the evaluation point share their runs
-    specs = dict(zip(jobs, make([list(job) for job in jobs]), strict=True))
-    return [_read(study, run, _tagged(specs[run.overrides], run.role)) for run in planned]
-
-
-def _tagged(spec: RunSpec, role: str) -> RunSpec:
-    """Return ``spec`` with its role as W&B's job type; the logger is not signed, so the run stays the same one."""
-    return replace(spec, config=replace(spec.config, logger=replace(spec.config.logger, job_type=role)))
-
-
-def _read(study: Study, planned: PlannedRun, spec: RunSpec) -> StudyRun:
-    folder, result = find_with_archive(spec, study.archive)
-    if result is not None and (lacking := NEEDED - result.keys()):
-        raise UserError(
-            f"{folder.path}/result.json lacks {', '.join(sorted(lacking))}: move it away to train the run again"
-        )
-    return StudyRun(planned, spec, folder, result)
-
-
-def _read_again(study: Study, runs: Sequence[StudyRun]) -> list[StudyRun]:
-    return [run if run.over else _read(study, run.planned, run.spec) for run in runs]
-
-
-def scores(run: StudyRun, split: str, point: str) -> Mapping[str, float] | None:
-    """Return {"error", "loss", "wrong", "n"} on ``split`` after the last step, or None where the run diverged.
-
-    ``split`` is "validation" or "test", ``point`` an evaluation point or "eval", the optimizer's own. Raises
-    PermissionError for the test values of a tuning run: to read them would be to choose by the test set. Raises
-    UserError where the run did not record that point.
-    """
-    if split == "test" and run.planned.role == TUNING:
-        raise PermissionError(f"the test values of the tuning run {run.folder.path} are not to be read")
-    assert run.result is not None
-    measured = run.result[split]
-    if run.diverged or measured is None:
-        return None
-    name = _point(run, point)
-    if name not in measured:
-        raise UserError(
-            f"rows.{run.planned.row}: its runs have the evaluation points {', '.join(measured)} and none called "
-            f"'{name}'" + (", which recipe.weight_average=0.99 would add" if name == "average" else "")
-        )
-    found: Mapping[str, float] = measured[name]
-    return found
-
-
-def _point(run: StudyRun, point: str) -> str:
-    assert run.result is not None
-    return str(run.result["eval_point"]) if point == "eval" else point
 
 
 def _is_trial(study: Study, run: StudyRun, row: str) -> bool:
@@ -294,7 +208,7 @@ def _measured(
     names = list(sound[0].result["test"]) if sound and sound[0].result else []
     by_epoch: dict[float, list[tuple[float, float]]] = {}
     for run in sound:
-        for line, error in _curve(run, _point(run, point)):
+        for line, error in _curve(run, point_of(run, point)):
             epoch, loss = _number(line, "epoch"), _number(line, "train_loss")
             if epoch is not None and loss is not None:
                 by_epoch.setdefault(round(epoch, 6), []).append((error, loss))
@@ -305,7 +219,7 @@ def _measured(
         errors=at_chosen.errors,
         diverged=(*at_chosen.diverged, *lost),
         ways={**at_chosen.ways, **missed},
-        at=_point(over[0], point) if over else None,
+        at=point_of(over[0], point) if over else None,
         losses=_test(over, point, "loss"),
         errors_at={name: _test(over, name, "error") for name in names},
         curve=by_epoch,
@@ -332,7 +246,7 @@ def _ends(over: Sequence[StudyRun], point: str, target: float | None) -> Measure
     """Return what the runs ended with, at most one a seed, and how they came to ``target``."""
     ways = {}
     for run in over if target is not None else ():
-        to_target = [(error, _costs(run, line)) for line, error in _curve(run, _point(run, point))]
+        to_target = [(error, _costs(run, line)) for line, error in _curve(run, point_of(run, point))]
         found = way(to_target, target or 0.0, diverged=run.diverged)
         if found is not None:
             ways[run.planned.seed] = found

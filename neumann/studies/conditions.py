@@ -14,10 +14,10 @@ from neumann.config.schema import batch_split
 from neumann.store import OVER
 from neumann.store.code_digests import LIBRARIES, as_code, codes, differing
 from neumann.store.records import flat
-from neumann.studies.collect import StudyRun
 from neumann.studies.numbers import value
 from neumann.studies.plan import Study
 from neumann.studies.results import RunEntry
+from neumann.studies.study_run import StudyRun
 
 CODE_OF = "code of "  # opens the provenance label of a file's digest
 DEVICE = "device"

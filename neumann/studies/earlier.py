@@ -17,9 +17,9 @@ from neumann.store import OVER, RunFolder
 from neumann.store.archive import Archive
 from neumann.store.files import plain, read_json
 from neumann.store.records import flat
-from neumann.studies.collect import StudyRun
 from neumann.studies.numbers import printable, value
 from neumann.studies.plan import TUNING
+from neumann.studies.study_run import StudyRun
 
 SHOWN = 3  # differing settings that are named
 

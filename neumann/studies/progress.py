@@ -15,11 +15,11 @@ from neumann.fitting import fitted
 from neumann.launch.progress import LiveView
 from neumann.launch.protocol import RunOutcome
 from neumann.store.folder import OVER
-from neumann.studies.collect import StudyRun, scores
 from neumann.studies.numbers import choices_text
 from neumann.studies.plan import EVALUATION, TUNING, Study
 from neumann.studies.results import TuningTrial, choices, chosen
 from neumann.studies.statistics import summarize
+from neumann.studies.study_run import StudyRun, scores
 
 
 class StudyView(LiveView):

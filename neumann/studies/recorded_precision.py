@@ -15,7 +15,7 @@ from neumann.store.other_precision import finished_elsewhere
 
 if TYPE_CHECKING:
     from neumann.store.archive import Archive
-    from neumann.studies.collect import StudyRun
+    from neumann.studies.study_run import StudyRun
 
 
 def recorded_precision(runs: Sequence[StudyRun], archive: Archive) -> str | None:

@@ -17,27 +17,26 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 from rich.console import Console
 from rich.padding import Padding
-from rich.text import Text
 
 from neumann.config import NOT_SIGNED, ignored_variables
 from neumann.config.override_text import key_of, value_of
 from neumann.errors import UserError, printable
-from neumann.estimates.recorded import time_left
-from neumann.fitting import padded, print_table
+from neumann.fitting import padded
 from neumann.folders import folder_of, left_out_if_refused
-from neumann.store.code_digests import CodeCheck, targets_of
+from neumann.store.code_digests import targets_of
 from neumann.store.files import replace_file
 from neumann.store.folder import OVER, make_folder
 from neumann.studies import stamp
 from neumann.studies.analysis import analyse
-from neumann.studies.collect import StudyRun, StudyRuns, collect
+from neumann.studies.collect import StudyRuns, collect
 from neumann.studies.definition import list_studies, read_study
 from neumann.studies.earlier import lost_runs, stands_on
-from neumann.studies.numbers import choices_text, setting_text
+from neumann.studies.notes import notes_on, precision_taken_over, print_archive, print_lost, print_notes, say, text_of
 from neumann.studies.plan import Study, load_study, refuse_package
-from neumann.studies.remaining import over, remaining
-from neumann.studies.results import StudyResults, TuningTrial, choices, chosen
+from neumann.studies.printed_plan import print_cost, print_plan
+from neumann.studies.results import StudyResults, TuningTrial
 from neumann.studies.schema import FULL
+from neumann.studies.study_run import StudyRun
 
 if TYPE_CHECKING:
     from neumann.launch.protocol import Launcher
@@ -69,10 +68,10 @@ def study(
     """
     one = load_study(name, budget, checked(overrides), config_dirs, uses_archive=not no_archive)
     if plan:
-        _print_plan(collect(one), console)
+        print_plan(collect(one), console)
         return 0
     if estimate is not None:
-        return _estimated(collect(one), estimate, console)
+        return print_cost(collect(one), estimate, console)
     folder = _report_folder(one)
     known = stamp.unchanged(folder, stamp.digest(one, folder.parent))
     if known is not None and not known["incomplete"]:  # nothing is missing, and nothing has changed since
@@ -81,7 +80,7 @@ def study(
     with Training(console) as training:
         runs = collect(one, train=training)
     results = analyse(runs)
-    notes = _notes(results, runs)
+    notes = notes_on(results, runs)
     kept = _kept(results, runs)
     if kept is None:
         # A run that others finish meanwhile is not in an incomplete report, which is to be written again then
@@ -90,14 +89,14 @@ def study(
     from neumann.studies.report.tables import print_main_table
 
     print_main_table(console, results)
-    _say(console, results.answer, folded=True)
+    say(console, results.answer, folded=True)
     if kept is None:
         _print_end(console, folder, results.headline, notes)
     else:
-        _say(console, kept)
+        say(console, kept)
     for run in results.runs:
         if run.status == "failed":
-            _say(console, ("failed: ", "red"), f"{run.folder}: {run.message}")
+            say(console, ("failed: ", "red"), f"{run.folder}: {run.message}")
     return 1 if training.failed else 0
 
 
@@ -126,14 +125,14 @@ def report(
         kept = _kept(results, runs)
         if kept is not None:
             raise UserError(f"{kept}. {one.command('study')} trains what is missing and writes it anew")
-        notes = _notes(results, runs)
+        notes = notes_on(results, runs)
         folder = _render(results, runs, notes, made_of)
         headline, incomplete = results.headline, results.incomplete
     else:
         headline, incomplete, notes = known["headline"], known["incomplete"], known["notes"]
     _print_end(console, folder, headline, notes)
     if incomplete:
-        _say(console, f"{incomplete} {one.command('study')} trains them.")
+        say(console, f"{incomplete} {one.command('study')} trains them.")
     if publish:
         _publish(one, folder, incomplete, console)
     return 0
@@ -147,13 +146,13 @@ def print_studies(console: Console) -> None:
         try:
             question = read_study(file).question
         except UserError as error:
-            _say(console, padded(printable(name), wide), (str(error), "red"))
+            say(console, padded(printable(name), wide), (str(error), "red"))
             continue
         if console.is_terminal and wide + cell_len(printable(question)) > console.width:
-            _say(console, name)
-            console.print(Padding(_text(question), (0, 0, 0, 2)))  # folded between words
+            say(console, name)
+            console.print(Padding(text_of(question), (0, 0, 0, 2)))  # folded between words
         else:
-            _say(console, padded(printable(name), wide), question)
+            say(console, padded(printable(name), wide), question)
 
 
 class Training:
@@ -196,13 +195,13 @@ class Training:
         from neumann.studies.progress import StudyView
 
         title, question = study.config.title, study.config.question
-        _say(self._console, (title, "bold"), f": {question}", folded=True)
+        say(self._console, (title, "bold"), f": {question}", folded=True)
         for ignored in ignored_variables(runs[0].spec.config):
-            _say(self._console, ignored)
-        if taken_over := _taken_over(study):
-            _say(self._console, (taken_over, "yellow"))
-        _print_archive(study, runs, self._console)
-        _print_lost(folder, runs, study, self._console)
+            say(self._console, ignored)
+        if (sentence := precision_taken_over(study)) is not None:
+            say(self._console, (sentence, "yellow"))
+        print_archive(study, runs, self._console)
+        print_lost(folder, runs, study, self._console)
         launcher = self._open.enter_context(make_launcher(runs[0].spec.config.launch, self._console))
         view = self._open.enter_context(StudyView(self._console, launcher.preparation, study, runs))
         self._launcher, self._view = launcher, view
@@ -219,17 +218,6 @@ class Training:
         left = [run.spec for run in runs if not run.from_archive]
         outcomes = launcher.run(left, view) if left else []
         self.failed += sum(outcome.status == "failed" for outcome in outcomes)
-
-
-def _text(*parts: str | tuple[str, str]) -> Text:
-    """Return ``parts``, texts or (text, style), as one Text. None steers a terminal: a study may be another user's."""
-    styled = [(part, "") if isinstance(part, str) else part for part in parts]
-    return Text.assemble(*((printable(text), style) for text, style in styled))
-
-
-def _say(console: Console, *parts: str | tuple[str, str], folded: bool = False) -> None:
-    """Print ``parts`` as `_text` makes them; ``folded`` breaks the line at the terminal's width."""
-    console.print(_text(*parts), soft_wrap=not folded)
 
 
 def checked(overrides: Sequence[str]) -> list[str]:
@@ -261,35 +249,6 @@ def _kept(results: StudyResults, runs: StudyRuns) -> str | None:
     return f"The report is left as it is: {lost}" if lost else None
 
 
-def _taken_over(study: Study) -> str | None:
-    """Return a sentence where the study's precision is that of its finished runs and not this machine's."""
-    if study.taken_over is None:
-        return None
-    return (
-        f"trainer.precision={study.taken_over}, at which the runs that are there were trained: the study leaves it "
-        "open, and this machine's own is another. To train it anew at that one, name it in the study's overrides"
-    )
-
-
-def _print_notes(notes: Iterable[str]) -> None:
-    from neumann.launch.progress import print_note
-
-    for note in notes:
-        print_note(note)
-
-
-def _notes(results: StudyResults, runs: StudyRuns) -> list[str]:
-    """Return the lines that a user should know of: precision taken over, what an archive has unused, changed code."""
-    check = CodeCheck()
-    for run in {run.spec.signature: run for run in (*runs.tuning, *runs.evaluation)}.values():
-        if run.result is not None:
-            check.add(run.spec, run.folder.path, run.result, archived=run.from_archive)
-    changed = check.note("output=NEW")
-    unused = results.archive.notes if results.archive else ()
-    found = [_taken_over(runs.study), *(f"{runs.study.archive.file}: {note}" for note in unused), changed]
-    return [note for note in found if note is not None]
-
-
 def _render(results: StudyResults, runs: StudyRuns, notes: Sequence[str], made_of: str) -> Path:
     """Write the report beside the run folders, with its stamp, which keeps ``notes``, and return its folder.
 
@@ -315,86 +274,9 @@ def _render(results: StudyResults, runs: StudyRuns, notes: Sequence[str], made_o
 
 
 def _print_end(console: Console, folder: Path, headline: str, notes: Iterable[str]) -> None:
-    _print_notes(notes)
-    _say(console, (headline, "bold"))
-    _say(console, f"report: {folder / REPORT}")
-
-
-def _print_archive(study: Study, runs: Sequence[StudyRun], console: Console) -> None:
-    """Say how many of ``runs`` the study's archive has and their folders lack, and what of it cannot be read."""
-    every = {run.spec.signature: run.from_archive for run in runs}
-    if archived := sum(every.values()):
-        _say(console, f"archived: {archived} of these {len(every)} runs are in {study.archive.file}")
-    for sentence in study.archive.unread:
-        _say(console, (f"{study.archive.file}: {sentence}", "yellow"))
-
-
-def _print_lost(folder: Path, tuning: Sequence[StudyRun], study: Study, console: Console) -> None:
-    """Say which runs of the report that is there will not be used."""
-    lost = lost_runs(folder, tuning, study.archive)
-    if lost:
-        _say(console, (lost, "yellow"))
-
-
-def _print_plan(runs: StudyRuns, console: Console) -> None:
-    """Print how many runs each row needs and has."""
-    one, tuning, evaluation = runs.study, runs.tuning, runs.evaluation
-    _say(console, (one.name, "bold"), f", budget {one.budget}: {one.config.question}", folded=True)
-    rows = []
-    spaces: dict[str, list[str]] = {}
-    for key, row in one.config.rows.items():
-        own = [run for run in tuning if run.planned.row == key]
-        its = [run for run in evaluation if run.planned.row == key]
-        setting, by_seed = chosen(runs.trials[key]), choices(runs.trials[key])
-        settings = " | ".join(setting_text(tried) for tried in one.spaces[key])
-        spaces.setdefault(f"{', '.join(one.spaces[key][0])}: {settings}", []).append(row.label)
-        cells = (
-            row.label,
-            row.point,
-            f"{sum(run.over for run in own)}/{len(own)}",
-            choices_text(by_seed) if by_seed else setting_text(setting) if setting else "after tuning",
-            f"{sum(run.over for run in its)}/{len(one.evaluation_seeds)}",
-        )
-        rows.append([_text(cell) for cell in cells])
-    names = ("row", "judged at", "tuning", "chosen", "evaluation")
-    print_table(console, names, rows, right=("tuning", "evaluation"), shortest=24)
-    for space, labels in spaces.items():
-        of = "every row" if len(labels) == len(one.config.rows) else ", ".join(labels)
-        _say(console, f"tried for {of}: {space}")
-    untuned = [row.label for key, row in one.config.rows.items() if len(one.spaces[key]) == 1]
-    if untuned:
-        _say(console, f"not tuned, one setting only: {', '.join(untuned)}")
-    _say(console, _seeds_told(one))
-    left = len({run.spec.signature for run in tuning if not run.over})
-    later = ", and then the test of what each seed chooses"
-    if not one.is_grid:
-        left = len({run.spec.signature for run in (*tuning, *evaluation) if not run.over})
-        waiting = sum(chosen(its) is None for its in runs.trials.values())
-        later = f" and up to {waiting * len(one.evaluation_seeds)} evaluation runs after tuning" if waiting else ""
-    _say(console, f"to train: {left} runs{later} (rows that differ only in the evaluation point share theirs)")
-    _print_archive(one, (*tuning, *evaluation), console)
-    _print_lost(tuning[0].spec.folder.parent / one.report, tuning, one, console)
-    _print_notes(_notes(analyse(runs), runs))
-    if (sentence := time_left(remaining(runs), over(runs))) is not None:
-        _say(console, sentence)
-
-
-def _seeds_told(one: Study) -> str:
-    tuning, evaluation = (", ".join(map(str, seeds)) for seeds in (one.tuning_seeds, one.evaluation_seeds))
-    if not one.is_grid:
-        return f"tuning seeds {tuning}; evaluation seeds {evaluation}"
-    target = f"; seeds of the target {tuning}" if tuning else ""
-    return f"every seed trains all settings and chooses its own: {evaluation}{target}"
-
-
-def _estimated(runs: StudyRuns, rate: str, console: Console) -> int:
-    """Print what the runs without a result cost, those after tuning at the mean of their row's; return 0."""
-    from neumann.estimates.printed import print_estimate
-
-    left = [(spec, spec.name, times) for spec, times in remaining(runs)]
-    finished = {run.spec.signature for run in (*runs.tuning, *runs.evaluation) if run.over}
-    print_estimate(console, left, finished=len(finished), rate=rate, several=True)
-    return 0
+    print_notes(notes)
+    say(console, (headline, "bold"))
+    say(console, f"report: {folder / REPORT}")
 
 
 def _publish(one: Study, folder: Path, incomplete: str | None, console: Console) -> None:
@@ -416,4 +298,4 @@ def _publish(one: Study, folder: Path, incomplete: str | None, console: Console)
         if old.name not in names and old.suffix in TO_PUBLISH:
             old.unlink()
     shutil.copystat(folder / REPORT, target / REPORT)
-    _say(console, f"published: {target}")
+    say(console, f"published: {target}")

@@ -20,9 +20,10 @@ from neumann.launch.protocol import LaunchView, RunOutcome
 from neumann.store import RunFolder
 from neumann.store.code_digests import OWN_DIGEST
 from neumann.store.vouching import sealed, with_curve
-from neumann.studies.collect import StudyRun, collect
+from neumann.studies.collect import collect
 from neumann.studies.plan import TUNING, PlannedRun, Study, load_study
 from neumann.studies.report.figures import draw
+from neumann.studies.study_run import StudyRun
 from tests.support.fake_results import study as fake_study
 from tests.support.study_folders import STUDY, diverge, finish, write_study
 
@@ -193,7 +194,7 @@ class Trains:
 
 def _all_runs(study: Study) -> list[Any]:
     from neumann.config import make_specs
-    from neumann.studies.collect import runs_of
+    from neumann.studies.study_run import runs_of
 
     return runs_of(study, planned(study), make_specs)
 

@@ -17,11 +17,12 @@ from neumann.errors import UserError
 from neumann.store import find
 from neumann.store.provenance import provenance
 from neumann.studies.analysis import _data, analyse, edge
-from neumann.studies.collect import StudyRun, collect, scores
+from neumann.studies.collect import collect
 from neumann.studies.conditions import ONE_VALUE
 from neumann.studies.plan import EVALUATION, TUNING, Study, load_study
 from neumann.studies.report.tables import markdown_table, settings_text
 from neumann.studies.results import StudyResults, TuningTrial, chosen
+from neumann.studies.study_run import StudyRun, scores
 from tests.support.study_folders import STUDY, diverge, finish, write_study
 
 pytestmark = pytest.mark.medium

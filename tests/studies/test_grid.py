@@ -14,7 +14,7 @@ from scipy import stats
 from neumann.cli.main import main
 from neumann.errors import UserError
 from neumann.studies.analysis import analyse
-from neumann.studies.collect import StudyRun, collect
+from neumann.studies.collect import collect
 from neumann.studies.effects import Way
 from neumann.studies.grid import Ended, Measured, best, mean_over, middle
 from neumann.studies.plan import EQUAL, EVALUATION, TUNING, Study, load_study
@@ -23,6 +23,7 @@ from neumann.studies.report.csv_files import table_csv
 from neumann.studies.report.tables import main_lines, markdown_table
 from neumann.studies.results import StudyResults, TuningTrial
 from neumann.studies.statistics import paired
+from neumann.studies.study_run import StudyRun
 from tests.support.study_folders import STUDY, diverge, finish, write_study
 
 # validation and test error by row, rate and seed

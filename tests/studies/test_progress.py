@@ -12,9 +12,9 @@ from rich.console import Console
 from neumann.config import make_specs
 from neumann.launch import progress
 from neumann.launch.protocol import RunOutcome
-from neumann.studies.collect import StudyRun, runs_of
 from neumann.studies.plan import Study, load_study
 from neumann.studies.progress import StudyView
+from neumann.studies.study_run import StudyRun, runs_of
 from tests.support.study_folders import scores, write_study
 
 pytestmark = pytest.mark.medium
