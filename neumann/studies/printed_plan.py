@@ -44,18 +44,26 @@ def print_plan(runs: StudyRuns, console: Console) -> None:
     if untuned:
         say(console, f"not tuned, one setting only: {', '.join(untuned)}")
     say(console, _seeds_told(one))
-    left = len({run.spec.signature for run in tuning if not run.over})
-    later = ", and then the test of what each seed chooses"
-    if not one.is_grid:
-        left = len({run.spec.signature for run in (*tuning, *evaluation) if not run.over})
-        waiting = sum(chosen(its) is None for its in runs.trials.values())
-        later = f" and up to {waiting * len(one.evaluation_seeds)} evaluation runs after tuning" if waiting else ""
-    say(console, f"to train: {left} runs{later} (rows that differ only in the evaluation point share theirs)")
+    left = len({run.spec.signature for run in (*tuning, *([] if one.is_grid else evaluation)) if not run.over})
+    say(
+        console,
+        f"to train: {left} run{'s' if left != 1 else ''}{_later(runs)} (rows that differ only in the evaluation point share theirs)",
+    )
     print_archive(one, (*tuning, *evaluation), console)
     print_lost(tuning[0].spec.folder.parent / one.report, tuning, one, console)
     print_notes(notes_on(analyse(runs), runs))
     if (sentence := time_left(remaining(runs), over(runs))) is not None:
         say(console, sentence)
+
+
+def _later(runs: StudyRuns) -> str:
+    """Return what follows the runs that are known to be missing, "" where nothing does."""
+    one = runs.study
+    if one.is_grid:
+        is_over = all(run.over for run in (*runs.tuning, *runs.evaluation))
+        return "" if is_over else ", and then the test of what each seed chooses"
+    waiting = sum(chosen(its) is None for its in runs.trials.values())
+    return f" and up to {waiting * len(one.evaluation_seeds)} evaluation runs after tuning" if waiting else ""
 
 
 def _seeds_told(one: Study) -> str:

@@ -290,7 +290,7 @@ def test_an_edited_run_is_told_everywhere_and_trained_again(
     assert main(["study", "mine", "--plan"]) == 0
     out = capsys.readouterr().out
     assert said in out
-    assert "to train: 1 runs" in out
+    assert "to train: 1 run " in out
     for _ in range(2):  # made, then answered from its stamp
         assert main(["report", "mine"]) == 0
         assert said in capsys.readouterr().err

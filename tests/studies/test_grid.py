@@ -234,6 +234,9 @@ def test_the_plan_of_a_grid_says_who_chooses(capsys: pytest.CaptureFixture[str])
     out = " ".join(capsys.readouterr().out.split())
     assert "every seed trains all settings and chooses its own: 0, 1, 2; seeds of the target 100" in out
     assert "to train: 21 runs, and then the test of what each seed chooses" in out
+    run_it(load_study("mine"))
+    assert main(["study", "mine", "--plan", "logger=none"]) == 0
+    assert "to train: 0 runs (rows" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

@@ -171,13 +171,42 @@ def _table(header: list[str], body: list[list[str]]) -> str:
 
 
 def outcomes_csv(results: StudyResults) -> bytes:
-    """Return outcomes.csv: a line per comparison and outcome, ratios and their intervals in full precision."""
-    header = ["row", "against", "primary", "outcome", "ratio", "low", "high", "low_90", "high_90", "sd", "n", "over"]
+    """Return outcomes.csv: a line per comparison and outcome, ratios and their intervals in full precision.
+
+    ``settings`` says whether the rows are compared at those that were chosen or over equal ones.
+    """
+    header = [
+        "row",
+        "against",
+        "primary",
+        "settings",
+        "outcome",
+        "ratio",
+        "low",
+        "high",
+        "low_90",
+        "high_90",
+        "sd",
+        "n",
+        "over",
+    ]
     header += ["lost_row", "lost_against", "p", "test"]
     lines: list[list[Cell]] = []
     for c in results.comparisons:
         for outcome, e in c.effects.items():
-            line: list[Cell] = [c.row, c.against, c.primary, outcome, e.value, e.low, e.high, e.inner_low, e.inner_high]
+            settings = "equal" if c.settings else "chosen"
+            line: list[Cell] = [
+                c.row,
+                c.against,
+                c.primary,
+                settings,
+                outcome,
+                e.value,
+                e.low,
+                e.high,
+                e.inner_low,
+                e.inner_high,
+            ]
             lines.append([*line, e.sd, e.n, e.over, len(e.lost_a), len(e.lost_b), e.p, e.test])
     return as_csv(header, lines)
 

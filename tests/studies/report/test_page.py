@@ -524,6 +524,8 @@ def test_outcomes_stand_side_by_side(reports: dict[str, tuple[StudyResults, Path
     assert "evaluations are 350 steps apart, nothing is interpolated" in page.text
     table = read((folder / "outcomes.csv").read_bytes())
     assert len(table) == sum(len(c.effects) for c in results.comparisons)
+    apart = {(c.row, c.against): "equal" if c.settings else "chosen" for c in results.comparisons}
+    assert all(line["settings"] == apart[line["row"], line["against"]] for line in table)
     first = results.comparisons[0].effects["error"]
     assert (table[0]["outcome"], table[0]["ratio"], table[0]["low_90"]) == ("error", repr(first.value), repr(first.inner_low))  # fmt: skip
     target = read((folder / "target.csv").read_bytes())
