@@ -47,7 +47,8 @@ def print_plan(runs: StudyRuns, console: Console) -> None:
     left = len({run.spec.signature for run in (*tuning, *([] if one.is_grid else evaluation)) if not run.over})
     say(
         console,
-        f"to train: {left} run{'s' if left != 1 else ''}{_later(runs)} (rows that differ only in the evaluation point share theirs)",
+        f"to train: {left} run{'s' if left != 1 else ''}{_later(runs)} "
+        "(rows that differ only in the evaluation point share theirs)",
     )
     print_archive(one, (*tuning, *evaluation), console)
     print_lost(tuning[0].spec.folder.parent / one.report, tuning, one, console)
