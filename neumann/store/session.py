@@ -12,7 +12,7 @@ import json
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -124,7 +124,7 @@ class Session:
         for rest in folder.path.glob(".*.tmp"):  # of an attempt that was killed while it wrote: the claim is ours
             rest.unlink()
         earlier = self._earlier()
-        self.attempt = max(int(folder.status().get("attempt", 0)), len(earlier)) + 1
+        self.attempt = 1 + max(folder.status().get("attempt", 0), *_numbers(earlier))
         self._write_config()
         write_json(folder.signed, spec.signed())
         self.record = {
@@ -318,6 +318,14 @@ class Follower:
     def failed(self, step: int, message: str, trace: str, rank: int | None = None) -> None:
         """Write error.txt where this rank is the first to fail."""
         _first_error(RunFolder(self.path), message, trace, rank)
+
+
+def _numbers(attempts: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return the numbers that ``attempts`` have taken: those recorded, and how many there are, in case none is.
+
+    status.json or provenance.json may be lost, and what is filed under a number elsewhere (W&B) must not be again.
+    """
+    return [len(attempts), *(one["attempt"] for one in attempts if type(one.get("attempt")) is int)]
 
 
 def _failed_before_training(folder: RunFolder, error: Exception) -> None:

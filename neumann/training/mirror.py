@@ -139,13 +139,16 @@ class Mirror:
 
 
 def replay(spec: RunSpec, folder: RunFolder, result: Mapping[str, Any]) -> None:
-    """Log a run that is over as the W&B run of the agent that asks for it, so that its sweep gets the objective."""
+    """Log a run that is over as the W&B run of the agent that asks for it, so that its sweep gets the objective.
+
+    Raises UserError where its step lines or measurements are not what it wrote.
+    """
     attempts, number = folder.attempts(), int(result["attempts"])
     record = attempts[-1] if attempts else {}
     mirror = Mirror(spec, folder.path, record, number, trains=False)
     lines = read_lines(folder.path, result)
     by_step = bool(lines) and Described.of_spec(spec, number, record).is_logged_by_step
-    for row in rows_of(lines, folder.read_measurements(), by_step=by_step):
+    for row in rows_of(lines, folder.curve(result), by_step=by_step):
         mirror.log_row(row)
     mirror.finish(summary_of(result), 0)
     mirror.close()

@@ -191,6 +191,35 @@ def test_a_checkpoint_vouches_for_the_attempts_that_led_to_it(changes: list[tupl
     assert first["code"] == second["code"]
 
 
+@pytest.mark.parametrize(
+    ("status", "recorded", "number"),
+    [
+        (None, None, 1),
+        (2, None, 3),  # provenance.json is lost
+        (None, [1, 2], 3),  # status.json is lost
+        (None, [3], 4),  # and the first records
+        (5, [1, 2], 6),
+        (1, [1, 2], 3),
+        (None, [None, None], 3),  # records without a number count too
+    ],
+)
+def test_no_attempt_takes_the_number_of_another(
+    status: int | None, recorded: list[int | None] | None, number: int
+) -> None:
+    spec = spec_of("checkpoint=none")
+    train(spec)
+    folder = find(spec)
+    for path, content in (
+        (folder.path / "status.json", {"status": "interrupted", "attempt": status} if status else None),
+        (folder.provenance, {"attempts": [{"attempt": one} for one in recorded]} if recorded else None),
+    ):
+        path.unlink()
+        if content:
+            write_json(path, content)
+    train(spec)
+    assert folder.status()["attempt"] == folder.attempts()[-1]["attempt"] == number
+
+
 def test_a_run_that_goes_on_with_another_library_or_device_says_so() -> None:
     spec = spec_of()
     train(spec, 18)

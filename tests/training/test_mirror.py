@@ -19,6 +19,8 @@ from neumann.config import make_spec
 from neumann.errors import Interrupted, UserError
 from neumann.store import confusion, find
 from neumann.store.steps import read_lines
+from neumann.store.vouching import with_curve
+from neumann.training.mirror import replay
 from neumann.training.stopping import Stop
 from tests.support.offline_wandb import read_offline
 from tests.support.quick_runs import Train, quick
@@ -92,6 +94,17 @@ def test_a_finished_run_is_whole_on_the_mirror_and_replayed_as_it_was(
     assert [shown(one) for one in runs] == [shown(run)] * 2
     folders = [str(path) for path in folder.path.glob("wandb/offline-run-*")]
     assert sum(path in said for path in folders) == 1
+
+
+def test_edited_measurements_are_not_replayed() -> None:
+    spec = make_spec(["logger=wandb"])
+    folder = find(spec)
+    folder.path.mkdir(parents=True)
+    measured = [{"step": 18}, {"step": 36}]
+    result = with_curve({"status": "finished", "attempts": 1}, measured)
+    folder.measurements.write_text("".join(f"{json.dumps(one)}\n" for one in measured[:1]))
+    with pytest.raises(UserError, match=r"measurements.jsonl is not what the run measured"):
+        replay(spec, folder, result)
 
 
 @pytest.mark.medium
