@@ -14,6 +14,7 @@ from neumann.data.batches import Batches, DealtPlan, Finish, ShardPlan, StreamBa
 from neumann.data.checked_settings import parse
 from neumann.data.facts import DataFacts
 from neumann.data.images import ArrayImages, ImageFiles, NoiseImages
+from neumann.data.scaled_copies import check_scaled
 from neumann.data.splits import Indices
 from neumann.data.unchanged import Watch
 from neumann.errors import UserError
@@ -52,8 +53,8 @@ def build(
         accumulation: training batches of one process in an optimizer step, see `ShardPlan`.
         norm_size: batch norm's ghost batch, of which `calibration_batches` are whole multiples; None: there is none.
 
-    Raises UserError for a batch larger than the training split, files that cannot be decoded, and files that are no
-    longer those of ``facts``.
+    Raises UserError for a batch larger than the training split, files that cannot be decoded, files that are no longer
+    those of ``facts``, and images that are equal to some of another class at the size that they are brought to.
     """
     wanted = parse(data)
     # refuses a batch that is too large before anything is decoded
@@ -88,6 +89,8 @@ def build(
                 pixels = None
             elif facts.image_size != facts.native_size:
                 pixels = resident.load(facts, files, wanted)
+    if pixels is not None and facts.image_size != facts.native_size:
+        check_scaled(facts, pixels, tell=rank == 0)
     return ImageData(
         facts,
         wanted,

@@ -13,6 +13,7 @@ from PIL import Image
 
 from neumann.data import facts
 from neumann.data.eight_bits import as_eight_bits
+from neumann.data.module import build
 from neumann.errors import UserError
 
 
@@ -229,3 +230,43 @@ def test_images_that_grey_makes_equal_are_told(tmp_path, caplog):
         assert describe(root, channels=1).copies["in_two_classes"] == 8
     assert "8 images have a copy in another class" in caplog.text
     assert describe(root).copies["in_two_classes"] == 0
+
+
+def stripes(root, *, alike: int = 20):
+    """Write two classes of 16×16 images, of upright and of level stripes; as one pixel, ``alike`` of each are equal."""
+    for name in ("upright", "level"):
+        (root / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = np.zeros((16, 16), np.uint8)
+            pixels[:, ::2] = 100 + 2 * number + (100 if name == "level" and number >= alike else 0)
+            Image.fromarray(pixels if name == "upright" else pixels.T).save(root / name / f"{number:02}.png")
+    return root
+
+
+def data_of(root, **more):
+    section = {"kind": "image_folder", "root": str(root), "workers": 0, "crop_pct": 1.0, **more}
+    return build(section, facts(section), batch_size=4, seed=0)
+
+
+def test_classes_that_a_size_does_not_keep_are_refused(tmp_path):
+    root = stripes(tmp_path / "set")
+    assert describe(root, image_size=1).copies["in_two_classes"] == 0  # their files differ
+    for _ in ("decoded", "from the cache"):
+        with pytest.raises(
+            UserError,
+            match=r"cannot be told apart: 40 of 40 images .*, e.g. 'level/00.png' and 'upright/00.png' at data.image_size=\[1,1\]",
+        ):
+            data_of(root, image_size=1)
+    data_of(root, image_size=8)
+
+
+def test_images_that_a_size_makes_equal_are_told(tmp_path, caplog):
+    root = stripes(tmp_path / "set", alike=5)
+    with caplog.at_level(logging.WARNING):
+        data_of(root)
+        data_of(root, image_size=8)
+        assert not caplog.records
+        data_of(root, image_size=1)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith(f"'{root}' at 1×1 pixels: ")
+    assert "10 images have a copy in another class" in said
