@@ -51,6 +51,9 @@ def compare(words: Sequence[str], console: Console) -> int:
     for letter, folder in (("A", a), ("B", b)):
         row = read_row(folder)
         _say(console, f"{letter}: {folder}, {row.status}" + (f": {row.message}" if row.message else ""))
+    for letter, run in (("A", one), ("B", other)):
+        for sentence in details.edited(run):
+            _say(console, f"{letter}: {sentence}")
     _settings(console, details.differences(configs[1], configs[0]))
     code = comparison.code(one, other)
     if code is None:

@@ -88,6 +88,17 @@ def no_commands(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_commands")
+def test_a_configuration_that_was_edited_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = put("seed=1"), put("seed=2")
+    assert "is not what" not in said(capsys, str(a.path), str(b.path))
+    text = b.config.read_text()
+    assert text.count("label_smoothing: 0.0") == 1
+    b.config.write_text(text.replace("label_smoothing: 0.0", "label_smoothing: 0.2"))
+    told = "B: config.yaml is not what the run was signed with: it says recipe.label_smoothing=0.2, which was 0.0"
+    assert told in said(capsys, str(a.path), str(b.path))
+
+
+@pytest.mark.usefixtures("no_commands")
 def test_what_is_the_same_is_said_in_a_word(capsys: pytest.CaptureFixture[str]) -> None:
     put("study=one", code={"neumann": "aaaa"})
     put("study=two", code={"neumann": "aaaa"})

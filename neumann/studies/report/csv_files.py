@@ -50,7 +50,7 @@ def table_csv(results: StudyResults) -> bytes:
         line.append(c.primary if c else None)
         line.append(verdict.answer if verdict else None)
         line += [effect.inner_low, effect.inner_high] if effect else [None] * 2
-        line.append(verdict.smallest_detectable_effect if verdict else None)
+        line.append(verdict.smallest_detectable_effect if verdict and not verdict.detects_nothing else None)
         line += [verdict.seeds, verdict.fewest_seeds, verdict.most_seeds] if verdict else [None] * 3
         line.append(None if row.paper is None else round(row.paper / 100, 12))  # 23.1 / 100 without binary dust
         lines.append(line)

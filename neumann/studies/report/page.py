@@ -227,6 +227,8 @@ def _budget_sentence(results: StudyResults, c: Comparison) -> str:
         f"With {seeds} and the spread found here, {seen} is detected "
         f"with a power of {100 * c.verdict.power:.0f} % (two-sided test, α = {c.verdict.alpha:g})."
     )
+    if c.verdict.detects_nothing:
+        return f"{sentence} This budget can miss every effect."
     of_interest = f"the smallest effect of interest, {margin}"
     if found > results.margin.size:
         return f"{sentence} That is more than {of_interest}: this budget can miss an effect that matters."

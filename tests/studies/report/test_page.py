@@ -31,7 +31,7 @@ from neumann.studies.numbers import (
 from neumann.studies.report import csv_files
 from neumann.studies.report.csv_files import curves_csv, runs_csv, table_csv
 from neumann.studies.report.outcomes import outcomes_csv, target_csv
-from neumann.studies.report.page import render
+from neumann.studies.report.page import _compared, render
 from neumann.studies.report.tables import (
     main_lines,
     markdown_table,
@@ -232,6 +232,23 @@ def test_the_answer_comes_first(reports: dict[str, tuple[StudyResults, Path]]) -
     assert f"a true difference of {size(verdict.smallest_detectable_effect, results.margin)}" in text
     assert "this budget can miss an effect that matters" in text
     assert "not finished" not in Page(reports["complete"][1] / "report.html").text
+
+
+def test_where_no_possible_difference_is_detected_none_is_named(
+    reports: dict[str, tuple[StudyResults, Path]],
+) -> None:
+    results, _ = reports["half"]
+    c = next(c for c in results.comparisons if c.primary)
+    assert c.verdict is not None
+    far = replace(c, verdict=replace(c.verdict, smallest_detectable_effect=1.6334))
+    seen = _compared(results, far)
+    assert seen["detectable"] == "more than 100 percentage points"
+    assert "no true difference, however large, is detected with a power of 80 %" in seen["sentence"]
+    assert seen["sentence"].endswith("This budget can miss every effect.")
+    assert "163" not in seen["sentence"]
+    rows = [replace(row, reference=far if row.reference else None) for row in results.rows]
+    lines = csv.DictReader(io.StringIO(table_csv(replace(results, rows=rows)).decode()))
+    assert {line["smallest_detectable_effect"] for line in lines} == {""}
 
 
 def shown(bounds: str) -> str:
