@@ -1,4 +1,4 @@
-"""Tables that fit a terminal: names are shortened in their middle, numbers, statuses and paths never are.
+"""Lines and tables for a terminal: names are shortened in their middle, numbers, statuses and paths never are.
 
 Widths are in a terminal's columns, of which a letter of Chinese or Japanese takes two.
 """
@@ -10,6 +10,8 @@ from collections.abc import Collection, Sequence
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
+
+from neumann.errors import printable
 
 GAP = 2  # columns between two columns
 SHORTEST = 12  # columns of a name
@@ -29,6 +31,17 @@ def _beginning(text: str, most: int) -> str:
     while cell_len(text[:end]) > most:
         end -= 1
     return text[:end]
+
+
+def text_of(*parts: str | tuple[str, str]) -> Text:
+    """Return ``parts``, texts or (text, style), as one Text. None steers a terminal: it may be another user's."""
+    styled = [(part, "") if isinstance(part, str) else part for part in parts]
+    return Text.assemble(*((printable(text), style) for text, style in styled))
+
+
+def say(console: Console, *parts: str | tuple[str, str], folded: bool = False) -> None:
+    """Print ``parts`` as `text_of` makes them on one line; ``folded`` breaks it at the terminal's width."""
+    console.print(text_of(*parts), soft_wrap=not folded)
 
 
 def padded(text: str, width: int, *, right: bool = False) -> str:

@@ -13,7 +13,7 @@ from rich.text import Text
 from neumann.cli.arguments import Parser, parsed
 from neumann.cli.chosen_run import chosen_run, take_output
 from neumann.errors import UserError, printable
-from neumann.fitting import print_table
+from neumann.fitting import print_table, say
 from neumann.store import comparison, details, records
 from neumann.store.comparison import Difference, Pair
 from neumann.store.folder import RunFolder
@@ -50,22 +50,23 @@ def compare(words: Sequence[str], console: Console) -> int:
     pairs, alone = comparison.curves(one, other)
     for letter, folder in (("A", a), ("B", b)):
         row = read_row(folder)
-        _say(console, f"{letter}: {folder}, {row.status}" + (f": {row.message}" if row.message else ""))
+        say(console, f"{letter}: {folder}, {row.status}" + (f": {row.message}" if row.message else ""))
     for letter, run in (("A", one), ("B", other)):
         for sentence in details.edited(run):
-            _say(console, f"{letter}: {sentence}")
+            say(console, f"{letter}: {sentence}")
     _settings(console, details.differences(configs[1], configs[0]))
     code = comparison.code(one, other)
     if code is None:
-        _say(console, "\ncode: at least one of the two has no record of it")
+        _paragraph(console, "code: at least one of the two has no record of it")
     else:
         _differences(console, "code", code)
     _differences(console, "environment", comparison.environments(one, other))
     _curves(console, pairs, alone)
-    _say(
+    _paragraph(
         console,
-        "\nexploratory: one run of each, so a difference may be the seed's; neumann study compares over seeds\n",
+        "exploratory: one run of each, so a difference may be the seed's; neumann study compares over seeds",
     )
+    console.print()
     _commands(console, (a, b))
     return 0
 
@@ -77,20 +78,20 @@ def _settings(console: Console, found: Sequence[Difference]) -> None:
     idle = [key for key, _, _ in found if any(key == name or key.startswith(f"{name}.") for name in NOT_SIGNED)]
     _differences(console, "settings", [one for one in found if one[0] not in idle])
     if idle:
-        _say(console, f"and what changes no result: {', '.join(idle)}")
+        say(console, f"and what changes no result: {', '.join(idle)}")
 
 
 def _differences(console: Console, what: str, found: Sequence[Difference]) -> None:
     if not found:
-        _say(console, f"\n{what}: the same")
+        _paragraph(console, f"{what}: the same")
         return
-    _say(console, "")
+    console.print()
     print_table(console, (what, "A", "B"), [[Text(printable(cell)) for cell in one] for one in found])
 
 
 def _curves(console: Console, pairs: Sequence[Pair], alone: int) -> None:
     if not pairs:
-        _say(console, "\ncurves: no epoch at which both runs were evaluated")
+        _paragraph(console, "curves: no epoch at which both runs were evaluated")
         return
     every = -(-len(pairs) // LINES)
     shown = pairs[::-1][::every][::-1]  # the last one is among them
@@ -101,13 +102,13 @@ def _curves(console: Console, pairs: Sequence[Pair], alone: int) -> None:
         losses = ("–" if loss is None else f"{loss:.4f}" for loss in pair.losses)
         cells = (f"{pair.epoch:g}", f"{100 * a:.2f}", f"{100 * b:.2f}", difference, *losses)
         rows.append([Text(cell) for cell in cells])
-    _say(console, "\nvalidation error at the eval point in %, B − A in percentage points, training loss in nats")
+    _paragraph(console, "validation error at the eval point in %, B − A in percentage points, training loss in nats")
     names = ("epoch", "A", "B", "B − A", "loss A", "loss B")
     print_table(console, names, rows, right=names)
     if every > 1:
-        _say(console, f"{len(shown)} of the {len(pairs)} evaluations of both")
+        say(console, f"{len(shown)} of the {len(pairs)} evaluations of both")
     if alone:
-        _say(console, f"{alone} {'evaluation' if alone == 1 else 'evaluations'} of one run alone left out")
+        say(console, f"{alone} {'evaluation' if alone == 1 else 'evaluations'} of one run alone left out")
 
 
 def _commands(console: Console, folders: Sequence[Path]) -> None:
@@ -117,8 +118,9 @@ def _commands(console: Console, folders: Sequence[Path]) -> None:
     for letter, folder in zip("AB", folders, strict=True):
         words = words_of(records.read_record(folder))
         unknown = f"no command is known, as its data is not here or it is another version's: see {folder}/config.yaml"
-        _say(console, f"{letter}: {unknown if words is None else shlex.join(['neumann', 'train', *words])}")
+        say(console, f"{letter}: {unknown if words is None else shlex.join(['neumann', 'train', *words])}")
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(Text(printable(text, lines=True)), soft_wrap=True)
+def _paragraph(console: Console, text: str) -> None:
+    console.print()
+    say(console, text)

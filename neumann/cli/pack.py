@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.text import Text
 
 from neumann.cli.arguments import Parser, parsed
-from neumann.errors import UserError, printable
+from neumann.errors import UserError
+from neumann.fitting import say
 
 HELP = """\
 Writes the finished runs of a study into one small file beside it, experiments/NAME/results/BUDGET/runs.jsonl.gz:
@@ -49,14 +49,10 @@ def pack(words: Sequence[str], console: Console) -> int:
     packed = archived.pack(study)
     runs = f"{packed.runs} run{'' if packed.runs == 1 else 's'}"
     added = f"{packed.added} of them new" if packed.added else "all there before, so it is left as it is"
-    _say(
+    say(
         console,
         f"{packed.file}: {runs}, {added}; {packed.size / 1024:.0f} KiB, {packed.size / packed.runs / 1024:.1f} a run",
     )
     if packed.missing:
-        _say(console, f"{packed.missing} runs of the study are not over yet: {study.command('study')}")
+        say(console, f"{packed.missing} runs of the study are not over yet: {study.command('study')}")
     return 0
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(Text(printable(text)), soft_wrap=True)

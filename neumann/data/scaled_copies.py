@@ -16,8 +16,8 @@ from neumann.errors import printable
 def check_scaled(facts: DataFacts, pixels: Pixels, *, tell: bool) -> None:
     """Look for equal images among ``pixels``, those of ``facts`` at the size of training.
 
-    Where there are more than `neumann.data.facts` found in the files, they are told, if ``tell``. Raises UserError where
-    more than half of all images have an equal one in another class.
+    Where there are more than `neumann.data.facts` found in the files, they are told, if ``tell``. Raises UserError
+    where more than half of all images have an equal one in another class.
     """
     height, width = facts.image_size
     paths, where = facts.examples.paths, facts.examples.root or facts.kind

@@ -16,7 +16,7 @@ from neumann.errors import UserError, printable
 from neumann.estimates.cost import Cost, cost_of, images_per_second
 from neumann.estimates.rate import Rate, duration, read_rate, with_prefix
 from neumann.estimates.recorded import costs, runs_at_once
-from neumann.fitting import print_table
+from neumann.fitting import print_table, say
 from neumann.processes.ranks import RankPlace, world_size
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def print_estimate(console: Console, left: Left, *, finished: int, rate: str, se
     if (ranks := RankPlace.from_environment()) is not None:
         raise UserError(f"--estimate is one process, and {ranks.starter} starts the ranks of a run: leave it out")
     if not left:
-        _say(console, f"nothing is left to train: {finished} run{'s are' if finished != 1 else ' is'} over")
+        say(console, f"nothing is left to train: {finished} run{'s are' if finished != 1 else ' is'} over")
         return
     kinds = _kinds(left, stated, console, several=several)
     if several:
@@ -127,7 +127,7 @@ def _print_one(console: Console, kind: _Kind) -> None:
     spec, cost, model = kind.spec, kind.runs[0][0], kind.model
     on = _count(cost.devices, "device")
     hours = f"{duration(cost.seconds)} on {on}, {_hours(cost.device_hours)}"
-    _say(console, (f"{spec.name}: ", "bold"), f"{hours} ({ASIDE})")
+    say(console, (f"{spec.name}: ", "bold"), f"{hours} ({ASIDE})")
     each = f"{with_prefix(model.training)}FLOPs forward and backward, {with_prefix(model.forward)}FLOPs forward"
     lines = {
         "parameters": f"{model.parameters:,}",
@@ -140,7 +140,7 @@ def _print_one(console: Console, kind: _Kind) -> None:
     if offered:
         lines["precision"] = offered
     for name, text in lines.items():
-        _say(console, f"  {name:<12}{text}")
+        say(console, f"  {name:<12}{text}")
 
 
 def _training(kind: _Kind, on: str) -> str:
@@ -206,7 +206,7 @@ def _print_table(console: Console, kinds: Sequence[_Kind], finished: int) -> Non
         rows.append([Text(cell) for cell in cells])
     print_table(console, names, rows, right=names[1:])
     if len(kinds) > MOST_ROWS:
-        _say(console, f"and {len(kinds) - MOST_ROWS} more kinds of runs, which count below")
+        say(console, f"and {len(kinds) - MOST_ROWS} more kinds of runs, which count below")
     seconds, hours, flops = (sum(column) for column in zip(*(kind.total() for kind in kinds), strict=True))
     count = sum(kind.count for kind in kinds)
     devices = max(world_size(kind.spec) for kind in kinds)
@@ -217,8 +217,8 @@ def _print_table(console: Console, kinds: Sequence[_Kind], finished: int) -> Non
     each = f" of {devices} devices each" if devices > 1 else ""
     takes = f"up to {duration(wall)} with {_count(at_once, 'run')} at once{each}"
     costs_all = f"{_hours(hours)}, {with_prefix(flops)}FLOPs ({ASIDE})"
-    _say(console, (f"{_count(count, 'run')} to train{also}: ", "bold"), f"{takes}, {costs_all}")
-    _say(console, _basis(kinds))
+    say(console, (f"{_count(count, 'run')} to train{also}: ", "bold"), f"{takes}, {costs_all}")
+    say(console, _basis(kinds))
 
 
 def _basis(kinds: Sequence[_Kind]) -> str:
@@ -247,8 +247,3 @@ def _seconds(seconds: float) -> str:
 
 def _count(count: float, noun: str) -> str:
     return f"{count:,.4g} {noun}{'' if count == 1 else 's'}"
-
-
-def _say(console: Console, *parts: str | tuple[str, str]) -> None:
-    styled = [(part, "") if isinstance(part, str) else part for part in parts]
-    console.print(Text.assemble(*((printable(text), style) for text, style in styled)), soft_wrap=True)

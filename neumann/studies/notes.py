@@ -6,26 +6,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.text import Text
 
-from neumann.errors import printable
+from neumann.fitting import say
 from neumann.store.code_digests import CodeCheck
 from neumann.studies.collect import StudyRuns
 from neumann.studies.earlier import lost_runs
 from neumann.studies.plan import Study
 from neumann.studies.results import StudyResults
 from neumann.studies.study_run import StudyRun
-
-
-def text_of(*parts: str | tuple[str, str]) -> Text:
-    """Return ``parts``, texts or (text, style), as one Text. None steers a terminal: a study may be another user's."""
-    styled = [(part, "") if isinstance(part, str) else part for part in parts]
-    return Text.assemble(*((printable(text), style) for text, style in styled))
-
-
-def say(console: Console, *parts: str | tuple[str, str], folded: bool = False) -> None:
-    """Print ``parts`` as `text_of` makes them; ``folded`` breaks the line at the terminal's width."""
-    console.print(text_of(*parts), soft_wrap=not folded)
 
 
 def precision_taken_over(study: Study) -> str | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 
 from neumann.estimates.recorded import time_left
-from neumann.fitting import print_table
+from neumann.fitting import print_table, say, text_of
 from neumann.studies.analysis import analyse
 from neumann.studies.collect import StudyRuns
-from neumann.studies.notes import notes_on, print_archive, print_lost, print_notes, say, text_of
+from neumann.studies.notes import notes_on, print_archive, print_lost, print_notes
 from neumann.studies.numbers import choices_text, setting_text
 from neumann.studies.plan import Study
 from neumann.studies.remaining import over, remaining

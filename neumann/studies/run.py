@@ -21,7 +21,7 @@ from rich.padding import Padding
 from neumann.config import NOT_SIGNED, ignored_variables
 from neumann.config.override_text import key_of, value_of
 from neumann.errors import UserError, printable
-from neumann.fitting import padded
+from neumann.fitting import padded, say, text_of
 from neumann.folders import folder_of, left_out_if_refused
 from neumann.store.code_digests import targets_of
 from neumann.store.files import replace_file
@@ -31,7 +31,7 @@ from neumann.studies.analysis import analyse
 from neumann.studies.collect import StudyRuns, collect
 from neumann.studies.definition import list_studies, read_study
 from neumann.studies.earlier import lost_runs, stands_on
-from neumann.studies.notes import notes_on, precision_taken_over, print_archive, print_lost, print_notes, say, text_of
+from neumann.studies.notes import notes_on, precision_taken_over, print_archive, print_lost, print_notes
 from neumann.studies.plan import Study, load_study, refuse_package
 from neumann.studies.printed_plan import print_cost, print_plan
 from neumann.studies.results import StudyResults, TuningTrial

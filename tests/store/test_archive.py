@@ -190,7 +190,7 @@ def test_a_file_that_is_cut_short_or_spoilt_gives_whole_runs_alone() -> None:
         FILE.write_bytes(content)
         found = Archive.read(FILE)
         assert all(runs[signature] == one for signature, one in found.runs.items())
-        assert found.unread or len(found.runs) == len(runs) or content[:10] != whole[:10]
+        assert found.unread or len(found.runs) == len(runs)  # nothing is lost in silence
         told += bool(found.unread)
     assert told > 55  # the others are bits of the header that mean nothing
 
