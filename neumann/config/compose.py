@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,8 @@ EXPERIMENT = "experiment"  # the group whose options may lie in folders of it, a
 class Composer:
     """Composes any number of runs and reads each configuration file once; made by `composing`."""
 
-    def __init__(self, config_dirs: Sequence[str]) -> None:
-        self.folders = search_path(config_dirs)
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = folders
         self._parser = OverridesParser.create()
         self._parsed: dict[str, Override] = {}
         self._composed: dict[tuple[str, ...], tuple[DictConfig, dict[str, str]]] = {}  # by the groups' overrides
@@ -203,9 +203,16 @@ def sentences(what: str) -> Iterator[None]:
 def composing(config_dirs: Sequence[str] = ()) -> Iterator[Composer]:
     """Hold a composer over our files and the user's ``config_dirs``. Raises UserError as `search_path` does."""
     register_resolvers()
-    composer = Composer(config_dirs)
+    folders = search_path(config_dirs)
+    composer = _over_ours(CONF) if folders == [CONF] else Composer(folders)
     with compat.hydra_over(StrictFiles, composer.folders):
         yield composer
+
+
+@cache
+def _over_ours(ours: Path) -> Composer:
+    """Return the composer over our files alone, which like our modules do not change while a process runs."""
+    return Composer([ours])
 
 
 def search_path(config_dirs: Sequence[str]) -> list[Path]:

@@ -49,9 +49,9 @@ def making_specs(config_dirs: Sequence[str] = ()) -> Iterator[MakeSpecs]:
         known: dict[tuple[str, ...], RunSpec | None] = {}
 
         def spec(overrides: Sequence[str]) -> RunSpec:
-            rest, seed = _without_seed(overrides)
+            rest, seed = without_seed(overrides)
             if seed is not None and (other := known.get(rest)) is not None:
-                return _at_seed(other, seed)
+                return at_seed(other, seed)
             composed, choices = composer.compose(overrides)
             free = seed is not None and not SEED_IS_READ.search(as_text(OmegaConf.to_container(composed)))
             made = resolver.spec(composed, choices)
@@ -75,7 +75,7 @@ def making_specs(config_dirs: Sequence[str] = ()) -> Iterator[MakeSpecs]:
         yield make
 
 
-def _without_seed(overrides: Sequence[str]) -> tuple[tuple[str, ...], int | None]:
+def without_seed(overrides: Sequence[str]) -> tuple[tuple[str, ...], int | None]:
     """Return the overrides without the seed, and the seed, None unless it is set once to a plain whole number."""
     seeds = [word for word in overrides if word.startswith("seed=")]
     value = seeds[0].removeprefix("seed=") if len(seeds) == 1 else ""
@@ -84,7 +84,7 @@ def _without_seed(overrides: Sequence[str]) -> tuple[tuple[str, ...], int | None
     return tuple(word for word in overrides if word is not seeds[0]), int(value)
 
 
-def _at_seed(spec: RunSpec, seed: int) -> RunSpec:
+def at_seed(spec: RunSpec, seed: int) -> RunSpec:
     """Return the same run at another seed: studies vary the seed most, and composing takes ten times as long."""
     config = replace(copy.deepcopy(spec.config), seed=seed)
     return replace(spec, config=config, signature=sign(signed_part(asdict(config), spec.facts, spec.weights)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class RunSpec:
     weights: Mapping[str, str] = field(default_factory=dict)
     precision_left_open: bool = field(default=False, compare=False)  # of the command, not of the run
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The run's name: the user's, or data-model-optimizer[-ablation]-sSEED after the choices.
 
@@ -57,7 +58,7 @@ class RunSpec:
         """Return one section of the resolved configuration as a plain dict."""
         return dict(self.as_dict()[name])
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         """The run's folder, <output>/<study>/<name>-<signature>."""
         return Path(self.config.output) / self.config.study / f"{self.name}-{self.signature}"

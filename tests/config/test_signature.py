@@ -153,12 +153,15 @@ def test_a_default_that_is_edited_changes_the_signature(
     file: str, before: str, after: str, signed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = make_spec(["optimizer=sgd"]).signature
-    shutil.copytree(compose.CONF, tmp_path / "conf")
-    monkeypatch.setattr(compose, "CONF", tmp_path / "conf")
-    assert make_spec(["optimizer=sgd"]).signature == first
-    text = (tmp_path / "conf" / file).read_text()
+    ours = compose.CONF
+    for folder in ("same", "edited"):
+        shutil.copytree(ours, tmp_path / folder)
+    text = (tmp_path / "edited" / file).read_text()
     assert before in text
-    (tmp_path / "conf" / file).write_text(text.replace(before, after, 1))
+    (tmp_path / "edited" / file).write_text(text.replace(before, after, 1))
+    monkeypatch.setattr(compose, "CONF", tmp_path / "same")
+    assert make_spec(["optimizer=sgd"]).signature == first
+    monkeypatch.setattr(compose, "CONF", tmp_path / "edited")
     assert (make_spec(["optimizer=sgd"]).signature != first) == signed
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from neumann.config import RunSpec, make_spec
+from neumann.config.from_overrides import at_seed, without_seed
 from neumann.store import RunFolder, find
 from neumann.studies.plan import PlannedRun
 
@@ -37,8 +38,13 @@ def write_study(content: dict[str, Any] | None = None, name: str = "mine") -> Pa
     return folder / "study.yaml"
 
 
-@functools.cache  # a third of a second each
 def spec_of(overrides: tuple[str, ...]) -> RunSpec:
+    rest, seed = without_seed(overrides)
+    return _spec_of(overrides) if seed is None else at_seed(_spec_of(rest), seed)
+
+
+@functools.cache  # a fifth of a second each
+def _spec_of(overrides: tuple[str, ...]) -> RunSpec:
     return make_spec(overrides)
 
 
