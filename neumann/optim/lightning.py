@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,7 @@ from neumann.optim.average import WeightAverage
 from neumann.optim.neumann import Neumann
 from neumann.optim.points import eval_point, is_moved, move_back, move_to_eval_point
 from neumann.optim.private_names import attached_trainer
+from neumann.optim.weight_copies import Weights, bit_sums, copies, put
 from neumann.optim.wrappers import load_states, shares_groups, states_inside, wrapped
 
 if TYPE_CHECKING:
@@ -34,7 +36,6 @@ else:
 HELD_WEIGHTS = "held_weights"  # the weights that training goes on from, by the names that `state_dict` has for them
 WEIGHT_AVERAGES = "weight_averages"  # of each optimizer: the state of its `WeightAverage`, or None
 WRAPPED_STATES = "wrapped_optimizer_states"  # of each optimizer: (states of those that it wraps, which share groups)
-INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size in bytes
 
 
 @contextmanager
@@ -85,17 +86,15 @@ class AtEvalPoint(_Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Put the part of this class around the hooks that ``cls`` has, whoever defines them."""
         super().__init_subclass__(**kwargs)
-        for name, around in _AROUND.items():
-            hook = getattr(cls, name, None)
-            if hook is not None and name not in vars(hook).get("_at_eval_point", ()):
-                setattr(cls, name, _with(name, around, hook))
+        _put_around_hooks(cls)
+        cls.__setattr__ = _noticing(cls.__setattr__)  # type: ignore[method-assign]
 
     def _optimizers_moving(self) -> list[Optimizer]:
         """Return the optimizers whose eval point is not the held one, [] while the weights are not theirs."""
         if self._exchanged is not None:
             step, sums = self._exchanged
             if step != self.trainer.global_step:  # SWA's last epoch counts a step, which has no gradients
-                is_same = torch.equal(sums, _sums(self))
+                is_same = torch.equal(sums, bit_sums(self))
                 self._exchanged = (self.trainer.global_step, sums) if is_same else None
         if self._exchanged is not None:
             return []
@@ -134,7 +133,7 @@ class AtEvalPoint(_Module):
     def _note_exchange(self) -> None:
         """Note whether a callback has changed the weights since the end of the last epoch, as SWA does at the end."""
         if self._sums is not None:
-            sums = _sums(self)
+            sums = bit_sums(self)
             if not torch.equal(self._sums, sums):
                 self._exchanged = (self.trainer.global_step, sums)
         self._sums = None
@@ -158,7 +157,7 @@ class AtEvalPoint(_Module):
     @contextmanager
     def _around_train_epoch_end(self) -> Iterator[None]:
         yield
-        self._sums = _sums(self) if self._optimizers_moving() else None
+        self._sums = bit_sums(self) if self._optimizers_moving() else None
 
     @contextmanager
     def _around_train_end(self) -> Iterator[None]:
@@ -208,12 +207,12 @@ class AtEvalPoint(_Module):
             yield
             return
         params = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
-        present = _copies(params)
+        present = copies(params)
         are_moved = any(map(is_moved, optimizers))
         for optimizer in optimizers:
             _join_devices(optimizer)
             move_back(optimizer, quietly=True)
-        held = _Weights(params)
+        held = Weights(params)
         if is_state:  # perhaps taken at the eval point, where ModelCheckpoint may save
             states = [trainer.strategy.optimizer_state(optimizer) for optimizer in trainer.optimizers]
             checkpoint["optimizer_states"] = states
@@ -225,10 +224,10 @@ class AtEvalPoint(_Module):
         for optimizer in optimizers:
             move_to_eval_point(optimizer)
         if are_moved:
-            _put(params, present)  # perhaps not what the optimizer would move to: a callback may have put others there
+            put(params, present)  # perhaps not what the optimizer would move to: a callback may have put others there
         try:
             yield
-            answer = _Weights(params)
+            answer = Weights(params)
             if is_state and not is_replaced:
                 checkpoint[HELD_WEIGHTS] = held.by_name(checkpoint["state_dict"], self)
             done = ("optimizer_states", HELD_WEIGHTS, WEIGHT_AVERAGES, WRAPPED_STATES)
@@ -238,7 +237,7 @@ class AtEvalPoint(_Module):
             if not are_moved:
                 for optimizer in optimizers:
                     move_back(optimizer, quietly=True)
-            _put(params, present)
+            put(params, present)
 
     @contextmanager
     def _around_load_checkpoint(self, checkpoint: dict[str, Any]) -> Iterator[None]:
@@ -266,6 +265,34 @@ _AROUND: dict[str, Callable[..., AbstractContextManager[None]]] = {
     "on_save_checkpoint": AtEvalPoint._around_save_checkpoint,
     "on_load_checkpoint": AtEvalPoint._around_load_checkpoint,
 }
+
+
+def _put_around_hooks(cls: type) -> None:
+    for name, around in _AROUND.items():
+        hook = getattr(cls, name, None)
+        if hook is not None and name not in vars(hook).get("_at_eval_point", ()):
+            setattr(cls, name, _with(name, around, hook))
+
+
+def _noticing(set_attribute: Callable[..., None]) -> Callable[..., None]:
+    """Return a module's ``__setattr__`` that puts `AtEvalPoint`'s part around hooks assigned after the class was made.
+
+    Those assigned to the class are found when Lightning attaches its trainer to the module.
+    """
+    if "_at_eval_point" in vars(set_attribute):
+        return set_attribute
+
+    @functools.wraps(set_attribute)
+    def set_and_notice(self: AtEvalPoint, name: str, value: Any) -> None:
+        if name == "trainer":
+            _put_around_hooks(type(self))
+        elif name in _AROUND and callable(value):
+            hook = value
+            value = MethodType(_with(name, _AROUND[name], lambda _, *args, **kwargs: hook(*args, **kwargs)), self)
+        set_attribute(self, name, value)
+
+    set_and_notice._at_eval_point = ()  # type: ignore[attr-defined]
+    return set_and_notice
 
 
 def _with(
@@ -322,64 +349,9 @@ def _require_none_moves(optimizers: list[Optimizer], why: str) -> None:
             )
 
 
-class _Weights:
-    """Copies of parameters as they are when this is made, and a way to find the tensors that share their memory."""
-
-    def __init__(self, params: list[Tensor]) -> None:
-        self._copies = {_memory(p): p.detach().clone() for p in params}
-
-    def copy_of(self, value: Any) -> Tensor | None:
-        """Return the copy of the parameter whose memory is that of ``value``, None where there is none."""
-        return self._copies.get(_memory(value)) if isinstance(value, Tensor) else None
-
-    def are_in(self, weights: dict[str, Any]) -> bool:
-        """Return whether one of the parameters is among the values of ``weights``."""
-        return any(self.copy_of(value) is not None for value in weights.values())
-
-    def copied_into(self, value: Any) -> Any:
-        """Return ``value``, or where a parameter is in it, a copy of it with the copies in the parameters' places."""
-        if isinstance(value, dict):
-            made = {key: self.copied_into(each) for key, each in value.items()}
-            return made if any(made[key] is not value[key] for key in made) else value
-        if type(value) in (list, tuple):
-            members = [self.copied_into(each) for each in value]
-            return type(value)(members) if any(a is not b for a, b in zip(members, value, strict=True)) else value
-        copy = self.copy_of(value)
-        return value if copy is None else copy
-
-    def by_name(self, weights: dict[str, Any], module: nn.Module) -> dict[str, Tensor]:
-        """Return the copies by the names that ``weights`` has for them; values of another memory go by ``module``'s."""
-        named = {name: self.copy_of(p) for name, p in module.state_dict(keep_vars=True).items()}
-        found = {name: self.copy_of(value) for name, value in weights.items()}
-        found = {name: named.get(name) if copy is None else copy for name, copy in found.items()}
-        return {name: copy for name, copy in found.items() if copy is not None}
-
-
-def _memory(tensor: Tensor) -> tuple[Any, ...]:
-    storage = tensor.untyped_storage().data_ptr()
-    return tensor.device, storage, tensor.storage_offset(), tensor.shape, tensor.stride()
-
-
-def _copies(params: list[Tensor]) -> list[Tensor]:
-    return [p.detach().clone() for p in params]
-
-
-@torch.no_grad()
-def _put(params: list[Tensor], values: list[Tensor]) -> None:
-    for p, value in zip(params, values, strict=True):
-        p.copy_(value)
-
-
 def _put_modes(modes: dict[nn.Module, bool]) -> None:
     for part, training in modes.items():
         part.training = training
-
-
-def _sums(module: nn.Module) -> Tensor:
-    """Return a sum of each parameter's bits, int64 [parameters]: equal where the weights are, but for an accident."""
-    params = [torch.view_as_real(p) if p.is_complex() else p for p in map(Tensor.detach, module.parameters())]
-    sums = [p.view(INTEGERS[p.element_size()]).sum(dtype=torch.int64) for p in params]
-    return torch.stack([each.to(sums[0].device) for each in sums])
 
 
 def _join_devices(optimizer: Any) -> None:

@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import lightning_fabric
@@ -99,6 +99,37 @@ for hook, function in vars(WithoutSuper).items():
 Inside.__init_subclass__()
 
 
+class Late(Net):
+    """The hooks assigned to a class that is there already."""
+
+
+class LateInWrongOrder(Body, pl.LightningModule, AtEvalPoint):
+    """The same, with `LightningModule` first."""
+
+
+for hook, function in vars(WithoutSuper).items():
+    if hook.startswith("on_"):
+        setattr(Late, hook, function)
+        setattr(LateInWrongOrder, hook, function)
+
+
+def with_hooks_of_its_own(kind: Callable[[str], Net]) -> Callable[[str], Net]:
+    """Return what makes a module and assigns the hooks to it alone."""
+
+    def make(name: str) -> Net:
+        module = kind(name)
+        for hook, function in vars(WithoutSuper).items():
+            if hook.startswith("on_"):
+                setattr(module, hook, MethodType(function, module))
+        return module
+
+    return make
+
+
+class BareInWrongOrder(Body, pl.LightningModule, AtEvalPoint):
+    """`LightningModule` first, without hooks."""
+
+
 class WrongOrder(WithoutSuper, Body, pl.LightningModule, AtEvalPoint):
     """`LightningModule` before `AtEvalPoint`."""
 
@@ -117,7 +148,14 @@ class WithSuper(Own):
 
 @pytest.mark.medium
 @pytest.mark.parametrize("name", ["neumann", "nesterov"])
-@pytest.mark.parametrize("kind", [Own, Inside, WrongOrder, WithSuper])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(Own, Inside, WrongOrder, WithSuper, Late, LateInWrongOrder),
+        pytest.param(with_hooks_of_its_own(Net), id="of one module"),
+        pytest.param(with_hooks_of_its_own(BareInWrongOrder), id="of one module in the wrong order"),
+    ],
+)
 def test_hooks_overridden_without_super_and_bases_in_any_order_change_nothing(
     kind: Callable[[str], Net], name: str, tmp_path: Path
 ) -> None:
