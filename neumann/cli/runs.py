@@ -179,8 +179,9 @@ def _list(output: Path, filters: Filters, given: argparse.Namespace, console: Co
     elif rows:
         print_runs(rows, console)
         for row in rows:
-            if row.status in OVER and row.message:  # a result that is not as it was written
-                told = f"{row.name}-{row.signature}: {row.message}, and train and report refuse it"
+            if row.message and (row.status in OVER or row.status == "pending"):  # a result is not as it was written
+                then = ", and train and report refuse it" if row.status in OVER else ""
+                told = f"{row.name}-{row.signature}: {row.message}{then}"
                 console.print(Text(printable(told), style="red"), soft_wrap=True)
     else:
         near = [verb for name in filters.names for verb in difflib.get_close_matches(name, VERBS, n=1, cutoff=0.7)]

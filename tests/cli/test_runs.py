@@ -383,6 +383,22 @@ def test_one_damaged_configuration_does_not_end_a_filtered_list(damage: str, fou
         assert names("--where", "logger.kind=nothing", code=1) == []
 
 
+@pytest.mark.parametrize("damage", ["fifo", "loop", "cut"])
+def test_a_list_says_of_which_run_no_result_can_be_read(damage: str, four: list[RunFolder]) -> None:
+    assert "missing or damaged" not in said()
+    path = four[0].path / "result.json"
+    whole = path.read_bytes()
+    path.unlink()
+    if damage == "fifo":
+        os.mkfifo(path)
+    elif damage == "loop":
+        path.symlink_to(path.name)
+    else:
+        path.write_bytes(whole[:-5])
+    (told,) = [line for line in said().splitlines() if "missing or damaged" in line]
+    assert told == f"{four[0].path.name}: its result.json is missing or damaged"
+
+
 def test_a_run_that_lives_and_one_that_does_not(four: list[RunFolder]) -> None:
     folder = four[3]
     with folder.claim():
