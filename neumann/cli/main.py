@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from neumann.cli import cache, evaluate, export, predict, study, train, wandb_sweep, worker
+from neumann.cli import cache, evaluate, export, predict, report, study, train, wandb_sweep, worker
 from neumann.cli.arguments import asks_estimate
 from neumann.errors import (
     EXIT_FAILED,
@@ -34,6 +34,7 @@ neumann train -m seed=0,1,2      a run for each value, several at once; -m +swee
 neumann wandb-sweep OVERRIDE ... print the same sweep as a file for `wandb sweep`, whose agents train the runs
 neumann study NAME [--plan]      train what a study lacks, then write its report
 neumann report NAME              write a study's report from what is there
+neumann report --runs RUNS ...   the same page of any finished runs, without a study; exploratory
 neumann runs                     list the runs that there are; show, compare, watch, clean, resume, ...
 neumann evaluate RUN [data=...]  score a run's weights again, or on another set: per class, confusion matrix
 neumann predict RUN IMAGE ...    classes and probabilities of images, or of folders of them
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train": train.main,
         "wandb-sweep": wandb_sweep.main,
         "study": study.study,
-        "report": study.report,
+        "report": report.main,
         "runs": _runs,
         "evaluate": evaluate.main,
         "predict": predict.main,

@@ -25,7 +25,7 @@ def words_of(record: Mapping[str, Any]) -> list[str] | None:
     """
     config = {key: value for key, value in record["config"].items() if key not in LEFT_OUT}
     words = [f"{group}={option}" for group, option in record["choices"].items() if group not in LEFT_OUT]
-    words += [f"{key}={_text(value)}" for key, value in _leaves(config) if key in DEMANDED and value is not None]
+    words += [f"{key}={as_override(value)}" for key, value in _leaves(config) if key in DEMANDED and value is not None]
     try:
         with making_specs() as make:
             for sections in (FIRST, tuple(config)):
@@ -59,7 +59,7 @@ def _changed(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Return an override for every setting of ``wanted`` that is another in ``made``."""
     before = dict(_leaves(made))
     return [
-        f"{'' if key in before else '+'}{key}={_text(value)}"
+        f"{'' if key in before else '+'}{key}={as_override(value)}"
         for key, value in _leaves(wanted)
         if before.get(key, ABSENT) != value
     ]
@@ -73,7 +73,7 @@ def _leaves(config: Mapping[str, Any], prefix: Sequence[str] = ()) -> Iterator[t
             yield ".".join([*prefix, str(key)]), value
 
 
-def _text(value: Any) -> str:
+def as_override(value: Any) -> str:
     """Return a value as Hydra's grammar of overrides has it."""
     if isinstance(value, str):
         if BARE.fullmatch(value) and value.lower() not in ("null", "true", "false", "inf", "nan"):
@@ -81,7 +81,7 @@ def _text(value: Any) -> str:
         quoted = value.replace("\\", "\\\\").replace("'", "\\'")
         return f"'{quoted}'"
     if isinstance(value, list | tuple):
-        return f"[{','.join(map(_text, value))}]"
+        return f"[{','.join(map(as_override, value))}]"
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_text(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{as_override(item)}" for key, item in value.items()) + "}"
     return json.dumps(value)

@@ -17,6 +17,7 @@ from neumann.studies import archived
 from neumann.studies.answer import answer, incomplete
 from neumann.studies.collect import RowMeasurements, StudyRuns
 from neumann.studies.conditions import mixed, provenance, settings, unlike
+from neumann.studies.curves import mean_curve, possible
 from neumann.studies.effects import Effect, cost_effect, difference, median, relative
 from neumann.studies.grid import Measured
 from neumann.studies.numbers import setting_text
@@ -25,7 +26,6 @@ from neumann.studies.results import (
     COSTS,
     ERROR,
     Comparison,
-    Curve,
     Paper,
     RowResult,
     Setting,
@@ -36,7 +36,7 @@ from neumann.studies.results import (
     chosen,
 )
 from neumann.studies.schema import RowConfig
-from neumann.studies.statistics import Paired, Summary, holm, paired, summarize
+from neumann.studies.statistics import Paired, holm, paired
 from neumann.studies.verdicts import decide
 
 ALPHA, POWER = 0.05, 0.8
@@ -114,10 +114,10 @@ def _row(
         errors=errors,
         losses=losses,
         diverged=measured.diverged,
-        error=_possible(errors.values(), 1.0) if errors else None,
-        loss=_possible(losses.values(), math.inf) if len(losses) == len(errors) > 0 else None,
-        points={name: _possible(found.values(), 1.0) for name, found in measured.errors_at.items()},
-        curve=_curve(measured.curve),
+        error=possible(errors.values(), 1.0) if errors else None,
+        loss=possible(losses.values(), math.inf) if len(losses) == len(errors) > 0 else None,
+        points={name: possible(found.values(), 1.0) for name, found in measured.errors_at.items()},
+        curve=mean_curve(measured.curve),
         reference=reference,
         paper=study.config.paper.rows.get(key) if study.config.paper else None,
         mixed=mixed_by,
@@ -149,17 +149,6 @@ def _seeds(count: int) -> str:
     return f"{count} tuning seed{'s' if count != 1 else ''}"
 
 
-def _possible(values: Iterable[float], most: float) -> Summary:
-    """Return the summary of values from 0 to ``most``, its interval without what no mean can be.
-
-    Cutting off impossible values leaves the interval's coverage as it is.
-    """
-    found = summarize(values)
-    if found.low is None or found.high is None:
-        return found
-    return replace(found, low=max(0.0, found.low), high=min(most, found.high))
-
-
 def edge(trials: Sequence[TuningTrial]) -> str | None:
     """Return where the chosen setting lies on the border of a space of numbers, as a sentence, else None.
 
@@ -187,24 +176,6 @@ def _borders(trials: Sequence[TuningTrial], setting: Setting) -> list[str]:
             which = "smallest" if at == values[0] else "largest"
             said.append(f"{key}={at:g} is the {which} of {len(values)} tried")
     return said
-
-
-def _curve(by_epoch: Mapping[float, Sequence[tuple[float, float]]]) -> Curve | None:
-    if not by_epoch:
-        return None
-    epochs = sorted(by_epoch)
-    errors = [_possible((error for error, _ in by_epoch[epoch]), 1.0) for epoch in epochs]
-    losses = [_possible((loss for _, loss in by_epoch[epoch]), math.inf) for epoch in epochs]
-    return Curve(
-        epochs=tuple(epochs),
-        n=tuple(s.n for s in errors),
-        error=tuple(s.mean for s in errors),
-        error_low=tuple(s.low for s in errors),
-        error_high=tuple(s.high for s in errors),
-        loss=tuple(s.mean for s in losses),
-        loss_low=tuple(s.low for s in losses),
-        loss_high=tuple(s.high for s in losses),
-    )
 
 
 def _compare(runs: StudyRuns) -> tuple[Comparison, ...]:

@@ -15,7 +15,7 @@ from neumann.config import making_specs
 from neumann.store import OVER
 from neumann.store.archive import is_same
 from neumann.store.code_digests import contributing
-from neumann.store.scores import is_number
+from neumann.studies.curves import Line, by_epoch, errors_along, number
 from neumann.studies.effects import Way, way
 from neumann.studies.grid import Ended, Measured, best, mean_over
 from neumann.studies.plan import (
@@ -206,12 +206,6 @@ def _measured(
     over = [run for run in evaluation if run.planned.row == row and run.planned.role == EVALUATION and run.over]
     sound = [run for run in over if not run.diverged]
     names = list(sound[0].result["test"]) if sound and sound[0].result else []
-    by_epoch: dict[float, list[tuple[float, float]]] = {}
-    for run in sound:
-        for line, error in _curve(run, point_of(run, point)):
-            epoch, loss = _number(line, "epoch"), _number(line, "train_loss")
-            if epoch is not None and loss is not None:
-                by_epoch.setdefault(round(epoch, 6), []).append((error, loss))
     at_chosen = _ends(over, point, target)
     lost = _diverged_everywhere(trials) if study.is_grid else ()
     missed = {} if target is None else {seed: Way(False, dict.fromkeys(COSTS)) for seed in lost}
@@ -222,7 +216,7 @@ def _measured(
         at=point_of(over[0], point) if over else None,
         losses=_test(over, point, "loss"),
         errors_at={name: _test(over, name, "error") for name in names},
-        curve=by_epoch,
+        curve=by_epoch(_along(run, point) for run in sound),
         equal=_at_equal_settings(study, row, evaluation, target),
     )
 
@@ -246,7 +240,7 @@ def _ends(over: Sequence[StudyRun], point: str, target: float | None) -> Measure
     """Return what the runs ended with, at most one a seed, and how they came to ``target``."""
     ways = {}
     for run in over if target is not None else ():
-        to_target = [(error, _costs(run, line)) for line, error in _curve(run, point_of(run, point))]
+        to_target = [(error, _costs(run, line)) for line, error in _along(run, point)]
         found = way(to_target, target or 0.0, diverged=run.diverged)
         if found is not None:
             ways[run.planned.seed] = found
@@ -254,33 +248,19 @@ def _ends(over: Sequence[StudyRun], point: str, target: float | None) -> Measure
     return Measured(_test(over, point, "error"), diverged, ways)
 
 
-def _curve(run: StudyRun, point: str) -> list[tuple[Mapping[str, Any], float]]:
-    """Return every evaluation of a run that is over, with its validation error at ``point``."""
+def _along(run: StudyRun, point: str) -> list[Line]:
+    """Return every evaluation of a run that is over, with its validation error at what ``point`` means for it."""
     assert run.result is not None
-    found: list[tuple[Mapping[str, Any], float]] = []
-    for line in run.folder.curve(run.result):
-        try:
-            error = line["validation"][point]["error"]
-        except (KeyError, TypeError):
-            continue  # edited
-        if is_number(error):
-            found.append((line, error))
-    return found
+    return errors_along(run.folder, run.result, point_of(run, point))
 
 
 def _costs(run: StudyRun, line: Mapping[str, Any]) -> dict[str, float | None]:
     """Return what the run had cost by an evaluation; None where the line does not say it, as an earlier version's."""
     assert run.result is not None
-    seconds, devices = _number(line, "train_seconds"), _number(run.result, "world_size")
-    costs = {cost: _number(line, cost) for cost in COSTS} | {"steps": _number(line, "step")}
+    seconds, devices = number(line, "train_seconds"), number(run.result, "world_size")
+    costs = {cost: number(line, cost) for cost in COSTS} | {"steps": number(line, "step")}
     costs["device_seconds"] = None if seconds is None or devices is None else seconds * devices
     return {cost: spent if spent is not None and spent > 0 else None for cost, spent in costs.items()}
-
-
-def _number(record: Mapping[str, Any], key: str) -> float | None:
-    """Return the number at ``key``, None where there is none: the file may have been edited."""
-    value = record.get(key)
-    return value if is_number(value) else None
 
 
 def _test(over: Iterable[StudyRun], point: str, key: str) -> dict[int, float]:

@@ -90,7 +90,8 @@ class RowResult:
     ``choices`` has that of each seed; ``edge`` says
     in a few words that it lies on the border of the space ("optimizer.lr=3 is the largest of 5 tried") or is all of it,
     else None.
-    ``errors`` and ``losses`` are test values by evaluation seed, of the runs that finished; ``planned`` is how many
+    ``errors`` and ``losses`` are test values by evaluation seed (of a sweep validation values), of the runs that
+    finished; ``planned`` is how many
     there should be, ``diverged`` are the seeds that have none. ``error`` and ``loss`` summarize them; ``points``
     summarizes the test error at each evaluation point that the optimizer has. ``paper`` is the published number in
     percent, where there is one; ``reference`` is the comparison of this row with the study's reference row; ``curve``
@@ -226,57 +227,30 @@ class Target:
 
 
 @dataclass(frozen=True)
-class StudyResults:
-    """The results of a study, as far as its runs are over.
+class Results:
+    """The runs of a page and what they say by row: what a study and a sweep have in common.
 
-    ``name``, ``title``, ``question`` and ``budget`` are the study's. ``answer`` is the finding in one or two sentences
-    and ``headline`` the short form for a terminal; ``incomplete`` is a sentence on what is still to be trained, or
-    None. ``data`` describes the data set in a sentence; ``test_images`` and ``validation_images`` count its images.
-    ``epochs`` are the lengths of training, several where rows differ in their batch or the study compares horizons.
-    ``recipe`` are the overrides of every run, ``settings`` what decides a result beside the optimizer ("schedule",
-    "batch size", "weight decay", "precision", and every other setting in which rows differ), each as {value: labels of
-    its rows}, ``tuned`` the keys that the spaces vary.
-    ``outcome`` is what verdicts are on, one of OUTCOMES, and ``margin`` the smallest effect of interest there;
-    ``target`` what costs are counted to, None without one; a ``pilot`` has no verdicts; in a ``grid`` every seed
-    chooses its own setting. ``reference`` is the key of
-    the row that all others are compared with, ``limits`` are sentences on what the study cannot show, and ``figures``
-    names the rows of each figure.
+    ``name`` is short, for folders and commands, ``title`` is the page's; ``incomplete`` is a sentence on what is still
+    to be trained, or None. ``data`` describes the data set in a sentence; ``test_images`` and ``validation_images``
+    count its images. ``tuned`` are the keys of the rows' settings, ``reference`` is the key of the row that all others
+    are compared with.
     ``provenance`` maps a label ("commit", "torch", ...) to its distinct values over all runs, each with the labels of
     its rows, so that mixed provenance shows. ``commands`` maps a label to the shell command that reproduces it.
-    ``archive`` is None where the study has none or does not use it.
     """
 
     name: str
     title: str
-    question: str
-    budget: str
-    answer: str
-    headline: str
     incomplete: str | None
     data: str
-    recipe: tuple[str, ...]
-    settings: Mapping[str, Mapping[str, tuple[str, ...]]]
     tuned: tuple[str, ...]
-    tuning_seeds: tuple[int, ...]
-    evaluation_seeds: tuple[int, ...]
-    epochs: tuple[float, ...]
     test_images: int
     validation_images: int
-    outcome: str
-    margin: Margin
-    target: Target | None
-    pilot: bool
-    grid: bool
     reference: str
     rows: tuple[RowResult, ...]
     comparisons: tuple[Comparison, ...]
     runs: tuple[RunEntry, ...]
-    paper: Paper | None
-    limits: tuple[str, ...]
-    figures: Mapping[str, tuple[str, ...]]
     provenance: Mapping[str, Mapping[str, tuple[str, ...]]]
     commands: Mapping[str, str]
-    archive: ArchiveUse | None = None
 
     def row(self, key: str) -> RowResult:
         """Return the row called ``key``. Raises KeyError."""
@@ -286,6 +260,43 @@ class StudyResults:
         raise KeyError(key)
 
     def points(self) -> tuple[str, ...]:
-        """Return every evaluation point that any row's test error was taken at, the known ones first."""
+        """Return every evaluation point that any row's error was taken at, the known ones first."""
         found = {point for row in self.rows for point in row.points}
         return (*(point for point in POINTS if point in found), *sorted(found - set(POINTS)))
+
+
+@dataclass(frozen=True)
+class StudyResults(Results):
+    """The results of a study, as far as its runs are over.
+
+    ``question`` and ``budget`` are the study's. ``answer`` is the finding in one or two sentences and ``headline`` the
+    short form for a terminal.
+    ``epochs`` are the lengths of training, several where rows differ in their batch or the study compares horizons.
+    ``recipe`` are the overrides of every run, ``settings`` what decides a result beside the optimizer ("schedule",
+    "batch size", "weight decay", "precision", and every other setting in which rows differ), each as {value: labels of
+    its rows}.
+    ``outcome`` is what verdicts are on, one of OUTCOMES, and ``margin`` the smallest effect of interest there;
+    ``target`` what costs are counted to, None without one; a ``pilot`` has no verdicts; in a ``grid`` every seed
+    chooses its own setting. ``limits`` are sentences on what the study cannot show, and ``figures``
+    names the rows of each figure.
+    ``archive`` is None where the study has none or does not use it.
+    """
+
+    question: str
+    budget: str
+    answer: str
+    headline: str
+    recipe: tuple[str, ...]
+    settings: Mapping[str, Mapping[str, tuple[str, ...]]]
+    tuning_seeds: tuple[int, ...]
+    evaluation_seeds: tuple[int, ...]
+    epochs: tuple[float, ...]
+    outcome: str
+    margin: Margin
+    target: Target | None
+    pilot: bool
+    grid: bool
+    paper: Paper | None
+    limits: tuple[str, ...]
+    figures: Mapping[str, tuple[str, ...]]
+    archive: ArchiveUse | None = None

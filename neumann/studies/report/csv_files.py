@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from neumann.studies.numbers import printable, value
-from neumann.studies.results import RowResult, RunEntry, StudyResults
+from neumann.studies.results import Results, RowResult, RunEntry, StudyResults
 from neumann.studies.statistics import Summary
 
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
@@ -25,7 +25,7 @@ Cell = str | int | float | bool | None
 
 def table_csv(results: StudyResults) -> bytes:
     """Return table.csv: the main table, one line per row of the study, errors at every evaluation point too."""
-    keys, points = _setting_keys(results), results.points()
+    keys, points = setting_keys(results), results.points()
     header = ["key", "label", "point", "evaluated_at", *keys, "edge", "planned", "finished", "diverged"]
     header += [f"test_{what}_{part}" for what in ("error", "loss") for part in ("mean", "median", "sd", "low", "high")]
     header += [f"test_error_{part}_at_{point}" for point in points for part in ("n", "mean", "low", "high")]
@@ -38,7 +38,7 @@ def table_csv(results: StudyResults) -> bytes:
         c = row.reference
         pair, effect, verdict = (c.paired, c.effect, c.verdict) if c else (None, None, None)
         line: list[Cell] = [row.key, row.label, row.point, row.at, *(_chosen(row, key) for key in keys), row.edge]
-        line += [row.planned, len(row.errors), len(row.diverged), *_summary(row.error), *_summary(row.loss)]
+        line += [row.planned, len(row.errors), len(row.diverged), *summary_cells(row.error), *summary_cells(row.loss)]
         for point in points:
             s = row.points.get(point)
             line += [s.n, s.mean, s.low, s.high] if s else [None] * 4
@@ -66,9 +66,9 @@ def _chosen(row: RowResult, key: str) -> Cell:
     return " ".join(f"{one} x{values.count(one)}" for one in often)
 
 
-def runs_csv(results: StudyResults) -> bytes:
+def runs_csv(results: Results) -> bytes:
     """Return runs.csv: a line per run and evaluation point; a run without a result has one line and no point."""
-    keys = _setting_keys(results)
+    keys = setting_keys(results)
     header = ["rows", "role", *keys, "seed", "status", "signature", "point"]
     header += ["validation_error", "validation_loss", "test_error", "test_loss", "train_seconds"]
     lines: list[list[Cell]] = []
@@ -83,7 +83,7 @@ def runs_csv(results: StudyResults) -> bytes:
     return as_csv(header, lines)
 
 
-def curves_csv(results: StudyResults) -> bytes:
+def curves_csv(results: Results) -> bytes:
     """Return curves.csv: the mean curves of every row by epoch, with their 95 % intervals."""
     header = ["row", "epoch", "n", "validation_error", "validation_error_low", "validation_error_high"]
     header += ["train_loss", "train_loss_low", "train_loss_high"]
@@ -96,7 +96,8 @@ def curves_csv(results: StudyResults) -> bytes:
     return as_csv(header, lines)
 
 
-def _setting_keys(results: StudyResults) -> list[str]:
+def setting_keys(results: Results) -> list[str]:
+    """Return the keys of all settings of runs and rows, in order."""
     settings = [run.setting for run in results.runs]
     settings += [trial.setting for row in results.rows for trial in row.trials]
     settings += [row.setting for row in results.rows if row.setting]
@@ -107,7 +108,8 @@ def _points(run: RunEntry) -> Sequence[str | None]:
     return list(dict.fromkeys([*(run.validation or {}), *(run.test or {})])) or [None]
 
 
-def _summary(summary: Summary | None) -> list[Cell]:
+def summary_cells(summary: Summary | None) -> list[Cell]:
+    """Return mean, median, sd and the ends of the interval, empty cells where there is no summary."""
     return [summary.mean, summary.median, summary.sd, summary.low, summary.high] if summary else [None] * 5
 
 

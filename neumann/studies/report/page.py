@@ -61,7 +61,7 @@ from neumann.studies.report.tables import (
     within,
 )
 from neumann.studies.report.text import label_of
-from neumann.studies.results import COSTS, Comparison, RowResult, RunEntry, StudyResults
+from neumann.studies.results import COSTS, Comparison, Results, RowResult, RunEntry, StudyResults
 from neumann.studies.statistics import proportion_interval
 
 if TYPE_CHECKING:
@@ -103,28 +103,11 @@ def _bound(text: str) -> str:
 
 def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
     """Return report.html, with ``drawings`` (by name) inside."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup, escape
-
-    from neumann.studies.report.figures.svg import inline
-
-    # autoescape escapes data and finalize makes it printable; what is Markup was written by this package
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda v: v if isinstance(v, Markup) or not isinstance(v, str) else _bound(printable(v)),
-    )
-    return environment.get_template("report.html.j2").render(
+    return fill(
+        "report.html.j2",
+        drawings,
         r=results,
-        css=Markup((HERE / "report.css").read_text(encoding="utf-8")),
-        drawings=drawings,
         missing=missing_sentence(results),
-        code=lambda text: escape(verbatim(text)),  # Markup, since finalize would close up its spaces and lines
-        words=lambda overrides: escape(verbatim(shlex.join(overrides))) if overrides else DASH,
-        inline=lambda name: Markup(inline(drawings[name], name)),
         lines=main_lines(results),
         caption=caption(results),
         epochs=epochs_text(results),
@@ -149,12 +132,45 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
         unfinished=[run for run in results.runs if run.status != "finished"],
         pending=[run for run in results.runs if run.status not in (*OVER, "failed")],
         labels=lambda run: ", ".join(label_of(results, key) for key in run.rows),
-        provenance=[(k, values, is_mixed(k, values)) for k, values in results.provenance.items()],
-        seconds=duration(sum(run.train_seconds or 0.0 for run in results.runs)),
-        trained=sum(run.train_seconds is not None for run in results.runs),
+        **origin(results),
         spaces=[(printable(row.label), row.overrides, _space(row)) for row in results.rows],
-        DASH=DASH,
     )  # fmt: skip
+
+
+def fill(template: str, drawings: Mapping[str, Drawing], **named: Any) -> str:
+    """Return the page of ``template``, a file beside this module, filled with ``named``."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup, escape
+
+    from neumann.studies.report.figures.svg import inline
+
+    # autoescape escapes data and finalize makes it printable; what is Markup was written by this package
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda v: v if isinstance(v, Markup) or not isinstance(v, str) else _bound(printable(v)),
+    )
+    return environment.get_template(template).render(
+        css=Markup((HERE / "report.css").read_text(encoding="utf-8")),
+        drawings=drawings,
+        code=lambda text: escape(verbatim(text)),  # Markup, since finalize would close up its spaces and lines
+        words=lambda overrides: escape(verbatim(shlex.join(overrides))) if overrides else DASH,
+        inline=lambda name: Markup(inline(drawings[name], name)),
+        DASH=DASH,
+        **named,
+    )
+
+
+def origin(results: Results) -> dict[str, Any]:
+    """Return what provenance.html.j2 shows."""
+    return {
+        "provenance": [(k, values, is_mixed(k, values)) for k, values in results.provenance.items()],
+        "seconds": duration(sum(run.train_seconds or 0.0 for run in results.runs)),
+        "trained": sum(run.train_seconds is not None for run in results.runs),
+    }
 
 
 def _compared(results: StudyResults, c: Comparison) -> dict[str, Any]:

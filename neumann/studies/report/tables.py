@@ -94,7 +94,7 @@ def _line(row: RowResult, is_reference: bool, reference: str) -> TableLine:
         at=printable(row.at) if row.at else DASH,
         setting=choices_text(row.choices) if row.choices else setting_text(row.setting),
         edge=printable(row.edge) if row.edge else None,
-        mixed=_mixed(row, comparison, reference),
+        mixed=mixed_text(row, comparison, reference),
         error=percent(error.mean if error else None),
         interval=interval(error.low, error.high) if error else DASH,
         half=percent(half),
@@ -114,7 +114,7 @@ def _line(row: RowResult, is_reference: bool, reference: str) -> TableLine:
     )
 
 
-def _mixed(row: RowResult, comparison: Comparison | None, reference: str) -> str | None:
+def mixed_text(row: RowResult, comparison: Comparison | None, reference: str) -> str | None:
     """Return what makes a row's runs, or those that they are compared with, unlike each other, or None."""
     said = [f"{in_words(row.mixed)} changed between its runs"] if row.mixed else []
     if comparison is not None and comparison.unlike:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 from neumann.studies.numbers import DASH, printable
-from neumann.studies.results import StudyResults
+from neumann.studies.results import Results
 
 
-def label_of(results: StudyResults, key: str) -> str:
+def label_of(results: Results, key: str) -> str:
     """Return the label of row ``key``, or the key itself where there is no such row."""
     return next((printable(row.label) for row in results.rows if row.key == key), printable(key))
 

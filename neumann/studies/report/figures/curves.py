@@ -23,7 +23,7 @@ from neumann.studies.report.figures.parts import (
 )
 from neumann.studies.report.figures.svg import BLUE, GREEN, INK, MUTE, ORANGE, PURPLE, VERMILION, Drawing, save
 from neumann.studies.report.text import label_of
-from neumann.studies.results import Curve, RowResult, StudyResults
+from neumann.studies.results import Curve, Results, RowResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +35,7 @@ TOGETHER = len(LINES)  # rows that one panel holds without a tangle
 DASHED = (0, (3, 1.5))
 
 
-def curve_figure(results: StudyResults, rows: Sequence[RowResult]) -> Drawing:
+def curve_figure(results: Results, rows: Sequence[RowResult]) -> Drawing:
     """Return validation error and training loss of ``rows`` by epoch."""
     drawn = [row for row in rows if row.curve and row.curve.epochs]
     if not drawn:
@@ -68,7 +68,7 @@ def _together(rows: Sequence[RowResult]) -> Figure:
     return figure
 
 
-def _apart(results: StudyResults, rows: Sequence[RowResult]) -> Figure:
+def _apart(results: Results, rows: Sequence[RowResult]) -> Figure:
     # One artist for all rows behind, instead of a dozen: it halves the time to draw
     from matplotlib.collections import LineCollection
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from neumann.studies.numbers import count, mean_and_interval, printable
 from neumann.studies.report.figures.parts import WIDTH, finite, none_finished, nothing, plain_log, sheet, wrapped
 from neumann.studies.report.figures.svg import BLUE, INK, PAPER, SOFT, Drawing, save
-from neumann.studies.results import RowResult, StudyResults
+from neumann.studies.results import Results, RowResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,17 +18,17 @@ DOT = 5.0  # pixels at matplotlib's 100 to the inch
 RIGHT = 2.05  # inches for the numbers beside the dots
 
 
-def error_figure(results: StudyResults, rows: Sequence[RowResult]) -> Drawing:
-    """Return the test errors of ``rows``; the reference row's mean is a line through all of them."""
+def error_figure(results: Results, rows: Sequence[RowResult], measure: str = "test error") -> Drawing:
+    """Return the errors of ``rows``, which are ``measure``; the reference row's mean is a line through all of them."""
     values = [e for row in rows for e in finite(row.errors.values(), 100)]
     if not values:
-        return nothing(none_finished(rows, "there are no test errors to show"))
+        return nothing(none_finished(rows, "there are no errors to show"))
     labels = [wrapped(row.label, 30) for row in rows]
     left = min(2.4, 0.25 + 0.074 * max(len(line) for label in labels for line in label.split("\n")))
     height = 0.4 * len(rows) + 0.75
     figure = sheet(height)
     axes = figure.add_axes((left / WIDTH, 0.45 / height, (WIDTH - left - RIGHT) / WIDTH, 1 - 0.72 / height))
-    axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel="test error (%)")
+    axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=f"{measure} (%)")
     axes.set_yticks(range(len(rows)), labels)
     axes.tick_params("y", length=0)
     axes.spines["left"].set_visible(False)
@@ -58,7 +58,8 @@ def error_figure(results: StudyResults, rows: Sequence[RowResult]) -> Drawing:
         shade = colour if row.error else SOFT
         axes.text(1.03, i, said, transform=beside, va="center", fontsize=8, color=shade)
     alt = "; ".join(f"{printable(row.label)} {mean_and_interval(row.error)}" for row in rows)
-    return save(figure, f"Test error of every seed, with mean and 95 % interval per row, in percent: {alt}.")
+    what = f"{measure.capitalize()} of every seed"
+    return save(figure, f"{what}, with mean and 95 % interval per row, in percent: {alt}.")
 
 
 def _mean(axes: Axes, row: RowResult, height: float, colour: str) -> None:

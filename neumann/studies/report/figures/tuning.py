@@ -54,15 +54,17 @@ def tuning_figure(rows: Sequence[RowResult]) -> Drawing:
         grid.title(axes, row)
         if grid.lowest(k):
             axes.set_xlabel(label, fontsize=8, labelpad=1)
-    entries = [
-        ({"color": BLUE, "marker": "o", "markersize": 6, "linestyle": ""}, "chosen"),
+    found = any(trial.chosen or trial.seeds for row in rows for trial in row.trials)
+    entries: list[tuple[dict[str, Any], str]] = [
+        *([({"color": BLUE, "marker": "o", "markersize": 6, "linestyle": ""}, "chosen")] if found else []),
         ({"color": INK, "marker": "o", "markersize": 3.4, "linewidth": 0.8, "markeredgewidth": 0}, "mean over seeds"),
         ({"color": SOFT, "marker": "o", "markersize": 2.6, "linestyle": "", "markeredgewidth": 0}, "one seed"),
         ({"color": VERMILION, "marker": "x", "markersize": 5, "linestyle": ""}, "diverged on some seed"),
     ]
     legend(figure, entries)
     said = "; ".join(f"{printable(row.label)} {_choice(row)}" for row in rows)
-    return save(figure, f"Validation error of every setting tried, by {label}. Chosen: {said}.")
+    told = f" Chosen: {said}." if found else ""
+    return save(figure, f"Validation error of every setting tried, by {label}.{told}")
 
 
 def _choice(row: RowResult) -> str:
