@@ -5,6 +5,7 @@ Everything that is read may be damaged or another user's: a value of the wrong k
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -122,7 +123,7 @@ def find_folders(output: Path) -> list[Path]:
     if not output.is_dir():
         raise UserError(f"there is no results folder {output}: name one with output=FOLDER")
     try:
-        below = [Path(entry.path) for entry in os.scandir(output) if entry.is_dir()]
+        below = [Path(entry.path) for entry in os.scandir(output) if _is_folder(entry)]
     except OSError as error:
         raise UserError(f"{output} cannot be listed ({(error.strerror or str(error)).lower()})") from error
     found = []
@@ -131,12 +132,22 @@ def find_folders(output: Path) -> list[Path]:
             found.append(path)
             continue
         try:
-            found += [Path(e.path) for e in os.scandir(path) if RUN.fullmatch(e.name) and e.is_dir()]
+            found += [Path(e.path) for e in os.scandir(path) if RUN.fullmatch(e.name) and _is_folder(e)]
         except FileNotFoundError:
             continue  # removed meanwhile
         except OSError as error:
             warnings.warn(f"{_sentence(error)}; its runs, if there are any, are left out", stacklevel=2)
     return found
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether ``entry`` is a folder; a link that leads to itself is none, and hides no other."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+        raise
 
 
 def _sentence(error: UserError | OSError) -> str:

@@ -21,10 +21,14 @@ SIGNATURE = re.compile(r"[0-9a-f]{4,12}")  # its beginning; fewer digits name a 
 
 @dataclass(frozen=True)
 class Selection:
-    """What patterns have chosen: ``folders`` of runs, each once and in the order of their paths, and ``archives``."""
+    """What patterns have chosen: ``folders`` of runs, each once and in the order of their paths, and ``archives``.
+
+    ``patterns`` are those that led to any, since a shell's expansion of one may name the folders of reports too.
+    """
 
     folders: tuple[Path, ...]
     archives: tuple[Path, ...]
+    patterns: tuple[str, ...]
 
 
 def select(patterns: Sequence[str], output: Path) -> Selection:
@@ -37,6 +41,7 @@ def select(patterns: Sequence[str], output: Path) -> Selection:
     """
     folders: dict[Path, Path] = {}
     archives: dict[Path, Path] = {}
+    used: dict[str, None] = {}
     for pattern in patterns:
         if not pattern:
             raise UserError("a pattern of --runs is empty: give a path, a folder of runs or a name")
@@ -44,12 +49,14 @@ def select(patterns: Sequence[str], output: Path) -> Selection:
             if path.is_dir():
                 for folder in _runs_in(path):
                     folders.setdefault(folder.resolve(), folder)
+                    used[pattern] = None
                 path = path / NAME
             if path.name.endswith(".jsonl.gz") and path.is_file():
                 archives.setdefault(path.resolve(), path)
+                used[pattern] = None
     if not folders and not archives:
         raise UserError(f"there is no run in {printable(' '.join(patterns))}")
-    return Selection(_ordered(folders.values()), _ordered(archives.values()))
+    return Selection(_ordered(folders.values()), _ordered(archives.values()), tuple(used))
 
 
 def _ordered(paths: Iterable[Path]) -> tuple[Path, ...]:

@@ -31,11 +31,20 @@ def digest(study: Study, runs: Path) -> str:
     folders = [PACKAGE / "conf", *map(Path, study.config_dirs)]
     for file in [study.file, *(file for folder in folders for file in sorted(folder.rglob("*.yaml")))]:
         made_of.update(str(file).encode() + b"\0" + _content(file) + b"\0")
-    code = (file for file in sorted(PACKAGE.rglob("*")) if file.suffix in CODE)
     found = (path for path in sorted(runs.glob("*")) if RunFolder(path).signed.exists())
-    records = (file for path in found for file in sorted(path.iterdir()) if file.suffix in RECORDS)
-    made_of.update(repr([list(_states(code)), list(_states(records))]).encode())
+    made_of.update(repr([list(states(code_files())), list(states(records_of(found)))]).encode())
     return made_of.hexdigest()
+
+
+def code_files() -> list[Path]:
+    """Return the files of this package that make a report."""
+    return [file for file in sorted(PACKAGE.rglob("*")) if file.suffix in CODE]
+
+
+def records_of(folders: Iterable[Path]) -> Iterable[Path]:
+    """Yield the files of runs that a report is made of."""
+    for folder in folders:
+        yield from (file for file in sorted(folder.iterdir()) if file.suffix in RECORDS)
 
 
 def _content(file: Path, largest: int = LARGEST) -> bytes:
@@ -46,7 +55,8 @@ def _content(file: Path, largest: int = LARGEST) -> bytes:
         return str(error.errno).encode()
 
 
-def _states(files: Iterable[Path]) -> Iterable[tuple[str, int, int, int]]:
+def states(files: Iterable[Path]) -> Iterable[tuple[str, int, int, int]]:
+    """Yield path, times and size of each file that is there."""
     for file in files:
         try:
             state = file.stat()
@@ -68,14 +78,15 @@ def write(
     ``data`` are the data sections of its runs, each with its fingerprint; ``targets`` what their configurations name as
     ``_target_``, whose code is looked at again; ``written`` are the report's files.
     """
-    outputs = [[path.name, _sum(path)] for path in written]
+    outputs = [[path.name, sum_of(path)] for path in written]
     sections = [{"section": dict(section), "fingerprint": fingerprint} for section, fingerprint in data]
     names = sorted(set(targets))
     made_of = {"inputs": digest, "data": sections, "targets": names, "code": code_of(names), "outputs": outputs}
     write_json(folder / NAME, sealed({**made_of, **said}))
 
 
-def _sum(file: Path) -> str:
+def sum_of(file: Path) -> str:
+    """Return the SHA-256 of a file."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
@@ -87,7 +98,7 @@ def unchanged(folder: Path, digest: str) -> dict[str, Any] | None:
     try:
         for name, content in stamp["outputs"]:
             path = folder / name
-            if not path.is_file() or _sum(path) != content:
+            if not path.is_file() or sum_of(path) != content:
                 return None
         if code_of(stamp["targets"]) != stamp["code"]:
             return None

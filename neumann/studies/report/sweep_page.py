@@ -65,8 +65,8 @@ class SweepLine:
     is_reference: bool
 
 
-def render(results: SweepResults, folder: Path) -> Path:
-    """Write the page, the tables and the figures into ``folder``; return the path of the page.
+def render(results: SweepResults, folder: Path) -> list[Path]:
+    """Write the page, the tables and the figures into ``folder``; return their paths, report.html first.
 
     Every file is replaced atomically, and a figure that is drawn no more is removed. Raises OSError.
     """
@@ -86,7 +86,7 @@ def render(results: SweepResults, folder: Path) -> Path:
         if name not in drawings:
             for suffix in (".svg", ".png"):
                 (folder / f"{name}{suffix}").unlink(missing_ok=True)
-    return folder / "report.html"
+    return [folder / name for name in files]
 
 
 def _draw(results: SweepResults) -> dict[str, Drawing]:
