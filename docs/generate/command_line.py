@@ -12,6 +12,7 @@ COMMANDS = (
     "train",
     "study",
     "report",
+    "report --runs",
     "runs",
     "runs show",
     "runs compare",

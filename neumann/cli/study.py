@@ -9,6 +9,8 @@ from rich.console import Console
 from neumann.cli.arguments import Parser, parsed
 from neumann.errors import UserError
 
+ANY = "neumann report --runs PATTERN ... writes the page of any runs instead: see neumann report --runs --help."
+
 
 def study(words: Sequence[str]) -> int:
     """Run `neumann study` and return its exit code."""
@@ -20,7 +22,7 @@ def study(words: Sequence[str]) -> int:
 
 def report(words: Sequence[str]) -> int:
     """Run `neumann report` and return its exit code."""
-    parser = _parser("report", "Write a study's report from what is there. Without NAME, list the studies.")
+    parser = _parser("report", f"Write a study's report from what is there. Without NAME, list the studies. {ANY}")
     parser.add_argument("--publish", action="store_true", help="copy a whole report to experiments/NAME/results/BUDGET")
     return _run("report", parser, words)
 
