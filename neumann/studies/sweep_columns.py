@@ -13,6 +13,7 @@ from typing import Any
 
 from neumann.store.listing import FOLLOWS
 from neumann.store.records import flat
+from neumann.store.scores import is_number
 from neumann.studies.numbers import DASH, printable, value
 
 CHOSEN = ("optimizer", "schedule")  # sections whose `_target_` stands for one option of a group of conf/
@@ -135,11 +136,11 @@ def _distinct(keys: Sequence[str], leaves: Sequence[Mapping[str, Any]]) -> int:
 def _shown(one: Any) -> Shown:
     if isinstance(one, bool) or one is None:
         return {None: "null", True: "true", False: "false"}[one]
-    if isinstance(one, int | float | str):
-        return one
+    if isinstance(one, str) or is_number(one):
+        return one  # type: ignore[no-any-return]
     if isinstance(one, list):
         return ", ".join(_text(_shown(part)) for part in one)
-    return json.dumps(one, sort_keys=True)
+    return json.dumps(one, sort_keys=True)  # a number that no float holds, too
 
 
 def _text(one: Shown) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +17,7 @@ from neumann.studies.sweep import Group
 from neumann.studies.sweep_columns import CHOSEN
 from neumann.studies.sweep_runs import SweepRun
 
+PLACES = ("data.root", "data.name", "model.checkpoint")  # not signed, and needed to make the run
 TRIED = 2  # runs of a row whose records are tried
 
 
@@ -58,9 +61,18 @@ def _words(one: Group) -> list[str] | None:
 
 
 def _record(run: SweepRun) -> Mapping[str, Any]:
-    if run.archived:
-        return {"config": run.signed["config"], "choices": run.choices, "signature": run.signature}
-    return {**records.read_record(run.folder.path), "choices": run.choices}
+    """Return the record of a run by what it signed; config.yaml only says where its images and weights lie."""
+    config = copy.deepcopy(dict(run.signed["config"]))
+    here: Mapping[str, Any] = {}
+    if not run.archived:
+        with contextlib.suppress(UserError):
+            here = records.read_config(run.folder.path)
+    for key in PLACES:
+        section, name = key.split(".")
+        known = here.get(section)
+        if isinstance(known, Mapping) and isinstance(known.get(name), str):
+            config[section][name] = known[name]
+    return {"config": config, "choices": run.choices, "signature": run.signature}
 
 
 def _changed(

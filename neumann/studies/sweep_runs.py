@@ -132,12 +132,14 @@ def _run(
             curve = tuple(errors_along(folder, result, result["eval_point"]))
         except UserError as error:
             raise _NotUsedError(str(error).partition(":")[0].removeprefix(f"{folder.path}{os.sep}")) from error
-    told: Mapping[str, Any] = folder.status()
-    status = str(told["status"]) if result is None else str(result["status"])
-    if result is None and status in OVER:  # it ended after its result was looked for
-        status = "pending"
-    message = told.get("message") if result is None else None
-    return SweepRun(folder, signature, group, signed, seed, status, message, result, curve, _choices(attempts))
+        return SweepRun(
+            folder, signature, group, signed, seed, str(result["status"]), None, result, curve, _choices(attempts)
+        )
+    told = folder.status()
+    status = "pending" if told["status"] in OVER else str(told["status"])  # it may end after its result was looked for
+    return SweepRun(
+        folder, signature, group, signed, seed, status, told.get("message"), None, curve, _choices(attempts)
+    )
 
 
 def _seed_and_group(signed: Any, signature: str) -> tuple[int, str]:

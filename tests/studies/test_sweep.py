@@ -418,6 +418,8 @@ def test_archived_runs_are_read_too(capsys: pytest.CaptureFixture[str]) -> None:
 def test_commands_make_the_runs_and_the_command_needs_no_torch(python: Callable[[str], str]) -> None:
     sweep(seeds=(0, 4))
     put("optimizer=neumann", "+model.kwargs.width=8", seed=4)
+    for path in Path("runs/mine").glob("*-s[04]-*"):
+        (path / "config.yaml").write_text("data: {download: true}\nx: *a")  # what was signed says what the run was
     words = ["report", "--runs", "runs/mine/*"]
     code = (
         f"import sys\nfrom neumann.cli.main import main\nassert main({words}) == 0\nassert 'torch' not in sys.modules"

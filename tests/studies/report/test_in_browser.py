@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from neumann.cli.main import main
 from neumann.studies.report.page import render
 from tests.support.fake_results import ROWS, study
+from tests.support.sweep_folders import put
 
 pytestmark = pytest.mark.medium
 
@@ -38,13 +40,28 @@ PARENT = """<!doctype html><pre></pre>
 <script>addEventListener("message", e => document.querySelector("pre").append(e.data + "\\n"))</script>"""
 
 
+def sweep(tmp_path: Path) -> Path:
+    """Return the page of a sweep with long names, a failed and a diverged run."""
+    for optimizer in ("sgd", "neumann"):
+        for rate in (0.03, 0.1, 0.3):
+            words = (f"optimizer={optimizer}", f"optimizer.lr={rate}", "recipe.label_smoothing=0.1")
+            for seed in (0, 1):
+                put(*words, seed=seed, error=0.1 + seed / 50, test=0.1)
+    put("optimizer=sgd", "optimizer.lr=0.3", seed=2, status="failed")
+    put("optimizer=sgd", "optimizer.lr=0.3", seed=3, status="diverged")
+    assert main(["report", "--runs", "runs/mine/*", "--to", str(tmp_path / "sweep")]) == 0
+    return tmp_path / "sweep" / "report.html"
+
+
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
 def test_report_in_a_browser(tmp_path: Path) -> None:
     studies = {"all": study(finished=9), "few": study(ROWS[:4]), "untuned": study(tuned=False)}
     frames = ""
-    for name, results in studies.items():
-        source = render(results, tmp_path / name)[0].read_text(encoding="utf-8")
+    pages = {name: render(results, tmp_path / name)[0] for name, results in studies.items()}
+    pages["sweep"] = sweep(tmp_path)
+    for name, page in pages.items():
+        source = page.read_text(encoding="utf-8")
         for width in WIDTHS:
             probed = tmp_path / f"{name}-{width}.html"
             probe = PROBE.replace("NAME", f'"{probed.stem}"')
@@ -59,13 +76,13 @@ def test_report_in_a_browser(tmp_path: Path) -> None:
     said = re.search(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL)
     assert said, done.stderr[-2000:]
     reports = {r["name"]: r for r in map(json.loads, said[1].split("\n")[:-1])}
-    assert set(reports) == {f"{name}-{width}" for name in studies for width in WIDTHS}
+    assert set(reports) == {f"{name}-{width}" for name in pages for width in WIDTHS}
     for name, report in reports.items():
         assert report["width"] == int(name.split("-")[1])
         assert report["body"] <= report["width"], f"{name} scrolls sideways"
         assert report["errors"] == []
-        assert report["verdicts"]
-        if report["width"] >= 800:
+        assert bool(report["verdicts"]) == (not name.startswith("sweep"))
+        if report["width"] >= 800 and report["verdicts"]:
             assert max(report["verdicts"]) <= report["width"], f"{name}: the verdict is out of sight"
         assert report["loaded"] == []
         assert len(report["tables"]) >= 5
