@@ -137,7 +137,7 @@ def _shown(one: Any) -> Shown:
     if isinstance(one, bool) or one is None:
         return {None: "null", True: "true", False: "false"}[one]
     if isinstance(one, str) or is_number(one):
-        return one  # type: ignore[no-any-return]
+        return one
     if isinstance(one, list):
         return ", ".join(_text(_shown(part)) for part in one)
     return json.dumps(one, sort_keys=True)  # a number that no float holds, too
