@@ -24,6 +24,7 @@ COMMANDS = (
     "evaluate",
     "predict",
     "export",
+    "challenge",
     "wandb-sweep",
     "cache",
     "worker",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from neumann.cli import cache, evaluate, export, predict, report, study, train, wandb_sweep, worker
+from neumann.cli import cache, challenge, evaluate, export, predict, report, study, train, wandb_sweep, worker
 from neumann.cli.arguments import asks_estimate
 from neumann.errors import (
     EXIT_FAILED,
@@ -35,6 +35,7 @@ neumann wandb-sweep OVERRIDE ... print the same sweep as a file for `wandb sweep
 neumann study NAME [--plan]      train what a study lacks, then write its report
 neumann report NAME              write a study's report from what is there
 neumann report --runs RUNS ...   the same page of any finished runs, without a study; exploratory
+neumann challenge PKG.CLASS      compare an optimizer of yours with the baselines, whose runs come with the package
 neumann runs                     list the runs that there are; show, compare, watch, clean, resume, ...
 neumann evaluate RUN [data=...]  score a run's weights again, or on another set: per class, confusion matrix
 neumann predict RUN IMAGE ...    classes and probabilities of images, or of folders of them
@@ -68,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "predict": predict.main,
         "export": export.main,
         "cache": cache.main,
+        "challenge": challenge.main,
         "worker": worker.main,
     }
     if argv is None:
@@ -92,7 +94,7 @@ def _only_prints(words: Sequence[str]) -> bool:
     """Return whether all that a command does is to print, so that it ends where it cannot; others go on."""
     if list(words) in (["study"], ["report"]):  # they list the studies
         return True
-    works = [["train"], ["study"], ["report"], ["worker"], ["evaluate"], ["export"]]
+    works = [["train"], ["study"], ["report"], ["challenge"], ["worker"], ["evaluate"], ["export"]]
     trains = words[:1] in works or words[:2] in (["runs", "resume"], ["runs", "mirror"], ["runs", "pack"])
     return not trains or bool({"-h", "--help", "-c", "--cfg", "--plan"} & set(words)) or asks_estimate(words)
 

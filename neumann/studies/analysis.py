@@ -82,6 +82,7 @@ def analyse(runs: StudyRuns) -> StudyResults:
         comparisons=comparisons,
         runs=runs.entries,
         paper=Paper(config.paper.source, config.paper.measure) if config.paper else None,
+        checks=dict(config.checks),
         limits=tuple(config.limits),
         figures={name: tuple(keys) for name, keys in config.figures.items()},
         provenance=provenance(runs.entries, {key: row.label for key, row in config.rows.items()}),

@@ -30,7 +30,19 @@ from neumann.config.yaml_files import read_yaml
 from neumann.errors import UserError, did_you_mean
 from neumann.studies.grid import middle
 from neumann.studies.results import COSTS, OUTCOMES
-from neumann.studies.schema import ASKED, AXES, DESIGNS, FIGURES, FULL, GRID, SET_BY_STUDY, TUNED, StudyConfig
+from neumann.studies.schema import (
+    ASKED,
+    AXES,
+    DESIGNS,
+    FEWEST_TUNING_SEEDS,
+    FIGURES,
+    FULL,
+    GRID,
+    SET_BY_STUDY,
+    TUNED,
+    BudgetConfig,
+    StudyConfig,
+)
 
 PACKAGED = Path(__file__).resolve().parents[1] / "experiments"
 
@@ -156,6 +168,7 @@ def _check(config: StudyConfig) -> None:
         if name not in FIGURES:
             raise UserError(f"there is no figure '{name}': {did_you_mean(name, FIGURES)}")
     _check_seeds(config)
+    _check_tuning_seeds(config)
     _check_spaces(config)
     _check_equal_settings(config)
     _check_budgets(config)
@@ -247,6 +260,23 @@ def _check_seeds(config: StudyConfig) -> None:
     both = sorted(set(seeds.tuning) & set(seeds.evaluation))
     if both:
         raise UserError(f"seeds: {both} both tune and evaluate, so a setting would be judged on a seed that chose it")
+
+
+def _check_tuning_seeds(config: StudyConfig) -> None:
+    """Refuse a budget with verdicts in which fewer than three seeds choose among settings. Raises UserError."""
+    if config.design != TUNED:
+        return
+    spaces = [config.space if row.space is None else row.space for row in config.rows.values()]
+    for name, budget in {FULL: BudgetConfig(), **config.budgets}.items():
+        seeds = len(config.seeds.tuning) if budget.tuning_seeds is None else budget.tuning_seeds
+        trials = max(len(settings_of(space, budget.trials)) for space in spaces)
+        if trials > 1 and seeds < FEWEST_TUNING_SEEDS and not budget.pilot:
+            where = "seeds.tuning" if budget.tuning_seeds is None else f"budgets.{name}.tuning_seeds"
+            raise UserError(
+                f"{where}: {seeds} seed{'' if seeds == 1 else 's'} would choose among {trials} settings, mostly by "
+                f"luck: take {FEWEST_TUNING_SEEDS} or more, or design: grid, in which every seed chooses"
+                + ("" if name == FULL else f", or mark it as budgets.{name}.pilot: true, which has no verdicts")
+            )
 
 
 def _check_equal_settings(config: StudyConfig) -> None:

@@ -277,7 +277,8 @@ class StudyResults(Results):
     its rows}.
     ``outcome`` is what verdicts are on, one of OUTCOMES, and ``margin`` the smallest effect of interest there;
     ``target`` what costs are counted to, None without one; a ``pilot`` has no verdicts; in a ``grid`` every seed
-    chooses its own setting. ``limits`` are sentences on what the study cannot show, and ``figures``
+    chooses its own setting. ``checks`` is what was found of an optimizer before it was trained, ``limits`` are
+    sentences on what the study cannot show, and ``figures``
     names the rows of each figure.
     ``archive`` is None where the study has none or does not use it.
     """
@@ -297,6 +298,7 @@ class StudyResults(Results):
     pilot: bool
     grid: bool
     paper: Paper | None
+    checks: Mapping[str, str]
     limits: tuple[str, ...]
     figures: Mapping[str, tuple[str, ...]]
     archive: ArchiveUse | None = None

@@ -16,6 +16,7 @@ FIGURES = ("errors", "curves", "tuning")
 SET_BY_STUDY = ("seed", "study", "name", "output", "logger", "checkpoint", "launch")
 FULL = "full"
 TUNED, GRID = DESIGNS = ("tuned", "grid")  # one setting for all evaluation seeds, or one that each seed chooses itself
+FEWEST_TUNING_SEEDS = 3  # that choose a setting for all others, where there are verdicts
 AXES = ("trainer.max_epochs",)  # what rows may differ in although their differences by seed would show it
 
 
@@ -108,4 +109,5 @@ class StudyConfig(Section):
     budgets: dict[str, BudgetConfig] = {}
     paper: PaperConfig | None = None
     figures: dict[str, list[str]] = {}
+    checks: dict[str, str] = {}  # what was found of an optimizer before it was trained, by name
     limits: list[str] = []

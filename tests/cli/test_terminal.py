@@ -27,7 +27,7 @@ rows:
   a: { label: "A\e[2J[/]", overrides: [optimizer=sgd] }
   b: { label: "B", overrides: [optimizer=adam] }
 space: { optimizer.lr: [0.01, 0.1] }
-seeds: { tuning: [100], evaluation: [0] }
+seeds: { tuning: [100, 101, 102], evaluation: [0] }
 comparisons: { primary: b, reference: a, smallest_effect: 0.5 }
 limits: ["L\e[2J"]
 """

@@ -63,7 +63,7 @@ def complete(study: Study) -> Study:
 def test_an_empty_study_is_collected_too(study: Study) -> None:
     results = results_of(study)
     assert results.incomplete is not None
-    assert "12 of the 12 runs" in results.incomplete  # two rows of three share their runs: 2 × 3 rates × 2 seeds
+    assert "18 of the 18 runs" in results.incomplete  # two rows of three share their runs: 2 × 3 rates × 3 seeds
     assert [(row.setting, row.error) for row in results.rows] == [(None, None)] * 3
     assert "Not answered yet" in results.answer
     assert results.headline.endswith("(incomplete)")
@@ -138,7 +138,7 @@ def test_rows_that_differ_in_the_point_share_runs_and_are_tuned_apart(study: Stu
     assert results.row("sgd").setting == {"optimizer.lr": 1.0}
     assert results.row("averaged").setting == {"optimizer.lr": 0.1}
     tuning = [run for run in results.runs if run.role == "tuning"]
-    assert len(tuning) == 12
+    assert len(tuning) == 18
     assert {run.rows for run in tuning} == {("sgd", "averaged"), ("neumann",)}
 
 
@@ -149,7 +149,7 @@ def test_nothing_is_chosen_before_every_tuning_run_is_over(study: Study) -> None
     results = results_of(study)
     assert results.row("sgd").setting is not None
     assert results.row("neumann").setting is None
-    assert results.row("neumann").trials[-1].missing == (101,)
+    assert results.row("neumann").trials[-1].missing == (102,)
     assert results.incomplete is not None
     assert "no setting is chosen yet for Neumann" in results.incomplete
 
@@ -164,7 +164,7 @@ def test_a_setting_that_diverged_on_one_seed_is_never_chosen(study: Study) -> No
             finish(planned, {0.1: 0.03, 0.3: 0.001, 1.0: 0.02}[planned.setting["optimizer.lr"]])
     row = results_of(study).row("sgd")
     assert row.setting == {"optimizer.lr": 1.0}
-    assert row.trials[1].errors == {100: 0.001, 101: None}
+    assert row.trials[1].errors == {100: 0.001, 101: None, 102: 0.001}
     assert row.trials[1].mean is None
 
 
@@ -210,7 +210,7 @@ def test_diverged_evaluation_runs_are_counted_and_not_averaged(study: Study) -> 
 
 def eight(diverged: int, at: str = "neumann") -> Study:
     """Return a study of eight evaluation seeds, of which the first ones of row ``at`` diverged; its others err less."""
-    write_study(STUDY | {"seeds": {"tuning": [100], "evaluation": list(range(8))}})
+    write_study(STUDY | {"seeds": {"tuning": [100, 101, 102], "evaluation": list(range(8))}})
     study = load_study("mine")
     tuned(study, {0.1: 0.03, 0.3: 0.01, 1.0: 0.02})
     evaluated(study, "sgd", 0.3, [0.5 + seed / 1000 for seed in range(8)])
@@ -299,7 +299,7 @@ def test_the_provenance_of_all_runs_is_told_and_a_mixture_shows(complete: Study)
     assert tuple(told["commit"]) == (f"{'c' * 12} with uncommitted changes {'d' * 16}",)
     assert told["torch"] == {record["packages"]["torch"]: ("SGD", "SGD, averaged"), "1.0": ("SGD", "SGD, averaged")}
     assert tuple(told["device"]) == ("cpu",)
-    assert told["without a record"] == {"16 of 18 runs": ("SGD", "SGD, averaged", "Neumann")}
+    assert told["without a record"] == {"22 of 24 runs": ("SGD", "SGD, averaged", "Neumann")}
     assert results.row("sgd").mixed == ("torch",)  # by what an earlier version's record says of packages
     assert results.row("neumann").mixed == ()
 

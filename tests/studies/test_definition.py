@@ -28,13 +28,14 @@ def study() -> dict[str, Any]:
             "neumann": {"label": "Neumann", "overrides": ["optimizer=neumann"]},
         },
         "space": {"optimizer.lr": [0.01, 0.03, 0.1, 0.3, 1.0]},
-        "seeds": {"tuning": [100, 101], "evaluation": [0, 1, 2]},
+        "seeds": {"tuning": [100, 101, 102], "evaluation": [0, 1, 2]},
         "comparisons": {"primary": "neumann", "reference": "sgd", "smallest_effect": 0.5},
         "budgets": {
             "small": {
                 "overrides": ["trainer.max_epochs=2"],
                 "trials": 3,
                 "tuning_seeds": 1,
+                "pilot": True,
                 "evaluation_seeds": 2,
             }
         },
@@ -52,10 +53,10 @@ def test_the_full_budget_is_the_study_as_it_stands() -> None:
     write(study())
     full = load_study("mine")
     assert full.name == "mine"
-    assert full.tuning_seeds == (100, 101)
+    assert full.tuning_seeds == (100, 101, 102)
     assert full.evaluation_seeds == (0, 1, 2)
     tuning = full.tuning()
-    assert len(tuning) == 3 * 5 * 2
+    assert len(tuning) == 3 * 5 * 3
     assert tuning[0].overrides == (
         "data=digits",
         "trainer.max_epochs=20",
@@ -202,7 +203,9 @@ def change(content: dict[str, Any], path: Any, value: Any) -> dict[str, Any]:
         ("space", {"optimizer.lr": [0.1, "0.1"]}, ["'0.1' is in quotes"]),
         ("seeds/tuning", ["010"], ["seeds.tuning='010' is not a whole number"]),
         ("budgets/small/trials", 9, ["budgets.small.trials=9", "from 1 to 5"]),
-        ("budgets/small/tuning_seeds", 0, ["budgets.small.tuning_seeds=0", "from 1 to 2"]),
+        ("budgets/small/tuning_seeds", 0, ["budgets.small.tuning_seeds=0", "from 1 to 3"]),
+        ("seeds/tuning", [100, 101], ["seeds.tuning: 2 seeds would choose among 5 settings", "or design: grid"]),
+        ("budgets/small/pilot", False, ["budgets.small.tuning_seeds: 1 seed would", "budgets.small.pilot: true"]),
         ("rows", {"sgd": {"label": "SGD"}}, ["at least two"]),
         ("seeds/tuning", ["a"], ["seeds.tuning=a is not a whole number"]),
         ("seeds/tuning", [1.5], ["seeds.tuning=1.5 is not a whole number"]),

@@ -251,7 +251,7 @@ def test_the_plan_of_a_grid_says_who_chooses(capsys: pytest.CaptureFixture[str])
         ({"equal": [["sgd"]]}, ["is not a comparison of the study"]),
         ({"equal": [["neumann", "sgd"]], "space": {"optimizer.lr": [0.1, 0.3]}}, ["every setting of the full budget", "three rates"]),
         ({"equal": [["neumann", "sgd"]], "budgets": {"small": {"trials": 2}}}, ["every setting of the small budget"]),
-        ({"equal": [["neumann", "sgd"]], "design": "tuned", "seeds": {"tuning": [9], "evaluation": [0]}}, ["needs design: grid"]),
+        ({"equal": [["neumann", "sgd"]], "design": "tuned", "seeds": {"tuning": [9, 10, 11], "evaluation": [0]}}, ["needs design: grid"]),
     ],
 )  # fmt: skip
 def test_what_a_grid_cannot_be_is_one_sentence(changes: dict[str, Any], parts: list[str]) -> None:

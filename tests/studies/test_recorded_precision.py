@@ -28,7 +28,7 @@ def loaded(*overrides: str) -> Study:
     content = copy.deepcopy(STUDY)
     content["overrides"] += overrides
     content["space"] = {"optimizer.lr": [0.1, 0.3]}
-    content["seeds"] = {"tuning": [100], "evaluation": [0, 1]}
+    content["seeds"] = {"tuning": [100, 101, 102], "evaluation": [0, 1]}
     write_study(content)
     return load_study("mine")
 

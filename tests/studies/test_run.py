@@ -31,10 +31,10 @@ WITHOUT_TORCH = (
 
 
 def small(**changes: Any) -> dict[str, Any]:
-    """A study of two settings, eight quick runs."""
+    """A study of two settings, 16 quick runs."""
     content = copy.deepcopy(STUDY)
     content["space"] = {"optimizer.lr": [0.1, 0.3]}
-    content["seeds"] = {"tuning": [100], "evaluation": [0, 1]}
+    content["seeds"] = {"tuning": [100, 101, 102], "evaluation": [0, 1]}
     return content | changes
 
 
@@ -87,7 +87,7 @@ def test_a_study_trains_what_is_missing_and_nothing_twice() -> None:
     assert done.stdout.splitlines()[-1] == again.stdout.splitlines()[-1]
     assert results() == first
 
-    write_study(small(seeds={"tuning": [100], "evaluation": [0, 1, 2]}))
+    write_study(small(seeds={"tuning": [100, 101, 102], "evaluation": [0, 1, 2]}))
     more = neumann("study", "mine", "logger=none")
     assert more.returncode == 0, more.stderr
     assert {name: content for name, content in results().items() if name in first} == first

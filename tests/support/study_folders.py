@@ -24,7 +24,7 @@ STUDY: dict[str, Any] = {
         "neumann": {"label": "Neumann", "overrides": ["optimizer=neumann"]},
     },
     "space": {"optimizer.lr": [0.1, 0.3, 1.0]},
-    "seeds": {"tuning": [100, 101], "evaluation": [0, 1, 2]},
+    "seeds": {"tuning": [100, 101, 102], "evaluation": [0, 1, 2]},
     "comparisons": {"primary": "neumann", "reference": "sgd", "smallest_effect": 1.0},
     "paper": {"source": "a paper", "measure": "its error (%)", "rows": {"sgd": 24.3, "neumann": 23.0}},
     "limits": ["It is a test."],

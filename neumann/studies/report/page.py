@@ -115,6 +115,7 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
         setting_header=setting_header(results),
         setting_text=setting_text,
         reference=label_of(results, results.reference),
+        primary_label=next((label_of(results, c.row) for c in results.comparisons if c.primary), ""),
         compared=effect_header(results),
         outcomes=outcome_lines(results),
         cost_columns=[COSTS[outcome] for outcome in columns(results) if outcome in COSTS],
