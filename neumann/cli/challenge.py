@@ -14,7 +14,7 @@ from neumann.fitting import say
 HELP = """\
 Compares a torch optimizer of yours with SGD, Nesterov, RMSProp, Adam, AdamW, LARS and Neumann on fashion14, at equal
 budget: as many trials for yours as each of them had, on the same seeds. Theirs come with the package, so only yours is
-trained: 32 runs, some minutes on two cores.
+trained: 24 runs, some minutes on two cores.
 
   neumann challenge my_package.MyOptimizer
   neumann challenge my_package.MyOptimizer --space lr=0.001,0.01,0.1,1

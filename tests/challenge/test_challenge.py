@@ -130,7 +130,7 @@ def test_the_baselines_of_the_package_are_whole() -> None:
     study = load_study(str(PACKAGED / "baselines"))
     archived = study.archive
     assert not archived.unread
-    assert len(study.config.rows) * 4 * 8 <= len(archived.runs)
+    assert len(study.config.rows) * 4 * 6 <= len(archived.runs)
 
 
 @pytest.mark.slow
