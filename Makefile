@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(READY)   ## a small study on real digits, to its report: do the regularizers of the Neumann optimizer help?
+demo: $(READY)   ## a small study on images of clothes, to its report: do the regularizers of the Neumann optimizer help?
 	@$(BIN)/neumann study regularizers --budget small logger=none # W&B's client takes processor time
 
 test: $(READY)   ## the fast test suite
