@@ -117,6 +117,7 @@ def study(
         comparisons=comparisons,
         runs=runs,
         paper=Paper("Krishnan et al. 2018, table 4", "top-1 validation error, ResNet-50 on ImageNet, batch 4000, one run each"),
+        checks={},
         limits=(
             "One model, one data set, one batch size: nothing here speaks of ImageNet.",
             "Each row is tuned over its rate alone; momentum and weight decay are the recipe's.",
