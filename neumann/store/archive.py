@@ -41,7 +41,8 @@ class ArchivedRun:
 
     ``path`` is that of the folder that it would have here; in an archive, its name alone. ``signed`` is what its
     signature covers, ``result`` the content of result.json, ``measurements`` that of measurements.jsonl and
-    ``records`` the attempts of provenance.json without the names of hosts. ``digest`` covers all of them.
+    ``records`` the attempts of provenance.json without the names of hosts and of the package's folder. ``digest``
+    covers all of them.
     """
 
     path: Path
@@ -100,14 +101,14 @@ def of_folder(folder: RunFolder, signed: Mapping[str, Any], result: Mapping[str,
 
     Raises UserError where its measurements are not those that the run made.
     """
-    attempts = [_without_hosts(attempt) for attempt in folder.attempts()]
+    attempts = [_without_places(attempt) for attempt in folder.attempts()]
     record = _record(folder.path.name, signed, result, folder.curve(result), attempts)
     return _run(json.loads(json.dumps(record))).below(folder.path.parent)
 
 
-def _without_hosts(attempt: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the record of an attempt without the names of its machines, which say nothing of a result."""
-    kept = dict(attempt)
+def _without_places(attempt: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record of an attempt without the names of machines and folders, which say nothing of a result."""
+    kept = {key: value for key, value in attempt.items() if key != "package"}
     if isinstance(host := attempt.get("host"), Mapping):
         kept["host"] = {key: value for key, value in host.items() if key != "name"}
     if isinstance(ranks := attempt.get("ranks"), list):

@@ -78,7 +78,9 @@ def test_a_search_counts_the_trials_to_come(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_study_counts_both_phases(capsys: pytest.CaptureFixture[str]) -> None:
-    write_study({**STUDY, "space": {"optimizer.lr": [0.1, 0.3]}, "seeds": {"tuning": [100, 101, 102], "evaluation": [0, 1]}})
+    write_study(
+        {**STUDY, "space": {"optimizer.lr": [0.1, 0.3]}, "seeds": {"tuning": [100, 101, 102], "evaluation": [0, 1]}}
+    )
     text = said(capsys, "study", "mine", "--estimate=100")
     assert "18 runs to train" in text  # twelve to tune, two rows sharing theirs, then each of three rows at two seeds
 

@@ -35,7 +35,13 @@ def run(seed: int = 0, error: float = 0.25, study: str = "mine") -> ArchivedRun:
     result = {"status": "finished", "signature": sign(signed), "eval_point": "held", "step": 9, "train_seconds": 1.5}
     folder.write_result(sealed(with_curve({**result, "validation": scores, "test": scores}, [line])))
     host = {"name": "secret-host", "cores": 2, "processor": "α"}
-    attempt = {"attempt": 1, "host": host, "ranks": [{"host": "secret-host", "device": "cpu"}], "step": 0}
+    attempt = {
+        "attempt": 1,
+        "package": "/home/secret-host/neumann",
+        "host": host,
+        "ranks": [{"host": "secret-host", "device": "cpu"}],
+        "step": 0,
+    }
     folder.provenance.write_text(json.dumps({"attempts": [attempt]}))
     return of_folder(folder, signed, folder.result() or {})
 
