@@ -106,7 +106,7 @@ def test_the_study_of_the_tutorial_can_be_planned(capsys: pytest.CaptureFixture[
     (file,) = (block for block in blocks(DOCS / "tutorials" / "first-study.md") if block.title)
     run(DOCS / "tutorials" / "first-study.md", [file])
     study = load_study("mine")
-    assert len(study.tuning()) == 2 * 3 * 2
+    assert len(study.tuning()) == 2 * 3 * 3
     assert len(study.evaluation_seeds) == 5
     assert main(["study", "mine", "--plan"]) == 0
     assert "to train: 12 runs and up to 10 evaluation runs" in " ".join(capsys.readouterr().out.split())
