@@ -109,7 +109,7 @@ def test_the_study_of_the_tutorial_can_be_planned(capsys: pytest.CaptureFixture[
     assert len(study.tuning()) == 2 * 3 * 3
     assert len(study.evaluation_seeds) == 5
     assert main(["study", "mine", "--plan"]) == 0
-    assert "to train: 12 runs and up to 10 evaluation runs" in " ".join(capsys.readouterr().out.split())
+    assert "to train: 18 runs and up to 10 evaluation runs" in " ".join(capsys.readouterr().out.split())
 
 
 def rows_of_arguments() -> list[list[str]]:
