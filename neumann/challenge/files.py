@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,22 +70,29 @@ def _trials() -> int:
     return len(settings_of(bank.space, None))
 
 
-def write(challenger: Challenger, against: str, checks: Mapping[str, str]) -> tuple[Path, Path]:
+def write(
+    challenger: Challenger, against: str, kept: Mapping[str, str], cost: Callable[[], Mapping[str, str]]
+) -> tuple[Path, Path]:
     """Write the study of ``challenger`` below ./experiments; return its study.yaml and its folder of configurations.
 
     against   the baseline of the primary comparison
-    checks    what was found of its contracts and costs, {name: sentence}, which the report shows
+    kept      what was found of its contracts, {name: sentence}, which the report shows
+    cost      measures what a step costs, {name: sentence}, which the report shows too
 
-    The same challenge again changes nothing but the checks. Raises UserError where the folder holds another one, and
-    where there is no such baseline.
+    The same challenge again changes nothing, and measures nothing, unless other contracts are kept. Raises UserError
+    where the folder holds another one, and where there is no such baseline.
     """
     bank = find_study(BASELINES)
-    study = _study(read_yaml(bank), challenger, against, checks)
+    study = _study(read_yaml(bank), challenger, against)
     folder = Path("experiments") / f"challenge-{challenger.key}"
     optimizer = {"_target_": challenger.target, **challenger.settings}
     files = {"study.yaml": study, f"conf/optimizer/{challenger.key}.yaml": optimizer}
     for name, content in files.items():
         _refuse_another(folder / name, content)
+    known = read_yaml(folder / "study.yaml").get("checks") if (folder / "study.yaml").exists() else None
+    if not isinstance(known, dict) or any(known.get(name) != finding for name, finding in kept.items()):
+        known = {**kept, **cost()}
+    study["checks"] = known
     for name, content in files.items():
         make_folder((folder / name).parent)
         head = f"# Made by: neumann challenge {challenger.target}\n"
@@ -112,7 +119,7 @@ def _refuse_another(file: Path, content: Mapping[str, Any]) -> None:
         )
 
 
-def _study(bank: Mapping[str, Any], challenger: Challenger, against: str, checks: Mapping[str, str]) -> dict[str, Any]:
+def _study(bank: Mapping[str, Any], challenger: Challenger, against: str) -> dict[str, Any]:
     study: dict[str, Any] = copy.deepcopy(dict(bank))
     rows, key = study["rows"], challenger.key
     if against not in rows:
@@ -132,7 +139,6 @@ def _study(bank: Mapping[str, Any], challenger: Challenger, against: str, checks
             "margin": study["comparisons"]["margin"],
             "also": [[key, row] for row in rows if row != against],
         },
-        "checks": dict(checks),
     }
     study.pop("budgets", None)
     return study

@@ -66,8 +66,8 @@ def main(words: Sequence[str]) -> int:
             say(console, (f"{name}: ", "yellow"), finding)
     if all(finding == KEPT for finding in found.values()):
         say(console, f"it keeps all {len(found)} contracts that are tried")
-    costs = cost(make) if found["moves every tensor"] == KEPT else {}
-    study, conf = files.write(challenger, given.against or files.AGAINST, {**found, **costs})
+    sound = found["moves every tensor"] == KEPT
+    study, conf = files.write(challenger, given.against or files.AGAINST, found, lambda: cost(make) if sound else {})
     say(console, f"study: {study}")
     return studies.study(study.parent.name, plan=given.plan, overrides=rest, config_dirs=[str(conf)], console=console)
 
