@@ -21,6 +21,7 @@ from neumann.refusals import as_raised
 
 Make = Callable[..., Optimizer]  # makes the optimizer over parameters or groups of them, with settings changed by name
 KEPT = "kept"
+TRAINS = "moves every tensor"  # the contract without which there is nothing to compare
 STEPS = 6
 
 
@@ -182,7 +183,7 @@ def _refuses_a_rate_below_zero(make: Make) -> str | None:
 
 
 CHECKS: dict[str, Callable[[Make], str | None]] = {
-    "moves every tensor": _moves,
+    TRAINS: _moves,
     "repeats to the bit": _repeats,
     "saves and loads": _saves_and_loads,
     "can be copied": _copies,

@@ -104,6 +104,7 @@ def test_the_same_challenge_goes_on_and_another_is_refused(capsys: pytest.Captur
     [
         (["signs.SignMomentun"], "signs has no SignMomentun: did you mean 'SignMomentum'?"),
         (["no_such.Thing"], "cannot be imported"),
+        (["torch.optim.SparseAdam"], "does not train a small regression, so nothing is compared: RuntimeError"),
         (["torch.nn.Linear"], "torch.nn.Linear is not a class of torch.optim.Optimizer"),
         (["signs.SignMomentum", "--space", "lr=0.1"], "--space lr=0.1 names one value"),
         (["signs.SignMomentum", "--space", "rate=0.1,0.2"], "SignMomentum has no such setting: choose from"),
