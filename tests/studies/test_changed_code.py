@@ -95,4 +95,4 @@ def test_a_plan_says_so_too(capsys: pytest.CaptureFixture[str]) -> None:
         trained_by(folder, {OWN: "other"})
     capsys.readouterr()
     assert study("mine", plan=True, console=Console(file=io.StringIO())) == 0
-    assert capsys.readouterr().err.startswith("note: the code of neumann has changed since 18 of these 18 results were")
+    assert capsys.readouterr().err.startswith("note: the code of neumann has changed since 24 of these 24 results were")

@@ -87,11 +87,11 @@ def test_on_a_terminal_every_row_is_a_line_with_its_setting_and_test_error(
             view.done(outcome_of(run))
         view.tick([], 0)
         second = shown(console)[len(first) :]
-    assert "SGD 6/6" in first
-    assert "Neumann 0/6" in first
+    assert "SGD 9/9" in first
+    assert "Neumann 0/9" in first
     assert f"{neumann.name} lr={neumann.config.optimizer['lr']} 0/36" in first
-    assert "6 finished, 3 waiting" in first[-1]  # both rows that it judges share their runs
-    assert "SGD, averaged 6/6 lr=0.3 3/3 12.50 % (n = 3)" in second  # at its own point
+    assert "9 finished, 3 waiting" in first[-1]  # both rows that it judges share their runs
+    assert "SGD, averaged 9/9 lr=0.3 3/3 12.50 % (n = 3)" in second  # at its own point
 
 
 @pytest.mark.parametrize("width", [80, 60, 40])

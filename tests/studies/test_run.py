@@ -209,7 +209,7 @@ def test_values_of_a_study_are_tried_before_any_run_trains(capsys: pytest.Captur
     write_study(content)
     assert main(["study", "mine", "logger=none"]) == 2
     out, err = capsys.readouterr()
-    assert "3 of 4 runs cannot be trained, so none was started: digits-small_cnn-neumann-s100 alpha=-3.0: " in err
+    assert "9 of 12 runs cannot be trained, so none was started: digits-small_cnn-neumann-s100 alpha=-3.0: " in err
     assert "did you mean 'resnet18'?" in err
     assert not Path("runs").exists()
     assert "again" not in out + err
@@ -219,7 +219,7 @@ def test_a_plan_trains_and_writes_nothing(capsys: pytest.CaptureFixture[str]) ->
     write_study(small())
     assert main(["study", "mine", "--plan"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "to train: 4 runs and up to 6 evaluation runs after tuning" in said
+    assert "to train: 12 runs and up to 6 evaluation runs after tuning" in said
     assert not Path("runs").exists()
 
 
@@ -295,7 +295,7 @@ def test_a_plan_says_how_long_it_takes_or_that_it_is_not_known(capsys: pytest.Ca
     assert "not known: no run like these was measured in runs yet" in said()
     finish(load_study("mine").tuning()[0], 0.02)  # 1.5 s
     text = said("launch.parallel=1")
-    assert "to train: 3 runs and up to 6 evaluation runs" in text
+    assert "to train: 11 runs and up to 6 evaluation runs" in text
     assert "with 1 run at once" in text
     assert "1.5 s a run, by 1 run like these that was measured in runs" in text
     one, three = (re.search(r"up to (\d+) s with", said(f"launch.parallel={n}")) for n in (1, 3))
