@@ -15,7 +15,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    Glob,
+    IntervalSweep,
+    Override,
+    Quote,
+    QuotedString,
+    RangeSweep,
+    Sweep,
+)
 from hydra.errors import HydraException
 
 from neumann.bounds import vanishes
@@ -24,6 +33,7 @@ from neumann.errors import UserError
 
 NUMBER = re.compile(r"(?<![\w.'\"-])[-+]?(?:\d+\.?\d*|\.\d+)[eE]-\d+(?![\w.'\"-])")  # 1e-400, with a negative exponent
 CALL = re.compile(r"(?:choice|range|interval|glob|shuffle|sort|tag|extend_list|int|float|str|bool|json_str)\(")
+INNER = {ChoiceSweep: "shuffle(…) or sort(…)", RangeSweep: "range(…)", IntervalSweep: "interval(…)", Glob: "glob(…)"}
 BRACKETS = {"[": "]", "{": "}", "(": ")"}
 UNDERSCORED = re.compile(r"(?<![\w.'\"-])[-+]?\d[\d.]*(?:_\d+)+(?:[.eE][-+\d]*)?(?![\w'\"-])")  # 1_000
 
@@ -47,7 +57,23 @@ def parse_override(parser: OverridesParser, text: str) -> Override:
         raise UserError(f"cannot read '{text}': {_remedy(parser, text)}") from error
     except (ValueError, RecursionError) as error:  # of Python: a number of 4,300 digits, brackets within brackets
         raise UserError(f"cannot read '{text[:40]}…': its value is too long a number, or too deep") from error
+    if (inner := _inner_sweep(override.value())) is not None:
+        raise UserError(
+            f"cannot read '{text}': {inner} stands alone after the equals sign, not among other values: list the "
+            f"values themselves, {override.key_or_group}=A,B,C"
+        )
     return override
+
+
+def _inner_sweep(value: Any) -> str | None:
+    """Return what kind of sweep or glob lies within ``value``, None where there is none; it may be one itself."""
+    parts = value.list if isinstance(value, ChoiceSweep) else value
+    parts = list(parts.values()) if isinstance(parts, dict) else parts
+    for part in parts if isinstance(parts, list) else ():
+        inner = INNER[type(part)] if isinstance(part, Sweep | Glob) else _inner_sweep(part)
+        if inner is not None:
+            return inner
+    return None
 
 
 def _remedy(parser: OverridesParser, text: str) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from neumann.errors import UserError
+from neumann.store import confusion, per_image
 from neumann.store.files import opened, plain, read_json
 from neumann.store.folder import RunFolder
 from neumann.store.records import flat, read_config
@@ -40,7 +41,11 @@ def edited(folder: RunFolder) -> list[str]:
     result = folder.result()
     found = _edited_settings(folder)
     if result is not None:
-        for read in (lambda: folder.curve(result), lambda: read_lines(folder.path, result)):
+        reads: list[Callable[[], object]] = [lambda: folder.curve(result), lambda: read_lines(folder.path, result)]
+        if result.get(per_image.KEY) is not None:
+            reads.append(lambda: per_image.read(folder.path, result))
+        reads.append(lambda: confusion.read(folder.path, result))
+        for read in reads:
             try:
                 read()
             except UserError as error:

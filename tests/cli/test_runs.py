@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -23,7 +24,8 @@ from neumann.cli import runs as command
 from neumann.cli.main import main as cli
 from neumann.config import RunSpec, load_spec, make_spec
 from neumann.errors import UserError, printable
-from neumann.store import RunFolder, listing, removal
+from neumann.store import RunFolder, confusion, listing, per_image, removal
+from neumann.store.details import edited
 from neumann.store.files import read_json, write_json
 from neumann.store.index import NAME
 from neumann.store.listing import Filters, Row, list_runs, pick
@@ -381,6 +383,23 @@ def test_one_damaged_configuration_does_not_end_a_filtered_list(damage: str, fou
         assert len(names("--where", "logger.kind=none")) == 3
     with pytest.warns(UserWarning, match="config.yaml"):
         assert names("--where", "logger.kind=nothing", code=1) == []
+
+
+def test_files_of_the_test_that_were_edited_are_named(four: list[RunFolder]) -> None:
+    folder, right = four[0], np.arange(300) >= 75
+    answers, about_answers = per_image.pack({"test.held": right, "test.base": right})
+    counts, about_counts = confusion.pack(np.array([[0, 0, 225], [0, 1, 75]]), "base")
+    scores = {point: {"loss": 0.5, "error": 0.25, "wrong": 75, "n": 300} for point in ("held", "base")}
+    about = {per_image.KEY: about_answers, confusion.KEY: about_counts, "test": scores}
+    folder.write_result(sealed({**(folder.result() or {}), **about}))
+    (folder.path / per_image.FILE).write_bytes(answers)
+    (folder.path / confusion.FILE).write_bytes(counts)
+    assert edited(folder) == []
+    (folder.path / per_image.FILE).write_bytes(bytes([answers[0] ^ 1]) + answers[1:])
+    (folder.path / confusion.FILE).write_bytes(counts.replace(b"225", b"235"))
+    assert edited(folder) == [
+        f"{name} is missing or not what the run wrote" for name in (per_image.FILE, confusion.FILE)
+    ]
 
 
 @pytest.mark.parametrize("damage", ["fifo", "loop", "cut"])

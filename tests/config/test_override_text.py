@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from neumann.config import make_spec
-from neumann.config.override_text import key_of, refuse_twice, value_of
+from neumann.config.override_text import key_of, parse_override, refuse_twice, value_of
 from neumann.errors import UserError
 from neumann.folders import folder_of
 
@@ -219,3 +220,26 @@ def test_a_variable_that_the_shell_was_kept_from_replacing_makes_no_folder(
     assert folder_of(key, word) == word
     assert folder_of(key, f"{word}/new") == f"{word}/new"  # and a new one is to lie in it
     assert folder_of(key, "costs/5$") == "costs/5$"
+
+
+@pytest.mark.parametrize(
+    ("word", "inner"),
+    [
+        ("seed=range(0,2),1", "range(…)"),
+        ("seed=1,range(0,2)", "range(…)"),
+        ("seed=[1,range(0,2)]", "range(…)"),
+        ("optimizer.lr=interval(0.1,1),1", "interval(…)"),
+        ("optimizer=glob(*),sgd", "glob(…)"),
+        ("seed=shuffle(1,2),3", "shuffle(…) or sort(…)"),
+        ("optimizer.betas={a:range(0,2)}", "range(…)"),
+    ],
+)
+def test_a_sweep_among_other_values_is_one_sentence(word: str, inner: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_override(OverridesParser.create(), word)
+    assert str(caught.value).startswith(f"cannot read '{word}': {inner} stands alone after the equals sign")
+
+
+@pytest.mark.parametrize("word", ["seed=range(0,2)", "seed=1,2", "seed=shuffle(1,2)", "seed=sort(2,1)", "x=[1,[2]]"])
+def test_a_sweep_that_stands_alone_is_read(word: str) -> None:
+    assert parse_override(OverridesParser.create(), word).input_line == word
