@@ -74,7 +74,7 @@ def test_mixed_and_changed_code_are_told(capsys: pytest.CaptureFixture[str]) -> 
 
     for _, folder in folders:
         trained_by(folder, {OWN: "other"})
-    assert "since 18 of these 18 results were trained" in told(capsys)
+    assert "since 24 of these 24 results were trained" in told(capsys)
     assert "output=NEW trains all with today's code" in told(capsys)
     assert "‡" not in page.read_text()  # all by one version
 
