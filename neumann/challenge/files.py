@@ -6,16 +6,18 @@ A challenge is an ordinary study in ./experiments from then on: `neumann study`,
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from neumann.config.override_text import parse_override, plain_value
 from neumann.config.yaml_files import read_yaml
 from neumann.errors import UserError, did_you_mean
+from neumann.search.space import listed_values
 from neumann.store.archive import NAME as ARCHIVE
 from neumann.store.files import replace_file
 from neumann.store.folder import make_folder
@@ -59,8 +61,9 @@ def spaced(challenger: Challenger) -> Challenger:
             )
     count = len(settings_of(space, None))
     if count != trials:
+        trial = "trial" if count == 1 else "trials"
         raise UserError(
-            f"--space names {count} trials, and each baseline had {trials}: a fair comparison gives yours as many"
+            f"--space names {count} {trial}, and each baseline had {trials}: a fair comparison gives yours as many"
         )
     return Challenger(challenger.target, challenger.key, challenger.settings, space)
 
@@ -145,19 +148,16 @@ def _study(bank: Mapping[str, Any], challenger: Challenger, against: str) -> dic
 
 
 def as_space(words: Sequence[str]) -> dict[str, list[Any]]:
-    """Return {setting: values} of words such as lr=0.1,0.3. Raises UserError for one that names no values."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
+    """Return {setting: values} of words such as lr=0.1,0.3, each value once.
 
+    Raises UserError for a word that names no list or range of values.
+    """
+    parser = OverridesParser.create()
     space: dict[str, list[Any]] = {}
     for word in words:
-        try:
-            override = OverridesParser.create().parse_override(word)
-            if not override.is_sweep_override():
-                raise UserError(f"--space {word} names one value: write lr=0.01,0.03,0.1,0.3")
-            values = list(itertools.islice(override.sweep_iterator(), 1001))
-        except (HydraException, ValueError) as error:
-            raise UserError(f"--space {word} cannot be read: write lr=0.01,0.03,0.1,0.3") from error
+        override = parse_override(parser, word)
+        if not override.is_discrete_sweep():
+            raise UserError(f"--space {word} names no values to choose from: write lr=0.01,0.03,0.1,0.3")
         key = override.key_or_group.removeprefix("optimizer.")
-        space[key] = [value if isinstance(value, bool | int | float) else str(value) for value in values]
+        space[key] = [plain_value(f"{key}={text}") for text in listed_values(override)]
     return space

@@ -9,11 +9,14 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from neumann.challenge.contracts import Make
+from neumann.bounds import as_yaml
+from neumann.challenge.contracts import Make, Problem
 from neumann.challenge.files import Challenger
 from neumann.config.override_text import key_of, plain_value
 from neumann.errors import UserError, did_you_mean
-from neumann.training.instantiate import check_settings, locate
+from neumann.refusals import as_raised, missing
+from neumann.studies.definition import settings_of
+from neumann.training.instantiate import locate, split_target
 
 PLAIN = (bool, int, float, str, type(None))
 
@@ -37,7 +40,8 @@ def challenger_of(
             raise UserError(f"{word}: {target} has no such setting: {did_you_mean(key, known)}")
         settings[key] = plain_value(word)
     settings |= {key: values[len(values) // 2] for key, values in space.items() if key in known}
-    check_settings(found, settings, "optimizer", target)
+    if lacking := missing(found, settings):
+        raise UserError(f"{target} needs {lacking[0]}, which has no default: give optimizer.{lacking[0]}=VALUE")
     key = name or found.__name__.lower()
     if not re.fullmatch(r"[A-Za-z]\w*", key):
         raise UserError(f"--name {key} names a file and a row: use letters, digits and _")
@@ -46,14 +50,23 @@ def challenger_of(
 
 def maker(challenger: Challenger) -> Make:
     """Return what makes the optimizer over parameters or groups of them, with settings changed by name."""
-    call: Any = locate(challenger.target, "the optimizer")
-    settings = {key: tuple(v) if isinstance(v, list) else v for key, v in challenger.settings.items()}
+    call, settings, _ = split_target({"_target_": challenger.target, **challenger.settings}, "optimizer")
 
     def make(params: Any, **changed: Any) -> Optimizer:
         made: Optimizer = call(params, **{**settings, **changed})
         return made
 
     return make
+
+
+def refuse_values(challenger: Challenger, make: Make) -> None:
+    """Raise UserError for a setting of the space that the optimizer's constructor refuses."""
+    for setting in settings_of(challenger.space, None):
+        try:
+            make(Problem().params, **setting)
+        except Exception as error:  # the user's own optimizer may raise anything
+            told = ", ".join(f"{key}={as_yaml(value)}" for key, value in setting.items())
+            raise UserError(f"--space: {challenger.target} refuses {told}: {as_raised(error)}") from error
 
 
 def _is_plain(value: object) -> bool:

@@ -52,14 +52,16 @@ def main(words: Sequence[str]) -> int:
     console = Console()
     own = [word for word in given.overrides if word.startswith("optimizer.")]
     rest = studies.checked([word for word in given.overrides if word not in own])
-    from neumann.challenge.optimizer import challenger_of, maker
+    from neumann.challenge.optimizer import challenger_of, maker, refuse_values
 
     challenger = files.spaced(challenger_of(given.target, given.name, own, files.as_space(given.space)))
-    say(console, f"{given.target}: {_told(challenger)}")
+    chosen = (f"{key} is chosen from {', '.join(map(str, values))}" for key, values in challenger.space.items())
+    say(console, f"{given.target}: {'; '.join(chosen)}")
     from neumann.challenge.contracts import KEPT, TRAINS, contracts
     from neumann.challenge.cost import cost
 
     make = maker(challenger)
+    refuse_values(challenger, make)
     found = contracts(make)
     if (why := found[TRAINS]) != KEPT:
         raise UserError(f"{given.target} does not train a small regression, so nothing is compared: {why}")
@@ -71,10 +73,3 @@ def main(words: Sequence[str]) -> int:
     study, conf = files.write(challenger, given.against or files.AGAINST, found, lambda: cost(make))
     say(console, f"study: {study}")
     return studies.study(study.parent.name, plan=given.plan, overrides=rest, config_dirs=[str(conf)], console=console)
-
-
-def _told(challenger: object) -> str:
-    from neumann.challenge.files import Challenger
-
-    assert isinstance(challenger, Challenger)
-    return "; ".join(f"{key} is chosen from {', '.join(map(str, values))}" for key, values in challenger.space.items())

@@ -69,7 +69,7 @@ def _fitting(pattern: str, output: Path) -> list[Path]:
     if path.exists():  # a name may hold * or [
         return [path]
     if os.sep in pattern:
-        found = [Path(one) for one in glob.glob(pattern)] if MARKS.search(pattern) else []
+        found = [Path(one) for one in sorted(glob.glob(pattern))] if MARKS.search(pattern) else []
         if not found:
             raise UserError(f"no folder fits {printable(pattern)}")
         return found

@@ -34,6 +34,11 @@ class SignMomentum(torch.optim.Optimizer):
                     m.mul_(group["momentum"]).add_(p.grad, alpha=1 - group["momentum"])
                     p.sub_(group["lr"] * m.sign())
         return loss
+
+
+class Needs(SignMomentum):
+    def __init__(self, params, depth, lr=0.01):
+        super().__init__(params, lr)
 """
 BANK: dict[str, Any] = {
     "title": "The baselines",
@@ -106,13 +111,17 @@ def test_the_same_challenge_goes_on_and_another_is_refused(capsys: pytest.Captur
         (["no_such.Thing"], "cannot be imported"),
         (["torch.optim.SparseAdam"], "does not train a small regression, so nothing is compared: RuntimeError"),
         (["torch.nn.Linear"], "torch.nn.Linear is not a class of torch.optim.Optimizer"),
-        (["signs.SignMomentum", "--space", "lr=0.1"], "--space lr=0.1 names one value"),
+        (["signs.SignMomentum", "--space", "lr=0.1"], "--space lr=0.1 names no values to choose from"),
         (["signs.SignMomentum", "--space", "rate=0.1,0.2"], "SignMomentum has no such setting: choose from"),
         (["signs.SignMomentum", "--space", "lr=0.1,0.2,0.3"], "--space names 3 trials, and each baseline had 2"),
         (
             ["signs.SignMomentum", "--against", "nestorov"],
             "--against nestorov is not a baseline: did you mean 'nesterov'",
         ),
+        (["signs.SignMomentum", "--space", "lr=0.1,0.1"], "--space names 1 trial, and each baseline had 2"),
+        (["signs.SignMomentum", "--space", "lr=range(0,2),1"], "range(…) stands alone after the equals sign"),
+        (["torch.optim.SGD", "--space", "lr=-1,0.1"], "--space: torch.optim.SGD refuses lr=-1: ValueError"),
+        (["signs.Needs"], "signs.Needs needs depth, which has no default: give optimizer.depth=VALUE"),
         (["signs.SignMomentum", "--name", "sgd"], "'sgd' is the name of a baseline"),
         (["signs.SignMomentum", "--name", "a/b"], "use letters, digits and _"),
         (["signs.SignMomentum", "optimizer.moment=1"], "has no such setting: did you mean 'momentum'?"),

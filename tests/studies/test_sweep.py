@@ -347,8 +347,8 @@ def test_links_and_copies_count_once_and_other_results_are_told(capsys: pytest.C
     assert (row["runs"], row["finished"]) == ("2", "2")
     second = put(*SGD, seed=1, error=0.3, extra=("study=another",))
     said = report(capsys, "runs/*", "--to", "page")
-    assert "runs are not used" not in said
-    assert f"not used, such as {folder.path}" in said or f"not used, such as {second.path}" in said
+    assert f"2 runs and files are not used, such as runs/linked/{folder.path.name}: " in said
+    assert f"it has the signature of {second.path}, which counts, and another result" in said
     assert table(Path("page"))["digits-small_cnn-sgd"]["finished"] == "2"
 
 
