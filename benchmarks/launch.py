@@ -37,6 +37,9 @@ class Clock:
     def __init__(self) -> None:
         self.scheduled: dict[str, float] = {}
 
+    def label(self, spec: RunSpec) -> str:
+        return spec.name
+
     def started(self, spec: RunSpec) -> None: ...
 
     def done(self, outcome: RunOutcome) -> None:

@@ -155,7 +155,8 @@ class Bare:
     def of(cls, spec: RunSpec, device: str) -> Bare:
         """Build what ``spec`` trains."""
         config, about = spec.config, spec.facts
-        shape = {"in_chans": about.channels, "num_classes": about.num_classes, "image_size": about.image_size}
+        shape: dict[str, Any] = {"in_chans": about.channels, "num_classes": about.num_classes}
+        shape["image_size"] = about.image_size
         model = (
             build_model(config.model.name, dict(config.model.kwargs), **shape, channels_last=config.model.channels_last)
             .to(device)
@@ -228,7 +229,7 @@ def by_neumann(spec: RunSpec, turns: Turns, device: str) -> None:
         def __iter__(self) -> Iterator[Batch]:
             return turns.over(super().__iter__())
 
-    attempt.Stream = Stream  # type: ignore[misc]  # the one place where this looks inside
+    attempt.Stream = Stream  # type: ignore[attr-defined]  # the one place where this looks inside
     run.run(spec, Console(file=io.StringIO()))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from neumann.store.files import plain
 
 DIGEST, CURVE = "digest", "measurements_digest"  # keys of result.json; results of earlier versions have neither
+CODE = "code"  # another, which every result has that has a digest
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -21,8 +22,13 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_edited(record: Mapping[str, Any]) -> bool:
-    """Return whether ``record``, from JSON, is other than what was `sealed`; one without a digest is not judged."""
-    return DIGEST in record and not _has(record[DIGEST], {k: v for k, v in record.items() if k != DIGEST})
+    """Return whether ``record``, from JSON, is other than what was `sealed`.
+
+    One without a digest is not judged, unless it has a key that came with the digest: then somebody took that away.
+    """
+    if DIGEST not in record:
+        return CURVE in record or CODE in record
+    return not _has(record[DIGEST], {k: v for k, v in record.items() if k != DIGEST})
 
 
 def with_curve(result: Mapping[str, Any], measurements: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

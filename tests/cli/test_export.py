@@ -18,6 +18,7 @@ import yaml
 from neumann.cli.main import main
 from neumann.store import per_image
 from neumann.store.files import read_json, write_json
+from neumann.store.vouching import sealed
 from neumann.training.checkpoints import decode, encode
 from tests.support.image_folders import coloured
 
@@ -173,7 +174,7 @@ def test_what_cannot_be_exported_says_what_to_do(place: Path, capsys: pytest.Cap
     (none / "eval-weights.pt").unlink()
     refused(none, "eval-weights.pt is missing: put it back")
     result = read_json(none / "result.json")
-    write_json(none / "result.json", {k: v for k, v in result.items() if k not in ("eval_weights", "digest")})
+    write_json(none / "result.json", sealed({k: v for k, v in result.items() if k not in ("eval_weights", "digest")}))
     refused(none, "kept no weights (checkpoint=none): train it again with checkpoint=eval_weights")
     write_json(none / "result.json", {**result, "status": "diverged", "digest": None})
     refused(none, "diverged, so it has no weights")

@@ -13,6 +13,7 @@ import yaml  # type: ignore[import-untyped]
 from neumann.cli.main import main
 from neumann.errors import UserError
 from neumann.store import RunFolder
+from neumann.store.vouching import sealed
 from neumann.training.mirror_rows import Recorded
 
 WORDS = ("optimizer=neumann", "trainer.max_epochs=2", "batch.size=64", "+model.kwargs.width=8", "logger=none")
@@ -120,7 +121,7 @@ def test_rows_are_by_step_and_of_a_run_of_an_earlier_version_by_evaluation(run: 
     (run / "steps.jsonl").unlink()
     result = json.loads((run / "result.json").read_text())
     (run / "result.json").write_text(
-        json.dumps({k: v for k, v in result.items() if k not in ("digest", "steps_digest")})
+        json.dumps(sealed({k: v for k, v in result.items() if k not in ("digest", "steps_digest")}))
     )
     old = Recorded.read(run)
     measured = RunFolder(run).read_measurements()

@@ -138,6 +138,18 @@ def test_a_result_that_was_edited_is_refused_and_kept(old: str, new: str, capsys
     assert new in (folder.path / "result.json").read_text()
 
 
+@pytest.mark.parametrize("gone", [["digest"], ["digest", "measurements_digest", "steps_digest"]])
+def test_a_result_whose_digests_were_taken_away_is_refused(gone: list[str]) -> None:
+    spec = spec_of()
+    folder = finished(spec)
+    result = folder.result()
+    assert result is not None
+    assert "code" in result
+    write_json(folder.path / "result.json", {key: value for key, value in result.items() if key not in gone})
+    with pytest.raises(UserError, match=r"result.json is not what the run wrote"):
+        finished_result(spec)
+
+
 @pytest.mark.parametrize(
     "lines", [["18"], ["36", "18"], ["18", "18", "36"], ["18", "37"], [], ["18", "x", "36"]], ids=" ".join
 )

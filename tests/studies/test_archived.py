@@ -347,7 +347,7 @@ def test_other_code_than_todays_is_told(study: Study, capsys: pytest.CaptureFixt
     train(study, runs)
     for path in Path("runs/mine").glob("*/result.json"):
         result = json.loads(path.read_text())
-        path.write_text(json.dumps({**result, "code": [{"neumann": "0123456789abcdef"}]}))
+        path.write_text(json.dumps(sealed({**result, "code": [{"neumann": "0123456789abcdef"}]})))
     assert main(["runs", "pack", "mine"]) == 0
     shutil.rmtree("runs")
     assert main(["report", "mine"]) == 0

@@ -14,6 +14,7 @@ from rich.console import Console
 from neumann.store import RunFolder
 from neumann.store.code_digests import OWN, OWN_DIGEST
 from neumann.store.files import write_json
+from neumann.store.vouching import sealed
 from neumann.studies import stamp
 from neumann.studies.plan import Study, load_study
 from neumann.studies.run import report, study
@@ -30,7 +31,8 @@ def trained_by(folder: RunFolder, *codes: dict[str, str]) -> None:
     ]
     write_json(folder.provenance, {"attempts": attempts})
     result = json.loads((folder.path / "result.json").read_text())
-    write_json(folder.path / "result.json", {**result, "code": list(codes)})
+    result.pop("digest", None)
+    write_json(folder.path / "result.json", sealed({**result, "code": list(codes)}))
 
 
 def finished(study: Study) -> Iterator[tuple[str, RunFolder]]:
