@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from neumann.config import RunConfig
 from neumann.data.settings import KINDS
 from neumann.studies import archived
 from neumann.studies.answer import answer, incomplete
@@ -21,7 +22,7 @@ from neumann.studies.curves import mean_curve, possible
 from neumann.studies.effects import Effect, cost_effect, difference, median, relative
 from neumann.studies.grid import Measured
 from neumann.studies.numbers import setting_text
-from neumann.studies.plan import PlannedRun, Study
+from neumann.studies.plan import EVALUATION, PlannedRun, Study
 from neumann.studies.results import (
     COSTS,
     ERROR,
@@ -35,6 +36,7 @@ from neumann.studies.results import (
     choices,
     chosen,
 )
+from neumann.studies.scaling import AtBatch, ScalingCurve, curve
 from neumann.studies.schema import RowConfig
 from neumann.studies.statistics import Paired, holm, paired
 from neumann.studies.verdicts import decide
@@ -46,7 +48,7 @@ def analyse(runs: StudyRuns) -> StudyResults:
     """Return the results of a study from what its run folders say."""
     study, config = runs.study, runs.study.config
     comparisons = _compare(runs)
-    against = {c.row: c for c in comparisons if c.against == config.comparisons.reference}
+    against = {c.row: c for c in comparisons if c.against == study.reference_of(c.row)}
     rows = tuple(
         _row(study, key, row, runs.trials[key], runs.measured[key], against.get(key), mixed(runs.entries, key))
         for key, row in config.rows.items()
@@ -88,6 +90,9 @@ def analyse(runs: StudyRuns) -> StudyResults:
         provenance=provenance(runs.entries, {key: row.label for key, row in config.rows.items()}),
         commands=_commands(study, (*runs.evaluation, *runs.tuning)[0].planned),
         archive=archived.use(runs),
+        least=study.least,
+        cells=study.cells,
+        scaling=_scaling(runs, rows),
     )
 
 
@@ -124,6 +129,27 @@ def _row(
         mixed=mixed_by,
         to_target={cost: median(measured.ways.values(), cost) for cost in _costs([measured])},
     )
+
+
+def _scaling(runs: StudyRuns, rows: Iterable[RowResult]) -> tuple[ScalingCurve, ...]:
+    """Return the curve of every row of a batch-size study, as far as its runs are over."""
+    study = runs.study
+    found: dict[str, dict[int, AtBatch]] = {}
+    for row in rows if study.cells else ():
+        own = [run for run in runs.evaluation if run.planned.row == row.key and run.planned.role == EVALUATION]
+        rates = {run.planned.seed: rate for run in own if (rate := _rate(run.spec.config)) is not None}
+        cell, ways = study.cells[row.key], runs.measured[row.key].ways
+        if ways:
+            found.setdefault(cell.row, {})[cell.batch] = AtBatch(ways, rates, row.edge)
+    labels = {cell.row: cell.label for cell in study.cells.values()}
+    other = study.cells[study.config.comparisons.reference].row if study.cells else ""
+    return tuple(curve(row, labels[row], its, found.get(other) if row != other else None) for row, its in found.items())
+
+
+def _rate(config: RunConfig) -> float | None:
+    """Return the learning rate of a run after any scaling by its batch, None where its optimizer has none."""
+    rate = config.optimizer.get("lr")
+    return rate * config.derived.rate_factor if isinstance(rate, int | float) else None
 
 
 def _costs(rows: Iterable[Measured]) -> list[str]:
@@ -187,7 +213,11 @@ def _compare(runs: StudyRuns) -> tuple[Comparison, ...]:
     """
     study, measured, config = runs.study, runs.measured, runs.study.config.comparisons
     pairs = [(config.primary, config.reference)]
-    pairs += [(row, config.reference) for row in study.config.rows if row not in (config.primary, config.reference)]
+    pairs += [
+        (row, study.reference_of(row))
+        for row in study.config.rows
+        if row not in (config.primary, study.reference_of(row))
+    ]
     pairs += [(a, b) for a, b in config.also if (a, b) not in pairs]
     margin, outcome = config.named_margin(), config.outcome
     at_equal = [{a, b} in [set(pair) for pair in config.equal_settings] for a, b in pairs]

@@ -17,7 +17,7 @@ from neumann.store.archive import is_same
 from neumann.store.code_digests import contributing
 from neumann.studies.curves import Line, by_epoch, errors_along, number
 from neumann.studies.effects import Way, way
-from neumann.studies.grid import Ended, Measured, best, mean_over
+from neumann.studies.grid import Ended, Measured, best, cheapest, mean_over
 from neumann.studies.plan import (
     EQUAL,
     EVALUATION,
@@ -138,7 +138,8 @@ def _trials(study: Study, row: str, runs: Iterable[StudyRun]) -> tuple[TuningTri
 
     The lowest mean validation error wins; equal ones, which a few hundred images make likely, are told apart by the
     mean validation loss, and then by their order in the space. A setting that diverged on any seed is never chosen for
-    all; a seed of a grid does not choose where it diverged itself.
+    all; a seed of a grid does not choose where it diverged itself. Where `Study.least` names a cost, a seed chooses
+    what reached the target at the least of it.
     """
     point = study.config.rows[row].point
     own = [run for run in runs if _is_trial(study, run, row)]
@@ -156,6 +157,16 @@ def _trials(study: Study, row: str, runs: Iterable[StudyRun]) -> tuple[TuningTri
         trials.append(TuningTrial(setting, errors, missing, mean(values) if whole else None, chosen=False))
     if study.is_grid:
         picked = {seed: best([known[seed] for known in ended]) for seed in _everywhere(ended)}
+        named = study.config.target
+        if study.least is not None and named is not None and named.error is not None:
+            ways = [
+                _ways((run for run in own if run.planned.setting == setting and run.over), point, named.error / 100)
+                for setting in study.spaces[row]
+            ]
+            picked = {
+                seed: cheapest([known[seed] for known in ended], [its.get(seed) for its in ways], study.least)
+                for seed in picked
+            }
         return tuple(
             replace(trial, seeds=tuple(seed for seed, at in picked.items() if at == order))
             for order, trial in enumerate(trials)
@@ -238,14 +249,19 @@ def _at_equal_settings(study: Study, row: str, evaluation: Sequence[StudyRun], t
 
 def _ends(over: Sequence[StudyRun], point: str, target: float | None) -> Measured:
     """Return what the runs ended with, at most one a seed, and how they came to ``target``."""
+    diverged = tuple(run.planned.seed for run in over if run.diverged)
+    return Measured(_test(over, point, "error"), diverged, {} if target is None else _ways(over, point, target))
+
+
+def _ways(over: Iterable[StudyRun], point: str, target: float) -> dict[int, Way]:
+    """Return how the runs came to ``target``, by seed, without those that were never evaluated."""
     ways = {}
-    for run in over if target is not None else ():
+    for run in over:
         to_target = [(error, _costs(run, line)) for line, error in _along(run, point)]
-        found = way(to_target, target or 0.0, diverged=run.diverged)
+        found = way(to_target, target, diverged=run.diverged)
         if found is not None:
             ways[run.planned.seed] = found
-    diverged = tuple(run.planned.seed for run in over if run.diverged)
-    return Measured(_test(over, point, "error"), diverged, ways)
+    return ways
 
 
 def _along(run: StudyRun, point: str) -> list[Line]:

@@ -28,6 +28,7 @@ from neumann.config.hydra_words import interpolation
 from neumann.config.override_text import key_of, refuse_twice
 from neumann.config.yaml_files import read_yaml
 from neumann.errors import UserError, did_you_mean
+from neumann.studies.batches import check_batches
 from neumann.studies.grid import middle
 from neumann.studies.results import COSTS, OUTCOMES
 from neumann.studies.schema import (
@@ -107,7 +108,14 @@ KINDS_OF_PYDANTIC = {
 def _sentence(error: ErrorDetails) -> str:
     """Return a finding of pydantic in the words of the file: the key, its value, and what belongs there."""
     kind, value, details = error["type"], error["input"], error.get("ctx", {})
-    key = ".".join(part for part in error["loc"] if isinstance(part, str) and part != "[key]")
+    of_batch = error["loc"][:1] == ("batches",)
+    if of_batch and "[key]" in error["loc"]:
+        return f"batches has '{value}', which is no batch size: name whole numbers"
+    key = ".".join(
+        str(part)
+        for i, part in enumerate(error["loc"])
+        if (isinstance(part, str) or (of_batch and i == 1)) and part != "[key]"
+    )
     if kind == "name" or "[key]" in error["loc"]:
         return f"{key or 'the file'} has the name {details.get('key', value)}, which must be a word: put it in quotes"
     if kind == "key":
@@ -170,6 +178,7 @@ def _check(config: StudyConfig) -> None:
     _check_seeds(config)
     _check_tuning_seeds(config)
     _check_spaces(config)
+    check_batches(config)
     _check_equal_settings(config)
     _check_budgets(config)
     for where, words in _override_lists(config):
@@ -239,6 +248,8 @@ def _override_lists(config: StudyConfig) -> Iterator[tuple[str, Sequence[str]]]:
     yield "overrides", config.overrides
     for name, row in config.rows.items():
         yield f"rows.{name}.overrides", row.overrides
+    for size, batch in config.batches.items():
+        yield f"batches.{size}.overrides", batch.overrides
     for name, budget in config.budgets.items():
         yield f"budgets.{name}.overrides", budget.overrides
 

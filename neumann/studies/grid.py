@@ -38,6 +38,20 @@ def best(ended: Sequence[Ended]) -> int | None:
     return min(ranks)[-1] if ranks else None
 
 
+def cheapest(ended: Sequence[Ended], ways: Sequence[Way | None], cost: str) -> int | None:
+    """Return which setting a seed chooses by what it costs to reach the target, None where it diverged at all of them.
+
+    The least ``cost`` wins among the settings that reached the target and did not diverge, as in Shallue et al. (2019,
+    section 3); equal ones are told apart as by `best`, which chooses where no setting reached it.
+    """
+    ranks = []
+    for order, (one, way) in enumerate(zip(ended, ways, strict=True)):
+        spent = way.costs[cost] if way is not None and way.reached else None
+        if spent is not None and one.error is not None and one.loss is not None:
+            ranks.append((spent, round(one.error, 12), one.loss, order))
+    return min(ranks)[-1] if ranks else best(ended)
+
+
 def middle(settings: Sequence[Setting]) -> tuple[int, ...]:
     """Return the settings that lie on no edge of the space: whose numbers are neither the smallest nor the largest.
 

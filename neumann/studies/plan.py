@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,11 @@ from neumann.config import RunConfig, RunSpec
 from neumann.config.override_text import as_text_value, key_of
 from neumann.errors import UserError, did_you_mean
 from neumann.store.archive import NAME, Archive
+from neumann.studies.batches import batches_of, crossed, key_at
 from neumann.studies.definition import PACKAGED, find_study, list_studies, name_of, read_study, settings_of
 from neumann.studies.grid import middle
+from neumann.studies.results import COSTS
+from neumann.studies.scaling import Cell
 from neumann.studies.schema import AXES, FULL, GRID, BudgetConfig, StudyConfig
 
 TUNING, EVALUATION = "tuning", "evaluation"  # the two phases, and the roles of their runs
@@ -49,7 +52,7 @@ class Study:
     asked: str  # what a command names it by: its name, or the path that was given
     file: Path  # its study.yaml
     budget: str  # "full", or a key of ``config.budgets``
-    config: StudyConfig  # the content of ``file``
+    config: StudyConfig  # the content of ``file``, with a row for every row at every batch where it names batches
     overrides: tuple[str, ...]  # of every run: the study's, the budget's, then ``extra``
     extra: tuple[str, ...]  # those of the command line
     config_dirs: tuple[str, ...]  # folders with further configuration files
@@ -59,6 +62,7 @@ class Study:
     spaces: Mapping[str, tuple[dict[str, Any], ...]]  # by row: the settings that it tries, as many for every row
     taken_over: str | None = None  # the precision of its finished runs, which this machine would not have chosen
     uses_archive: bool = True  # whether runs in its archive count as finished
+    cells: Mapping[str, Cell] = field(default_factory=dict)  # by row: what it is, where the study names batches
 
     @property
     def report(self) -> str:
@@ -94,6 +98,20 @@ class Study:
     def is_grid(self) -> bool:
         """Return whether every evaluation seed trains all settings and chooses its own."""
         return self.config.design == GRID
+
+    @property
+    def least(self) -> str | None:
+        """Return the cost of which a seed of a grid chooses the least, None where it chooses by validation error."""
+        named, target = self.config.comparisons, self.config.target
+        known = self.is_grid and named.outcome in COSTS and target is not None and target.error is not None
+        return named.outcome if known else None
+
+    def reference_of(self, row: str) -> str:
+        """Return the row that ``row`` is compared with: the study's reference, at its batch where it has several."""
+        reference = self.config.comparisons.reference
+        if not self.cells:
+            return reference
+        return key_at(self.cells[reference].row, self.cells[row].batch)
 
     def shown(self, planned: PlannedRun) -> tuple[str, ...]:
         """Return the overrides of a run as a report shows them, without what its renderer alone has set."""
@@ -194,6 +212,7 @@ def _at_budget(
     if budget not in known:
         raise UserError(f"there is no budget '{budget}': {did_you_mean(budget, known)}")
     limits = known[budget]
+    config, cells = crossed(config, batches_of(config, limits))
 
     def counted(what: str, count: int | None, most: int) -> int:
         if count is not None and not 1 <= count <= most:
@@ -224,6 +243,7 @@ def _at_budget(
         pilot=limits.pilot,
         spaces=spaces,
         uses_archive=uses_archive,
+        cells=cells,
     )
 
 
@@ -269,13 +289,14 @@ def check_distinct(study: Study, specs: Mapping[str, Sequence[RunSpec]]) -> None
 def check_comparable(study: Study, specs: Mapping[str, Sequence[RunSpec]]) -> None:
     """Refuse, before anything trains, rows that their data, horizon or devices' precision would tell apart by seed.
 
-    ``specs`` maps a row to its tuning runs. All must have the same images in the same splits, and as many epochs or as
-    many steps (of two batch sizes only one can be the same), evaluated on one grid; the horizon may differ where
-    ``comparisons.across`` names it, and the precision where a row names it. Raises UserError.
+    ``specs`` maps a row to its tuning runs. Rows that are compared must have the same images in the same splits, and as
+    many epochs or as many steps (of two batch sizes only one can be the same), evaluated on one grid; the horizon may
+    differ where ``comparisons.across`` names it, and the precision where a row names it. Raises UserError.
     """
-    reference = study.config.comparisons.reference
-    one = specs[reference][0]
-    for key, its in ((reference, specs[reference]), *specs.items()):
+    references = dict.fromkeys(map(study.reference_of, specs))
+    for key, its in (*((key, specs[key]) for key in references), *specs.items()):
+        reference = study.reference_of(key)
+        one = specs[reference][0]
         for other in its:
             differ = _differ(one, other, study.config.comparisons.across) or (
                 None if any(_says_precision(study, row) for row in (key, reference)) else _precisions(one, other)

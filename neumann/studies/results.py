@@ -7,10 +7,11 @@ and run entries of run folders, `neumann.studies.analysis` the rest; `neumann.st
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from neumann.studies.effects import Effect, Median
+from neumann.studies.scaling import Cell, ScalingCurve
 from neumann.studies.statistics import Paired, Summary
 from neumann.studies.verdicts import Margin, Verdict
 
@@ -252,6 +253,10 @@ class Results:
     provenance: Mapping[str, Mapping[str, tuple[str, ...]]]
     commands: Mapping[str, str]
 
+    def is_reference(self, row: RowResult) -> bool:
+        """Return whether other rows are compared with ``row``."""
+        return row.key == self.reference
+
     def row(self, key: str) -> RowResult:
         """Return the row called ``key``. Raises KeyError."""
         for row in self.rows:
@@ -280,7 +285,9 @@ class StudyResults(Results):
     chooses its own setting. ``checks`` is what was found of an optimizer before it was trained, ``limits`` are
     sentences on what the study cannot show, and ``figures``
     names the rows of each figure.
-    ``archive`` is None where the study has none or does not use it.
+    ``archive`` is None where the study has none or does not use it. ``cells`` says what each row is in a batch-size
+    study, by key, and ``scaling`` has its curves; ``least`` is the cost of which each seed of a grid chose the least,
+    None where it chose by validation error.
     """
 
     question: str
@@ -302,3 +309,12 @@ class StudyResults(Results):
     limits: tuple[str, ...]
     figures: Mapping[str, tuple[str, ...]]
     archive: ArchiveUse | None = None
+    least: str | None = None
+    cells: Mapping[str, Cell] = field(default_factory=dict)
+    scaling: tuple[ScalingCurve, ...] = ()
+
+    def is_reference(self, row: RowResult) -> bool:
+        """Return whether other rows are compared with ``row``; there is one at every batch of a batch-size study."""
+        if not self.cells:
+            return super().is_reference(row)
+        return self.cells[row.key].row == self.cells[self.reference].row

@@ -215,7 +215,9 @@ class Training:
                 assert run.result is not None
                 done = RunOutcome(run.spec, run.result["status"], dict(run.result), None, True, 0.0, run.folder.path)
                 view.done(done)
-        left = [run.spec for run in runs if not run.from_archive]
+        # Rows take turns, seed by seed, so that an hour in which the machine is slower is no row's alone
+        in_turns = sorted(runs, key=lambda run: run.planned.seed)
+        left = [run.spec for run in in_turns if not run.from_archive]
         outcomes = launcher.run(left, view) if left else []
         self.failed += sum(outcome.status == "failed" for outcome in outcomes)
 

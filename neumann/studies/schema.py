@@ -63,6 +63,7 @@ class ComparisonsConfig(Section):
     also: list[list[str]] = []  # further pairs [row, against]
     equal_settings: list[list[str]] = []  # pairs of a grid that are compared by the mean over its middle settings
     across: str | None = None  # one of AXES, where that is what the study compares
+    batch: int | None = None  # one of the study's batches, at which the primary comparison is; null: the largest
 
     def named_margin(self) -> Margin:
         """Return the smallest effect of interest, of whichever kind the study names."""
@@ -76,10 +77,17 @@ class TargetConfig(Section):
     of: str | None = None  # a row: the median of the validation errors that it ends with on the tuning seeds
 
 
+class BatchConfig(Section):
+    """One batch size of a batch-size study."""
+
+    overrides: list[str] = []  # of its runs, after the rows'
+
+
 class BudgetConfig(Section):
     """A cheaper version of the study; null leaves the study's own number."""
 
     overrides: list[str] = []  # further ones of every run
+    batches: list[int] | None = None  # those of the study's that it trains
     trials: int | None = None  # the middle ones of every space
     tuning_seeds: int | None = None  # the first ones
     evaluation_seeds: int | None = None  # the first ones
@@ -102,6 +110,7 @@ class StudyConfig(Section):
     design: str = TUNED  # one of DESIGNS
     overrides: list[str] = []
     rows: dict[str, RowConfig]
+    batches: dict[int, BatchConfig] = {}  # by global batch size: every row is trained at each
     space: dict[str, list[Any]] = {}
     seeds: SeedsConfig
     comparisons: ComparisonsConfig

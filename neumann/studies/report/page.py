@@ -48,6 +48,15 @@ from neumann.studies.report.outcomes import (
     target_lines,
     target_text,
 )
+from neumann.studies.report.scaling import (
+    curve_lines,
+    curves_caption,
+    fits_csv,
+    point_lines,
+    points_caption,
+    scaling_csv,
+    seeds_csv,
+)
 from neumann.studies.report.tables import (
     caption,
     effect_header,
@@ -60,7 +69,7 @@ from neumann.studies.report.tables import (
     verdict_word,
     within,
 )
-from neumann.studies.report.text import label_of
+from neumann.studies.report.text import label_of, reference_label
 from neumann.studies.results import COSTS, Comparison, Results, RowResult, RunEntry, StudyResults
 from neumann.studies.statistics import proportion_interval
 
@@ -90,6 +99,12 @@ def render(results: StudyResults, folder: Path) -> list[Path]:
     }
     if results.target is not None:
         files["target.csv"] = target_csv(results)
+    if results.scaling:
+        files |= {
+            "scaling.csv": scaling_csv(results),
+            "scaling-seeds.csv": seeds_csv(results),
+            "scaling-fits.csv": fits_csv(results),
+        }
     for name, drawing in drawings.items():
         files |= {f"{name}.svg": drawing.svg, f"{name}.png": drawing.png}
     for name, content in reversed(files.items()):  # the page last, when the files beside it are there
@@ -110,11 +125,13 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
         missing=missing_sentence(results),
         lines=main_lines(results),
         caption=caption(results),
+        chosen_by=measure(results.least) if results.least else "validation error",
+        **_scaling(results),
         epochs=epochs_text(results),
         settings=settings_text(results),
         setting_header=setting_header(results),
         setting_text=setting_text,
-        reference=label_of(results, results.reference),
+        reference=reference_label(results),
         primary_label=next((label_of(results, c.row) for c in results.comparisons if c.primary), ""),
         compared=effect_header(results),
         outcomes=outcome_lines(results),
@@ -136,6 +153,19 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
         **origin(results),
         spaces=[(printable(row.label), row.overrides, _space(row)) for row in results.rows],
     )  # fmt: skip
+
+
+def _scaling(results: StudyResults) -> dict[str, Any]:
+    """Return what scaling.html.j2 shows, nothing for a study that is about something else."""
+    if not results.scaling:
+        return {}
+    return {
+        "scaling_points": point_lines(results),
+        "scaling_curves": curve_lines(results),
+        "points_caption": points_caption(results),
+        "curves_caption": curves_caption(results),
+        "reference_label": printable(results.cells[results.reference].label),
+    }
 
 
 def fill(template: str, drawings: Mapping[str, Drawing], **named: Any) -> str:

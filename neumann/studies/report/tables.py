@@ -33,7 +33,8 @@ from neumann.studies.numbers import (
     verdict_text,
 )
 from neumann.studies.report.outcomes import outcomes_markdown
-from neumann.studies.report.text import joined, label_of, markdown
+from neumann.studies.report.scaling import scaling_markdown
+from neumann.studies.report.text import joined, markdown, reference_label
 from neumann.studies.results import ERROR, Comparison, RowResult, StudyResults
 
 INSIDE = ("equivalent", "negligible")  # the verdicts by which the inner interval lies within the margin
@@ -79,7 +80,7 @@ class TableLine:
 
 def main_lines(results: StudyResults) -> list[TableLine]:
     """Return the main table, a line a row in the study's order."""
-    return [_line(row, row.key == results.reference, label_of(results, results.reference)) for row in results.rows]
+    return [_line(row, results.is_reference(row), reference_label(results)) for row in results.rows]
 
 
 def _line(row: RowResult, is_reference: bool, reference: str) -> TableLine:
@@ -153,7 +154,7 @@ def within(comparison: Comparison | None) -> str:
 
 def effect_header(results: StudyResults) -> tuple[str, str]:
     """Return what the effects of the main table are, and their unit."""
-    reference, unit = label_of(results, results.reference), unit_of(results.margin)
+    reference, unit = reference_label(results), unit_of(results.margin)
     if results.margin.relative:
         return f"{measure(results.outcome).capitalize()} against {reference}", unit
     return f"Difference to {reference}", unit
@@ -194,6 +195,7 @@ def markdown_table(results: StudyResults) -> str:
     parts += [f"† {markdown(line.label)}: {markdown(line.edge)}." for line in lines if line.edge]
     parts += [f"‡ {markdown(line.label)}: {markdown(line.mixed)}." for line in lines if line.mixed]
     parts.append(markdown(caption(results)))
+    parts += scaling_markdown(results)
     parts += outcomes_markdown(results)
     if results.settings:
         parts.append(markdown(settings_text(results)))
@@ -223,7 +225,7 @@ def _equal_told(results: StudyResults) -> str:
     """Return a sentence for each row that is compared with the reference at equal settings, not at what was chosen."""
     found = [(row.label, row.reference.settings) for row in results.rows if row.reference and row.reference.settings]
     return "".join(
-        f" {printable(label)} and {label_of(results, results.reference)} are compared at equal settings, by the mean "
+        f" {printable(label)} and {reference_label(results)} are compared at equal settings, by the mean "
         f"over {', '.join(map(setting_text, settings))}, and not at what was chosen."
         for label, settings in found
     )

@@ -1,4 +1,4 @@
-"""The figures of a study: test errors, learning curves and tuning, each drawn once as SVG and PNG.
+"""The figures of a study: test errors, learning curves, tuning, steps by batch, each drawn once as SVG and PNG.
 
 Rows are told apart by place and label first, by line style second and by colour last. Nothing is computed here but
 where a mark lies. matplotlib is imported when something is drawn.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from neumann.studies.report.figures.curves import curve_figure
 from neumann.studies.report.figures.errors import error_figure
+from neumann.studies.report.figures.scaling import scaling_figure
 from neumann.studies.report.figures.svg import Drawing, style
 from neumann.studies.report.figures.tuning import tuning_figure
 from neumann.studies.results import RowResult, StudyResults
@@ -18,7 +19,8 @@ __all__ = ["Drawing", "draw"]
 def draw(results: StudyResults) -> dict[str, Drawing]:
     """Return every figure of the study by its name; one without data says so."""
     with style():
-        return {
+        scaling = {"scaling": scaling_figure(results)} if results.scaling else {}
+        return scaling | {
             "errors": error_figure(results, _rows(results, "errors")),
             "curves": curve_figure(results, _rows(results, "curves")),
             "tuning": tuning_figure(_rows(results, "tuning")),

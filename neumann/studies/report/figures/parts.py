@@ -149,7 +149,7 @@ def plain_log(axis: Any, low: float, high: float, tried: Sequence[float] = ()) -
         if len(ticks) >= 3:
             break
     if len(ticks) < 2:
-        ticks = list(tried[:: math.ceil(len(tried) / 4)]) or [low, high]
+        ticks = list(tried[:: math.ceil(len(tried) / 4)]) if tried else [low, high]
     axis.set_major_locator(FixedLocator(ticks[:: math.ceil(len(ticks) / 6)]))
     axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axis.set_minor_formatter(NullFormatter())
