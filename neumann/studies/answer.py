@@ -186,7 +186,7 @@ def incomplete(runs: Sequence[RunEntry], rows: Sequence[RowResult]) -> str | Non
     if left:
         said.append(f"{left} of the {len(runs)} runs planned so far have no result")
     if waiting:
-        said.append(f"no setting is chosen yet for {'; '.join(waiting)}")
+        said.append(f"no setting is chosen yet for {'any row' if len(waiting) == len(rows) else '; '.join(waiting)}")
     return f"Incomplete: {'; '.join(said)}." if said else None
 
 

@@ -6,7 +6,7 @@ A comparison is of optimizers only as far as the rest is the same, so what is no
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from neumann.config import NOT_SIGNED, RunConfig
@@ -17,6 +17,7 @@ from neumann.store.records import flat
 from neumann.studies.numbers import value
 from neumann.studies.plan import Study
 from neumann.studies.results import RunEntry
+from neumann.studies.scaling import Cell
 from neumann.studies.study_run import StudyRun
 
 CODE_OF = "code of "  # opens the provenance label of a file's digest
@@ -49,6 +50,9 @@ def settings(study: Study, tuning: Sequence[StudyRun]) -> dict[str, Rows]:
             said = its.pop() if len(its) == 1 else "tuned"
             found[what][said] = (*found[what].get(said, ()), row.label)
         others[row.label] = _others(runs)
+    if study.cells and all(said == str(cell.batch) for said, cell in _plain_batches(study, found["batch size"])):
+        sizes = sorted({cell.batch for cell in study.cells.values()})
+        found["batch size"] = {f"{', '.join(map(str, sizes))}, as the row says": ()}
     for what in dict.fromkeys(name for known in others.values() for name in known):
         rows: dict[str, tuple[str, ...]] = {}
         for label, known in others.items():
@@ -58,6 +62,12 @@ def settings(study: Study, tuning: Sequence[StudyRun]) -> dict[str, Rows]:
         if len(rows) > 1:
             found[what] = rows
     return found  # type: ignore[return-value]
+
+
+def _plain_batches(study: Study, found: Rows) -> Iterator[tuple[str, Cell]]:
+    """Yield what was told of the batch of each row of a batch-size study, with what that row is."""
+    labels = {row.label: study.cells[key] for key, row in study.config.rows.items()}
+    yield from ((said, labels[label]) for said, rows in found.items() for label in rows)
 
 
 def _others(runs: Sequence[StudyRun]) -> dict[str, set[str]]:

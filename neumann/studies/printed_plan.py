@@ -20,13 +20,14 @@ def print_plan(runs: StudyRuns, console: Console) -> None:
     one, tuning, evaluation = runs.study, runs.tuning, runs.evaluation
     say(console, (one.name, "bold"), f", budget {one.budget}: {one.config.question}", folded=True)
     rows = []
-    spaces: dict[str, list[str]] = {}
+    spaces: dict[str, dict[str, None]] = {}
     for key, row in one.config.rows.items():
         own = [run for run in tuning if run.planned.row == key]
         its = [run for run in evaluation if run.planned.row == key]
         setting, by_seed = chosen(runs.trials[key]), choices(runs.trials[key])
         settings = " | ".join(setting_text(tried) for tried in one.spaces[key])
-        spaces.setdefault(f"{', '.join(one.spaces[key][0])}: {settings}", []).append(row.label)
+        label = one.cells[key].label if one.cells else row.label
+        spaces.setdefault(f"{', '.join(one.spaces[key][0])}: {settings}", {})[label] = None
         cells = (
             row.label,
             row.point,
@@ -38,7 +39,7 @@ def print_plan(runs: StudyRuns, console: Console) -> None:
     names = ("row", "judged at", "tuning", "chosen", "evaluation")
     print_table(console, names, rows, right=("tuning", "evaluation"), shortest=24)
     for space, labels in spaces.items():
-        of = "every row" if len(labels) == len(one.config.rows) else ", ".join(labels)
+        of = "every row" if len(spaces) == 1 else ", ".join(labels)
         say(console, f"tried for {of}: {space}")
     untuned = [row.label for key, row in one.config.rows.items() if len(one.spaces[key]) == 1]
     if untuned:

@@ -86,9 +86,13 @@ def study(
         # A run that others finish meanwhile is not in an incomplete report, which is to be written again then
         made_of = stamp.digest(one, folder.parent) if results.incomplete is None else ""
         folder = _render(results, runs, notes, made_of)
+    from neumann.studies.report.scaling import print_scaling
     from neumann.studies.report.tables import print_main_table
 
-    print_main_table(console, results)
+    if results.scaling:
+        print_scaling(console, results)
+    else:
+        print_main_table(console, results)
     say(console, results.answer, folded=True)
     if kept is None:
         _print_end(console, folder, results.headline, notes)

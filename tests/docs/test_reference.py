@@ -19,6 +19,7 @@ from neumann.store.archive import of_folder
 from neumann.store.files import read_json
 from neumann.store.records import flat
 from neumann.studies.schema import (
+    BatchConfig,
     BudgetConfig,
     ComparisonsConfig,
     PaperConfig,
@@ -228,11 +229,15 @@ def test_the_page_on_studies_has_every_key_of_an_archive(folders: list[Path]) ->
 def test_the_page_on_studies_has_every_key() -> None:
     page = tables((REFERENCE / "study-file.md").read_text())[""]
     sections = {"rows": RowConfig, "budgets": BudgetConfig, "paper": PaperConfig}
-    sections |= {"seeds": SeedsConfig, "comparisons": ComparisonsConfig, "target": TargetConfig}
+    sections |= {"seeds": SeedsConfig, "comparisons": ComparisonsConfig, "target": TargetConfig, "batches": BatchConfig}
 
     def named() -> Iterator[str]:
         for key in StudyConfig.model_fields:
-            below = f"{key}.NAME." if key in ("rows", "budgets") else f"{key}."
+            below = (
+                f"{key}.{'SIZE' if key == 'batches' else 'NAME'}."
+                if key in ("rows", "budgets", "batches")
+                else f"{key}."
+            )
             yield from [below + name for name in sections[key].model_fields] if key in sections else [key]
 
     assert set(page) == set(named())

@@ -154,7 +154,7 @@ def test_what_is_missing_is_said_and_seeds_that_are_complete_go_on() -> None:
     assert len(remaining(runs)) == 6  # seed 2; what is trained has its test to come alone
     results = analyse(runs)
     assert results.incomplete is not None
-    assert "no setting is chosen yet for SGD; Neumann" in results.incomplete
+    assert "no setting is chosen yet for any row" in results.incomplete
     assert "10 of the 18 runs" in results.incomplete
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from rich.console import Console
+from rich.text import Text
+
+from neumann.fitting import print_table
 from neumann.studies.effects import Effect
 from neumann.studies.numbers import DASH, count, interval, printable, value
 from neumann.studies.report.csv_files import Cell, as_csv
@@ -175,6 +179,18 @@ def scaling_markdown(results: StudyResults) -> list[str]:
         _table(["row", f"within {NEAR} of perfect scaling", "S_min", "B_crit", "residual", "why no fit"], curves),
         markdown(curves_caption(results)),
     ]
+
+
+def print_scaling(console: Console, results: StudyResults) -> None:
+    """Print the steps of every row at every batch, compact, on a terminal."""
+    batches = sorted({point.batch for one in results.scaling for point in one.points})
+    names = ("steps at batch", *(f"{batch:,}" for batch in batches), f"within {NEAR} up to")
+    rows = []
+    for one in results.scaling:
+        steps = {point.batch: _steps(point) for point in one.points}
+        cells = [steps[batch].note or steps[batch].text if batch in steps else DASH for batch in batches]
+        rows.append([Text(printable(cell)) for cell in (one.label, *cells, _nearly(one))])
+    print_table(console, names, rows, right=names[1:], shortest=24)
 
 
 def _in_a_line(number: Number) -> str:

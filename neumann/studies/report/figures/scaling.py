@@ -104,7 +104,8 @@ def _ratios(
     for at in lines:
         axes.axhline(at, color=INK if at == 1 else SOFT, linewidth=0.8, linestyle=DASHED, zorder=1)
     for i, (one, look) in enumerate(_looks(curves)):
-        points: list[Point] = []
+        own = len(lines) > 1  # against the row's own smallest batch, which is there too
+        points: list[Point] = [(one.points[0].batch * _aside(i, len(curves)), 1.0, None, None)] if own else []
         for point in one.points:
             effect = effect_of(point)
             if effect is not None and not effect.lost:
@@ -129,7 +130,7 @@ def _rates(axes: Axes, curves: Sequence[ScalingCurve]) -> None:
         shown += [rate for _, rates in known for rate in rates]
     _logarithmic(axes, curves)
     axes.set(xlabel="batch size")
-    axes.set_title("best rate: median, range over seeds", fontsize=8)
+    axes.set_title("best rate, median and range", fontsize=8)
     if shown and min(shown) > 0:
         low, high = min(shown) / 1.5, max(shown) * 1.5
         axes.set(yscale="log", ylim=(low, high))
