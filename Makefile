@@ -20,8 +20,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(READY)   ## a small study on images of clothes, to its report: do the regularizers of the Neumann optimizer help?
-	@$(BIN)/neumann study regularizers --budget small logger=none # W&B's client takes processor time
+demo: $(READY)   ## a small study on images of clothes, to its report: how many steps do four optimizers need as the batch grows?
+	@$(BIN)/neumann study scaling --budget small logger=none # W&B's client takes processor time
 
 test: $(READY)   ## the fast test suite
 	@$(BIN)/python -m pytest -m 'not slow and not slurm' -n 2 --dist worksteal

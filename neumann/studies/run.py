@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 # what cannot change a result; the study names its runs, and what is derived follows from the others
 ALLOWED = tuple(key for key in NOT_SIGNED if key not in ("study", "name") and not key.startswith("derived."))
 REPORT = "report.html"
-TO_PUBLISH = (".html", ".md", ".csv", ".svg", ".png")
+TO_PUBLISH = (".html", ".md", ".csv", ".svg", ".png", ".pdf", ".tex")
 
 
 def study(

@@ -36,7 +36,7 @@ def no_commands(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    empty = Drawing(b"", b"", "left out here", empty=True)
+    empty = Drawing(b"", b"", b"", "left out here", empty=True)
     monkeypatch.setattr(sweep_page, "_draw", lambda results: {"errors": empty, "curves": empty})
 
 

@@ -21,7 +21,7 @@ from neumann.studies.numbers import (
     printable,
 )
 from neumann.studies.report.csv_files import Cell, as_csv
-from neumann.studies.report.text import joined, label_of, markdown
+from neumann.studies.report.text import TextTable, joined, label_of, markdown, markdown_rows
 from neumann.studies.results import COSTS, OUTCOMES, StudyResults
 
 
@@ -143,31 +143,34 @@ def target_text(results: StudyResults) -> str:
     )
 
 
-def outcomes_markdown(results: StudyResults) -> list[str]:
-    """Return the paragraphs of the table of outcomes in Markdown, none where nothing is compared yet."""
+def outcome_tables(results: StudyResults) -> list[TextTable]:
+    """Return the table of outcomes and that of what rows needed, none where nothing is compared yet."""
     lines, shown = outcome_lines(results), columns(results)
     if not lines:
         return []
     body = [[f"{line.row} against {line.against}", *(_in_a_line(cell) for cell in line.cells)] for line in lines]
-    parts = [_table(["comparison", *(f"{measure(outcome)}, %" for outcome in shown)], body)]
-    parts.append(markdown(outcomes_caption(results)))
+    header = ["comparison", *(f"{measure(outcome)}, %" for outcome in shown)]
+    tables = [TextTable("outcomes", outcomes_caption(results), header, body)]
+    needed = [[line.row, line.reached, *line.medians] for line in target_lines(results)]
+    if results.target is not None and needed:
+        heads = ["row", "reached the target", *(f"median {COSTS[cost]} [95 % interval]" for cost in costs(results))]
+        tables.append(TextTable("target", target_text(results), heads, needed))
+    return tables
+
+
+def outcomes_markdown(results: StudyResults) -> list[str]:
+    """Return the paragraphs of both tables in Markdown, none where nothing is compared yet."""
+    tables = outcome_tables(results)
+    if not tables:
+        return []
+    parts = [markdown_rows(tables[0]), markdown(tables[0].caption)]
     if results.target is not None:
         parts.append(markdown(target_text(results)))
-        needed = [[line.row, line.reached, *line.medians] for line in target_lines(results)]
-        if needed:
-            heads = ["row", "reached the target", *(f"median {COSTS[cost]} [95 % interval]" for cost in costs(results))]
-            parts.append(_table(heads, needed))
-    return parts
+    return [*parts, *map(markdown_rows, tables[1:])]
 
 
 def _in_a_line(cell: OutcomeCell) -> str:
     return joined(cell.change, cell.interval) + (f" ({', '.join(cell.notes)})" if cell.notes else "")
-
-
-def _table(header: list[str], body: list[list[str]]) -> str:
-    rows = [[markdown(cell) for cell in header], ["---", *["---:"] * (len(header) - 1)]]
-    rows += [[markdown(cell) for cell in line] for line in body]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
 def outcomes_csv(results: StudyResults) -> bytes:

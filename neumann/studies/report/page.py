@@ -38,6 +38,8 @@ from neumann.studies.numbers import (
 )
 from neumann.studies.plan import EVALUATION, TUNING
 from neumann.studies.report.csv_files import curves_csv, runs_csv, table_csv
+from neumann.studies.report.latex import latex_tables
+from neumann.studies.report.methods import methods
 from neumann.studies.report.outcomes import (
     columns,
     costs,
@@ -69,7 +71,7 @@ from neumann.studies.report.tables import (
     verdict_word,
     within,
 )
-from neumann.studies.report.text import label_of, reference_label
+from neumann.studies.report.text import label_of, markdown, reference_label
 from neumann.studies.results import COSTS, Comparison, Results, RowResult, RunEntry, StudyResults
 from neumann.studies.statistics import proportion_interval
 
@@ -96,6 +98,8 @@ def render(results: StudyResults, folder: Path) -> list[Path]:
         "runs.csv": runs_csv(results),
         "curves.csv": curves_csv(results),
         "outcomes.csv": outcomes_csv(results),
+        "tables.tex": latex_tables(results).encode(),
+        "methods.md": ("\n\n".join(map(markdown, methods(results))) + "\n").encode(),
     }
     if results.target is not None:
         files["target.csv"] = target_csv(results)
@@ -106,7 +110,7 @@ def render(results: StudyResults, folder: Path) -> list[Path]:
             "scaling-fits.csv": fits_csv(results),
         }
     for name, drawing in drawings.items():
-        files |= {f"{name}.svg": drawing.svg, f"{name}.png": drawing.png}
+        files |= {f"{name}.svg": drawing.svg, f"{name}.png": drawing.png, f"{name}.pdf": drawing.pdf}
     for name, content in reversed(files.items()):  # the page last, when the files beside it are there
         replace_file(folder / name, content)
     return [folder / name for name in files]
@@ -141,6 +145,7 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
         needed=target_lines(results),
         cost_names=[COSTS[cost] for cost in costs(results)],
         measure=measure(results.outcome),
+        methods=methods(results),
         primaries=[_compared(results, c) for c in results.comparisons if c.primary],
         comparisons=[_compared(results, c) for c in sorted(results.comparisons, key=lambda c: not c.primary)],
         margin=size(results.margin.size, results.margin),

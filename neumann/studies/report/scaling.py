@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -12,7 +11,7 @@ from neumann.fitting import print_table
 from neumann.studies.effects import Effect
 from neumann.studies.numbers import DASH, count, interval, printable, value
 from neumann.studies.report.csv_files import Cell, as_csv
-from neumann.studies.report.text import joined, markdown
+from neumann.studies.report.text import TextTable, joined
 from neumann.studies.results import StudyResults
 from neumann.studies.scaling import FEWEST, LOOSE, NEARLY, RESAMPLES, Fit, ScalingCurve, ScalingPoint
 
@@ -156,8 +155,8 @@ def curves_caption(results: StudyResults) -> str:
     )
 
 
-def scaling_markdown(results: StudyResults) -> list[str]:
-    """Return the paragraphs of both tables in Markdown, none for a study that is about something else."""
+def scaling_tables(results: StudyResults) -> list[TextTable]:
+    """Return both tables, none for a study that is about something else."""
     if not results.scaling:
         return []
     points = [
@@ -173,11 +172,10 @@ def scaling_markdown(results: StudyResults) -> list[str]:
     ]
     heads = ["row", "batch", "reached the target", "steps [95 % interval]", "examples, × smallest batch"]
     heads += [f"examples, × {printable(results.cells[results.reference].label)}", "rates"]
+    names = ["row", f"within {NEAR} of perfect scaling", "S_min", "B_crit", "residual", "why no fit"]
     return [
-        _table(heads, points),
-        markdown(points_caption(results)),
-        _table(["row", f"within {NEAR} of perfect scaling", "S_min", "B_crit", "residual", "why no fit"], curves),
-        markdown(curves_caption(results)),
+        TextTable("scaling", points_caption(results), heads, points),
+        TextTable("curves", curves_caption(results), names, curves, (0, 5)),
     ]
 
 
@@ -195,12 +193,6 @@ def print_scaling(console: Console, results: StudyResults) -> None:
 
 def _in_a_line(number: Number) -> str:
     return joined(number.text, number.interval) + (f" ({number.note})" if number.note else "")
-
-
-def _table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    rows = [[markdown(cell) for cell in header], ["---", *["---:"] * (len(header) - 1)]]
-    rows += [[markdown(cell) for cell in line] for line in body]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
 def scaling_csv(results: StudyResults) -> bytes:

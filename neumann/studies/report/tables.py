@@ -33,8 +33,8 @@ from neumann.studies.numbers import (
     verdict_text,
 )
 from neumann.studies.report.outcomes import outcomes_markdown
-from neumann.studies.report.scaling import scaling_markdown
-from neumann.studies.report.text import joined, markdown, reference_label
+from neumann.studies.report.scaling import scaling_tables
+from neumann.studies.report.text import TextTable, joined, markdown, markdown_rows, reference_label
 from neumann.studies.results import ERROR, Comparison, RowResult, StudyResults
 
 INSIDE = ("equivalent", "negligible")  # the verdicts by which the inner interval lies within the margin
@@ -169,8 +169,8 @@ def setting_header(results: StudyResults) -> str:
 # ------------------------------------------------------------------------------------------------ Markdown, terminal
 
 
-def markdown_table(results: StudyResults) -> str:
-    """Return the main table in GitHub-flavoured Markdown, with a caption that says what it measures."""
+def main_table(results: StudyResults) -> TextTable:
+    """Return the main table as text."""
     lines, (compared, unit) = main_lines(results), effect_header(results)
     header = [
         "row", "evaluated at", setting_header(results), "test error, % [95 % interval]", "sd, %", "n",
@@ -185,17 +185,21 @@ def markdown_table(results: StudyResults) -> str:
             f"{line.p} ({line.kind})" if line.kind else line.p,
             f"{line.verdict} ({line.within})" if line.within else line.verdict, line.loss, line.paper,
         ]  # fmt: skip
-        body.append([markdown(cell) for cell in cells])
-    align = ["---" if i in (0, 1, 8) else "---:" for i in range(len(header))]
-    table = [[markdown(h) for h in header], align, *body]
+        body.append(cells)
+    return TextTable("main", caption(results), header, body, (0, 1, 8))
+
+
+def markdown_table(results: StudyResults) -> str:
+    """Return the main table in GitHub-flavoured Markdown, with a caption that says what it measures."""
+    lines = main_lines(results)
     parts = [f"**{markdown(results.title)}**", f"*Question.* {markdown(results.question)}"]
     if results.incomplete:
         parts.append(f"**This study is not finished.** {markdown(missing_sentence(results))}")
-    parts += [f"*Answer.* {markdown(results.answer)}", "\n".join(f"| {' | '.join(cells)} |" for cells in table)]
+    parts += [f"*Answer.* {markdown(results.answer)}", markdown_rows(main_table(results))]
     parts += [f"† {markdown(line.label)}: {markdown(line.edge)}." for line in lines if line.edge]
     parts += [f"‡ {markdown(line.label)}: {markdown(line.mixed)}." for line in lines if line.mixed]
     parts.append(markdown(caption(results)))
-    parts += scaling_markdown(results)
+    parts += [text for table in scaling_tables(results) for text in (markdown_rows(table), markdown(table.caption))]
     parts += outcomes_markdown(results)
     if results.settings:
         parts.append(markdown(settings_text(results)))

@@ -1,11 +1,28 @@
-"""Texts that several tables of a report share: labels, and Markdown that GitHub shows as it is."""
+"""Texts that several tables of a report share: labels, tables of text, and Markdown that GitHub shows as it is."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from neumann.studies.numbers import DASH, printable
 from neumann.studies.results import Results, StudyResults
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of a report as text, from which Markdown and LaTeX are made.
+
+    ``name`` tells it from the report's others; ``words`` are the columns that hold words and are set to the left, the
+    first one among them.
+    """
+
+    name: str
+    caption: str
+    header: Sequence[str]
+    body: Sequence[Sequence[str]]
+    words: tuple[int, ...] = (0,)
 
 
 def label_of(results: Results, key: str) -> str:
@@ -24,6 +41,14 @@ def markdown(text: object) -> str:
     """Return ``text`` as one line that GitHub shows as it is, in a table too."""
     line = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", line)
+
+
+def markdown_rows(table: TextTable) -> str:
+    """Return the rows of ``table`` in GitHub-flavoured Markdown, without its caption."""
+    align = ["---" if i in table.words else "---:" for i in range(len(table.header))]
+    rows = [[markdown(cell) for cell in table.header], align]
+    rows += [[markdown(cell) for cell in line] for line in table.body]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
 def joined(mean: str, bounds: str) -> str:

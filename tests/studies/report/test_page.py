@@ -203,9 +203,18 @@ def test_page_is_sound(report: tuple[StudyResults, Path]) -> None:
 def test_files_are_all_there_and_the_same_again(report: tuple[StudyResults, Path], tmp_path: Path) -> None:
     results, folder = report
     again = render(results, tmp_path)
-    names = ["report.html", "table.md", "table.csv", "runs.csv", "curves.csv", "outcomes.csv"]
+    names = [
+        "report.html",
+        "table.md",
+        "table.csv",
+        "runs.csv",
+        "curves.csv",
+        "outcomes.csv",
+        "tables.tex",
+        "methods.md",
+    ]
     names += ["target.csv"] if results.target else []
-    names += [f"{figure}.{kind}" for figure in ("errors", "curves", "tuning") for kind in ("svg", "png")]
+    names += [f"{figure}.{kind}" for figure in ("errors", "curves", "tuning") for kind in ("svg", "png", "pdf")]
     assert [path.name for path in again] == names
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)  # no temporary file is left
     for path in again:
@@ -213,6 +222,8 @@ def test_files_are_all_there_and_the_same_again(report: tuple[StudyResults, Path
     for figure in ("errors", "curves", "tuning"):
         ElementTree.parse(folder / f"{figure}.svg")
         assert (folder / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+        assert (folder / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
+        assert b"/CreationDate" not in (folder / f"{figure}.pdf").read_bytes()
 
 
 def test_the_answer_comes_first(reports: dict[str, tuple[StudyResults, Path]]) -> None:

@@ -1,4 +1,4 @@
-"""Figures as bytes: matplotlib's output as an SVG and a PNG that are the same every time, and as a part of a page.
+"""Figures as bytes: matplotlib's output as SVG, PNG and PDF that are the same every time, and as a part of a page.
 
 Inside a page, ids must not meet those of another figure, colours follow the reader's light or dark theme, and text has
 the page's font. Figures are laid out in DejaVu Sans, which comes with matplotlib and is wider than the fonts that
@@ -58,6 +58,7 @@ STYLE = {
     "legend.frameon": False,
     "svg.fonttype": "none",  # text stays text: smaller, searchable, in the reader's font
     "svg.hashsalt": "neumann",
+    "pdf.fonttype": 42,  # TrueType: text stays text, as journals ask
 }
 NAMESPACE = re.compile(r"\{[^}]*\}")
 REFERENCE = re.compile(r"url\(#([^)]*)\)")
@@ -68,10 +69,11 @@ FONT = re.compile(r"font: *([^;]*?)(\d+(?:\.\d+)?)px [^;]*")  # the shorthand, w
 
 @dataclass(frozen=True)
 class Drawing:
-    """One figure in both formats and in words (``alt``); ``empty`` where it only says why nothing is drawn."""
+    """One figure in every format and in words (``alt``); ``empty`` where it only says why nothing is drawn."""
 
     svg: bytes
     png: bytes
+    pdf: bytes
     alt: str
     empty: bool = False
 
@@ -89,11 +91,12 @@ def style() -> Iterator[None]:
 
 
 def save(figure: Figure, alt: str, *, empty: bool = False) -> Drawing:
-    """Return the figure in both formats, without a date; call it inside `style`."""
-    vector, raster = io.BytesIO(), io.BytesIO()
+    """Return the figure in every format, without a date; call it inside `style`."""
+    vector, raster, paper = io.BytesIO(), io.BytesIO(), io.BytesIO()
     figure.savefig(vector, format="svg", facecolor="white", metadata={"Date": None})
     figure.savefig(raster, format="png", facecolor="white", dpi=160, metadata={"Software": None})
-    return Drawing(vector.getvalue(), raster.getvalue(), alt, empty)
+    figure.savefig(paper, format="pdf", metadata={"CreationDate": None})
+    return Drawing(vector.getvalue(), raster.getvalue(), paper.getvalue(), alt, empty)
 
 
 def inline(drawing: Drawing, prefix: str) -> str:
