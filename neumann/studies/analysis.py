@@ -90,6 +90,8 @@ def analyse(runs: StudyRuns) -> StudyResults:
         provenance=provenance(runs.entries, {key: row.label for key, row in config.rows.items()}),
         commands=_commands(study, (*runs.evaluation, *runs.tuning)[0].planned),
         archive=archived.use(runs),
+        exploratory=study.exploratory,
+        seeds_planned=config.comparisons.sd is not None,
         least=study.least,
         cells=study.cells,
         scaling=_scaling(runs, rows),

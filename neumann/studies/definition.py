@@ -216,6 +216,8 @@ def _check_outcome(config: StudyConfig) -> None:
         Bounds(above=0).check("comparisons.smallest_effect", named.smallest_effect)
     if named.margin is not None:
         Bounds(above=0, below=1).check("comparisons.margin", named.margin)
+    if named.sd is not None:
+        Bounds(above=0).check("comparisons.sd", named.sd)
     if named.outcome in COSTS and named.margin is None:
         raise UserError(
             f"comparisons.smallest_effect is a difference of errors, and comparisons.outcome={named.outcome} is none: "

@@ -27,14 +27,19 @@ def precision_taken_over(study: Study) -> str | None:
 
 
 def notes_on(results: StudyResults, runs: StudyRuns) -> list[str]:
-    """Return the lines that a user should know of: precision taken over, what an archive has unused, changed code."""
+    """Return what a user should know of: too few seeds, precision taken over, unused archives, changed code."""
     check = CodeCheck()
     for run in {run.spec.signature: run for run in (*runs.tuning, *runs.evaluation)}.values():
         if run.result is not None:
             check.add(run.spec, run.folder.path, run.result, archived=run.from_archive)
     changed = check.note("output=NEW")
     unused = results.archive.notes if results.archive else ()
-    found = [precision_taken_over(runs.study), *(f"{runs.study.archive.file}: {note}" for note in unused), changed]
+    found = [
+        results.exploratory,
+        precision_taken_over(runs.study),
+        *(f"{runs.study.archive.file}: {note}" for note in unused),
+        changed,
+    ]
     return [note for note in found if note is not None]
 
 

@@ -17,9 +17,11 @@ from neumann.store.archive import NAME, Archive
 from neumann.studies.batches import batches_of, crossed, key_at
 from neumann.studies.definition import PACKAGED, find_study, list_studies, name_of, read_study, settings_of
 from neumann.studies.grid import middle
+from neumann.studies.numbers import size
 from neumann.studies.results import COSTS
 from neumann.studies.scaling import Cell
 from neumann.studies.schema import AXES, FULL, GRID, BudgetConfig, StudyConfig
+from neumann.studies.verdicts import seeds_for
 
 TUNING, EVALUATION = "tuning", "evaluation"  # the two phases, and the roles of their runs
 EQUAL = "equal settings"  # the role of a grid's further runs of the second phase, which no seed has chosen
@@ -59,6 +61,7 @@ class Study:
     tuning_seeds: tuple[int, ...]  # at this budget
     evaluation_seeds: tuple[int, ...]  # at this budget
     pilot: bool  # whether this budget has no verdict
+    exploratory: str | None  # why it is taken as a pilot although it is none: a sentence
     spaces: Mapping[str, tuple[dict[str, Any], ...]]  # by row: the settings that it tries, as many for every row
     taken_over: str | None = None  # the precision of its finished runs, which this machine would not have chosen
     uses_archive: bool = True  # whether runs in its archive count as finished
@@ -229,6 +232,7 @@ def _at_budget(
         space = config.space if row.space is None else row.space
         counted("trials", limits.trials, len(settings_of(space, None)))
         spaces[row_name] = settings_of(space, limits.trials)
+    exploratory = None if limits.pilot else too_few(config, len(evaluation))
     return Study(
         name=name_of(file),
         asked=asked,
@@ -240,10 +244,27 @@ def _at_budget(
         config_dirs=tuple(config_dirs),
         tuning_seeds=tuple(tuning),
         evaluation_seeds=tuple(evaluation),
-        pilot=limits.pilot,
+        pilot=limits.pilot or exploratory is not None,
+        exploratory=exploratory,
         spaces=spaces,
         uses_archive=uses_archive,
         cells=cells,
+    )
+
+
+def too_few(config: StudyConfig, count: int) -> str | None:
+    """Return why ``count`` seeds decide nothing by the margin, None where they may or no pilot's sd is named."""
+    named, margin = config.comparisons, config.comparisons.named_margin()
+    if named.sd is None:
+        return None
+    sd = named.sd if margin.relative else named.sd / 100
+    needed = seeds_for(sd, margin, is_cost=named.outcome in COSTS)
+    if needed is not None and count >= needed:
+        return None
+    would = "a million seeds would not" if needed is None else f"{needed:,} would"
+    return (
+        f"{count} seed{'' if count == 1 else 's'} cannot decide by the margin of {size(margin.size, margin)} at the "
+        f"pilot's standard deviation of {size(sd, margin)}: {would}. So this is exploratory: a pilot, without a verdict"
     )
 
 

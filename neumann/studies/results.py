@@ -285,9 +285,10 @@ class StudyResults(Results):
     chooses its own setting. ``checks`` is what was found of an optimizer before it was trained, ``limits`` are
     sentences on what the study cannot show, and ``figures``
     names the rows of each figure.
-    ``archive`` is None where the study has none or does not use it. ``cells`` says what each row is in a batch-size
-    study, by key, and ``scaling`` has its curves; ``least`` is the cost of which each seed of a grid chose the least,
-    None where it chose by validation error.
+    ``exploratory`` says why it is a pilot although it is not marked as one; with ``seeds_planned`` n was held against a
+    pilot's standard deviation. ``archive`` is None where the study has none or does not use it. ``cells`` says what
+    each row is in a batch-size study, by key, and ``scaling`` has its curves; ``least`` is the cost of which each seed
+    of a grid chose the least, None where it chose by validation error.
     """
 
     question: str
@@ -309,6 +310,8 @@ class StudyResults(Results):
     limits: tuple[str, ...]
     figures: Mapping[str, tuple[str, ...]]
     archive: ArchiveUse | None = None
+    exploratory: str | None = None
+    seeds_planned: bool = False
     least: str | None = None
     cells: Mapping[str, Cell] = field(default_factory=dict)
     scaling: tuple[ScalingCurve, ...] = ()

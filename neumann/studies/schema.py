@@ -60,6 +60,7 @@ class ComparisonsConfig(Section):
     outcome: str = "error"  # one of OUTCOMES, on which the verdicts are
     margin: float | None = None  # the smallest effect of interest, as a share of the other row's: 0.1 is 10 %
     smallest_effect: float | None = None  # or in percentage points of test error
+    sd: float | None = None  # by seed, of the primary effect in the margin's unit, as a pilot found it
     also: list[list[str]] = []  # further pairs [row, against]
     equal_settings: list[list[str]] = []  # pairs of a grid that are compared by the mean over its middle settings
     across: str | None = None  # one of AXES, where that is what the study compares

@@ -169,8 +169,13 @@ def deciding_seeds(effect: Effect, margin: Margin, alpha: float = 0.05, power: f
     """
     if not effect.sd or effect.lost:
         return None
-    size = -math.log1p(-margin.size) if effect.scale == "log ratio" else margin.size
-    detected, equal = seeds_needed(size, effect.sd, alpha, power), _equivalent_on(size / effect.sd, alpha, power)
+    return seeds_for(effect.sd, margin, alpha, power, is_cost=effect.scale == "log ratio")
+
+
+def seeds_for(sd: float, margin: Margin, alpha: float = 0.05, power: float = 0.8, *, is_cost: bool) -> int | None:
+    """Return `deciding_seeds` for a standard deviation by seed in the margin's unit, of log ratios for a cost."""
+    size = -math.log1p(-margin.size) if is_cost else margin.size
+    detected, equal = seeds_needed(size, sd, alpha, power), _equivalent_on(size / sd, alpha, power)
     return None if detected is None or equal is None else max(detected, equal)
 
 

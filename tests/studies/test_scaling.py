@@ -272,6 +272,47 @@ def test_a_wrong_batch_study_is_one_sentence(changes: Mapping[str, Any], sentenc
     assert sentence in str(found.value)
 
 
+@pytest.mark.parametrize(
+    ("seeds", "sd", "exploratory"),
+    [
+        (8, 0.06, None),
+        (5, 0.06, None),
+        (4, 0.06, "4 seeds cannot decide by the margin of 10 % at the pilot's standard deviation of 6 %: 5 would."),
+        (1, 1.0, "1 seed cannot decide by the margin of 10 % at the pilot's standard deviation of 100 %: 773 would."),
+        (
+            1,
+            200.0,
+            "1 seed cannot decide by the margin of 10 % at the pilot's standard deviation of 2e+04 %: a million",
+        ),
+        (1, None, None),
+    ],
+)
+def test_a_study_of_too_few_seeds_for_its_margin_is_exploratory(
+    seeds: int, sd: float | None, exploratory: str | None
+) -> None:
+    comparisons = content()["comparisons"] | ({} if sd is None else {"sd": sd})
+    study = study_of(comparisons=comparisons, seeds={"evaluation": list(range(seeds))}, budgets={})
+    if exploratory is None:
+        assert (study.exploratory, study.pilot) == (None, False)
+    else:
+        assert study.exploratory is not None
+        assert exploratory in study.exploratory
+        assert study.pilot
+
+
+def test_the_sd_of_a_difference_of_errors_is_in_percentage_points() -> None:
+    wide, narrow = ({**STUDY, "comparisons": {**STUDY["comparisons"], "sd": sd}} for sd in (1.0, 0.3))
+    write_study(wide)
+    found = load_study("mine").exploratory
+    assert found is not None
+    assert "margin of 1.00 percentage points at the pilot's standard deviation of 1.00 percentage points: 11" in found
+    write_study(narrow)
+    assert load_study("mine").exploratory is None
+    write_study({**STUDY, "comparisons": {**STUDY["comparisons"], "sd": 0.0}})
+    with pytest.raises(UserError, match=r"comparisons.sd=0.0 is out of range: it must be above 0"):
+        load_study("mine")
+
+
 # --------------------------------------------------------------------------------------------------------- the report
 
 ENDS = {"sgd": 0.02, "neumann": 0.01}

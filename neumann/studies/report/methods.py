@@ -86,8 +86,10 @@ def _comparison(results: StudyResults) -> str:
         said += f"more had no miss and the residual was below {LOOSE}, with percentile intervals of {RESAMPLES:,} "
         said += "bootstrap samples of the seeds."
     if results.pilot:
-        said += " This is a pilot, which has no verdicts."
-    return said
+        return f"{said} This is a pilot, which has no verdicts."
+    if results.seeds_planned:
+        return f"{said} The number of seeds is enough to decide by that margin at the noise that a pilot found."
+    return f"{said} The number of seeds was not computed from a pilot."
 
 
 def _lost(results: StudyResults) -> str:
