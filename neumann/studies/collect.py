@@ -15,7 +15,7 @@ from neumann.config import making_specs
 from neumann.store import OVER
 from neumann.store.archive import is_same
 from neumann.store.code_digests import contributing
-from neumann.studies.curves import Line, by_epoch, errors_along, number
+from neumann.studies.curves import Line, Seen, by_epoch, errors_along, number
 from neumann.studies.effects import Way, way
 from neumann.studies.grid import Ended, Measured, best, cheapest, mean_over
 from neumann.studies.plan import (
@@ -39,14 +39,14 @@ class RowMeasurements(Measured):
 
     ``at`` is the evaluation point that the row's ``point`` means for its optimizer, None before a run is over.
     ``losses`` maps a seed to the test loss (nats) at that point, ``errors_at`` an evaluation point to the test errors
-    at every point that was recorded. ``curve`` maps an epoch to (validation error, training loss) of each finished run.
+    at every point that was recorded. ``curve`` maps an epoch to what was seen of each finished run.
     ``equal`` is what the row's runs at equal settings ended with, None where it is not compared so.
     """
 
     at: str | None = None
     losses: Mapping[int, float] = field(default_factory=dict)
     errors_at: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
-    curve: Mapping[float, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    curve: Mapping[float, Sequence[Seen]] = field(default_factory=dict)
     equal: Measured | None = None
 
 

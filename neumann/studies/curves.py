@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
 from neumann.store import RunFolder
 from neumann.store.archive import ArchivedRun
@@ -32,14 +33,26 @@ def errors_along(folder: RunFolder | ArchivedRun, result: Mapping[str, Any], poi
     return found
 
 
-def by_epoch(curves: Iterable[Sequence[Line]]) -> dict[float, list[tuple[float, float]]]:
-    """Return {epoch: (validation error, training loss) of each run that was evaluated there}."""
-    found: dict[float, list[tuple[float, float]]] = {}
+SPENT = {"steps": "step", "examples": "examples", "seconds": "train_seconds"}  # axis of a curve: key of an evaluation
+
+
+class Seen(NamedTuple):
+    """One run at one evaluation: validation error (fraction), training loss (nats), and what it had spent, by axis."""
+
+    error: float
+    loss: float
+    spent: Mapping[str, float | None]
+
+
+def by_epoch(curves: Iterable[Sequence[Line]]) -> dict[float, list[Seen]]:
+    """Return {epoch: what was seen of each run that was evaluated there}."""
+    found: dict[float, list[Seen]] = {}
     for curve in curves:
         for line, error in curve:
             epoch, loss = number(line, "epoch"), number(line, "train_loss")
             if epoch is not None and loss is not None:
-                found.setdefault(round(epoch, 6), []).append((error, loss))
+                spent = {axis: number(line, key) for axis, key in SPENT.items()}
+                found.setdefault(round(epoch, 6), []).append(Seen(error, loss, spent))
     return found
 
 
@@ -60,13 +73,18 @@ def possible(values: Iterable[float], most: float) -> Summary:
     return replace(found, low=max(0.0, found.low), high=min(most, found.high))
 
 
-def mean_curve(measured: Mapping[float, Sequence[tuple[float, float]]]) -> Curve | None:
+def mean_curve(measured: Mapping[float, Sequence[Seen]]) -> Curve | None:
     """Return the means and intervals of what `by_epoch` returns; None where there is nothing."""
     if not measured:
         return None
     epochs = sorted(measured)
-    errors = [possible((error for error, _ in measured[epoch]), 1.0) for epoch in epochs]
-    losses = [possible((loss for _, loss in measured[epoch]), math.inf) for epoch in epochs]
+    errors = [possible((seen.error for seen in measured[epoch]), 1.0) for epoch in epochs]
+    losses = [possible((seen.loss for seen in measured[epoch]), math.inf) for epoch in epochs]
+    along = {}
+    for axis in SPENT:
+        known = [[v for seen in measured[epoch] if (v := seen.spent[axis]) is not None] for epoch in epochs]
+        if all(len(values) == len(measured[epoch]) for values, epoch in zip(known, epochs, strict=True)):
+            along[axis] = tuple(fmean(values) for values in known)
     return Curve(
         epochs=tuple(epochs),
         n=tuple(s.n for s in errors),
@@ -76,4 +94,5 @@ def mean_curve(measured: Mapping[float, Sequence[tuple[float, float]]]) -> Curve
         loss=tuple(s.mean for s in losses),
         loss_low=tuple(s.low for s in losses),
         loss_high=tuple(s.high for s in losses),
+        along=along,
     )

@@ -68,7 +68,8 @@ class Curve:
 
     ``n[i]`` is the number of runs at ``epochs[i]``. ``error`` is the validation error at the row's evaluation point,
     ``loss`` the mean training loss since the evaluation before. The bounds, ``*_low`` and ``*_high``, are None where a
-    mean has no interval.
+    mean has no interval. ``along`` has what runs had spent by each epoch, as means: "steps", "examples" and "seconds"
+    of training, each where all runs record it.
     """
 
     epochs: tuple[float, ...]
@@ -79,6 +80,7 @@ class Curve:
     loss: tuple[float, ...]
     loss_low: tuple[float | None, ...]
     loss_high: tuple[float | None, ...]
+    along: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The page of a study: report.html, with the files beside it (figures, and the same numbers as Markdown and CSV).
 
-The page is one file without scripts or addresses: it opens from a disk, prints, and can be kept beside a paper. The
-same results give the same bytes. matplotlib and jinja2 are imported only to render, since most commands find that
-nothing has changed.
+The page is one file without addresses: it opens from a disk, prints, and can be kept beside a paper. Its script sorts
+tables and draws curves from data in the page, which is whole without it. The same results give the same bytes.
+matplotlib and jinja2 are imported only to render, since most commands find that nothing has changed.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from neumann.studies.numbers import (
 )
 from neumann.studies.plan import EVALUATION, TUNING
 from neumann.studies.report.csv_files import curves_csv, runs_csv, table_csv
+from neumann.studies.report.embedded import charts
 from neumann.studies.report.latex import latex_tables
 from neumann.studies.report.methods import methods
 from neumann.studies.report.outcomes import (
@@ -190,6 +191,8 @@ def fill(template: str, drawings: Mapping[str, Drawing], **named: Any) -> str:
         finalize=lambda v: v if isinstance(v, Markup) or not isinstance(v, str) else _bound(printable(v)),
     )
     return environment.get_template(template).render(
+        data=Markup(charts(named["r"])),
+        script=Markup((HERE / "report.js").read_text(encoding="utf-8")),
         css=Markup((HERE / "report.css").read_text(encoding="utf-8")),
         drawings=drawings,
         code=lambda text: escape(verbatim(text)),  # Markup, since finalize would close up its spaces and lines

@@ -1,12 +1,15 @@
-"""The report renders in a real browser: no error, no network, and no sideways scrolling on a telephone; verdicts are in sight."""
+"""The report in a real browser: no error, no network, no sideways scrolling on a telephone; its tables sort, its curves answer."""
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,12 +33,51 @@ addEventListener("error", e => errors.push(String(e.message)), true);
 addEventListener("load", () => parent.postMessage(JSON.stringify({
   name: NAME, errors, width: innerWidth, body: document.documentElement.scrollWidth,
   loaded: performance.getEntriesByType("resource").map(r => r.name),
-  drawn: [...document.querySelectorAll("svg")].map(s => s.getBoundingClientRect().height),
+  drawn: [...document.querySelectorAll("figure svg")].map(s => s.getBoundingClientRect().height),
   verdicts: [...document.querySelectorAll("th.verdict")].map(t => t.getBoundingClientRect().right),
   tables: [...document.querySelectorAll("table")].map(t => t.getBoundingClientRect().width),
 }), "*"));
 </script>"""
 WIDTHS = (390, 800, 1400)
+# What a reader does: sorts, switches a row off, takes another axis, and points at a place of the curves
+ACTS = """<script>
+const errors = [], said = {};
+addEventListener("error", e => errors.push(String(e.message)), true);
+addEventListener("load", () => {
+  const table = document.querySelector("#table table"), texts = (c) => [...table.tBodies[0].rows].map(r => r.cells[c].textContent);
+  const head = [...table.tHead.querySelectorAll("th")].find(t => t.textContent.startsWith("Mean"));
+  said.before = texts(0);
+  for (const press of ["up", "down", "back"]) {
+    head.querySelector("button").click();
+    said[press] = [texts(3), head.getAttribute("aria-sort"), texts(0)];
+  }
+  const chart = document.querySelector("#curves .chart"), svg = chart.querySelector("svg[viewBox]");
+  const rows = () => [...svg.querySelectorAll("[data-row]")].map(g => g.dataset.row);
+  said.rows = rows();
+  const boxes = [...chart.querySelectorAll(".controls")][1].querySelectorAll("input");
+  boxes[0].click();
+  said.without = rows();
+  for (const box of boxes) if (box.checked) box.click();
+  said.none = [rows(), svg.textContent];
+  for (const box of boxes) box.click();
+  const [show, against] = chart.querySelectorAll("select");
+  said.axes = [...against.options].map(o => o.value);
+  against.value = AXIS;
+  against.dispatchEvent(new Event("change"));
+  said.label = svg.textContent;
+  svg.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true, cancelable: true }));
+  said.first = chart.querySelector(".tip").textContent;
+  const place = svg.getBoundingClientRect();
+  svg.dispatchEvent(new PointerEvent("pointermove", { clientX: place.right - 20, bubbles: true }));
+  said.last = chart.querySelector(".tip").textContent;
+  show.value = "loss";
+  chart.querySelectorAll("input")[1].click();
+  show.dispatchEvent(new Event("change"));
+  said.logarithmic = rows();
+  document.body.innerHTML = "<pre></pre>";
+  document.querySelector("pre").textContent = JSON.stringify({ ...said, errors, loaded: performance.getEntriesByType("resource").length });
+});
+</script>"""
 PARENT = """<!doctype html><pre></pre>
 <script>addEventListener("message", e => document.querySelector("pre").append(e.data + "\\n"))</script>"""
 
@@ -89,3 +131,64 @@ def test_report_in_a_browser(tmp_path: Path) -> None:
         assert all(height > 100 for height in report["drawn"])
     assert len(reports["all-390"]["drawn"]) == 3
     assert "CONSOLE" not in done.stderr
+
+
+def acted(page: Path, axis: str, name: str) -> dict[str, Any]:
+    """Return what a reader's `ACTS` found on ``page``."""
+    probed = page.with_name(f"{name}.html")
+    acts = ACTS.replace("AXIS", f'"{axis}"')
+    probed.write_text(page.read_text(encoding="utf-8").replace("<head>", f"<head>{acts}", 1), encoding="utf-8")
+    done = subprocess.run(
+        [str(CHROMIUM), *QUIET, f"--user-data-dir={page.parent / 'profile'}", "--dump-dom", probed.as_uri()],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    found = re.findall(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL)  # the first is in the script itself
+    assert len(found) == 2, done.stderr[-2000:]
+    assert "CONSOLE" not in done.stderr
+    said: dict[str, Any] = json.loads(html.unescape(found[1]))
+    assert said["errors"] == []
+    assert said["loaded"] == 0
+    return said
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
+def test_a_reader_sorts_switches_and_points(tmp_path: Path) -> None:
+    results = study(ROWS[:5])
+    page = render(results, tmp_path / "one")[0]
+    said = acted(page, "epochs", "acts")
+    means = [row.error.mean for row in results.rows if row.error is not None]
+    labels = [row.label for row in results.rows]
+    by_error = [label for _, label in sorted(zip(means, labels, strict=True))]
+    assert said["before"] == labels
+    assert (said["up"][1], said["up"][2]) == ("ascending", by_error)
+    assert (said["down"][1], said["down"][2]) == ("descending", by_error[::-1])
+    assert (said["back"][1], said["back"][2]) == (None, labels)
+    assert said["rows"] == ["0", "1", "2", "3", "4"]
+    assert said["without"] == ["1", "2", "3", "4"]
+    assert said["none"][0] == []
+    assert "Nothing to show" in said["none"][1]
+    curve = results.rows[0].curve
+    assert curve is not None
+    assert said["first"].startswith(
+        f"epochs {curve.epochs[0]:g}: SGD momentum {float(f'{100 * curve.error[0]:.3g}'):g}"
+    )
+    assert said["last"].startswith(f"epochs {curve.epochs[-1]:g}: SGD momentum ")
+    assert said["logarithmic"] == said["rows"]
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
+def test_curves_have_the_axes_that_their_runs_record(tmp_path: Path) -> None:
+    plain = study(ROWS[:3])
+    spent = [
+        replace(
+            row, curve=replace(row.curve, along={"steps": tuple(350.0 * (k + 1) for k in range(len(row.curve.epochs)))})
+        )
+        for row in plain.rows
+        if row.curve is not None
+    ]
+    said = acted(render(replace(plain, rows=tuple(spent)), tmp_path / "one")[0], "steps", "acts")
+    assert said["axes"] == ["epochs", "steps"]
+    assert said["label"].endswith("steps")
+    assert said["first"].startswith("steps 350: SGD momentum ")
