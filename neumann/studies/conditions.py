@@ -60,7 +60,7 @@ def settings(study: Study, tuning: Sequence[StudyRun]) -> dict[str, Rows]:
             said = next(iter(had)) if len(had) == 1 else "tuned"
             rows[said] = (*rows.get(said, ()), label)
         if len(rows) > 1:
-            found[what] = rows
+            found[what] = _by_batch(study, rows) or rows
     return found  # type: ignore[return-value]
 
 
@@ -68,6 +68,16 @@ def _plain_batches(study: Study, found: Rows) -> Iterator[tuple[str, Cell]]:
     """Yield what was told of the batch of each row of a batch-size study, with what that row is."""
     labels = {row.label: study.cells[key] for key, row in study.config.rows.items()}
     yield from ((said, labels[label]) for said, rows in found.items() for label in rows)
+
+
+def _by_batch(study: Study, found: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]] | None:
+    """Return what was told of rows as told of batches, where all rows of a batch-size study are alike at each."""
+    told: dict[int, set[str]] = {}
+    for said, cell in _plain_batches(study, found):
+        told.setdefault(cell.batch, set()).add(said)
+    if not told or any(len(values) > 1 for values in told.values()):
+        return None
+    return {said: tuple(f"batch {b:,}" for b in sorted(told) if said in told[b]) for said in found}
 
 
 def _others(runs: Sequence[StudyRun]) -> dict[str, set[str]]:

@@ -201,7 +201,11 @@ def content(**changes: Any) -> dict[str, Any]:
     made |= {
         "design": "grid",
         "seeds": {"evaluation": [0, 1]},
-        "batches": {32: {"overrides": ["trainer.max_epochs=3"]}, 64: {}, 128: {}},
+        "batches": {
+            32: {"overrides": ["trainer.max_epochs=3"]},
+            64: {},
+            128: {"overrides": ["trainer.log_every_n_steps=7", "recipe.label_smoothing=0.1"]},
+        },
         "comparisons": {"primary": "neumann", "reference": "sgd", "outcome": "steps", "margin": 0.1},
         "target": {"error": 5.0},
         "budgets": {"few": {"batches": [32, 128], "evaluation_seeds": 1, "pilot": True}},
@@ -342,7 +346,10 @@ def finished(**changes: Any) -> StudyResults:
 def test_the_results_of_a_batch_study() -> None:
     results = finished()
     assert results.least == "steps"
+    assert results.settings["batch size"] == {"32, 64, 128, as the row says": ()}
+    assert results.epochs == (2.0, 3.0)
     assert [one.row for one in results.scaling] == ["sgd", "neumann"]
+    assert results.settings["recipe.label_smoothing"] == {"0": ("batch 32", "batch 64"), "0.1": ("batch 128",)}
     sgd, neumann = results.scaling
     assert [point.steps for point in sgd.points] == [{0: 18.0, 1: 18.0}] * 3  # at the quick rate, not the better one
     assert [point.rates for point in sgd.points] == [{0: 0.3, 1: 0.3}] * 3

@@ -143,7 +143,7 @@ function chart(data, after) {
     for (const t of upright.ticks) svg.append(
       make("line", { x1: LEFT, x2: W - RIGHT, y1: upright.at(t), y2: upright.at(t), stroke: "var(--fig-faint)" }),
       make("text", { x: LEFT - 8, y: upright.at(t) + 4, "text-anchor": "end" }, shown(t)));
-    for (const t of across.ticks) svg.append(make("text", { x: across.at(t), y: H - BOTTOM + 18, "text-anchor": "middle" }, shown(t)));
+    for (const t of data.dots ? places : across.ticks) svg.append(make("text", { x: across.at(t), y: H - BOTTOM + 18, "text-anchor": "middle" }, shown(t)));
     svg.append(make("text", { x: (LEFT + W) / 2, y: H - 6, "text-anchor": "middle" }, data.x[xs]));
     const clip = v => Math.max(TOP, Math.min(H - BOTTOM, upright.at(ly && v <= 0 ? 1e-12 : v)));
     for (const { i, points } of lines) {
