@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick test-slow test-slurm bench-launch bench-optimizer bench-train docs lint format constraints clean
+.PHONY: help setup demo test test-quick test-slow test-slurm bench-launch bench-optimizer bench-report bench-train docs lint format constraints clean
 
 help:            ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test-slurm: $(READY) ## a real Slurm of one machine (Debian's slurm-wlm, as root
 
 bench-launch: $(READY) ## what the launcher and the mirror cost: starts, and a sweep against its training times (5 min)
 	@$(BIN)/python benchmarks/launch.py --write
+
+bench-report: $(READY) ## what `neumann report` takes for 100 and 2,000 runs: the first time, after one more run, unchanged (8 min)
+	@$(BIN)/python benchmarks/report.py --write
 
 bench-train: $(READY) ## what `neumann train` costs beside a hand-written loop, a bare Lightning Trainer and timm's loader (35 min)
 	@$(BIN)/python benchmarks/train.py --write

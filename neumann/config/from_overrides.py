@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 
 from omegaconf import OmegaConf
 
 from neumann.config.compose import composing
 from neumann.config.origins import with_origin
 from neumann.config.resolution import Resolver, as_text
-from neumann.config.signature import sign, signed_part
 from neumann.config.spec import RunSpec
 from neumann.errors import UserError
 
@@ -51,7 +48,7 @@ def making_specs(config_dirs: Sequence[str] = ()) -> Iterator[MakeSpecs]:
         def spec(overrides: Sequence[str]) -> RunSpec:
             rest, seed = without_seed(overrides)
             if seed is not None and (other := known.get(rest)) is not None:
-                return at_seed(other, seed)
+                return other.at_seed(seed)
             composed, choices = composer.compose(overrides)
             free = seed is not None and not SEED_IS_READ.search(as_text(OmegaConf.to_container(composed)))
             made = resolver.spec(composed, choices)
@@ -82,9 +79,3 @@ def without_seed(overrides: Sequence[str]) -> tuple[tuple[str, ...], int | None]
     if not (value.isascii() and value.isdigit() and len(value) < 309 and str(int(value)) == value):
         return tuple(overrides), None
     return tuple(word for word in overrides if word is not seeds[0]), int(value)
-
-
-def at_seed(spec: RunSpec, seed: int) -> RunSpec:
-    """Return the same run at another seed: studies vary the seed most, and composing takes ten times as long."""
-    config = replace(copy.deepcopy(spec.config), seed=seed)
-    return replace(spec, config=config, signature=sign(signed_part(asdict(config), spec.facts, spec.weights)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from neumann.config.from_overrides import MakeSpecs, making_specs
@@ -17,17 +18,18 @@ BARE = re.compile(r"[A-Za-z_./][\w./-]*")  # a text that stands in an override a
 ABSENT = object()
 
 
-def words_of(record: Mapping[str, Any]) -> list[str] | None:
+def words_of(record: Mapping[str, Any], make: MakeSpecs | None = None) -> list[str] | None:
     """Return the overrides that make the run of ``record`` (see `RunSpec.as_record`); None where none are known.
 
-    They are composed and signed here, so they are those of the run or none: where its data is not there, where it was
-    made of another version's files or of a group of the user's own, there are none.
+    ``make`` is one of `making_specs`, given where the words of several runs are asked for. They are composed and signed
+    here, so they are those of the run or none: where its data is not there, where it was made of another version's
+    files or of a group of the user's own, there are none.
     """
     config = {key: value for key, value in record["config"].items() if key not in LEFT_OUT}
     words = [f"{group}={option}" for group, option in record["choices"].items() if group not in LEFT_OUT]
     words += [f"{key}={as_override(value)}" for key, value in _leaves(config) if key in DEMANDED and value is not None]
     try:
-        with making_specs() as make:
+        with nullcontext(make) if make is not None else making_specs() as make:
             for sections in (FIRST, tuple(config)):
                 made = make([words])[0].as_dict()
                 words += _changed({s: made.get(s) for s in sections}, {s: config.get(s) for s in sections})

@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -117,6 +118,12 @@ def _parsed(path: Path, text: str) -> dict[Any, Any]:
     return content
 
 
+@lru_cache(maxsize=256)
+def _parsed_once(path: Path, text: str) -> Any:
+    """Return what `_parsed` does, to be read alone: each composition of a study reads the same dozen files."""
+    return _parsed(path, text)
+
+
 def _count_values(value: object, counted: dict[int, int]) -> int:
     """Return how many values ``value`` holds, what an alias stands for counted each time.
 
@@ -197,9 +204,9 @@ class StrictFiles(ConfigSource):
         if not os.path.lexists(path):
             raise ConfigLoadError(f"there is no {path}")
         text = _text(path)
-        parsed = _parsed(path, text)
+        parsed = _parsed_once(path, text)
         try:
-            config = OmegaConf.create(parsed)
+            config = OmegaConf.create(parsed)  # a copy
         except OmegaConfBaseException as error:
             raise UserError(
                 f"{path} cannot be read: an interpolation in it, written ${{...}}, does not close"

@@ -320,7 +320,7 @@ class CodeCheck:
         versions = [code for code in map(as_code, recorded if isinstance(recorded, list) else []) if code]
         if not versions:
             return
-        targets = tuple(targets_of(spec.as_dict()))
+        targets = tuple(targets_of(spec.plain))
         if targets not in self._now:
             self._now[targets] = code_of(targets)
         names = differing([*versions, self._now[targets]])

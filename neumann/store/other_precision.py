@@ -6,23 +6,23 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from neumann.config.precision import of_other_devices
-from neumann.store.lookup import find, finished_result
+from neumann.store.lookup import Places, find, finished_result
 
 if TYPE_CHECKING:
     from neumann.config import RunSpec
     from neumann.store.archive import Archive
 
 
-def finished_elsewhere(spec: RunSpec, archive: Archive | None = None) -> RunSpec | None:
+def finished_elsewhere(spec: RunSpec, archive: Archive | None = None, places: Places | None = None) -> RunSpec | None:
     """Return the run that is over and differs from ``spec`` in an open trainer.precision alone, None without one.
 
-    It is over in its folder, or in ``archive``.
+    It is over in its folder, or in ``archive``; ``places`` is as in `find`.
     """
     if not spec.precision_left_open:
         return None
     others = (spec.at_precision(other) for other in of_other_devices(spec.config.trainer.precision))
     archived = archive.runs if archive is not None else {}
-    return next((one for one in others if one.signature in archived or finished_result(one) is not None), None)
+    return next((one for one in others if one.signature in archived or finished_result(one, places) is not None), None)
 
 
 def said_of_others(specs: Sequence[RunSpec]) -> str | None:

@@ -131,7 +131,7 @@ class Session:
             "attempt": self.attempt,
             "time": time.time(),
             "step": self.state["global_step"] if self.state else 0,
-            "code": code_of(targets_of(spec.as_dict())),
+            "code": code_of(targets_of(spec.plain)),
             "package": str(Path(neumann.__file__).resolve().parent),
             **provenance(),
             **hardware,

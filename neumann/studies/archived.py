@@ -72,7 +72,7 @@ def _unused(runs: StudyRuns, results: Mapping[str, StudyRun]) -> list[str]:
             f"{len(differing)} of its {len(archive)} runs {_have(len(differing))} another result in the folder of "
             f"runs, which counts, such as {differing[0].folder.path.name}"
         )
-    today = runs.tuning[0].spec.signed()["results_version"]
+    today = runs.tuning[0].spec.signed_json["results_version"]
     versions = {s: run.signed.get("results_version") for s, run in archive.items()}
     for other in sorted({str(v) for v in versions.values() if v != today}):
         count = sum(str(v) == other for v in versions.values())

@@ -160,7 +160,7 @@ def _trials(study: Study, row: str, runs: Iterable[StudyRun]) -> tuple[TuningTri
         named = study.config.target
         if study.least is not None and named is not None and named.error is not None:
             ways = [
-                _ways((run for run in own if run.planned.setting == setting and run.over), point, named.error / 100)
+                ways_of((run for run in own if run.planned.setting == setting and run.over), point, named.error / 100)
                 for setting in study.spaces[row]
             ]
             picked = {
@@ -250,10 +250,10 @@ def _at_equal_settings(study: Study, row: str, evaluation: Sequence[StudyRun], t
 def _ends(over: Sequence[StudyRun], point: str, target: float | None) -> Measured:
     """Return what the runs ended with, at most one a seed, and how they came to ``target``."""
     diverged = tuple(run.planned.seed for run in over if run.diverged)
-    return Measured(_test(over, point, "error"), diverged, {} if target is None else _ways(over, point, target))
+    return Measured(_test(over, point, "error"), diverged, {} if target is None else ways_of(over, point, target))
 
 
-def _ways(over: Iterable[StudyRun], point: str, target: float) -> dict[int, Way]:
+def ways_of(over: Iterable[StudyRun], point: str, target: float) -> dict[int, Way]:
     """Return how the runs came to ``target``, by seed, without those that were never evaluated."""
     ways = {}
     for run in over:
@@ -295,7 +295,7 @@ def _entry(study: Study, shared: Sequence[StudyRun]) -> RunEntry:
     run, result = shared[0], shared[0].result
     role = EVALUATION if any(one.planned.role != TUNING for one in shared) else TUNING
     archived = study.archive.runs.get(run.spec.signature)
-    status = run.folder.status()
+    status = run.folder.status() if result is None else {"status": result["status"]}
     if result is None and status["status"] in OVER:  # it ended after its result was looked for
         status = {"status": "pending"}
     return RunEntry(
@@ -303,8 +303,8 @@ def _entry(study: Study, shared: Sequence[StudyRun]) -> RunEntry:
         role=role,
         setting=run.planned.setting,
         seed=run.planned.seed,
-        status=str(status["status"]) if result is None else result["status"],
-        message=status.get("message") if result is None else None,
+        status=str(status["status"]),
+        message=status.get("message"),
         signature=run.spec.signature,
         folder=str(run.folder.path),
         overrides=study.shown(run.planned),

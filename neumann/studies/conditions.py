@@ -5,6 +5,7 @@ A comparison is of optimizers only as far as the rest is the same, so what is no
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -87,11 +88,17 @@ def _others(runs: Sequence[StudyRun]) -> dict[str, set[str]]:
     """
     found: dict[str, set[str]] = {}
     for spec in (run.spec for run in runs):
-        for key, given in flat({**spec.as_dict(), **({"weights": spec.weights} if spec.weights else {})}):
-            above = [key, *itertools.accumulate(key.split("."), "{}.{}".format)]
-            if given != {} and not any(name in TOLD or name in NOT_SIGNED for name in above):
+        for key, given in flat({**spec.plain, **({"weights": spec.weights} if spec.weights else {})}):
+            if given != {} and not _is_told(key):
                 found.setdefault(key, set()).add(_shown(given))
     return found
+
+
+@functools.cache
+def _is_told(key: str) -> bool:
+    """Return whether something else in a report names the setting, or the section that it is in, or nothing need."""
+    above = [key, *itertools.accumulate(key.split("."), "{}.{}".format)]
+    return any(name in TOLD or name in NOT_SIGNED for name in above)
 
 
 def _shown(given: Any) -> str:

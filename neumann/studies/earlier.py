@@ -7,7 +7,6 @@ another, and a report of what is found then would be empty. It must not take the
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from neumann.config import RunSpec
 from neumann.store import OVER, RunFolder
 from neumann.store.archive import Archive
-from neumann.store.files import plain, read_json
+from neumann.store.files import read_json
 from neumann.store.records import flat
 from neumann.studies.numbers import printable, value
 from neumann.studies.plan import TUNING
@@ -34,7 +33,8 @@ def lost_runs(folder: Path, tuning: Sequence[StudyRun], archive: Archive) -> str
     reported = [line for line in _runs_csv(folder) if line.get("role") == TUNING and line.get("status") in OVER]
     signatures = dict.fromkeys(line.get("signature", "") for line in reported)
     unasked = [s for s in signatures if s and s not in asked]
-    paths = {s: path for s in unasked for path in folder.parent.glob(f"*-{s}") if RunFolder(path).result() is not None}
+    listed = {path.name[-12:]: path for path in sorted(folder.parent.glob("*-*"))}
+    paths = {s: listed[s] for s in unasked if s in listed and RunFolder(listed[s]).result() is not None}
     there = {str(path): read_json(RunFolder(path).signed) for path in paths.values()}
     there |= {f"{s} of {archive.file}": archive.runs[s].signed for s in unasked if s in archive.runs and s not in paths}
     if not there:
@@ -65,7 +65,7 @@ def differences(there: Iterable[object], asked: Sequence[RunSpec]) -> str:
 
     Each is the content of a signed.json, which may be anything.
     """
-    now = [_flat(json.loads(json.dumps(plain(spec.signed())))) for spec in asked]
+    now = [_flat(spec.signed_json) for spec in asked]
     found: dict[str, str] = {}
     for signed in there:
         if isinstance(signed, dict) and now:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from neumann.errors import UserError
+from neumann.store.lookup import Places
 from neumann.store.other_precision import finished_elsewhere
 
 if TYPE_CHECKING:
@@ -27,10 +28,11 @@ def recorded_precision(runs: Sequence[StudyRun], archive: Archive) -> str | None
     opened = {run.spec.signature: run for run in runs if run.spec.precision_left_open}
     elsewhere: Counter[str] = Counter()
     here: Counter[str] = Counter()
+    places = Places()
     for run in opened.values():
         own = run.spec.config.trainer.precision
         here[own] += run.over
-        if (other := finished_elsewhere(run.spec, archive)) is not None:
+        if (other := finished_elsewhere(run.spec, archive, places)) is not None:
             elsewhere[other.config.trainer.precision] += 1
     found = +elsewhere
     if not found:

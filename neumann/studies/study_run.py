@@ -13,7 +13,7 @@ from neumann.config import MakeSpecs, RunSpec
 from neumann.errors import UserError
 from neumann.store import RunFolder
 from neumann.store.archive import ArchivedRun
-from neumann.store.lookup import find_with_archive
+from neumann.store.lookup import Places, find_with_archive
 from neumann.studies.plan import TUNING, PlannedRun, Study
 
 NEEDED = {"signature", "validation", "test", "eval_point", "train_seconds"}  # of a result
@@ -54,16 +54,21 @@ def runs_of(study: Study, planned: Sequence[PlannedRun], make: MakeSpecs) -> lis
         dict.fromkeys(run.overrides for run in planned)
     )  # rows that differ only in the evaluation point share their runs
     specs = dict(zip(jobs, make([list(job) for job in jobs]), strict=True))
-    return [_read(study, run, _tagged(specs[run.overrides], run.role)) for run in planned]
+    tagged: dict[tuple[tuple[str, ...], str], RunSpec] = {}
+    places = Places()
+    for run in planned:
+        if (run.overrides, run.role) not in tagged:
+            tagged[run.overrides, run.role] = _tagged(specs[run.overrides], run.role)
+    return [_read(study, run, tagged[run.overrides, run.role], places) for run in planned]
 
 
 def _tagged(spec: RunSpec, role: str) -> RunSpec:
     """Return ``spec`` with its role as W&B's job type; the logger is not signed, so the run stays the same one."""
-    return replace(spec, config=replace(spec.config, logger=replace(spec.config.logger, job_type=role)))
+    return spec.with_logger(replace(spec.config.logger, job_type=role))
 
 
-def _read(study: Study, planned: PlannedRun, spec: RunSpec) -> StudyRun:
-    folder, result = find_with_archive(spec, study.archive)
+def _read(study: Study, planned: PlannedRun, spec: RunSpec, places: Places) -> StudyRun:
+    folder, result = find_with_archive(spec, study.archive, places)
     if result is not None and (lacking := NEEDED - result.keys()):
         raise UserError(
             f"{folder.path}/result.json lacks {', '.join(sorted(lacking))}: move it away to train the run again"
@@ -73,7 +78,8 @@ def _read(study: Study, planned: PlannedRun, spec: RunSpec) -> StudyRun:
 
 def read_again(study: Study, runs: Sequence[StudyRun]) -> list[StudyRun]:
     """Return ``runs`` with what has come of those that were not over."""
-    return [run if run.over else _read(study, run.planned, run.spec) for run in runs]
+    places = Places()
+    return [run if run.over else _read(study, run.planned, run.spec, places) for run in runs]
 
 
 def scores(run: StudyRun, split: str, point: str) -> Mapping[str, float] | None:

@@ -31,28 +31,24 @@ def repeat_words(groups: Sequence[Group], columns: Sequence[str]) -> dict[str, l
     found: dict[str, list[str] | None] = {}
     like: dict[tuple[Any, ...], tuple[Group, list[str]]] = {}
     waiting = []
-    for one in groups:
-        chosen = tuple(one.cells.get(section) for section in CHOSEN)
-        if chosen in like:
-            waiting.append((one, *like[chosen]))
-            continue
-        words = found[one.runs[0].group] = _words(one)
-        if words is not None:
-            like[chosen] = (one, words)
-    if waiting:
-        with making_specs() as make:
-            for one, first, words in waiting:
-                found[one.runs[0].group] = _changed(make, one, first, words, columns)
-    for one, *_ in waiting:
-        if found[one.runs[0].group] is None:
-            found[one.runs[0].group] = _words(one)
+    with making_specs() as make:
+        for one in groups:
+            chosen = tuple(one.cells.get(section) for section in CHOSEN)
+            if chosen in like:
+                waiting.append((one, *like[chosen]))
+                continue
+            words = found[one.runs[0].group] = _words(make, one)
+            if words is not None:
+                like[chosen] = (one, words)
+        for one, first, words in waiting:
+            found[one.runs[0].group] = _changed(make, one, first, words, columns) or _words(make, one)
     return found
 
 
-def _words(one: Group) -> list[str] | None:
+def _words(make: MakeSpecs, one: Group) -> list[str] | None:
     for run in one.runs[:TRIED]:
         try:
-            words = words_of(_record(run))
+            words = words_of(_record(run), make)
         except (UserError, KeyError, TypeError, AttributeError):  # the folder may hold anything
             continue
         if words is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from neumann.config import make_spec
+from neumann.config import make_spec, yaml_files
 from neumann.config.yaml_files import read_yaml
 from neumann.errors import UserError
 from neumann.search.grid import expand
@@ -202,6 +202,22 @@ def test_a_chosen_file_that_cannot_be_a_setting_is_named(content: bytes | str, p
             read()
         assert part in str(caught.value).lower()
         assert str(caught.value).startswith(str(file))
+
+
+def test_a_file_is_parsed_once_for_all_compositions_and_again_when_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = []
+    load = yaml_files._parsed
+    monkeypatch.setattr(yaml_files, "_parsed", lambda path, text: parsed.append(path) or load(path, text))
+    (tmp_path / "mine.yaml").write_text("a: {b: 1}\n")
+    source = yaml_files.StrictFiles("main", f"neumann://{tmp_path}")
+    one, other = (source.load_config("mine").config for _ in range(2))
+    one.a.b = 2
+    assert other.a.b == 1  # they share nothing
+    assert len(parsed) == 1
+    (tmp_path / "mine.yaml").write_text("a: {b: 3}\n")
+    assert source.load_config("mine").config.a.b == 3
 
 
 def test_a_file_of_another_systems_lines_is_the_same_file(tmp_path: Path) -> None:

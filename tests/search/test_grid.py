@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from neumann.config import LocalLaunchConfig, RunSpec, make_spec, make_specs
+from neumann.config.signature import sign
 from neumann.errors import UserError
 from neumann.search.grid import expand, read_sweep, varying
 from neumann.search.space import Search
@@ -226,6 +228,21 @@ def test_specs_share_nothing_that_can_be_changed() -> None:
     a.config.trainer.max_epochs = 1
     a.choices["optimizer"] = "x"
     assert same(b, make_spec(["+model.kwargs.width=8"]))
+
+
+@pytest.mark.medium
+def test_what_a_spec_keeps_of_itself_is_that_of_its_seed_and_logger() -> None:
+    one, other = make_specs([["optimizer=neumann", "seed=3"], ["optimizer=neumann", "seed=4"]])
+    assert same(other, make_spec(["optimizer=neumann", "seed=4"]))
+    tagged = other.with_logger(replace(other.config.logger, job_type="tuning"))
+    for spec in (one, other, tagged, tagged.at_seed(5)):
+        assert spec.plain == spec.as_dict() == asdict(spec.config)
+        assert spec.signed_json == json.loads(json.dumps(spec.signed()))
+        assert spec.signature == sign(spec.signed())
+    assert (one.config.seed, other.config.seed, tagged.at_seed(5).config.seed) == (3, 4, 5)
+    assert tagged.signature == other.signature
+    assert same(one.at_precision("16-mixed"), make_spec(["optimizer=neumann", "seed=3", "trainer.precision=16-mixed"]))
+    assert other.config.logger.job_type != "tuning"
 
 
 @pytest.mark.medium

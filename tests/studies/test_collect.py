@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from neumann.config import making_specs
 from neumann.data import facts
 from neumann.errors import UserError
 from neumann.store import find
@@ -22,7 +23,7 @@ from neumann.studies.conditions import ONE_VALUE
 from neumann.studies.plan import EVALUATION, TUNING, Study, load_study
 from neumann.studies.report.tables import markdown_table, settings_text
 from neumann.studies.results import StudyResults, TuningTrial, chosen
-from neumann.studies.study_run import StudyRun, scores
+from neumann.studies.study_run import StudyRun, read_again, runs_of, scores
 from tests.support.study_folders import STUDY, diverge, finish, write_study
 
 pytestmark = pytest.mark.medium
@@ -403,6 +404,32 @@ def test_evaluation_runs_are_found_whatever_they_are_called(complete: Study) -> 
     run.folder.path.rename(run.folder.path.with_name(f"renamed-{run.spec.signature}"))
     assert find(run.spec).path.name.startswith("renamed")
     assert results_of(complete).row("sgd").errors[0] == 0.04
+
+
+def test_many_runs_are_looked_for_in_one_listing_of_their_folder_a_phase(
+    complete: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[str] = []
+    glob = Path.glob
+
+    def counted(path: Path, pattern: str) -> object:
+        listed.extend([pattern] if path == Path("runs/mine") else [])
+        return glob(path, pattern)
+
+    monkeypatch.setattr(Path, "glob", counted)
+    assert all(run.over for run in collect(complete).tuning)
+    assert (
+        len(listed) == 3
+    )  # and for the precision of other devices; n runs that were looked for one by one took the time of n²
+
+
+def test_a_run_that_ends_after_the_listing_of_a_phase_is_found_when_it_is_read_again(study: Study) -> None:
+    first = study.tuning()[0]
+    with making_specs() as make:
+        runs = runs_of(study, [first], make)
+    assert not runs[0].over
+    finish(first, 0.1)
+    assert read_again(study, runs)[0].over
 
 
 def test_the_report_says_that_test_images_are_trained_on(tmp_path: Path) -> None:

@@ -14,13 +14,16 @@ import pytest
 from scipy import stats
 
 from neumann.cli.main import main
-from neumann.config import make_spec
+from neumann.config import make_spec, resolution
 from neumann.store import RunFolder
 from neumann.store.archive import Archive, of_folder
+from neumann.store.selection import select
 from neumann.studies import sweep_report
 from neumann.studies.report import sweep_page
 from neumann.studies.report.figures.svg import Drawing
-from neumann.studies.sweep import EXPLORATORY
+from neumann.studies.sweep import EXPLORATORY, group
+from neumann.studies.sweep_commands import repeat_words
+from neumann.studies.sweep_runs import read_runs
 from tests.support.sweep_folders import put, run_of
 
 pytestmark = pytest.mark.medium
@@ -437,6 +440,18 @@ def test_commands_make_the_runs_and_the_command_needs_no_torch(python: Callable[
         for seed in seeds.removeprefix("seed=").split(","):
             found.add(make_spec([*rest, f"seed={seed}"]).signature)
     assert found == {path.name[-12:] for path in Path("runs/mine").glob("*-s[04]-*")}
+
+
+def test_the_data_is_read_once_for_the_commands_of_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    for words in (("optimizer=sgd",), ("optimizer=neumann",), ("optimizer=adam",)):
+        put(*words)
+    read = []
+    facts = resolution.facts
+    monkeypatch.setattr(resolution, "facts", lambda data: read.append(data) or facts(data))
+    groups, columns = group(read_runs(select(["runs/mine/*"], Path("runs")))[0])
+    assert all(repeat_words(groups, columns.keys).values())
+    assert len(groups) == 3
+    assert len(read) == len({str(data) for data in read})
 
 
 def test_the_help_names_the_option(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from neumann.config import RunSpec, make_spec
-from neumann.config.from_overrides import at_seed, without_seed
+from neumann.config.from_overrides import without_seed
 from neumann.store import RunFolder, find
 from neumann.studies.plan import PlannedRun
 
@@ -40,7 +40,7 @@ def write_study(content: dict[str, Any] | None = None, name: str = "mine") -> Pa
 
 def spec_of(overrides: tuple[str, ...]) -> RunSpec:
     rest, seed = without_seed(overrides)
-    return _spec_of(overrides) if seed is None else at_seed(_spec_of(rest), seed)
+    return _spec_of(overrides) if seed is None else _spec_of(rest).at_seed(seed)
 
 
 @functools.cache  # a fifth of a second each
