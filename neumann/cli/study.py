@@ -24,6 +24,11 @@ def report(words: Sequence[str]) -> int:
     """Run `neumann report` and return its exit code."""
     parser = _parser("report", f"Write a study's report from what is there. Without NAME, list the studies. {ANY}")
     parser.add_argument("--publish", action="store_true", help="copy a whole report to experiments/NAME/results/BUDGET")
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="while it is trained: render the page again as runs end, and let the browser reload it; Ctrl-C ends it",
+    )
     return _run("report", parser, words)
 
 
@@ -55,5 +60,11 @@ def _run(command: str, parser: Parser, words: Sequence[str]) -> int:
     if name is None:
         studies.print_studies(Console())
         return 0
+    if options.pop("watch", False):
+        if options.pop("publish"):
+            raise UserError("--publish copies a whole report and --watch shows one that is not: give one of the two")
+        from neumann.studies.watch import watch
+
+        return watch(name, console=Console(), **options)
     done: int = getattr(studies, command)(name, console=Console(), **options)
     return done

@@ -44,6 +44,7 @@ class LiveView(ABC):
         self._console, self._preparation = console, preparation
         self._over: dict[str, RunOutcome] = {}  # by signature
         self._folders: dict[str, RunFolder] = {}
+        self._training: dict[str, int] = {}  # the step of each run that trains, by signature
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._announced = False
         self._begun = time.monotonic()
@@ -63,6 +64,10 @@ class LiveView(ABC):
 
     def overview(self) -> RenderableType | None:
         """Return what stands above the table of the runs that train; None for nothing."""
+        return None
+
+    def left(self) -> str | None:
+        """Return how long the rest takes, in words; None where that is not known."""
         return None
 
     def __enter__(self) -> Self:
@@ -87,10 +92,13 @@ class LiveView(ABC):
             words = [self.count(), self.label(outcome.spec), outcome.status]
             words += [f"validation error {_error(outcome, 'validation')}"] if outcome.result else []
             words += [outcome.message] if outcome.message else []
-            self._print("  ".join([*words, f"{outcome.seconds:.1f} s"]))
+            left = self.left()
+            words += [f"{outcome.seconds:.1f} s", *([f"{left} left"] if left else [])]
+            self._print("  ".join(words))
 
     def tick(self, running: Sequence[RunSpec], waiting: int) -> None:
         """Redraw the table at most every `REFRESH_S`; where there is no terminal, say once how many runs there are."""
+        self._training = {spec.signature: self._training.get(spec.signature, 0) for spec in running}
         if self._live is None:
             if not self._announced:
                 self._announced = True
@@ -99,7 +107,8 @@ class LiveView(ABC):
         if time.monotonic() - self._shown < REFRESH_S:
             return
         self._shown = time.monotonic()
-        parts = [self.overview(), self._running(running), self._footer(bool(running), waiting)]
+        trains = self._running(running)  # first: it reads how far they are
+        parts = [self.overview(), trains, self._footer(bool(running), waiting)]
         self._live.update(Group(*(part for part in parts if part is not None)), refresh=True)
 
     def _running(self, running: Sequence[RunSpec]) -> Text:
@@ -107,7 +116,7 @@ class LiveView(ABC):
         for spec in running:
             measured = self._folders[spec.signature].last_measurement()
             error = f"{100 * headline(measured['validation'])['error']:.2f} %" if measured else ""
-            step = measured["step"] if measured else 0
+            step = self._training[spec.signature] = measured["step"] if measured else 0
             steps = f"{step}/{spec.config.derived.total_steps}"
             rows.append([Text(printable(self.label(spec))), Text(steps), Text(error)])
         names = ("running", "step", "validation error")
@@ -117,6 +126,8 @@ class LiveView(ABC):
         counts = Counter(outcome.status for outcome in self._over.values())
         words = [f"{count} {status}" for status, count in counts.items()]
         words += [f"{waiting} waiting", f"{time.monotonic() - self._begun:.0f} s so far"]
+        if (left := self.left()) is not None:
+            words.append(f"{left} left")
         if waiting and not running and not self._folders:  # no run has begun yet
             words.insert(0, f"{self._preparation}, once for all runs")
         return Text(", ".join(words))

@@ -1,9 +1,8 @@
-"""The live view of a study: a table with a line per row, above the runs that train."""
+"""The live view of a study: rows by seeds with what each is and the outcome so far, above the runs that train."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +10,7 @@ from rich.text import Text
 
 from neumann.config import RunSpec
 from neumann.errors import printable
+from neumann.estimates.rate import duration
 from neumann.fitting import fitted
 from neumann.launch.progress import LiveView
 from neumann.launch.protocol import RunOutcome
@@ -18,8 +18,8 @@ from neumann.store.folder import OVER
 from neumann.studies.numbers import choices_text
 from neumann.studies.plan import EVALUATION, TUNING, Study
 from neumann.studies.results import TuningTrial, choices, chosen
-from neumann.studies.statistics import summarize
-from neumann.studies.study_run import StudyRun, scores
+from neumann.studies.so_far import LEGEND, SoFar, TimeLeft, marks
+from neumann.studies.study_run import StudyRun
 
 
 class StudyView(LiveView):
@@ -37,6 +37,7 @@ class StudyView(LiveView):
         self._runs: dict[str, list[StudyRun]] = {TUNING: list(tuning), EVALUATION: []}
         self._trials: Mapping[str, Sequence[TuningTrial]] = {}
         self._chosen_by: dict[str, RunOutcome] = {}  # by signature, of the first phase once it is over
+        self._so_far, self._time_left = SoFar(study), TimeLeft()
 
     def evaluating(self, trials: Mapping[str, Sequence[TuningTrial]], evaluation: Sequence[StudyRun]) -> None:
         """Go on to the second phase: ``trials`` holds each row's trials with the chosen one marked.
@@ -70,9 +71,33 @@ class StudyView(LiveView):
     def _signatures(self) -> set[str]:
         return {run.spec.signature for run in self._runs[self._phase]}
 
+    def done(self, outcome: RunOutcome) -> None:
+        """Count the run, and how long it took."""
+        self._time_left.add(outcome)
+        super().done(outcome)
+
+    def tick(self, running: Sequence[RunSpec], waiting: int) -> None:
+        """Redraw as any live view."""
+        self._time_left.train(len(running))
+        super().tick(running, waiting)
+
+    def left(self) -> str | None:
+        """Return how long the runs that are known to be left take; None before the first, and for a grid's tests."""
+        if self._study.is_grid and self._phase == EVALUATION:
+            return None
+        own = {run.spec.signature: run for run in self._runs[self._phase]}
+        known = [(run.spec, 1.0) for signature, run in own.items() if signature not in self._over]
+        if self._phase == TUNING and not self._study.is_grid:  # then each row is trained at its setting, on other seeds
+            for row in self._study.config.rows:
+                specs = [run.spec for run in self._own(TUNING, row)]
+                known += [(spec, len(self._study.evaluation_seeds) / len(specs)) for spec in specs]
+        seconds = self._time_left.seconds(known, self._training)
+        return f"about {duration(seconds)}" if seconds and known else None
+
     def overview(self) -> Text:
-        """Return a line per row: how far tuning is, the chosen setting, how far evaluation is, the test error."""
+        """Return a line per row: its seeds, how far both phases are, what was chosen, and the outcome so far."""
         rows = []
+        outcome = self._so_far.column("test" if self._phase == EVALUATION else "validation")
         for key, row in self._study.config.rows.items():
             trials = self._trials.get(key, ())
             by_seed = choices(trials)
@@ -80,17 +105,21 @@ class StudyView(LiveView):
             rows.append(
                 [
                     Text(printable(row.label)),
+                    marks(self._own(self._phase, key), self._over, self._training),
                     self._count(TUNING, key),
                     Text(printable(said)),
                     self._count(EVALUATION, key),
-                    Text(self._error(key)),
+                    Text(self._outcome(key)),
                 ]
             )
-        names = ("row", "tuning", "chosen", "evaluation", "test error")
-        narrow = ("test error", "evaluation", "chosen") if self._phase == TUNING else ("tuning", "chosen", "evaluation")
-        table = fitted(names, rows, self._console.width, right=("tuning", "evaluation", "test error"), drop=narrow)
+        names = ("row", "seeds", "tuning", "chosen", "evaluation", outcome)
+        narrow = ("evaluation", "chosen", "seeds", outcome)
+        if self._phase == EVALUATION:
+            narrow = ("tuning", "seeds", "chosen", "evaluation")
+        table = fitted(names, rows, self._console.width, right=("tuning", "evaluation", outcome), drop=narrow)
         title = Text(printable(f"{self._study.name}, budget {self._study.budget}"), style="italic")
-        return title.append("\n").append_text(table).append("\n")
+        text = title.append("\n").append_text(table).append("\n")
+        return text.append(f"{LEGEND}\n", style="dim") if "seeds" in table.plain.partition("\n")[0] else text
 
     def _own(self, role: str, key: str) -> list[StudyRun]:
         return [run for run in self._runs[role] if run.planned.row == key]
@@ -106,17 +135,13 @@ class StudyView(LiveView):
         text = Text(f"{good}/{len(own)}", style="green" if good == len(own) else "")
         return text.append(f" {bad} failed", style="red") if bad else text
 
-    def _error(self, key: str) -> str:
-        errors = []
-        for run in self._own(EVALUATION, key):
-            if run.planned.role != EVALUATION:  # at equal settings, beside the chosen one
-                continue
-            outcome = self._over.get(run.spec.signature)
-            if outcome is not None and outcome.result is not None:
-                now = replace(run, result=outcome.result)
-                found = scores(now, "test", self._study.config.rows[key].point)
-                errors += [] if found is None else [found["error"]]
-        return f"{100 * summarize(errors).mean:.2f} % (n = {len(errors)})" if errors else ""
+    def _outcome(self, key: str) -> str:
+        """Return the row's outcome so far: in the first phase on validation images, by the best run of each seed."""
+        if self._phase == TUNING:
+            return self._so_far.of(self._own(TUNING, key), self._over, "validation")
+        # those at equal settings are beside the chosen one
+        runs = [run for run in self._own(EVALUATION, key) if run.planned.role == EVALUATION]
+        return self._so_far.of(runs, self._over, "test")
 
 
 def _in_words(setting: Mapping[str, Any]) -> str:

@@ -7,12 +7,13 @@ analysis, report. A report that nothing has changed since is answered from its s
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -72,10 +73,10 @@ def study(
         return 0
     if estimate is not None:
         return print_cost(collect(one), estimate, console)
-    folder = _report_folder(one)
+    folder = report_folder(one)
     known = stamp.unchanged(folder, stamp.digest(one, folder.parent))
     if known is not None and not known["incomplete"]:  # nothing is missing, and nothing has changed since
-        _print_end(console, folder, known["headline"], known["notes"])
+        print_end(console, Rendered(folder, known["headline"], None, known["notes"]))
         return 0
     with Training(console) as training:
         runs = collect(one, train=training)
@@ -95,7 +96,7 @@ def study(
         print_main_table(console, results)
     say(console, results.answer, folded=True)
     if kept is None:
-        _print_end(console, folder, results.headline, notes)
+        print_end(console, Rendered(folder, results.headline, results.incomplete, notes))
     else:
         say(console, kept)
     for run in results.runs:
@@ -120,26 +121,44 @@ def report(
     ``no_archive`` the runs in the study's archive do not count. Raises UserError.
     """
     one = load_study(name, budget, checked(overrides), config_dirs, uses_archive=not no_archive)
-    folder = _report_folder(one)
-    made_of = stamp.digest(one, folder.parent)  # before the runs are read, of which others may end meanwhile
-    known = stamp.unchanged(folder, made_of)
-    if known is None:
-        runs = collect(one)
-        results = analyse(runs)
-        kept = _kept(results, runs)
-        if kept is not None:
-            raise UserError(f"{kept}. {one.command('study')} trains what is missing and writes it anew")
-        notes = notes_on(results, runs)
-        folder = _render(results, runs, notes, made_of)
-        headline, incomplete = results.headline, results.incomplete
-    else:
-        headline, incomplete, notes = known["headline"], known["incomplete"], known["notes"]
-    _print_end(console, folder, headline, notes)
-    if incomplete:
-        say(console, f"{incomplete} {one.command('study')} trains them.")
+    made = rendered(one)
+    print_end(console, made)
+    if made.incomplete:
+        say(console, f"{made.incomplete} {one.command('study')} trains them.")
     if publish:
-        _publish(one, folder, incomplete, console)
+        _publish(one, made.folder, made.incomplete, console)
     return 0
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A report that is there: its ``folder``, what it says in a line, what is missing, and what a user should know."""
+
+    folder: Path
+    headline: str
+    incomplete: str | None
+    notes: Sequence[str]
+
+
+def rendered(one: Study, refresh: int | None = None) -> Rendered:
+    """Render the report of ``one`` from what is there, or leave it where nothing has changed.
+
+    With ``refresh`` a browser loads the page again after so many seconds, and the report counts as changed. Raises
+    UserError as `collect` does, and where the report that is there stands on more runs.
+    """
+    folder = report_folder(one)
+    made_of = stamp.digest(one, folder.parent)  # before the runs are read, of which others may end meanwhile
+    known = None if refresh is not None else stamp.unchanged(folder, made_of)
+    if known is not None:
+        return Rendered(folder, known["headline"], known["incomplete"], known["notes"])
+    runs = collect(one)
+    results = analyse(runs)
+    kept = _kept(results, runs)
+    if kept is not None:
+        raise UserError(f"{kept}. {one.command('study')} trains what is missing and writes it anew")
+    notes = notes_on(results, runs)
+    folder = _render(results, runs, notes, made_of, refresh)
+    return Rendered(folder, results.headline, results.incomplete, notes)
 
 
 def print_studies(console: Console) -> None:
@@ -239,7 +258,7 @@ def checked(overrides: Sequence[str]) -> list[str]:
     return list(overrides)
 
 
-def _report_folder(study: Study) -> Path:
+def report_folder(study: Study) -> Path:
     """Return where the report is looked for before anything is composed: under ``output`` of the command line."""
     output = [value_of(word) for word in study.extra if key_of(word) == "output"]
     return Path(folder_of("output", output[-1]) if output else "runs") / study.name / study.report
@@ -255,22 +274,29 @@ def _kept(results: StudyResults, runs: StudyRuns) -> str | None:
     return f"The report is left as it is: {lost}" if lost else None
 
 
-def _render(results: StudyResults, runs: StudyRuns, notes: Sequence[str], made_of: str) -> Path:
+def _render(
+    results: StudyResults, runs: StudyRuns, notes: Sequence[str], made_of: str, refresh: int | None = None
+) -> Path:
     """Write the report beside the run folders, with its stamp, which keeps ``notes``, and return its folder.
 
-    ``made_of`` is the digest of what it was made of.
+    ``made_of`` is the digest of what it was made of. A page that a browser is to ``refresh`` is not stamped, so that
+    the next command writes the one without.
     """
     from neumann.studies.report.page import render
 
     folder = runs.tuning[0].spec.folder.parent / runs.study.report
     make_folder(folder)
+    if refresh is not None:
+        (folder / stamp.NAME).unlink(missing_ok=True)
+        render(results, folder, refresh)
+        return folder
     written = render(results, folder)
     data = {run.spec.facts.fingerprint: run.spec.config.data for run in runs.tuning}
     stamp.write(
         folder,
         made_of,
         [(section, fingerprint) for fingerprint, section in data.items()],
-        [target for run in (*runs.tuning, *runs.evaluation) for target in targets_of(run.spec.as_dict())],
+        _targets(runs),
         written,
         headline=results.headline,
         incomplete=results.incomplete,
@@ -279,10 +305,19 @@ def _render(results: StudyResults, runs: StudyRuns, notes: Sequence[str], made_o
     return folder
 
 
-def _print_end(console: Console, folder: Path, headline: str, notes: Iterable[str]) -> None:
-    print_notes(notes)
-    say(console, (headline, "bold"))
-    say(console, f"report: {folder / REPORT}")
+def _targets(runs: StudyRuns) -> set[str]:
+    """Return what the runs name as ``_target_``; runs that differ in the seed alone share the sections that do."""
+    sections: dict[int, Mapping[str, Any]] = {}
+    for run in (*runs.tuning, *runs.evaluation):
+        sections |= {id(part): part for part in run.spec.plain.values() if isinstance(part, dict)}
+    return {target for section in sections.values() for target in targets_of(section)}
+
+
+def print_end(console: Console, made: Rendered) -> None:
+    """Print what a user should know of a report, what it says, and where it is."""
+    print_notes(made.notes)
+    say(console, (made.headline, "bold"))
+    say(console, f"report: {made.folder / REPORT}")
 
 
 def _publish(one: Study, folder: Path, incomplete: str | None, console: Console) -> None:

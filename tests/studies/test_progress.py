@@ -14,6 +14,7 @@ from neumann.launch import progress
 from neumann.launch.protocol import RunOutcome
 from neumann.studies.plan import Study, load_study
 from neumann.studies.progress import StudyView
+from neumann.studies.so_far import LEGEND
 from neumann.studies.study_run import StudyRun, runs_of
 from tests.support.study_folders import scores, write_study
 
@@ -28,9 +29,9 @@ def study() -> Study:
 
 def outcome_of(run: StudyRun, status: str = "finished") -> RunOutcome:
     both = {"held": scores(0.25), "average": scores(0.125), "base": scores(0.5)}
-    result = {"status": status, "validation": both, "test": both} if status != "failed" else None
+    result = {"status": status, "validation": both, "test": both, "step": 36, "eval_point": "held"}
     message = None if status == "finished" else "it broke"
-    return RunOutcome(run.spec, status, result, message, False, 2.5, run.spec.folder)
+    return RunOutcome(run.spec, status, None if status == "failed" else result, message, False, 4.0, run.spec.folder)
 
 
 def console_of(terminal: bool) -> Console:
@@ -53,7 +54,7 @@ def test_without_a_terminal_a_line_counts_the_runs_of_the_phase(study: Study) ->
     signatures = {run.spec.signature for run in tuning}
     assert len(signatures) < len(tuning)  # rows that differ in their point share runs
     with StudyView(console, "importing PyTorch", study, tuning) as view:
-        view.tick([], len(signatures))
+        view.tick([run.spec for run in tuning[:2]], len(signatures) - 2)
         view.done(outcome_of(tuning[0]))
         view.done(outcome_of(tuning[1], "failed"))
         view.evaluating({}, tuning[:1])
@@ -61,8 +62,9 @@ def test_without_a_terminal_a_line_counts_the_runs_of_the_phase(study: Study) ->
     rate = tuning[0].spec.config.optimizer["lr"]
     assert text_of(console).splitlines() == [
         f"{len(signatures)} of {len(signatures)} runs to train; importing PyTorch for them",
-        f"tuning 1/{len(signatures)}  {tuning[0].spec.name} lr={rate}  finished  validation error 50.00 %  2.5 s",
-        f"tuning 2/{len(signatures)}  {tuning[1].spec.name} lr={rate}  failed  it broke  2.5 s",
+        f"tuning 1/{len(signatures)}  {tuning[0].spec.name} lr={rate}  finished  validation error 50.00 %  4.0 s"
+        "  about 52 s left",  # 17 more, and 9 of the second phase, of 4 s, two at a time
+        f"tuning 2/{len(signatures)}  {tuning[1].spec.name} lr={rate}  failed  it broke  4.0 s  about 50 s left",
     ]
 
 
@@ -87,11 +89,13 @@ def test_on_a_terminal_every_row_is_a_line_with_its_setting_and_test_error(
             view.done(outcome_of(run))
         view.tick([], 0)
         second = shown(console)[len(first) :]
-    assert "SGD 9/9" in first
-    assert "Neumann 0/9" in first
+    assert "SGD ✓✓✓ 9/9 25.00 % (n = 3)" in first
+    assert "SGD, averaged ✓✓✓ 9/9 12.50 % (n = 3)" in first
+    assert "Neumann ▸·· 0/9" in first
+    assert " ".join(LEGEND.split()) in first
     assert f"{neumann.name} lr={neumann.config.optimizer['lr']} 0/36" in first
     assert "9 finished, 3 waiting" in first[-1]  # both rows that it judges share their runs
-    assert "SGD, averaged 9/9 lr=0.3 3/3 12.50 % (n = 3)" in second  # at its own point
+    assert "SGD, averaged ✓✓✓ 9/9 lr=0.3 3/3 12.50 % (n = 3)" in second  # at its own point
 
 
 @pytest.mark.parametrize("width", [80, 60, 40])

@@ -83,17 +83,18 @@ HERE = Path(__file__).parent
 UNBROKEN = re.compile(r" (?=[=<] )|(?<= [=<]) |(?<=\d) (?=%)")  # spaces at which no line may end: α = 0, n = 5, 95 %
 
 
-def render(results: StudyResults, folder: Path) -> list[Path]:
+def render(results: StudyResults, folder: Path, refresh: int | None = None) -> list[Path]:
     """Write the page, the tables and the figures into ``folder``; return their paths, report.html first.
 
-    Every file is replaced atomically. Raises OSError.
+    Every file is replaced atomically. With ``refresh`` a browser loads the page again after so many seconds. Raises
+    OSError.
     """
     from neumann.studies.report.figures import draw
 
     folder.mkdir(parents=True, exist_ok=True)
     drawings = draw(results)
     files = {
-        "report.html": page(results, drawings).encode(),
+        "report.html": refreshing(page(results, drawings), refresh).encode(),
         "table.md": markdown_table(results).encode(),
         "table.csv": table_csv(results),
         "runs.csv": runs_csv(results),
@@ -115,6 +116,12 @@ def render(results: StudyResults, folder: Path) -> list[Path]:
     for name, content in reversed(files.items()):  # the page last, when the files beside it are there
         replace_file(folder / name, content)
     return [folder / name for name in files]
+
+
+def refreshing(text: str, seconds: int | None) -> str:
+    """Return a page that a browser loads again after so many ``seconds``, for None as it is."""
+    again = f'<head>\n<meta http-equiv="refresh" content="{seconds}">'
+    return text if seconds is None else text.replace("<head>", again, 1)
 
 
 def _bound(text: str) -> str:
