@@ -60,7 +60,7 @@ function sortable(table) {
 
 // ------------------------------------------------------------------------------------------------------------- charts
 
-const W = 720, H = 340, LEFT = 62, RIGHT = 14, TOP = 12, BOTTOM = 44;
+const H = 340, LEFT = 62, RIGHT = 14, TOP = 12, BOTTOM = 44;
 const COLOURS = ["blue", "vermilion", "green", "purple", "orange", "ink"], DASHES = ["", "7 4", "7 3 2 3", "2 3", "12 3"];
 
 function make(name, attributes = {}, ...inside) {
@@ -101,6 +101,7 @@ function choice(label, options, change) {
 }
 
 function chart(data, after) {
+  const W = Math.max(340, Math.min(720, after.parentElement.clientWidth)); // a telephone's letters stay as large
   const off = new Set(), tip = make("div", { class: "tip", role: "status" });
   const box = make("div", { class: "chart" }), controls = make("div", { class: "controls" }), rows = make("div", { class: "controls" });
   const y = choice("Show", data.y, draw), x = choice("against", data.x, draw);
@@ -143,7 +144,8 @@ function chart(data, after) {
     for (const t of upright.ticks) svg.append(
       make("line", { x1: LEFT, x2: W - RIGHT, y1: upright.at(t), y2: upright.at(t), stroke: "var(--fig-faint)" }),
       make("text", { x: LEFT - 8, y: upright.at(t) + 4, "text-anchor": "end" }, shown(t)));
-    for (const t of data.dots ? places : across.ticks) svg.append(make("text", { x: across.at(t), y: H - BOTTOM + 18, "text-anchor": "middle" }, shown(t)));
+    const most = Math.floor((W - LEFT - RIGHT) / 46), ticks = data.dots ? places : across.ticks;
+    for (const t of ticks.filter((_, i) => i % Math.ceil(ticks.length / most) === 0)) svg.append(make("text", { x: across.at(t), y: H - BOTTOM + 18, "text-anchor": "middle" }, shown(t)));
     svg.append(make("text", { x: (LEFT + W) / 2, y: H - 6, "text-anchor": "middle" }, data.x[xs]));
     const clip = v => Math.max(TOP, Math.min(H - BOTTOM, upright.at(ly && v <= 0 ? 1e-12 : v)));
     for (const { i, points } of lines) {
