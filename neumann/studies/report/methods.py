@@ -28,7 +28,7 @@ def _task(results: StudyResults) -> str:
         said += f" Training lasted {epochs_text(results)}."
     if results.settings:
         said += f" {settings_text(results)}"
-    return said
+    return f"{said} All runs have {', '.join(map(printable, results.recipe))}." if results.recipe else said
 
 
 def _search(results: StudyResults) -> str:
@@ -42,7 +42,7 @@ def _search(results: StudyResults) -> str:
         text = "; ".join(f"{printable(key)} from {{{', '.join(values)}}}" for key, values in tried.items())
         label = results.cells[row.key].label if results.cells else row.label
         spaces.setdefault(text, {})[label] = None
-    told = ". ".join(f"{text}{f' for {_and(labels)}' if len(spaces) > 1 else ''}" for text, labels in spaces.items())
+    told = "; ".join(f"{text}{f' for {_and(labels)}' if len(spaces) > 1 else ''}" for text, labels in spaces.items())
     seeds = len(results.evaluation_seeds)
     if trials < 2:
         return f"Nothing was tuned. Each row was trained with {_seeds(seeds)} of initialisation and data order."
@@ -99,7 +99,7 @@ def _lost(results: StudyResults) -> str:
         for what, runs in (("tuned", tuning), ("evaluated", evaluation))
     ]
     said = f"In all {len(results.runs):,} runs were planned"
-    told = [f"{count} of those that {what} diverged" for what, count in lost if count]
+    told = [f"{count} of the runs that {what} diverged" for what, count in lost if count]
     if results.incomplete:
         said += f", of which {sum(run.status not in ('finished', 'diverged') for run in results.runs):,} have no result"
     return f"{said}; {_and(told)}." if told else f"{said}; none diverged."

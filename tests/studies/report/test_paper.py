@@ -61,6 +61,7 @@ def test_methods_say_what_was_done() -> None:
     for part in (
         "on CIFAR-10, 45,000 training images.",
         "Training lasted 30 epochs.",
+        "All runs have model=timm, model.name=resnet20, data=cifar10,",
         "Each row had 6 trials: optimizer.lr from {0.01, 0.03, 0.1, 0.3, 1, 3}",
         "lowest mean validation error over 3 seeds was chosen",
         "with 10 seeds that no choice had seen",
@@ -77,7 +78,7 @@ def test_methods_say_what_went_wrong() -> None:
         replace(run, status="diverged") if run.role == "evaluation" and run.seed == 10 else run for run in results.runs
     )
     count = sum(run.status == "diverged" for run in lost if run.role == "evaluation")
-    assert f"{count} of those that evaluated diverged" in sentences(replace(results, runs=lost))
+    assert f"{count} of the runs that evaluated diverged" in sentences(replace(results, runs=lost))
     assert "have no result" in sentences(study(finished=4))
 
 
