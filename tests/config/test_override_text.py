@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from neumann.config import make_spec
-from neumann.config.override_text import key_of, parse_override, refuse_twice, value_of
+from neumann.config.override_text import FOLLOW, key_of, parse_override, refuse_twice, value_of
 from neumann.errors import UserError
 from neumann.folders import folder_of
+from tests.support.markdown_pages import ROOT
 
 
 @pytest.mark.medium
@@ -139,6 +141,8 @@ def test_what_the_message_says_to_write_works() -> None:
         ["a=1", "~a"],
         ["model.kwargs.a=1", "+model.kwargs={a:2}"],
         ["recipe={label_smoothing:0.1}", "recipe.label_smoothing=0.2"],
+        ["timing.burn_in=0.5", "optimizer.burn_in_steps=3"],
+        ["schedule.ramp_steps=1,2", "timing.ramp=1"],
     ],
 )
 def test_nothing_is_given_twice(words: list[str]) -> None:
@@ -146,6 +150,16 @@ def test_nothing_is_given_twice(words: list[str]) -> None:
         refuse_twice(words)
     refuse_twice([words[0], "other=1"])
     refuse_twice(["optimizer=sgd", "optimizer.lr=1"])
+    refuse_twice(["timing=paper", "optimizer.burn_in_steps=3"])
+
+
+def test_the_settings_that_follow_from_a_time_scale_are_those_of_the_files() -> None:
+    found: dict[str, set[str]] = {}
+    for group in ("optimizer", "schedule"):
+        for file in (ROOT / "conf" / group).glob("*.yaml"):
+            for key, scale in re.findall(r"^(\w+): \$\{\w+:\$\{(timing\.\w+)\}", file.read_text(), re.MULTILINE):
+                found.setdefault(scale, set()).add(f"{group}.{key}")
+    assert {scale: set(settings) for scale, settings in FOLLOW.items()} == found
 
 
 def test_an_override_has_a_key_and_a_value() -> None:
