@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from statistics import fmean
 
 from rich.text import Text
 
 from neumann.config import RunSpec
+from neumann.errors import UserError
 from neumann.estimates.recorded import costs
 from neumann.launch.protocol import RunOutcome
 from neumann.store import OVER, RunFolder
@@ -95,7 +97,9 @@ class SoFar:
             now = replace(run, result=outcome.result)
             if not run.from_archive:
                 now = replace(now, folder=RunFolder(outcome.folder))
-            self._known[key] = self._cost(now) if self._target is not None else self._error(now, split)
+            self._known[key] = None
+            with suppress(UserError):  # what a study refuses, it refuses when it reads the phase, in one sentence
+                self._known[key] = self._cost(now) if self._target is not None else self._error(now, split)
         return self._known[key]
 
     def _error(self, run: StudyRun, split: str) -> float | None:

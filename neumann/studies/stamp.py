@@ -15,7 +15,7 @@ from neumann.studies.plan import ON_THE_PAGE, Study
 
 NAME = ".stamp.json"
 PACKAGE = Path(__file__).resolve().parents[1]
-CODE, RECORDS = (".py", ".j2", ".css"), (".json", ".jsonl")  # by kind: a list of names would go stale unseen
+CODE, RECORDS = (".py", ".j2", ".css", ".js"), (".json", ".jsonl")  # by kind: a list of names would go stale unseen
 
 
 def digest(study: Study, runs: Path) -> str:

@@ -71,6 +71,16 @@ def test_each_seed_counts_with_its_best_run_until_then() -> None:
     assert so_far.of(runs, outcomes, "validation") == "18.75 % (n = 2)"
 
 
+def test_a_run_without_its_rows_point_ends_no_launch() -> None:
+    study = grid()
+    run = runs_of_row(study, "averaged")[0]
+    good = ended(run)
+    assert good.result is not None
+    lacks = {"held": scores(0.25)}
+    outcomes = {run.spec.signature: ended(run, result={**good.result, "validation": lacks})}
+    assert SoFar(study).of([run], outcomes, "validation") == ""
+
+
 def test_a_study_of_steps_counts_steps_to_its_target() -> None:
     comparisons = {"primary": "neumann", "reference": "sgd", "outcome": "steps", "margin": 0.1}
     study = grid(comparisons=comparisons, target={"error": 30})

@@ -81,15 +81,15 @@ def test_a_report_or_a_stamp_that_was_edited_is_rendered_again(tmp_path: Path) -
 
 def test_the_digest_follows_the_code_and_its_templates(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     real = {file.suffix for file in stamp.PACKAGE.glob("studies/**/*") if file.is_file()} - {".pyc"}
-    assert real == {".py", ".j2", ".css"}  # a file of another kind must be among the stamp's kinds as well
+    assert real == {".py", ".j2", ".css", ".js"}  # a file of another kind must be among the stamp's kinds as well
     Path("package/conf").mkdir(parents=True)
     monkeypatch.setattr(stamp, "PACKAGE", Path("package").resolve())
     seen = [stamp.digest(study, RUN.parent)]
-    for name in ("new.py", "page.j2", "page.css"):
+    for name in ("new.py", "page.j2", "page.css", "page.js"):
         append(f"package/{name}")
         seen.append(stamp.digest(study, RUN.parent))
     append("package/notes.txt")
-    assert len(set(seen)) == 4
+    assert len(set(seen)) == 5
     assert stamp.digest(study, RUN.parent) == seen[-1]
 
 
