@@ -61,7 +61,7 @@ def settings(study: Study, tuning: Sequence[StudyRun]) -> dict[str, Rows]:
             said = next(iter(had)) if len(had) == 1 else "tuned"
             rows[said] = (*rows.get(said, ()), label)
         if len(rows) > 1:
-            found[what] = _by_batch(study, rows) or rows
+            found[what] = (_by_batch(study, rows) if study.cells else None) or rows
     return found  # type: ignore[return-value]
 
 
