@@ -317,6 +317,7 @@ def quartiles(values: Sequence[float]) -> list[float]:
 
 
 JPEGS, SIDE, STREAM_BATCH = 1200, (500, 375), 50  # as many pixels as a typical image of ImageNet
+STREAMED = f"JPEG files of {SIDE[0]} × {SIDE[1]} to crops of 224"
 
 
 def streaming(device: str, workers: int, rounds: int, order: random.Random) -> dict[str, Any]:
@@ -350,7 +351,7 @@ def streaming(device: str, workers: int, rounds: int, order: random.Random) -> d
                 wait(device)
                 if turn:
                     took[name].append(1e3 * (time.perf_counter() - begun) / images)
-    name = f"JPEG files of {SIDE[0]} × {SIDE[1]} to crops of 224, {workers} workers, batch {STREAM_BATCH} (an image)"
+    name = f"{STREAMED}, {workers} workers, batch {STREAM_BATCH} (an image)"
     return summary(name, "ratio at least 1.0", took, TIMM)
 
 
@@ -416,14 +417,19 @@ def main() -> None:
     if given.worker:
         work(int(given.worker[0]), given.worker[1], given.device, given.threads)
         return
+    known = cases(given.device)
+    if given.write and given.only:
+        parser.error("--only measures a part, and --write would put it in the place of the whole: give one of the two")
+    if not any(given.only in name for name in (*(case.name for case in known), STREAMED)):
+        parser.error(f"--only {given.only} is in no case: {', '.join((*(case.name for case in known), STREAMED))}")
     order, measured = random.Random(0), []
     lines: list[str] = []
-    for number, case in enumerate(cases(given.device)):
+    for number, case in enumerate(known):
         if given.only in case.name:
             measured.append(measure(number, given.device, given.threads, given.rounds, order))
             print("\n".join(part := table(measured[-1])), flush=True)
             lines += part
-    if given.only in "JPEG":
+    if given.only in STREAMED:
         workers = len(os.sched_getaffinity(0))
         measured.append(streaming(given.device, workers, max(4, given.rounds // 5), order))
         print("\n".join(part := table(measured[-1])), flush=True)
