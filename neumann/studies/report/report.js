@@ -5,7 +5,7 @@
 // ------------------------------------------------------------------------------------------------------------- tables
 
 const number = text => {
-  const found = text.replace(/−/g, "-").replace(/,(?=\d{3})/g, "").match(/^[<+]?\s*(-?\d+(?:\.\d+)?(?:e[-+]?\d+)?)/);
+  const found = text.replace(/−/g, "-").replace(/,(?=\d{3})/g, "").match(/^[<+]?\s*(-?\d+(?:\.\d+)?(?:e[-+]?\d+)?)(?![\w.])/);
   return found ? Number(found[1]) : null;
 };
 
@@ -21,6 +21,14 @@ function heads(table) {
     }
   });
   return grid[rows.length - 1].map(cell => (cell.colSpan === 1 ? cell : null));
+}
+
+// What a cell is sorted by: its text without the notes under it; nothing of a note that spans columns
+function value(cell) {
+  if (!cell || cell.colSpan > 1) return "";
+  const copy = cell.cloneNode(true);
+  for (const note of copy.querySelectorAll(".under, .tag")) note.remove();
+  return copy.textContent.trim();
 }
 
 function sortable(table) {
@@ -40,7 +48,7 @@ function sortable(table) {
     button.addEventListener("click", () => {
       const was = head.getAttribute("aria-sort"), up = was !== "ascending";
       const still = was === "descending"; // a third press gives the page's own order back
-      const order = groups.map((rows, i) => ({ rows, i, text: (rows[0].cells[column] || {}).textContent?.trim() ?? "" }));
+      const order = groups.map((rows, i) => ({ rows, i, text: value(rows[0].cells[column]) }));
       const known = one => number(one.text) ?? (/[\p{L}\d]/u.test(one.text) ? one.text : null);
       if (!still) {
         order.sort((a, b) => {

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from neumann.cli.main import main
+from neumann.studies.report import page as page_module
 from neumann.studies.report.page import render
 from tests.support.fake_results import ROWS, study
 from tests.support.sweep_folders import put
@@ -192,3 +193,83 @@ def test_curves_have_the_axes_that_their_runs_record(tmp_path: Path) -> None:
     assert said["axes"] == ["epochs", "steps"]
     assert said["label"].endswith("steps")
     assert said["first"].startswith("steps 350: SGD momentum ")
+
+
+# Tables as the pages have them: signatures that begin with digits, notes glued to numbers, a row with one note for all
+TABLES = """<!DOCTYPE html><table><thead><tr><th>a</th><th>b</th></tr></thead><tbody>
+<tr><th>0e9abc</th><td>9.0<span class="under">missed 2</span></td></tr>
+<tr><th>3a1</th><td colspan="1">10.0<span class="tag">primary</span></td></tr>
+<tr><th>12bb</th><td colspan="2">3 seeds are not over</td></tr>
+<tr><th>0e1f</th><td>−1.5</td></tr></tbody></table><pre></pre>
+<script>const data = null;
+SCRIPT
+const table = document.querySelector("table"), said = [];
+sortable(table);
+for (const [column, times] of [[0, 1], [1, 1], [1, 1]]) {
+  table.querySelectorAll(".sort")[column].click();
+  said.push([...table.tBodies[0].rows].map(row => row.cells[0].textContent));
+}
+document.querySelector("pre").textContent = JSON.stringify(said);
+</script>"""
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
+def test_signatures_are_no_numbers_and_notes_come_last(tmp_path: Path) -> None:
+    tables = (Path(page_module.__file__).parent / "report.js").read_text(encoding="utf-8").split("// ---")[1]
+    probed = tmp_path / "tables.html"
+    probed.write_text(TABLES.replace("SCRIPT", f"// {tables}"), encoding="utf-8")
+    done = subprocess.run(
+        [str(CHROMIUM), *QUIET, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", probed.as_uri()],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    by_signature, up, down = json.loads(re.findall(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL)[0])
+    assert by_signature == ["0e1f", "0e9abc", "12bb", "3a1"]
+    assert up == ["0e1f", "0e9abc", "3a1", "12bb"]
+    assert down == ["3a1", "0e9abc", "0e1f", "12bb"]
+
+
+# The colours that a reader sees, of the paper and of what the script draws on it
+COLOURS = """<script>
+addEventListener("load", () => {
+  const seen = (node, what) => getComputedStyle(node)[what];
+  const svg = document.querySelector("#curves .chart svg[viewBox]");
+  document.body.innerHTML = "<pre></pre>" + JSON.stringify({
+    paper: seen(document.body, "backgroundColor"), text: seen(svg.querySelector("text"), "fill"),
+    tip: seen(document.querySelector("#curves .tip"), "color"), label: seen(document.querySelector("#curves label"), "color"),
+    lines: [...svg.querySelectorAll("[data-row] path[stroke]")].map(p => seen(p, "stroke")),
+  }) + "<pre></pre>";
+});
+</script>"""
+
+
+def luminance(colour: str) -> float:
+    """Return the relative luminance of "rgb(r, g, b)", by WCAG 2."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_what_the_script_draws_is_seen_in_both_colour_schemes(tmp_path: Path, scheme: str) -> None:
+    page = render(study(ROWS[:5]), tmp_path / "one")[0]
+    page.write_text(page.read_text(encoding="utf-8").replace("<head>", f"<head>{COLOURS}", 1), encoding="utf-8")
+    done = subprocess.run(
+        [str(CHROMIUM), *QUIET, f"--blink-settings=preferredColorScheme={['dark', 'light'].index(scheme)}",
+         f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    found = re.search(r"<body><pre></pre>(\{.*?\})<pre></pre>", done.stdout, re.DOTALL)
+    assert found, done.stderr[-2000:]
+    seen = json.loads(html.unescape(found[1]))
+    assert (luminance(seen["paper"]) < 0.2) == (scheme == "dark")
+    assert all(contrast(seen[text], seen["paper"]) >= 4.5 for text in ("text", "tip", "label"))
+    assert len(seen["lines"]) == 5
+    assert all(contrast(line, seen["paper"]) >= 3 for line in seen["lines"]), seen
