@@ -23,7 +23,7 @@ from neumann.launch.protocol import RunOutcome
 from neumann.search.grid import expand
 from neumann.store import RunFolder, find, finished_result
 from neumann.store.files import read_json
-from neumann.store.vouching import DIGEST
+from neumann.store.vouching import DIGEST, sealed
 from tests.support.launching import LONG, QUICK, RecordingView, left_over, own_optimizer, wait_for
 
 pytestmark = pytest.mark.medium
@@ -133,7 +133,7 @@ def test_a_run_of_another_process_is_waited_for() -> None:
             if finish:
                 result = json.loads((find(mine).path / "result.json").read_text())
                 unsealed = {key: value for key, value in result.items() if key != DIGEST}
-                folder.write_result({**unsealed, "signature": spec.signature})
+                folder.write_result(sealed({**unsealed, "signature": spec.signature}))
 
     claimed = threading.Barrier(3)
     threads = [threading.Thread(target=elsewhere, args=a) for a in ((theirs, True), (left, False))]
