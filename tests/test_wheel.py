@@ -44,6 +44,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert embedded <= set(names)
     assert any(name.endswith("licenses/neumann/data/fashion14/LICENSE") for name in names)
     assert wheel.stat().st_size < 4 << 20
+    archives = {name.split("/")[2] for name in names if name.endswith("runs.jsonl.gz")}
+    assert archives == {"baselines", "regularizers"}  # that of scaling is in the repository alone
     site = work / "site"
     subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", site, wheel], check=True)
     return site
