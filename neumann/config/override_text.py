@@ -123,14 +123,14 @@ def as_text_value(text: str) -> str:
     return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) and text.lower() != "null" else quoted_text(text)
 
 
-FOLLOW = {  # a time scale in epochs: the settings that are computed from it where they are not given
-    "timing.burn_in": ("optimizer.burn_in_steps",),
-    "timing.reset_period": ("optimizer.reset_period",),
-    "timing.average": ("optimizer.gamma",),
-    "timing.momentum_unit": ("optimizer.momentum_unit",),
-    "timing.ramp": ("schedule.ramp_steps",),
-    "timing.drop_every": ("schedule.every_steps",),
-    "timing.decay_every": ("schedule.every_steps",),
+FOLLOWS = {  # a time scale in epochs: the setting that is computed from it where it is not given
+    "timing.burn_in": "optimizer.burn_in_steps",
+    "timing.reset_period": "optimizer.reset_period",
+    "timing.average": "optimizer.gamma",
+    "timing.momentum_unit": "optimizer.momentum_unit",
+    "timing.ramp": "schedule.ramp_steps",
+    "timing.drop_every": "schedule.every_steps",
+    "timing.decay_every": "schedule.every_steps",
 }
 
 
@@ -150,12 +150,11 @@ def refuse_twice(overrides: Sequence[str]) -> None:
         for above in itertools.accumulate(key.split(".")[:-1], "{}.{}".format):
             if above in first and ("." in above or first[above].partition("=")[2].startswith("{")):
                 raise UserError(f"'{first[above]}' and '{text}' both set {key}: leave out one of the two")
-    for scale, settings in FOLLOW.items():
-        for key in settings:
-            if scale in first and key in first:
-                raise UserError(
-                    f"'{first[scale]}' and '{first[key]}' both set {key}, the first in epochs: leave out one of the two"
-                )
+    for scale, key in FOLLOWS.items():
+        if scale in first and key in first:
+            raise UserError(
+                f"'{first[scale]}' and '{first[key]}' both set {key}, the first in epochs: leave out one of the two"
+            )
 
 
 def value_of(text: str) -> str:

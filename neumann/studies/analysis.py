@@ -134,7 +134,10 @@ def _row(
 
 
 def _scaling(runs: StudyRuns, rows: Iterable[RowResult]) -> tuple[ScalingCurve, ...]:
-    """Return the curve of every row of a batch-size study, as far as its runs are over."""
+    """Return the curve of every row of a batch-size study that has runs which are over at the smallest batch.
+
+    What a row needs is told against that batch, so one without them has no curve yet.
+    """
     study = runs.study
     found: dict[str, dict[int, AtBatch]] = {}
     for row in rows if study.cells else ():
@@ -145,7 +148,12 @@ def _scaling(runs: StudyRuns, rows: Iterable[RowResult]) -> tuple[ScalingCurve, 
             found.setdefault(cell.row, {})[cell.batch] = AtBatch(ways, rates, row.edge)
     labels = {cell.row: cell.label for cell in study.cells.values()}
     other = study.cells[study.config.comparisons.reference].row if study.cells else ""
-    return tuple(curve(row, labels[row], its, found.get(other) if row != other else None) for row, its in found.items())
+    smallest = min((cell.batch for cell in study.cells.values()), default=0)
+    return tuple(
+        curve(row, labels[row], its, found.get(other) if row != other else None)
+        for row, its in found.items()
+        if smallest in its
+    )
 
 
 def _rate(config: RunConfig) -> float | None:

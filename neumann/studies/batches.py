@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from neumann.bounds import Bounds
 from neumann.config.override_text import key_of
 from neumann.errors import UserError
-from neumann.studies.results import COSTS
 from neumann.studies.scaling import Cell
 from neumann.studies.schema import FIGURES, GRID, BudgetConfig, RowConfig, StudyConfig
 
@@ -74,7 +73,7 @@ def check_batches(config: StudyConfig) -> None:
         Bounds(at_least=1).check("batches", size)
     if len(sizes) < 2:
         raise UserError(f"batches: a curve takes at least two, and there is {len(sizes)}")
-    if config.design != GRID or named.outcome not in COSTS or config.target is None or config.target.error is None:
+    if config.design != GRID or named.outcome != "steps" or config.target is None or config.target.error is None:
         raise UserError(
             "batches: steps are counted to one error at every batch, and every seed chooses the rate that needs the "
             "fewest: write design: grid, comparisons.outcome: steps and target.error, a validation error in percent "

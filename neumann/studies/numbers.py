@@ -48,6 +48,11 @@ def percent(value: float | None) -> str:
     return _decimals(None if value is None else 100 * value, 2)
 
 
+def amount(value: float | None) -> str:
+    """Return a number of steps, examples or seconds: "1,250", "45.1", or a dash."""
+    return DASH if value is None else f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
+
+
 def percentage_points(value: float | None) -> str:
     """Return a difference of two fractions in percentage points, with its sign: -0.0031 is "−0.31"."""
     return _decimals(None if value is None else 100 * value, 2, "+")

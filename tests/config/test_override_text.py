@@ -9,7 +9,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from neumann.config import make_spec
-from neumann.config.override_text import FOLLOW, key_of, parse_override, refuse_twice, value_of
+from neumann.config.override_text import FOLLOWS, key_of, parse_override, refuse_twice, value_of
 from neumann.errors import UserError
 from neumann.folders import folder_of
 from tests.support.markdown_pages import ROOT
@@ -159,7 +159,7 @@ def test_the_settings_that_follow_from_a_time_scale_are_those_of_the_files() -> 
         for file in (ROOT / "conf" / group).glob("*.yaml"):
             for key, scale in re.findall(r"^(\w+): \$\{\w+:\$\{(timing\.\w+)\}", file.read_text(), re.MULTILINE):
                 found.setdefault(scale, set()).add(f"{group}.{key}")
-    assert {scale: set(settings) for scale, settings in FOLLOW.items()} == found
+    assert {scale: {setting} for scale, setting in FOLLOWS.items()} == found
 
 
 def test_an_override_has_a_key_and_a_value() -> None:

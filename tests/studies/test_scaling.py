@@ -250,6 +250,10 @@ def test_every_row_is_trained_at_every_batch() -> None:
         ({"design": "tuned", "seeds": {"tuning": [5, 6, 7], "evaluation": [0]}}, "write design: grid, comparisons.outcome: steps and target.error"),
         ({"target": {"of": "sgd"}, "seeds": {"tuning": [5], "evaluation": [0]}}, "write design: grid, comparisons.outcome: steps and target.error"),
         ({"comparisons": {"primary": "neumann", "reference": "sgd", "margin": 0.1}}, "write design: grid, comparisons.outcome: steps"),
+        (
+            {"comparisons": {"primary": "neumann", "reference": "sgd", "margin": 0.1, "outcome": "device_seconds"}},
+            "write design: grid, comparisons.outcome: steps",
+        ),
         ({"overrides": ["batch.size=64"]}, "overrides: batch.size is what the study's batches set: leave it out"),
         ({"batches": {32: {"overrides": ["batch.size=8"]}, 64: {}}}, "batches.32.overrides: batch.size is what"),
         ({"batches": {32: {"overrides": ["optimizer.lr=8"]}, 64: {}}}, "batches.32.overrides and space both set optimizer.lr"),
@@ -391,6 +395,15 @@ def test_the_page_of_a_batch_study(capsys: pytest.CaptureFixture[str]) -> None:
         path.unlink()
     assert main(["report", "mine"]) == 0
     assert {name: (folder / name).read_bytes() for name in files} == files
+
+
+@pytest.mark.medium
+def test_a_row_without_its_smallest_batch_has_no_curve_yet() -> None:
+    def partly(study: Study, runs: Sequence[StudyRun], trials: Mapping[str, Sequence[TuningTrial]]) -> None:
+        trained(study, [run for run in runs if run.planned.row != "neumann@32"], trials)
+
+    results = analyse(collect(study_of(), train=partly))
+    assert [one.row for one in results.scaling] == ["sgd"]
 
 
 @pytest.mark.medium

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from neumann.studies.effects import Effect, Median
 from neumann.studies.numbers import (
     DASH,
+    amount,
     change,
     effect_interval,
     interval,
@@ -107,11 +108,7 @@ def _reached(medians: Mapping[str, Median]) -> str:
 def _median(one: Median | None) -> str:
     if one is None or one.value is None:
         return DASH
-    return joined(_amount(one.value), interval(one.low, one.high, _amount))
-
-
-def _amount(value: float | None) -> str:
-    return DASH if value is None else f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
+    return joined(amount(one.value), interval(one.low, one.high, amount))
 
 
 def outcomes_caption(results: StudyResults) -> str:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from neumann.fitting import print_table
 from neumann.studies.effects import Effect
-from neumann.studies.numbers import DASH, count, interval, printable, value
+from neumann.studies.numbers import DASH, amount, count, interval, printable, value
 from neumann.studies.report.csv_files import Cell, as_csv
 from neumann.studies.report.text import TextTable, joined
 from neumann.studies.results import StudyResults
@@ -98,7 +98,7 @@ def _steps(point: ScalingPoint) -> Number:
     if point.mean is None:
         given_up = [steps for steps in point.missed.values() if steps is not None]
         return Number(DASH, DASH, f"missed in {max(given_up):,.0f}" if given_up else "diverged" if point.missed else "")
-    return Number(_amount(point.mean), interval(point.low, point.high, _amount))
+    return Number(amount(point.mean), interval(point.low, point.high, amount))
 
 
 def _ratio(effect: Effect | None) -> Number:
@@ -109,10 +109,6 @@ def _ratio(effect: Effect | None) -> Number:
 
 def _times(ratio: float | None) -> str:
     return DASH if ratio is None else f"{ratio:.2f}" if ratio < 10 else f"{ratio:.3g}"
-
-
-def _amount(steps: float | None) -> str:
-    return DASH if steps is None else f"{steps:,.0f}" if steps >= 100 else f"{steps:.3g}"
 
 
 def _rates(point: ScalingPoint) -> str:
@@ -127,8 +123,8 @@ def _fitted(found: Fit | None, name: str) -> Number:
     low, high = getattr(found, f"{name}_low"), getattr(found, f"{name}_high")
     bounds = DASH
     if low is not None or high is not None:  # one end may lie beyond what these batches can show
-        bounds = f"[{'0' if low is None else _amount(low)}, {'∞' if high is None else _amount(high)}]"
-    return Number(_amount(getattr(found, name)), bounds)
+        bounds = f"[{'0' if low is None else amount(low)}, {'∞' if high is None else amount(high)}]"
+    return Number(amount(getattr(found, name)), bounds)
 
 
 def points_caption(results: StudyResults) -> str:
