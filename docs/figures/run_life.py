@@ -10,7 +10,7 @@ from neumann.store import OVER, STATUSES
 # status: (left, top, what it says)
 PLACES = {
     "pending": (290, 4, "composed, resolved and signed; no folder, or one without a status"),
-    "running": (290, 150, "claimed; every evaluation is a line in measurements.jsonl and a last.ckpt"),
+    "running": (290, 150, "claimed; every evaluation is a line in measurements.jsonl, and last.ckpt follows"),
     "interrupted": (4, 150, "stopped by a signal, or its process is gone"),
     "failed": (576, 150, "an exception; error.txt has its traceback"),
     "finished": (120, 310, "result.json is written, last and atomically"),

@@ -259,7 +259,14 @@ class Attempt:
             state.take(saved)
         callbacks: list[pl.Callback] = [state, self.census, self.stop, self.evaluation]
         if config.checkpoint.keep != "none":
-            self.checkpointing = Checkpointing(self.session, self.evaluation, state, self.group, self.stop.agreed)
+            self.checkpointing = Checkpointing(
+                self.session,
+                self.evaluation,
+                state,
+                self.group,
+                self.stop.agreed,
+                total_steps=config.derived.total_steps,
+            )
             callbacks.append(self.checkpointing)
         callbacks += [self.display, _FirstAndLast(self._begun, self._finish)]
         accumulation = self.batches["training"].plan.accumulation

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import random
 import struct
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -43,6 +45,7 @@ PARTS = {  # of a checkpoint of this format, beside its signature
     "progress": Mapping, "census": Mapping, "rng": list, "measurements": list, "threads": int,
 }  # fmt: skip
 MARK = b"sha256:"  # of the comment that ends a checkpoint's zip file
+WRITING_SHARE = 0.05  # of a run's time at most: small networks are evaluated more often than a disk takes their state
 
 
 class Stream:
@@ -232,7 +235,10 @@ def _fitting() -> Iterator[None]:
 
 
 class Checkpointing(pl.Callback):
-    """Writes the state after every evaluation and when the run is asked to stop; rank 0 does, for all.
+    """Writes the state after evaluations, the last step's among them, and when the run is asked to stop; rank 0 does.
+
+    An evaluation is passed over where writing after it would take more than `WRITING_SHARE` of the time: a run that is
+    killed loses at most what it trained in twenty times the seconds that a write takes, and an evaluation's interval.
 
     Args:
         session: takes the content of each checkpoint on rank 0.
@@ -240,6 +246,7 @@ class Checkpointing(pl.Callback):
         state: gathers what is saved.
         group: the ranks that train the run.
         stop_agreed: returns whether all ranks stop after this step.
+        total_steps: the run's.
     """
 
     def __init__(
@@ -249,18 +256,23 @@ class Checkpointing(pl.Callback):
         state: TrainingState,
         group: RankGroup,
         stop_agreed: Callable[[], bool],
+        *,
+        total_steps: int,
     ) -> None:
         self._session, self._evaluation, self._state = session, evaluation, state
         self._group, self._stop_agreed = group, stop_agreed
+        self._total = total_steps
+        self._due_at = -math.inf  # by time.monotonic
         self.saved: int | None = None  # the step of the last checkpoint that it has written
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save where the step was evaluated just now or the run must stop."""
+        """Save where the run must stop, and where the step was evaluated just now and a checkpoint is due."""
         progress = self._evaluation.progress
         evaluated = progress.loss_steps == 0
-        if progress.diverged_at is None and (evaluated or self._stop_agreed()):
+        if progress.diverged_at is None and (self._stop_agreed() or (evaluated and self._is_due(progress.step))):
+            begun = time.monotonic()
             if not evaluated:  # else they were compared before the evaluation
                 check_weights(self._group, pl_module, trainer.optimizers[0], progress.step)
             self._evaluation.flush()
@@ -275,6 +287,12 @@ class Checkpointing(pl.Callback):
                 self._session.checkpoint(encode({**state, **past}))
                 self.saved = progress.step
                 give_back_freed_memory()  # several times what is written; a step needs less
+                ended = time.monotonic()
+                self._due_at = ended + (ended - begun) / WRITING_SHARE
+
+    def _is_due(self, step: int) -> bool:
+        """Return, on every rank alike, whether the evaluation of ``step`` is followed by a checkpoint."""
+        return step == self._total or self._group.broadcast(time.monotonic() >= self._due_at)
 
 
 def eval_weights(module: pl.LightningModule, optimizer: Optimizer, description: dict[str, Any]) -> bytes:

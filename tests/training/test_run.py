@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import signal
@@ -22,6 +23,7 @@ from neumann.errors import Interrupted, UserError
 from neumann.models.classifiers import build_model
 from neumann.store import RunFolder, find
 from neumann.store.files import NotWritten, read_json
+from neumann.store.session import Session
 from neumann.store.steps import KEY as STEPS
 from neumann.store.steps import read_lines
 from neumann.store.vouching import CURVE, DIGEST
@@ -468,6 +470,24 @@ def flip(content: bytes) -> bytes:
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
+@pytest.mark.parametrize(("share", "written"), [(math.inf, [18, 36, 54]), (1e-9, [18, 54])])
+def test_evaluations_are_followed_by_a_checkpoint_where_writing_takes_little_of_the_time_and_the_last_always(
+    share: float, written: list[int], train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    monkeypatch.setattr("neumann.training.checkpoints.WRITING_SHARE", share)
+    write = Session.checkpoint
+
+    def noted(self: Session, content: bytes) -> None:
+        steps.append(decode(io.BytesIO(content))["global_step"])
+        write(self, content)
+
+    monkeypatch.setattr(Session, "checkpoint", noted)
+    _, folder = train("trainer.max_epochs=3")
+    assert steps == written
+    assert [line["step"] for line in folder.read_measurements()] == [18, 36, 54]
+
+
 @pytest.mark.medium
 @pytest.mark.parametrize(
     "damage",
@@ -501,6 +521,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(
         original(self, *place)
 
     monkeypatch.setattr(Stop, "on_train_batch_end", stop_once)
+    monkeypatch.setattr("neumann.training.checkpoints.WRITING_SHARE", math.inf)  # a checkpoint after every evaluation
     with pytest.raises(Interrupted):
         train(*choice)
     folder = find(quick(*choice))
