@@ -17,15 +17,14 @@ from neumann.data.settings import KINDS
 from neumann.studies import archived
 from neumann.studies.answer import answer, incomplete
 from neumann.studies.collect import RowMeasurements, StudyRuns
+from neumann.studies.compared import compare, costs_of
 from neumann.studies.conditions import mixed, provenance, settings, unlike
 from neumann.studies.curves import mean_curve, possible
-from neumann.studies.effects import Effect, cost_effect, difference, median, relative
+from neumann.studies.effects import median
 from neumann.studies.grid import Measured
 from neumann.studies.numbers import setting_text
 from neumann.studies.plan import EVALUATION, PlannedRun, Study
 from neumann.studies.results import (
-    COSTS,
-    ERROR,
     Comparison,
     Paper,
     RowResult,
@@ -38,7 +37,7 @@ from neumann.studies.results import (
 )
 from neumann.studies.scaling import AtBatch, ScalingCurve, curve
 from neumann.studies.schema import RowConfig
-from neumann.studies.statistics import Paired, holm, paired
+from neumann.studies.statistics import Paired, holm
 from neumann.studies.verdicts import decide
 
 ALPHA, POWER = 0.05, 0.8
@@ -129,7 +128,7 @@ def _row(
         reference=reference,
         paper=study.config.paper.rows.get(key) if study.config.paper else None,
         mixed=mixed_by,
-        to_target={cost: median(measured.ways.values(), cost) for cost in _costs([measured])},
+        to_target={cost: median(measured.ways.values(), cost) for cost in costs_of([measured])},
     )
 
 
@@ -160,12 +159,6 @@ def _rate(config: RunConfig) -> float | None:
     """Return the learning rate of a run after any scaling by its batch, None where its optimizer has none."""
     rate = config.optimizer.get("lr")
     return rate * config.derived.rate_factor if isinstance(rate, int | float) else None
-
-
-def _costs(rows: Iterable[Measured]) -> list[str]:
-    """Return the costs that every run of ``rows`` records which reached the target, if any of them has come there."""
-    ways = [one for row in rows for one in row.ways.values()]
-    return [cost for cost in COSTS if ways and all(one.costs[cost] is not None for one in ways if one.reached)]
 
 
 def _target(runs: StudyRuns) -> Target | None:
@@ -229,7 +222,7 @@ def _compare(runs: StudyRuns) -> tuple[Comparison, ...]:
         if row not in (config.primary, study.reference_of(row))
     ]
     pairs += [(a, b) for a, b in config.also if (a, b) not in pairs]
-    margin, outcome = config.named_margin(), config.outcome
+    margin = config.named_margin()
     at_equal = [{a, b} in [set(pair) for pair in config.equal_settings] for a, b in pairs]
     sides = [
         (measured[a].equal or Measured({}, ()), measured[b].equal or Measured({}, ()))
@@ -237,14 +230,11 @@ def _compare(runs: StudyRuns) -> tuple[Comparison, ...]:
         else (measured[a], measured[b])
         for (a, b), equal in zip(pairs, at_equal, strict=True)
     ]
-    found = [_paired(*two) for two in sides]
-    effects = [_effects(*two, one) for two, one in zip(sides, found, strict=True)]
-    judged = [effect.get(outcome) for effect in effects]
-    if outcome == ERROR and not margin.relative:
-        judged = [None if one is None else difference(one, ALPHA, most=1.0) for one in found]
+    found = [compare(*two, config.outcome, margin, ALPHA) for two in sides]
     # A comparison on one seed has no p and is not a member of the family
     one_of = _distinct(runs)
     names = ["/".join(sorted({one_of[a], one_of[b]})) for a, b in pairs]
+    judged = [one.judged for one in found]
     members = [(name, one.p) for name, one in zip(names, judged, strict=True) if one is not None and "/" in name]
     family = {name: p for name, p in members if name != names[0] and p is not None}
     adjusted = holm(family, ALPHA) if family else {}
@@ -257,12 +247,12 @@ def _compare(runs: StudyRuns) -> tuple[Comparison, ...]:
             verdict = decide(
                 effect, margin, ALPHA, power=POWER, adjusted_p=p, against_margin=against_margin, pilot=study.pilot
             )
-        note = "the rows share no evaluation seed that is over" if one is None else None
-        pair = None if one is None else _bounded(one)
+        note = "the rows share no evaluation seed that is over" if one.paired is None else None
+        pair = None if one.paired is None else _bounded(one.paired)
         apart = unlike(runs.entries, row, against)
         settings = study.equal_settings(row) if at_equal[i] else ()
         comparisons.append(
-            Comparison(row, against, i == 0, pair, effect, effects[i], p, verdict, note, apart, settings)
+            Comparison(row, against, i == 0, pair, effect, one.effects, p, verdict, note, apart, settings)
         )  # fmt: skip
     return tuple(comparisons)
 
@@ -278,24 +268,11 @@ def _distinct(runs: StudyRuns) -> dict[str, str]:
     return found
 
 
-def _effects(a: Measured, b: Measured, one: Paired | None) -> dict[str, Effect]:
-    """Return the effect of ``a`` against ``b`` on every outcome, the error as a ratio."""
-    found = {} if one is None else {ERROR: relative(one, a.errors, b.errors, ALPHA)}
-    costs = {cost: cost_effect(a.ways, b.ways, cost, ALPHA) for cost in _costs([a, b])}
-    return found | {cost: effect for cost, effect in costs.items() if effect is not None}
-
-
 def _bounded(found: Paired) -> Paired:
     """Return a comparison of errors, its interval without what no difference of two errors can be."""
     if found.low is None or found.high is None:
         return found
     return replace(found, low=max(-1.0, found.low), high=min(1.0, found.high))
-
-
-def _paired(a: Measured, b: Measured) -> Paired | None:
-    if not {*a.errors, *a.diverged} & {*b.errors, *b.diverged}:
-        return None
-    return paired(a.errors, b.errors, diverged_a=a.diverged, diverged_b=b.diverged)
 
 
 def _data(facts: Any, section: Mapping[str, Any]) -> str:
