@@ -38,6 +38,7 @@ from neumann.studies.results import (
 from neumann.studies.scaling import AtBatch, ScalingCurve, curve
 from neumann.studies.schema import RowConfig
 from neumann.studies.statistics import Paired, holm
+from neumann.studies.study_run import StudyRun
 from neumann.studies.verdicts import decide
 
 ALPHA, POWER = 0.05, 0.8
@@ -55,7 +56,6 @@ def analyse(runs: StudyRuns) -> StudyResults:
     primary = next(c for c in comparisons if c.primary)
     left = incomplete(runs.entries, rows)
     said, headline = answer(primary, rows, config.comparisons.outcome, grid=study.is_grid)
-    spec = runs.tuning[0].spec
     return StudyResults(
         name=study.name,
         title=config.title,
@@ -64,15 +64,15 @@ def analyse(runs: StudyRuns) -> StudyResults:
         answer=said,
         headline=f"{study.name} ({study.budget}): {headline}" + (" (incomplete)" if left else ""),
         incomplete=left,
-        data=_data(spec.facts, spec.config.data),
+        data=_data(study, runs.tuning),
         recipe=study.overrides[: len(study.overrides) - len(study.extra)],  # not those that cannot change a result
         settings=settings(study, runs.tuning),
         tuned=tuple(dict.fromkeys(key for space in study.spaces.values() for setting in space for key in setting)),
         tuning_seeds=study.tuning_seeds,
         evaluation_seeds=study.evaluation_seeds,
         epochs=tuple(sorted({run.spec.config.trainer.max_epochs for run in runs.tuning})),
-        test_images=spec.facts.test_count,
-        validation_images=spec.facts.validation_count,
+        test_images=tuple(dict.fromkeys(run.spec.facts.test_count for run in runs.tuning)),
+        validation_images=tuple(dict.fromkeys(run.spec.facts.validation_count for run in runs.tuning)),
         outcome=config.comparisons.outcome,
         margin=config.comparisons.named_margin(),
         target=_target(runs),
@@ -138,16 +138,18 @@ def _scaling(runs: StudyRuns, rows: Iterable[RowResult]) -> tuple[ScalingCurve, 
     What a row needs is told against that batch, so one without them has no curve yet.
     """
     study = runs.study
+    if not study.is_of_batches:
+        return ()
     found: dict[str, dict[int, AtBatch]] = {}
-    for row in rows if study.cells else ():
+    for row in rows:
         own = [run for run in runs.evaluation if run.planned.row == row.key and run.planned.role == EVALUATION]
         rates = {run.planned.seed: rate for run in own if (rate := _rate(run.spec.config)) is not None}
         cell, ways = study.cells[row.key], runs.measured[row.key].ways
         if ways:
             found.setdefault(cell.row, {})[cell.batch] = AtBatch(ways, rates, row.edge)
     labels = {cell.row: cell.label for cell in study.cells.values()}
-    other = study.cells[study.config.comparisons.reference].row if study.cells else ""
-    smallest = min((cell.batch for cell in study.cells.values()), default=0)
+    other = study.cells[study.config.comparisons.reference].row
+    smallest = min(cell.batch for cell in study.cells.values())
     return tuple(
         curve(row, labels[row], its, found.get(other) if row != other else None)
         for row, its in found.items()
@@ -275,7 +277,18 @@ def _bounded(found: Paired) -> Paired:
     return replace(found, low=max(-1.0, found.low), high=min(1.0, found.high))
 
 
-def _data(facts: Any, section: Mapping[str, Any]) -> str:
+def _data(study: Study, runs: Iterable[StudyRun]) -> str:
+    """Return the data set in a sentence; several, where they are a factor, each with its levels."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        cell = study.cells.get(run.planned.row)
+        found.setdefault(_data_of(run.spec.facts, run.spec.config.data), {})[cell.at if cell else ""] = None
+    if len(found) == 1:
+        return next(iter(found))
+    return "; ".join(f"{', '.join(levels)}: {said}" for said, levels in found.items())
+
+
+def _data_of(facts: Any, section: Mapping[str, Any]) -> str:
     name = KINDS[facts.kind].title or f"images under {section['root']}"
     copied = facts.copies.get("test_in_train", 0)
     leak = f", {copied:,} of its images are training images too" if copied else ""

@@ -12,15 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from neumann.bounds import Bounds
 from neumann.config.override_text import key_of
 from neumann.errors import UserError
-from neumann.studies.scaling import Cell
+from neumann.studies.scaling import BATCH, Cell
 from neumann.studies.schema import FIGURES, GRID, BudgetConfig, RowConfig, StudyConfig
 
 SIZE = "batch.size"
 
 
-def key_at(row: str, batch: int) -> str:
-    """Return the key of ``row`` at ``batch`` among the rows of a study that is crossed."""
-    return f"{row}@{batch}"
+def key_at(row: str, level: int | str) -> str:
+    """Return the key of ``row`` at a batch size or another level among the rows of a study that is crossed."""
+    return f"{row}@{level}"
 
 
 def batches_of(config: StudyConfig, budget: BudgetConfig) -> tuple[int, ...]:
@@ -38,25 +38,39 @@ def crossed(config: StudyConfig, sizes: Sequence[int]) -> tuple[StudyConfig, dic
         return config, {}
     named = config.comparisons
     at = max(sizes) if named.batch is None else named.batch
-    cells = {key_at(row, size): Cell(row, one.label, size) for row, one in config.rows.items() for size in sizes}
-    rows = {key: _row(config, cell) for key, cell in cells.items()}
+    cells = {
+        key_at(row, size): Cell(row, one.label, BATCH, str(size), f"{size:,}")
+        for row, one in config.rows.items()
+        for size in sizes
+    }
+    return crossed_at(config, {key: _row(config, cell) for key, cell in cells.items()}, sizes, at), cells
+
+
+def crossed_at(
+    config: StudyConfig, rows: Mapping[str, RowConfig], levels: Sequence[int | str], at: int | str
+) -> StudyConfig:
+    """Return ``config`` with ``rows``, each of its own at each of ``levels``: compared at each, the primary one ``at``.
+
+    A figure shows its rows at that level.
+    """
+    named = config.comparisons
     comparisons = named.model_copy(
         update={
             "primary": key_at(named.primary, at),
             "reference": key_at(named.reference, at),
-            "also": [[key_at(row, size) for row in pair] for pair in named.also for size in sizes],
-            "equal_settings": [[key_at(row, size) for row in pair] for pair in named.equal_settings for size in sizes],
+            "also": [[key_at(row, level) for row in pair] for pair in named.also for level in levels],
+            "equal_settings": [[key_at(row, one) for row in pair] for pair in named.equal_settings for one in levels],
         }
     )
     shown = {name: [key_at(row, at) for row in config.figures.get(name, config.rows)] for name in FIGURES}
     paper = config.paper and config.paper.model_copy(update={"rows": {}})
-    return config.model_copy(update={"rows": rows, "comparisons": comparisons, "figures": shown, "paper": paper}), cells
+    return config.model_copy(update={"rows": rows, "comparisons": comparisons, "figures": shown, "paper": paper})
 
 
 def _row(config: StudyConfig, cell: Cell) -> RowConfig:
     row = config.rows[cell.row]
     words = [*row.overrides, *config.batches[cell.batch].overrides, f"{SIZE}={cell.batch}"]
-    return row.model_copy(update={"label": f"{row.label}, batch {cell.batch:,}", "overrides": words})
+    return row.model_copy(update={"label": f"{row.label}, {cell.at}", "overrides": words})
 
 
 def check_batches(config: StudyConfig) -> None:

@@ -12,7 +12,7 @@ import random
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,7 @@ def rates(
         false += _told(a, b, outcome).p <= ALPHA
         seen = _told(planted(a, size), b, outcome)
         found += seen.p <= ALPHA and seen.side < 0
-    return Rates(design, outcome, n, studies, false / studies, size, POWER, found / studies)
+    return Rates(design, outcome, n, studies, len(pool), len(settings), false / studies, size, POWER, found / studies)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _detectable(pool: Pool, settings: Sequence[Mapping[str, Any]], design: str, 
         sd = statistics.stdev(math.log(cost) for one in its.ways.values() if (cost := one.costs[outcome]) is not None)
     found = smallest_detectable_effect(sd * math.sqrt(2), n, ALPHA, POWER)
     assert found is not None
-    return found if outcome == ERROR else -math.expm1(-found)
+    return round(found if outcome == ERROR else -math.expm1(-found), 5)
 
 
 def main(home: Path = HOME) -> None:
@@ -161,14 +161,13 @@ def main(home: Path = HOME) -> None:
     pool, settings = pool_of(list(archive.runs.values()))
     with (home / "rates.csv").open("w", encoding="utf-8", newline="") as file:
         lines = csv.writer(file, lineterminator="\n")
-        lines.writerow(["design", "outcome", "n", "studies", "false_positives", "planted", "nominal", "found"])
+        lines.writerow([field.name for field in fields(Rates)])
         for design in DESIGNS:
             for outcome in (ERROR, "steps"):
                 for n in SEEDS:
                     one = rates(pool, settings, design, outcome, n)
-                    shares = (one.false_positives, round(one.planted, 5), one.nominal, one.found)
-                    lines.writerow([design, outcome, n, one.studies, *shares])
-                    print(*one.__dict__.values(), file=sys.stderr)
+                    lines.writerow(astuple(one))
+                    print(*astuple(one), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -26,15 +26,18 @@ DESIGNS = {  # of a comparison
 class Rates:
     """How often comparisons of one design, outcome and number of seeds ``n`` found a difference at p of at most 0.05.
 
-    ``studies`` are the studies resampled for each share. ``false_positives`` is the share that told rows apart which do
-    not differ, and ``found`` the share that saw a difference of the size ``planted`` (as a share of the other row's
-    value), in its direction. With the noise of the pool ``nominal`` of them should.
+    ``studies`` are the studies resampled for each share, from a pool of ``seeds`` seeds at each of ``settings`` rates.
+    ``false_positives`` is the share that told rows apart which do not differ, and ``found`` the share that saw a
+    difference of the size ``planted`` (as a share of the other row's value), in its direction. With the noise of the
+    pool ``nominal`` of them should.
     """
 
     design: str
     outcome: str
     n: int
     studies: int
+    seeds: int
+    settings: int
     false_positives: float
     planted: float
     nominal: float
@@ -48,8 +51,7 @@ class Rates:
 def rates_of(design: str, outcome: str, n: int, file: Path = FILE) -> Rates | None:
     """Return the rates of comparisons on ``n`` seeds, or of as many below it as were tried; None where none fits.
 
-    Every cost is counted as steps are: of runs at one batch size they are in proportion, but for seconds, which are a
-    machine's and have no rates.
+    Every cost stands for steps, with which it is in proportion, but for seconds, which are a machine's.
     """
     asked = "steps" if outcome in COSTS and outcome != "device_seconds" else outcome
     known = [one for one in read(file) if (one.design, one.outcome) == (design, asked) and one.n <= n]
@@ -65,8 +67,7 @@ def read(file: Path = FILE) -> list[Rates]:
             Rates(
                 line["design"],
                 line["outcome"],
-                int(line["n"]),
-                int(line["studies"]),
+                *(int(line[key]) for key in ("n", "studies", "seeds", "settings")),
                 *(float(line[key]) for key in ("false_positives", "planted", "nominal", "found")),
             )
             for line in csv.DictReader(lines)

@@ -51,7 +51,7 @@ def settings(study: Study, tuning: Sequence[StudyRun]) -> dict[str, Rows]:
             said = its.pop() if len(its) == 1 else "tuned"
             found[what][said] = (*found[what].get(said, ()), row.label)
         others[row.label] = _others(runs)
-    if study.cells and all(said == str(cell.batch) for said, cell in _plain_batches(study, found["batch size"])):
+    if study.is_of_batches and all(said == cell.level for said, cell in _by_cell(study, found["batch size"])):
         sizes = sorted({cell.batch for cell in study.cells.values()})
         found["batch size"] = {f"{', '.join(map(str, sizes))}, as the row says": ()}
     for what in dict.fromkeys(name for known in others.values() for name in known):
@@ -61,24 +61,24 @@ def settings(study: Study, tuning: Sequence[StudyRun]) -> dict[str, Rows]:
             said = next(iter(had)) if len(had) == 1 else "tuned"
             rows[said] = (*rows.get(said, ()), label)
         if len(rows) > 1:
-            found[what] = (_by_batch(study, rows) if study.cells else None) or rows
+            found[what] = (_by_level(study, rows) if study.cells else None) or rows
     return found  # type: ignore[return-value]
 
 
-def _plain_batches(study: Study, found: Rows) -> Iterator[tuple[str, Cell]]:
-    """Yield what was told of the batch of each row of a batch-size study, with what that row is."""
+def _by_cell(study: Study, found: Rows) -> Iterator[tuple[str, Cell]]:
+    """Yield what was told of each row of a study across a factor, with what that row is."""
     labels = {row.label: study.cells[key] for key, row in study.config.rows.items()}
     yield from ((said, labels[label]) for said, rows in found.items() for label in rows)
 
 
-def _by_batch(study: Study, found: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]] | None:
-    """Return what was told of rows as told of batches, where all rows of a batch-size study are alike at each."""
-    told: dict[int, set[str]] = {}
-    for said, cell in _plain_batches(study, found):
-        told.setdefault(cell.batch, set()).add(said)
-    if not told or any(len(values) > 1 for values in told.values()):
+def _by_level(study: Study, found: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]] | None:
+    """Return what was told of rows as told of levels, where all rows of a study across a factor are alike at each."""
+    told: dict[str, set[str]] = {cell.at: set() for cell in study.cells.values()}
+    for said, cell in _by_cell(study, found):
+        told[cell.at].add(said)
+    if any(len(values) != 1 for values in told.values()):
         return None
-    return {said: tuple(f"batch {b:,}" for b in sorted(told) if said in told[b]) for said in found}
+    return {said: tuple(at for at in told if said in told[at]) for said in found}
 
 
 def _others(runs: Sequence[StudyRun]) -> dict[str, set[str]]:

@@ -29,6 +29,7 @@ from neumann.config.override_text import key_of, refuse_twice
 from neumann.config.yaml_files import read_yaml
 from neumann.errors import UserError, did_you_mean
 from neumann.studies.batches import check_batches
+from neumann.studies.factor import check_factor, overrides_of_levels
 from neumann.studies.grid import middle
 from neumann.studies.results import COSTS, OUTCOMES
 from neumann.studies.schema import (
@@ -179,6 +180,7 @@ def _check(config: StudyConfig) -> None:
     _check_tuning_seeds(config)
     _check_spaces(config)
     check_batches(config)
+    check_factor(config)
     _check_equal_settings(config)
     _check_budgets(config)
     for where, words in _override_lists(config):
@@ -252,6 +254,7 @@ def _override_lists(config: StudyConfig) -> Iterator[tuple[str, Sequence[str]]]:
         yield f"rows.{name}.overrides", row.overrides
     for size, batch in config.batches.items():
         yield f"batches.{size}.overrides", batch.overrides
+    yield from overrides_of_levels(config.factor)
     for name, budget in config.budgets.items():
         yield f"budgets.{name}.overrides", budget.overrides
 

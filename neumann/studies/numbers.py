@@ -7,7 +7,7 @@ dash. Text that comes from data is made one printable line here, and escaped by 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from neumann.studies.effects import Effect
 from neumann.studies.results import COSTS, ERROR, Setting
@@ -148,6 +148,11 @@ def p_value(p: float | None) -> str:
 def count(n: int, planned: int) -> str:
     """Return "10" where all are there, else "8/10"."""
     return str(n) if n == planned else f"{n}/{planned}"
+
+
+def either(counts: Iterable[int]) -> str:
+    """Return the numbers that there are: "10,000", or "10,000 or 360" where they are of several data sets."""
+    return " or ".join(f"{one:,}" for one in counts)
 
 
 def value(setting: float | int | str) -> str:

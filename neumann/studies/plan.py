@@ -16,10 +16,11 @@ from neumann.errors import UserError, did_you_mean
 from neumann.store.archive import NAME, Archive
 from neumann.studies.batches import batches_of, crossed, key_at
 from neumann.studies.definition import PACKAGED, find_study, list_studies, name_of, read_study, settings_of
+from neumann.studies.factor import crossed_with_levels
 from neumann.studies.grid import middle
 from neumann.studies.numbers import size
 from neumann.studies.results import COSTS
-from neumann.studies.scaling import Cell
+from neumann.studies.scaling import BATCH, Cell
 from neumann.studies.schema import AXES, FULL, GRID, BudgetConfig, StudyConfig
 from neumann.studies.verdicts import seeds_for
 
@@ -65,7 +66,7 @@ class Study:
     spaces: Mapping[str, tuple[dict[str, Any], ...]]  # by row: the settings that it tries, as many for every row
     taken_over: str | None = None  # the precision of its finished runs, which this machine would not have chosen
     uses_archive: bool = True  # whether runs in its archive count as finished
-    cells: Mapping[str, Cell] = field(default_factory=dict)  # by row: what it is, where the study names batches
+    cells: Mapping[str, Cell] = field(default_factory=dict)  # by row: what it is, in a study of batches or a factor
 
     @property
     def report(self) -> str:
@@ -103,6 +104,11 @@ class Study:
         return self.config.design == GRID
 
     @property
+    def is_of_batches(self) -> bool:
+        """Return whether the study trains every row at several batch sizes, to be read as curves."""
+        return any(cell.factor == BATCH for cell in self.cells.values())
+
+    @property
     def least(self) -> str | None:
         """Return the cost of which a seed of a grid chooses the least, None where it chooses by validation error."""
         named, target = self.config.comparisons, self.config.target
@@ -110,11 +116,11 @@ class Study:
         return named.outcome if known else None
 
     def reference_of(self, row: str) -> str:
-        """Return the row that ``row`` is compared with: the study's reference, at its batch where it has several."""
+        """Return the row that ``row`` is compared with: the study's reference, at its own level of a factor."""
         reference = self.config.comparisons.reference
         if not self.cells:
             return reference
-        return key_at(self.cells[reference].row, self.cells[row].batch)
+        return key_at(self.cells[reference].row, self.cells[row].level)
 
     def shown(self, planned: PlannedRun) -> tuple[str, ...]:
         """Return the overrides of a run as a report shows them, without what its renderer alone has set."""
@@ -216,6 +222,8 @@ def _at_budget(
         raise UserError(f"there is no budget '{budget}': {did_you_mean(budget, known)}")
     limits = known[budget]
     config, cells = crossed(config, batches_of(config, limits))
+    if not cells:
+        config, cells = crossed_with_levels(config)
 
     def counted(what: str, count: int | None, most: int) -> int:
         if count is not None and not 1 <= count <= most:

@@ -235,8 +235,8 @@ class Results:
 
     ``name`` is short, for folders and commands, ``title`` is the page's; ``incomplete`` is a sentence on what is still
     to be trained, or None. ``data`` describes the data set in a sentence; ``test_images`` and ``validation_images``
-    count its images. ``tuned`` are the keys of the rows' settings, ``reference`` is the key of the row that all others
-    are compared with.
+    count its images, of each where there are several sets. ``tuned`` are the keys of the rows' settings, ``reference``
+    is the key of the row that all others are compared with.
     ``provenance`` maps a label ("commit", "torch", ...) to its distinct values over all runs, each with the labels of
     its rows, so that mixed provenance shows. ``commands`` maps a label to the shell command that reproduces it.
     """
@@ -246,8 +246,8 @@ class Results:
     incomplete: str | None
     data: str
     tuned: tuple[str, ...]
-    test_images: int
-    validation_images: int
+    test_images: tuple[int, ...]
+    validation_images: tuple[int, ...]
     reference: str
     rows: tuple[RowResult, ...]
     comparisons: tuple[Comparison, ...]

@@ -28,13 +28,32 @@ REACH = 100.0  # B_crit is looked for to this many times beyond the smallest and
 RESAMPLES = 1000
 
 
+BATCH = "batch"  # the factor that is read as a curve
+
+
 @dataclass(frozen=True)
 class Cell:
-    """One row at one batch size: the ``row`` of the study's file, its ``label`` there, and the global ``batch``."""
+    """One row at one level of a factor: the ``row`` of the study's file, its ``label`` there, its ``level`` by key.
+
+    ``level_label`` is the level in a report. That of the factor "batch" is the global batch size.
+    """
 
     row: str
     label: str
-    batch: int
+    factor: str
+    level: str
+    level_label: str
+
+    @property
+    def batch(self) -> int:
+        """Return the global batch size of a cell of a batch-size study."""
+        assert self.factor == BATCH
+        return int(self.level)
+
+    @property
+    def at(self) -> str:
+        """Return the level in words: "batch 1,024", "model small_cnn"."""
+        return f"{self.factor} {self.level_label}"
 
 
 @dataclass(frozen=True)

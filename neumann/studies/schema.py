@@ -65,6 +65,7 @@ class ComparisonsConfig(Section):
     equal_settings: list[list[str]] = []  # pairs of a grid that are compared by the mean over its middle settings
     across: str | None = None  # one of AXES, where that is what the study compares
     batch: int | None = None  # one of the study's batches, at which the primary comparison is; null: the largest
+    level: str | None = None  # one of the factor's levels, at which the primary comparison is; null: the first
 
     def named_margin(self) -> Margin:
         """Return the smallest effect of interest, of whichever kind the study names."""
@@ -82,6 +83,20 @@ class BatchConfig(Section):
     """One batch size of a batch-size study."""
 
     overrides: list[str] = []  # of its runs, after the rows'
+
+
+class LevelConfig(Section):
+    """One level of a factor."""
+
+    label: str | None = None  # its name in the report; null: its key
+    overrides: list[str] = []  # of its runs, after the rows'
+
+
+class FactorConfig(Section):
+    """What a study is repeated across: every row is trained at each level, and compared at equal ones."""
+
+    name: str  # what the levels are of, such as model
+    levels: dict[str, LevelConfig]
 
 
 class BudgetConfig(Section):
@@ -112,6 +127,7 @@ class StudyConfig(Section):
     overrides: list[str] = []
     rows: dict[str, RowConfig]
     batches: dict[int, BatchConfig] = {}  # by global batch size: every row is trained at each
+    factor: FactorConfig | None = None  # another such axis, of named levels
     space: dict[str, list[Any]] = {}
     seeds: SeedsConfig
     comparisons: ComparisonsConfig

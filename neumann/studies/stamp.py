@@ -11,6 +11,7 @@ from neumann.store import RunFolder, archive
 from neumann.store.code_digests import code_of
 from neumann.store.files import LARGEST, read_file, read_json, write_json
 from neumann.store.vouching import is_edited, sealed
+from neumann.studies import calibration
 from neumann.studies.plan import ON_THE_PAGE, Study
 
 NAME = ".stamp.json"
@@ -28,6 +29,7 @@ def digest(study: Study, runs: Path) -> str:
     made_of = hashlib.sha256(repr((str(study.file.resolve()), study.budget, words, study.uses_archive)).encode())
     if study.uses_archive:
         made_of.update(_content(study.results / archive.NAME, archive.LARGEST))
+    made_of.update(_content(calibration.FILE))
     folders = [PACKAGE / "conf", *map(Path, study.config_dirs)]
     for file in [study.file, *(file for folder in folders for file in sorted(folder.rglob("*.yaml")))]:
         made_of.update(str(file).encode() + b"\0" + _content(file) + b"\0")

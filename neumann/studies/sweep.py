@@ -269,8 +269,9 @@ def _tested(one: Group) -> Summary | None:
     return possible([float(_score(run, "test", "error")) for run in tested], 1.0) if tested else None
 
 
-def _images(finished: Sequence[SweepRun], split: str) -> int:
-    return max((int(_score(run, split, "n")) for run in finished if run.result and run.result[split]), default=0)
+def _images(finished: Sequence[SweepRun], split: str) -> tuple[int, ...]:
+    """Return how many images of ``split`` the runs were scored on, which are the same for all; () where none was."""
+    return tuple({int(_score(run, split, "n")) for run in finished if run.result and run.result[split]})
 
 
 def _by_rate(groups: Sequence[Group], columns: Columns, alone: str) -> tuple[RowResult, ...]:

@@ -21,7 +21,8 @@ from neumann.studies.analysis import _data, analyse, edge
 from neumann.studies.collect import collect
 from neumann.studies.conditions import ONE_VALUE
 from neumann.studies.plan import EVALUATION, TUNING, Study, load_study
-from neumann.studies.report.tables import markdown_table, settings_text
+from neumann.studies.report.table_md import markdown_table
+from neumann.studies.report.tables import settings_text
 from neumann.studies.results import StudyResults, TuningTrial, chosen
 from neumann.studies.study_run import StudyRun, read_again, runs_of, scores
 from tests.support.study_folders import STUDY, diverge, finish, write_study

@@ -20,7 +20,8 @@ from neumann.studies.grid import Ended, Measured, best, mean_over, middle
 from neumann.studies.plan import EQUAL, EVALUATION, TUNING, Study, load_study
 from neumann.studies.remaining import remaining
 from neumann.studies.report.csv_files import table_csv
-from neumann.studies.report.tables import main_lines, markdown_table
+from neumann.studies.report.table_md import markdown_table
+from neumann.studies.report.tables import main_lines
 from neumann.studies.results import StudyResults, TuningTrial
 from neumann.studies.statistics import paired
 from neumann.studies.study_run import StudyRun

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from neumann.studies.numbers import printable
+from neumann.studies.report.claims import claims_table, paper_table
 from neumann.studies.report.outcomes import outcome_tables
 from neumann.studies.report.scaling import scaling_tables
 from neumann.studies.report.tables import main_table
@@ -34,7 +35,9 @@ LATIN = {
 
 def latex_tables(results: StudyResults) -> str:
     """Return every table of the report as a table environment, in the order of the page."""
-    tables = [*scaling_tables(results), main_table(results), *outcome_tables(results)]
+    paper = paper_table(results)
+    tables = [*scaling_tables(results), claims_table(results), *([paper] if paper else []), main_table(results)]
+    tables += outcome_tables(results)
     head = f"% {_line(results.title)}, budget {_line(results.budget)}. Needs \\usepackage{{booktabs}}.\n"
     return head + "\n".join(_environment(results.name, table) for table in tables)
 

@@ -25,6 +25,7 @@ from neumann.studies.numbers import (
     detectable,
     effect_interval,
     effect_value,
+    either,
     interval,
     mean_and_interval,
     measure,
@@ -37,8 +38,10 @@ from neumann.studies.numbers import (
     verbatim,
 )
 from neumann.studies.plan import EVALUATION, TUNING
+from neumann.studies.report.claims import claims, claims_caption, paper_table
 from neumann.studies.report.csv_files import curves_csv, runs_csv, table_csv
 from neumann.studies.report.embedded import charts
+from neumann.studies.report.error_rates import error_rates
 from neumann.studies.report.latex import latex_tables
 from neumann.studies.report.methods import methods
 from neumann.studies.report.outcomes import (
@@ -60,12 +63,12 @@ from neumann.studies.report.scaling import (
     scaling_csv,
     seeds_csv,
 )
+from neumann.studies.report.table_md import markdown_table
 from neumann.studies.report.tables import (
     caption,
     effect_header,
     epochs_text,
     main_lines,
-    markdown_table,
     missing_sentence,
     setting_header,
     settings_text,
@@ -137,6 +140,10 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
         missing=missing_sentence(results),
         lines=main_lines(results),
         caption=caption(results),
+        claims=claims(results),
+        error_rates=error_rates(results),
+        claims_caption=claims_caption(results),
+        paper=paper_table(results),
         chosen_by=measure(results.least) if results.least else "validation error",
         **_scaling(results),
         epochs=epochs_text(results),
@@ -205,6 +212,7 @@ def fill(template: str, drawings: Mapping[str, Drawing], **named: Any) -> str:
         code=lambda text: escape(verbatim(text)),  # Markup, since finalize would close up its spaces and lines
         words=lambda overrides: escape(verbatim(shlex.join(overrides))) if overrides else DASH,
         inline=lambda name: Markup(inline(drawings[name], name)),
+        either=either,
         DASH=DASH,
         **named,
     )

@@ -21,6 +21,7 @@ from neumann.studies.numbers import (
     DASH,
     correlation,
     count,
+    either,
     interval,
     mean_and_interval,
     percent,
@@ -163,14 +164,14 @@ def _line(results: SweepResults, row: RowResult) -> SweepLine:
 
 def caption(results: SweepResults) -> str:
     """Return what the main table measures."""
-    images = f"{results.validation_images:,} " if results.validation_images else ""
+    images = f"{either(results.validation_images)} " if results.validation_images else ""
     said = (
         f"Error on {images}validation images at the eval point after the last step: mean over seeds with its 95 % t "
         "interval, cut off at 0 and 100 %, and standard deviation; n: runs that finished, of those that are there. "
         "Differences are paired by seed, negative where the row errs less."
     )
     if results.tests:
-        said += f" Test error: on {results.test_images:,} test images, of the runs that were scored on them."
+        said += f" Test error: on {either(results.test_images)} test images, of the runs that were scored on them."
     return said
 
 

@@ -1,6 +1,6 @@
 """The main table of a study, for the regularizers study the paper's table 4: its lines, its columns, and both as text.
 
-A line is a row of study.yaml, in its order; `TableLine` names the columns. `markdown_table` and `print_main_table` lay
+A line is a row of study.yaml, in its order; `TableLine` names the columns. `main_table` and `print_main_table` lay
 them out here, section "table" of report.html.j2 on the page, and `neumann.studies.report.csv_files.table_csv` for
 scripts. The published numbers stand in study.yaml too, under ``paper.rows``, and are a column of their own.
 """
@@ -21,6 +21,7 @@ from neumann.studies.numbers import (
     count,
     effect_interval,
     effect_value,
+    either,
     inner_interval,
     interval,
     measure,
@@ -32,9 +33,7 @@ from neumann.studies.numbers import (
     unit_of,
     verdict_text,
 )
-from neumann.studies.report.outcomes import outcomes_markdown
-from neumann.studies.report.scaling import scaling_tables
-from neumann.studies.report.text import TextTable, joined, markdown, markdown_rows, reference_label
+from neumann.studies.report.text import TextTable, joined, reference_label
 from neumann.studies.results import ERROR, Comparison, RowResult, StudyResults
 
 INSIDE = ("equivalent", "negligible")  # the verdicts by which the inner interval lies within the margin
@@ -174,7 +173,7 @@ def main_table(results: StudyResults) -> TextTable:
     lines, (compared, unit) = main_lines(results), effect_header(results)
     header = [
         "row", "evaluated at", setting_header(results), "test error, % [95 % interval]", "sd, %", "n",
-        f"{compared[:1].lower() + compared[1:]}, {unit} [95 % interval]", "p", "verdict", "test loss, nats", "paper, %",
+        f"{compared[:1].lower() + compared[1:]}, {unit} [95 % interval]", "p", "verdict", "test loss, nats",
     ]  # fmt: skip
     body = []
     for line in lines:
@@ -183,29 +182,10 @@ def main_table(results: StudyResults) -> TextTable:
             joined(line.error, line.interval),
             line.sd, line.n, joined(line.effect, line.effect_interval),
             f"{line.p} ({line.kind})" if line.kind else line.p,
-            f"{line.verdict} ({line.within})" if line.within else line.verdict, line.loss, line.paper,
+            f"{line.verdict} ({line.within})" if line.within else line.verdict, line.loss,
         ]  # fmt: skip
         body.append(cells)
     return TextTable("main", caption(results), header, body, (0, 1, 8))
-
-
-def markdown_table(results: StudyResults) -> str:
-    """Return the main table in GitHub-flavoured Markdown, with a caption that says what it measures."""
-    lines = main_lines(results)
-    parts = [f"**{markdown(results.title)}**", f"*Question.* {markdown(results.question)}"]
-    if results.incomplete:
-        parts.append(f"**This study is not finished.** {markdown(missing_sentence(results))}")
-    parts += [f"*Answer.* {markdown(results.answer)}", markdown_rows(main_table(results))]
-    parts += [f"† {markdown(line.label)}: {markdown(line.edge)}." for line in lines if line.edge]
-    parts += [f"‡ {markdown(line.label)}: {markdown(line.mixed)}." for line in lines if line.mixed]
-    parts.append(markdown(caption(results)))
-    parts += [text for table in scaling_tables(results) for text in (markdown_rows(table), markdown(table.caption))]
-    parts += outcomes_markdown(results)
-    if results.settings:
-        parts.append(markdown(settings_text(results)))
-    if results.paper:
-        parts.append(f"Paper: {markdown(results.paper.measure)} ({markdown(results.paper.source)}).")
-    return "\n\n".join(parts) + "\n"
 
 
 def missing_sentence(results: StudyResults) -> str:
@@ -218,7 +198,7 @@ def caption(results: StudyResults) -> str:
     """Return what the main table measures: n, units, and what interval and p are."""
     seeds = len(results.evaluation_seeds)
     return (
-        f"Error on {results.test_images:,} test images after {epochs_text(results)}, mean over "
+        f"Error on {either(results.test_images)} test images after {epochs_text(results)}, mean over "
         f"{seeds} {'seed' if seeds == 1 else 'seeds'} with its 95 % t interval, cut off at 0 and 100 %; n: runs that "
         f"finished. {_effects_told(results)} p is as it is for the primary comparison, Holm-adjusted for the others. "
         f"Losses are in nats.{_equal_told(results)}"

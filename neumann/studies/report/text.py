@@ -31,9 +31,10 @@ def label_of(results: Results, key: str) -> str:
 
 
 def reference_label(results: Results) -> str:
-    """Return the label of the row that all others are compared with, of a batch-size study at their own batch."""
+    """Return the label of the row that all others are compared with, of a study across a factor at their own level."""
     if isinstance(results, StudyResults) and results.cells:
-        return f"{printable(results.cells[results.reference].label)} at the same batch"
+        cell = results.cells[results.reference]
+        return f"{printable(cell.label)} at the same {printable(cell.factor)}"
     return label_of(results, results.reference)
 
 

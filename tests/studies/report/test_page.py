@@ -32,9 +32,9 @@ from neumann.studies.report import csv_files
 from neumann.studies.report.csv_files import curves_csv, runs_csv, table_csv
 from neumann.studies.report.outcomes import outcomes_csv, target_csv
 from neumann.studies.report.page import _compared, render
+from neumann.studies.report.table_md import markdown_table
 from neumann.studies.report.tables import (
     main_lines,
-    markdown_table,
     paper_number,
     print_main_table,
     within,

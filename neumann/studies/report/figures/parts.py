@@ -44,7 +44,8 @@ def none_finished(rows: Sequence[RowResult], so: str) -> str:
 
 def wrapped(label: str, width: int) -> str:
     """Return a row's label on at most two lines."""
-    lines = textwrap.wrap(printable(label), width, max_lines=2, placeholder=" …", break_on_hyphens=False)
+    text = printable(label).replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
+    lines = textwrap.wrap(text, width, max_lines=2, placeholder=" …", break_on_hyphens=False)
     return "\n".join(lines)
 
 
