@@ -16,7 +16,9 @@ from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from neumann.store.archive import Archive, ArchivedRun
+from neumann.store.archive import NAME, Archive, ArchivedRun, of_folder
+from neumann.store.files import read_json
+from neumann.store.folder import RunFolder
 from neumann.studies.calibration import DESIGNS, Rates
 from neumann.studies.compared import compare
 from neumann.studies.curves import errors_along
@@ -28,7 +30,7 @@ from neumann.studies.verdicts import Margin
 
 HOME = Path("experiments/calibration/results")
 TARGET = 0.18  # the validation error to which steps are counted
-STUDIES, TUNING_SEEDS, ALPHA, POWER = 4000, 3, 0.05, 0.8
+STUDIES, TUNING_SEEDS, ALPHA, POWER = 3000, 3, 0.05, 0.8
 SEEDS = (3, 4, 5, 6, 8, 10, 12, 15)  # two rows of them, and their tuning seeds, are drawn from the pool without repeats
 SETTING = "optimizer.lr"
 
@@ -153,9 +155,16 @@ def _detectable(pool: Pool, settings: Sequence[Mapping[str, Any]], design: str, 
     return round(found if outcome == ERROR else -math.expm1(-found), 5)
 
 
+def pack(folder: Path, home: Path = HOME) -> None:
+    """Pack the finished runs in ``folder`` into the pool. Raises UserError as `Archive.merged` does."""
+    found = [(run, run.result()) for run in map(RunFolder, sorted(folder.iterdir())) if run.signed.exists()]
+    runs = [of_folder(run, read_json(run.signed), result) for run, result in found if result is not None]
+    Archive.read(home / NAME).merged(runs).write()
+
+
 def main(home: Path = HOME) -> None:
     """Write rates.csv beside the pool in ``home``."""
-    archive = Archive.read(home / "runs.jsonl.gz")
+    archive = Archive.read(home / NAME)
     if archive.unread:
         raise ValueError("; ".join(archive.unread))
     pool, settings = pool_of(list(archive.runs.values()))
@@ -171,4 +180,6 @@ def main(home: Path = HOME) -> None:
 
 
 if __name__ == "__main__":
+    for named in sys.argv[1:]:
+        pack(Path(named))
     main()
