@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick test-slow test-slurm bench-launch bench-optimizer bench-report bench-train docs lint format constraints clean
+.PHONY: help setup demo test test-quick test-slow test-slurm bench-launch bench-optimizer bench-report bench-train calibrate docs lint format constraints clean
 
 help:            ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test-slurm: $(READY) ## a real Slurm of one machine (Debian's slurm-wlm, as root
 
 bench-launch: $(READY) ## what the launcher and the mirror cost: starts, and a sweep against its training times (5 min)
 	@$(BIN)/python benchmarks/launch.py --write
+
+calibrate: $(READY) ## how often studies err where nothing differs, from the pool in experiments/calibration (15 min); RUNS=FOLDER packs runs into it
+	@$(BIN)/python -m neumann.studies.calibrate $(RUNS)
 
 bench-report: $(READY) ## what `neumann report` takes for 100 and 2,000 runs: the first time, after one more run, unchanged (8 min)
 	@$(BIN)/python benchmarks/report.py --write

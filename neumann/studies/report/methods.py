@@ -9,7 +9,7 @@ from neumann.studies.plan import EVALUATION, TUNING
 from neumann.studies.report.tables import epochs_text, settings_text
 from neumann.studies.report.text import label_of
 from neumann.studies.results import ERROR, StudyResults
-from neumann.studies.scaling import FEWEST, LOOSE, RESAMPLES
+from neumann.studies.scaling import BATCH, FEWEST, LOOSE, RESAMPLES
 
 
 def methods(results: StudyResults) -> list[str]:
@@ -20,12 +20,16 @@ def methods(results: StudyResults) -> list[str]:
 def _task(results: StudyResults) -> str:
     labels = list(dict.fromkeys(cell.label for cell in results.cells.values())) or [row.label for row in results.rows]
     said = f"We trained {_and(labels)} on {printable(results.data)}."
-    batches = sorted({cell.batch for cell in results.cells.values()})
-    if batches:
-        said += f" Every optimizer was trained at the global batch sizes {_and(f'{batch:,}' for batch in batches)},"
+    levels = dict.fromkeys(cell.level_label for cell in results.cells.values())
+    factor = next((cell.factor for cell in results.cells.values()), "")
+    if factor == BATCH:
+        said += f" Every optimizer was trained at the global batch sizes {_and(levels)},"
         said += f" for {epochs_text(results).removesuffix(', as the row says')} according to the batch."
     else:
         said += f" Training lasted {epochs_text(results)}."
+    if factor not in ("", BATCH):
+        said += f" Every optimizer was trained at each level of the factor {printable(factor)} ({_and(levels)}), "
+        said += "and optimizers are compared at equal levels."
     if results.settings:
         said += f" {settings_text(results)}"
     return f"{said} All runs have {', '.join(map(printable, results.recipe))}." if results.recipe else said

@@ -17,9 +17,12 @@ import pytest
 from rich.console import Console
 
 from neumann.studies.answer import answer
+from neumann.studies.calibration import rates_of
 from neumann.studies.numbers import (
     DASH,
     change,
+    effect_interval,
+    effect_value,
     interval,
     measure,
     p_value,
@@ -30,6 +33,8 @@ from neumann.studies.numbers import (
 )
 from neumann.studies.report import csv_files
 from neumann.studies.report.csv_files import curves_csv, runs_csv, table_csv
+from neumann.studies.report.error_rates import error_rates
+from neumann.studies.report.figures.forest import forest_figure
 from neumann.studies.report.outcomes import outcomes_csv, target_csv
 from neumann.studies.report.page import _compared, render
 from neumann.studies.report.table_md import markdown_table
@@ -215,7 +220,9 @@ def test_files_are_all_there_and_the_same_again(report: tuple[StudyResults, Path
         "methods.md",
     ]
     names += ["target.csv"] if results.target else []
-    names += [f"{figure}.{kind}" for figure in ("errors", "curves", "tuning") for kind in ("svg", "png", "pdf")]
+    names += [
+        f"{figure}.{kind}" for figure in ("forest", "errors", "curves", "tuning") for kind in ("svg", "png", "pdf")
+    ]
     assert [path.name for path in again] == names
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)  # no temporary file is left
     for path in again:
@@ -284,19 +291,66 @@ def test_main_table_is_the_data(reports: dict[str, tuple[StudyResults, Path]]) -
             ]
             n = str(row.error.n) if row.error.n == row.planned else f"{row.error.n}/{row.planned}"
             assert cells[5] == n + (f"{len(row.diverged)} diverged" if row.diverged else "")
-            assert cells[6] == paper_number(row)
             if row.key == results.reference:
-                assert cells[7:10] == [DASH, DASH, "reference"]
+                assert cells[6:9] == [DASH, DASH, "reference"]
                 continue
             c = row.reference
             assert c is not None
             assert c.paired is not None
             assert c.verdict is not None
             bounds = DASH if c.paired.diverged else interval(c.paired.low, c.paired.high, percentage_points)
-            assert cells[7] == percentage_points(c.paired.mean) + shown(bounds)
+            assert cells[6] == percentage_points(c.paired.mean) + shown(bounds)
             p = c.paired.p if c.primary else c.adjusted
-            assert cells[8] == p_value(p) + ("" if p is None and not c.primary else "primary" if c.primary else "Holm")
-            assert cells[9] == verdict_text(c.verdict) + within(c).replace(" interval", "")
+            assert cells[7] == p_value(p) + ("" if p is None and not c.primary else "primary" if c.primary else "Holm")
+            assert cells[8] == verdict_text(c.verdict) + within(c).replace(" interval", "")
+
+
+def test_claims_are_the_data(reports: dict[str, tuple[StudyResults, Path]]) -> None:
+    for name in ("complete", "half", "one seed", "ties"):
+        results, folder = reports[name]
+        lines = Page(folder / "report.html").tables["claims"]
+        ordered = sorted(results.comparisons, key=lambda c: not c.primary)
+        labels = {row.key: row.label for row in results.rows}
+        published = {row.key: row.paper for row in results.rows}
+        for c, cells in zip(ordered, lines[1:], strict=False):
+            assert cells[0] == f"{labels[c.row]} against {labels[c.against]}" + ("primary" if c.primary else "")
+            assert c.verdict is not None
+            assert c.effect is not None
+            assert cells[1] == verdict_text(c.verdict) + within(c).replace(" interval", "")
+            assert cells[2] == effect_value(c.effect) + shown(effect_interval(c.effect))
+            assert cells[4] == (str(c.effect.n) if c.effect.n == c.effect.over else f"{c.effect.n}/{c.effect.over}")
+            ours, other = published[c.row], published[c.against]
+            told = DASH if ours is None or other is None else f"{ours - other:+.2f}".replace("-", "\N{MINUS SIGN}")
+            assert cells[7] == told
+        apart = lines[1 + len(ordered) :]
+        assert apart[0][:2] == ["Row", "Paper, %"]
+        rows = [row for row in results.rows if row.paper is not None]
+        assert [cells[:2] for cells in apart[1:]] == [[row.label, paper_number(row)] for row in rows]
+
+
+def test_the_effects_figure_says_every_comparison(reports: dict[str, tuple[StudyResults, Path]]) -> None:
+    results, _ = reports["complete"]
+    drawing = forest_figure(results)
+    assert not drawing.empty
+    for c in results.comparisons:
+        assert effect_value(c.effect) in drawing.alt
+    waiting = replace(results, comparisons=tuple(replace(c, effect=None) for c in results.comparisons))
+    assert forest_figure(waiting).empty
+
+
+def test_the_footer_states_the_error_rates_of_the_design(reports: dict[str, tuple[StudyResults, Path]]) -> None:
+    results, folder = reports["complete"]
+    known = rates_of("grid" if results.grid else "tuned", "error", results.comparisons[0].effect.n)  # type: ignore[union-attr]
+    assert known is not None
+    said = error_rates(results)
+    assert (
+        f"{100 * known.false_positives:.1f} % (Monte-Carlo error {100 * known.error_of(known.false_positives):.1f})"
+        in said
+    )
+    assert f"{100 * known.found:.1f} % (Monte-Carlo error" in said
+    assert ("the luck of tuning is not in the interval" in said) == (not results.grid)
+    assert said in Page(folder / "report.html").text
+    assert error_rates(replace(results, outcome="device_seconds")).endswith("has not been measured.")
 
 
 def test_comparisons_open_with_the_primary_one(reports: dict[str, tuple[StudyResults, Path]]) -> None:
@@ -347,7 +401,7 @@ def test_papers_numbers_never_stand_without_their_source(reports: dict[str, tupl
     assert "Krishnan et al." in Page(reports["complete"][1] / "report.html").text
     without = Page(reports["no paper"][1] / "report.html")
     assert "Paper" not in without.text
-    assert len(without.tables["table"][2]) == 10
+    assert len(without.tables["claims"]) == 1 + len(reports["no paper"][0].comparisons)
 
 
 def test_hostile_text_is_text(reports: dict[str, tuple[StudyResults, Path]]) -> None:
@@ -357,7 +411,7 @@ def test_hostile_text_is_text(reports: dict[str, tuple[StudyResults, Path]]) -> 
     assert page.source.count("<script") == 2  # the data and the script of every page
     assert not set(page.source) & {"\x00", "\x1b", "\udcff"}
     labels = [a.get("aria-label", "") for tag, a in page.elements if tag == "svg"]
-    assert ["<script>" in str(label) for label in labels] == [True] * 3
+    assert ["<script>" in str(label) for label in labels] == [True] * 4
     svg = ElementTree.parse(folder / "errors.svg")
     assert any("<script>" in (node.text or "") for node in svg.iter())
     written = (folder / "table.md").read_text()
@@ -489,7 +543,7 @@ def test_equivalent_can_be_checked_with_what_is_printed(tmp_path: Path) -> None:
     said = "90 % interval [−0.13, +0.18]"
     page = Page(render(results, tmp_path)[0])
     assert page.text.count(said) == 1  # the facts
-    assert page.text.count(said.replace(" interval", "")) == 2  # the main table, the comparisons
+    assert page.text.count(said.replace(" interval", "")) == 3  # the claims, the main table, the comparisons
     assert f"equivalent ({markdown(said)})" in (tmp_path / "table.md").read_text()
     (line,) = [one for one in csv.DictReader((tmp_path / "table.csv").open()) if one["key"] == "nesterov"]
     assert (float(line["equivalence_low"]), float(line["equivalence_high"])) == pytest.approx(
@@ -524,8 +578,8 @@ def test_verdicts_may_be_on_another_outcome(outcome: str, tmp_path: Path) -> Non
     assert verdict is not None
     said = f"{change(effect.value)}[{change(effect.low)}, {change(effect.high)}]"
     line = next(cells for cells in page.tables["table"] if cells[0].startswith("Neumann"))
-    assert line[7] == said
-    assert verdict_text(verdict) in line[9]
+    assert line[6] == said
+    assert verdict_text(verdict) in line[8]
     assert f"{measure(outcome).capitalize()} against SGD momentum, %" in page.text
     assert f"Verdict on {measure(outcome)}" in page.text
     assert measure(outcome) in results.headline
@@ -626,7 +680,7 @@ def test_figures_take_what_comes(tmp_path: Path) -> None:
     wide = tuple(replace(t, setting={"optimizer.lr": 10.0 ** (2 * i - 7)}) for i, t in enumerate(trials))
     render(replace(results, rows=(rows[3], replace(rows[2], trials=wide))), tmp_path / "wide")
     drawn = sorted(tmp_path.glob("*/*.svg"))
-    assert len(drawn) == 4 * 3
+    assert len(drawn) == 4 * 4
     for file in drawn:
         ElementTree.parse(file)
 
