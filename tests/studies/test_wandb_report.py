@@ -21,6 +21,7 @@ from neumann.studies.collect import collect
 from neumann.studies.mirrored import mirrored
 from neumann.studies.plan import PlannedRun, Study, load_study
 from neumann.training.mirror_rows import Described
+from tests.support.offline_wandb import read_offline
 from tests.support.study_folders import STUDY, diverge, finish, spec_of, write_study
 from tests.support.wandb_server import WandbServer, serving
 
@@ -192,6 +193,8 @@ def test_archived_runs_have_no_mirror_that_is_known(trained: Trained) -> None:
 def test_what_cannot_be_is_one_sentence(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("WANDB_MODE", os.environ.get("WANDB_MODE", ""))  # the command hides it for good
+
     def error(*words: str) -> str:
         assert main(["report", "mine", *words]) == 2
         return " ".join(capsys.readouterr().err.split())
@@ -248,3 +251,35 @@ def test_a_report_that_wandb_refuses_is_one_sentence_and_kept(trained: Trained, 
     assert "permission denied" in last
     assert [report["entityName"] for report in server.reports] == ["them"]
     assert FILE.exists()
+
+
+@pytest.mark.slow
+def test_the_mirrors_of_a_grid_are_selected_as_their_client_wrote_them() -> None:
+    """Each seed's choice goes on to its test in a second attempt, whose mirror is whole: the first one is not drawn."""
+    content = copy.deepcopy(STUDY) | {"design": "grid", "space": {"optimizer.lr": [0.1, 0.3]}}
+    del content["rows"]["averaged"], content["paper"]
+    content["seeds"] = {"evaluation": [0]}
+    write_study(content)
+    code = "import sys; from neumann.cli.main import main; sys.exit(main())"
+    for words in (["study", "mine"], ["report", "mine", "--wandb-report"]):
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert (
+        "of the 2 runs that its panels are of, all 2 are in offline files that have not been uploaded: wandb sync "
+        "runs/mine/*/wandb/offline-run-*"
+    ) in done.stdout
+    there = [
+        {"name": run["id"], "group": run["group"], "job_type": run["job_type"], "of": folder.name, "run": run}
+        for folder in Path("runs/mine").glob("*-s[0-9]*")
+        for run in read_offline(RunFolder(folder))
+    ]
+    assert len(there) == 4 + 2
+    metadata = grid()
+    metrics = {name for p in metadata["panelBankSectionConfig"]["panels"] for name in p["config"]["metrics"]}
+    for one in metadata["runSets"]:
+        found = [run for run in there if selects(one["filters"], run)]
+        (run,) = found
+        assert f"-{one['name'].lower()}-s0-" in run["of"]
+        assert run["job_type"] == "evaluation"
+        own = {name for name in metrics if "/base/" not in name or one["name"] == "Neumann"}
+        assert own <= {name for row in run["run"]["history"] for name in row}
