@@ -19,6 +19,7 @@ from neumann.studies.study_run import StudyRun
 from neumann.training.mirror_rows import mirror_id
 
 UPLOADED, OFFLINE, ELSEWHERE, ARCHIVED, NONE = "uploaded", "offline", "elsewhere", "archived", "none"
+ONE = {"are": "is", "were": "was"}  # verbs in the singular
 
 
 @dataclass(frozen=True)
@@ -84,16 +85,12 @@ def _not_there(runs: Sequence[StudyRun], project: str, entity: str | None) -> li
     )
     where = f"--project {shlex.quote(project)}" + (f" --entity {shlex.quote(entity)}" if entity else "")
     said = {
-        OFFLINE: f"{{are}} in offline files that have not been uploaded: wandb sync {files}",
-        NONE: f"{{were}} not mirrored to W&B: neumann runs mirror {folders} --to wandb --mode online {where}",
-        ELSEWHERE: "{were} mirrored to offline files that are not here: whether they were uploaded is not known",
-        ARCHIVED: "{are} in the study's archive alone, by which no mirror was made of them",
+        OFFLINE: ("are", f"in offline files that have not been uploaded: wandb sync {files}"),
+        NONE: ("were", f"not mirrored to W&B: neumann runs mirror {folders} --to wandb --mode online {where}"),
+        ELSEWHERE: ("were", "mirrored to offline files that are not here: whether they were uploaded is not known"),
+        ARCHIVED: ("are", "in the study's archive alone, by which no mirror was made of them"),
     }
-    return [
-        _of(runs, by_state[state]) + words.format(**_verbs(by_state[state]))
-        for state, words in said.items()
-        if state in by_state
-    ]
+    return [f"{_of(runs, by_state[state], verb)} {words}" for state, (verb, words) in said.items() if state in by_state]
 
 
 def _in_another(runs: Sequence[StudyRun], project: str, entity: str | None) -> list[str]:
@@ -115,15 +112,13 @@ def _in_another(runs: Sequence[StudyRun], project: str, entity: str | None) -> l
     said = []
     for (other, owner), its in others.items():
         words = shlex.join([f"logger.project={other}", *([f"logger.entity={owner}"] if owner else [])])
-        said.append(
-            f"{_of(runs, its)}{_verbs(its)['were']} mirrored to another project: with {words} the report goes there"
-        )
+        said.append(f"{_of(runs, its, 'were')} mirrored to another project: with {words} the report goes there")
     return said
 
 
-def _of(runs: Sequence[StudyRun], some: Sequence[StudyRun]) -> str:
-    return f"of the {len(runs)} runs that its panels are of, {'all ' if len(some) == len(runs) else ''}{len(some)} "
-
-
-def _verbs(some: Sequence[StudyRun]) -> dict[str, str]:
-    return {"are": "is", "were": "was"} if len(some) == 1 else {"are": "are", "were": "were"}
+def _of(runs: Sequence[StudyRun], some: Sequence[StudyRun], verb: str) -> str:
+    """Return how many of ``runs`` these are, with a ``verb`` ("are", "were") in their number."""
+    if len(runs) == 1:
+        return f"the one run that its panels are of {ONE[verb]}"
+    counted = f"{'all ' if len(some) == len(runs) else ''}{len(some)}"
+    return f"of the {len(runs)} runs that its panels are of, {counted} {ONE[verb] if len(some) == 1 else verb}"

@@ -166,6 +166,12 @@ def test_what_is_not_on_wandb_is_told_with_the_command_that_brings_it_there(trai
     assert not any("was not mirrored" in note for note in notes(trained.study))
 
 
+def test_a_folder_is_named_as_a_shell_takes_it(trained: Trained) -> None:
+    Path("runs").rename("my {runs}")
+    (note,) = notes(trained.study, "output='my {runs}'")
+    assert "neumann runs mirror 'my {runs}/mine'/*-s[0-9]* --to wandb" in note
+
+
 def test_runs_in_another_project_are_told_with_the_setting_that_names_it(trained: Trained) -> None:
     for run in trained.planned["neumann"]:
         add(run, wandb="online").config.write_text("logger: {kind: wandb, project: theirs, entity: them}\n")
