@@ -181,6 +181,27 @@ def kill_fork_server() -> None:
 # measure the machine.
 NO_SYSTEM_METRICS = {"x_disable_stats": True}
 
+
+def as_wandb_spec(report: Any) -> Any:
+    """Return a W&B report as the model of what its server stores, which is not asked where no run set has a project.
+
+    wandb-workspaces 0.4.13: Report._to_model. The public way, Report.save, sends it.
+    """
+    return report._to_model()
+
+
+def from_wandb_spec(spec: Any) -> Any:
+    """Return the W&B report that a model stands for.
+
+    wandb-workspaces 0.4.13: Report._from_model, by which Report.from_url reads one from a server. It forgets the width.
+    """
+    from wandb_workspaces.reports import v2
+
+    report = v2.Report._from_model(spec)
+    report.width = spec.spec.width
+    return report
+
+
 # PyTorch -----------------------------------------------------------------------------------------------------------
 
 # The module that a DataLoader's worker runs in, read in torch 2.15.0: torch imports it when the first worker starts.

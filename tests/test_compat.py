@@ -42,6 +42,8 @@ PRIVATE: list[tuple[str | None, str, str, list[str] | None]] = [
     (None, "multiprocessing.forkserver", "read_signed", ["fd"]),
     (None, "multiprocessing.forkserver", "_forkserver._forkserver_pid", None),
     ("torch", compat.TORCH_WORKER, "_worker_loop", None),
+    ("wandb-workspaces", "wandb_workspaces.reports.v2", "Report._to_model", ["self"]),
+    ("wandb-workspaces", "wandb_workspaces.reports.v2", "Report._from_model", ["model"]),
 ]  # fmt: skip
 
 
@@ -110,6 +112,16 @@ def test_wandbs_experimental_settings_are_there() -> None:
 
     gone = set(compat.NO_SYSTEM_METRICS) - set(wandb.Settings.model_fields)
     assert not gone, f"wandb {version('wandb')} has no {gone} any more: mend neumann/compat.py"
+
+
+def test_a_wandb_report_is_the_same_after_its_specification() -> None:
+    import wandb_workspaces.reports.v2 as wr
+
+    report = wr.Report(project="ours", entity="us", title="A report", blocks=[wr.H2("Heading")], width="fluid")
+    spec = compat.as_wandb_spec(report)
+    assert (spec.display_name, spec.project.entity_name, spec.spec.width) == ("A report", "us", "fluid")
+    again = compat.from_wandb_spec(spec)
+    assert (again.title, again.blocks, again.width) == ("A report", [wr.H2("Heading")], "fluid")
 
 
 def test_the_scale_that_torch_leaves_to_a_step_is_told() -> None:

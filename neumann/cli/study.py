@@ -29,6 +29,13 @@ def report(words: Sequence[str]) -> int:
         action="store_true",
         help="while it is trained: render the page again as runs end, and let the browser reload it; Ctrl-C ends it",
     )
+    parser.add_argument(
+        "--wandb-report",
+        action="store_true",
+        help="write it as a W&B report too, wandb-report.json; its panels show the runs that were mirrored to W&B. "
+        "logger.project and logger.entity say where. It needs pip install 'neumann[wandb-report]'",
+    )
+    parser.add_argument("--push", action="store_true", help="with --wandb-report: send that to W&B as a new report")
     return _run("report", parser, words)
 
 
@@ -60,7 +67,11 @@ def _run(command: str, parser: Parser, words: Sequence[str]) -> int:
     if name is None:
         studies.print_studies(Console())
         return 0
+    if options.get("push") and not options["wandb_report"]:
+        raise UserError("--push sends what --wandb-report writes: give both")
     if options.pop("watch", False):
+        if options.pop("wandb_report") | options.pop("push"):
+            raise UserError("--watch shows a report that changes, and --wandb-report writes one: give one of the two")
         if options.pop("publish"):
             raise UserError("--publish copies a whole report and --watch shows one that is not: give one of the two")
         from neumann.studies.watch import watch

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 # what cannot change a result; the study names its runs, and what is derived follows from the others
 ALLOWED = tuple(key for key in NOT_SIGNED if key not in ("study", "name") and not key.startswith("derived."))
-REPORT = "report.html"
+REPORT, WANDB_REPORT = "report.html", "wandb-report.json"
 TO_PUBLISH = (".html", ".md", ".csv", ".svg", ".png", ".pdf", ".tex")
 
 
@@ -110,6 +110,8 @@ def report(
     *,
     budget: str = FULL,
     publish: bool = False,
+    wandb_report: bool = False,
+    push: bool = False,
     overrides: Sequence[str] = (),
     config_dirs: Sequence[str] = (),
     no_archive: bool = False,
@@ -118,13 +120,21 @@ def report(
     """Render the report of ``name`` from what is there, or leave it where nothing has changed; return 0.
 
     With ``publish`` its files are copied to experiments/NAME/results of the checkout that the study lies in. With
-    ``no_archive`` the runs in the study's archive do not count. Raises UserError.
+    ``wandb_report`` it is written for W&B too, and with ``push`` sent there. With ``no_archive`` the runs in the
+    study's archive do not count. Raises UserError.
     """
+    if wandb_report:
+        from neumann.studies import wandb_report as for_wandb
+
+        for_wandb.check_installed()
     one = load_study(name, budget, checked(overrides), config_dirs, uses_archive=not no_archive)
     made = rendered(one)
     print_end(console, made)
     if made.incomplete:
         say(console, f"{made.incomplete} {one.command('study')} trains them.")
+    if wandb_report:
+        runs, results = made.read or _read(one)
+        for_wandb.write(results, runs, made.folder / WANDB_REPORT, console, push=push)
     if publish:
         _publish(one, made.folder, made.incomplete, console)
     return 0
@@ -132,12 +142,16 @@ def report(
 
 @dataclass(frozen=True)
 class Rendered:
-    """A report that is there: its ``folder``, what it says in a line, what is missing, and what a user should know."""
+    """A report that is there: its ``folder``, what it says in a line, what is missing, and what a user should know.
+
+    ``read`` are the runs and results that it was made of, None where it was left as it is.
+    """
 
     folder: Path
     headline: str
     incomplete: str | None
     notes: Sequence[str]
+    read: tuple[StudyRuns, StudyResults] | None = None
 
 
 def rendered(one: Study, refresh: int | None = None) -> Rendered:
@@ -151,14 +165,18 @@ def rendered(one: Study, refresh: int | None = None) -> Rendered:
     known = None if refresh is not None else stamp.unchanged(folder, made_of)
     if known is not None:
         return Rendered(folder, known["headline"], known["incomplete"], known["notes"])
-    runs = collect(one)
-    results = analyse(runs)
+    runs, results = _read(one)
     kept = _kept(results, runs)
     if kept is not None:
         raise UserError(f"{kept}. {one.command('study')} trains what is missing and writes it anew")
     notes = notes_on(results, runs)
     folder = _render(results, runs, notes, made_of, refresh)
-    return Rendered(folder, results.headline, results.incomplete, notes)
+    return Rendered(folder, results.headline, results.incomplete, notes, (runs, results))
+
+
+def _read(one: Study) -> tuple[StudyRuns, StudyResults]:
+    runs = collect(one)
+    return runs, analyse(runs)
 
 
 def print_studies(console: Console) -> None:
@@ -286,6 +304,7 @@ def _render(
 
     folder = runs.tuning[0].spec.folder.parent / runs.study.report
     make_folder(folder)
+    (folder / WANDB_REPORT).unlink(missing_ok=True)  # it says what the page said before
     if refresh is not None:
         (folder / stamp.NAME).unlink(missing_ok=True)
         render(results, folder, refresh)

@@ -20,12 +20,15 @@ from neumann.store.scores import OBJECTIVE, is_number, objective
 
 Row = dict[str, float]  # by name, with the axes step and examples
 AXES = ("step", "examples")
+LOSS, RATE = "train/loss", "train/lr"
 SECONDS = "train/seconds"  # of training so far, without evaluations
 BY_EXAMPLES = "by_examples/"  # of the names that are drawn against examples; all others are against steps
 TAGGED = ("data", "model", "optimizer")  # groups whose choices are tags
 _OF_LINES = {  # by key of a step line
-    **{key: f"train/{key.removeprefix('train_')}" for key in ("train_loss", "train_loss_main", "train_loss_auxiliary")},
-    **{key: f"train/{key}" for key in ("lr", "momentum", "examples_per_second", "grad_norm", "update_norm")},
+    "train_loss": LOSS,
+    **{key: f"train/{key.removeprefix('train_')}" for key in ("train_loss_main", "train_loss_auxiliary")},
+    "lr": RATE,
+    **{key: f"train/{key}" for key in ("momentum", "examples_per_second", "grad_norm", "update_norm")},
     "train_seconds": SECONDS,
     "epoch": "epoch",
 }
@@ -49,10 +52,16 @@ def row_of_measurement(measurement: Mapping[str, Any], *, by_step: bool) -> Row:
     for kind in ("validation", "validation_recalibrated"):
         for point, scores in (measurement.get(kind) or {}).items():
             for key in ("loss", "error"):
-                values[f"{kind}/{point}/{key}"] = values[f"{BY_EXAMPLES}{kind}/{point}/{key}"] = scores.get(key)
+                name = score_name(kind, point, key)
+                values[name] = values[f"{BY_EXAMPLES}{name}"] = scores.get(key)
     if not by_step:
         values |= {name: measurement[key] for key, name in _OF_LINES.items() if key in measurement}
     return _row(measurement, values)
+
+
+def score_name(kind: str, point: str, key: str) -> str:
+    """Return the name of a score: ``kind`` is "validation" and its like, ``key`` "loss" or "error"."""
+    return f"{kind}/{point}/{key}"
 
 
 def _row(record: Mapping[str, Any], values: Mapping[str, Any]) -> Row:
@@ -86,6 +95,11 @@ def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
         for point, scores in (result.get(split) or {}).items():
             summary |= {f"final/{split}/{point}/{key}": scores.get(key) for key in ("loss", "error", "n")}
     return summary | {OBJECTIVE: objective(result)}
+
+
+def mirror_id(signature: str, attempt: int) -> str:
+    """Return what names an attempt at a run in a mirror, where an attempt that goes on is a run of its own."""
+    return f"{signature}-{attempt}"
 
 
 @dataclass(frozen=True)
@@ -138,8 +152,8 @@ class Described:
 
     @property
     def id(self) -> str:
-        """Return what names this attempt at this run: an attempt that goes on is a run of its own in a mirror."""
-        return f"{self.signature}-{self.attempt}"
+        """Return what names this attempt at this run in a mirror."""
+        return mirror_id(self.signature, self.attempt)
 
     @property
     def tags(self) -> list[str]:

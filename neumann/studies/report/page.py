@@ -9,35 +9,21 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neumann.estimates.rate import duration
-from neumann.store.code_digests import listed
 from neumann.store.files import replace_file
-from neumann.store.folder import OVER
-from neumann.studies.conditions import is_mixed
 from neumann.studies.numbers import (
     DASH,
-    correlation,
-    count,
-    detectable,
-    effect_interval,
-    effect_value,
     either,
-    interval,
-    mean_and_interval,
     measure,
-    p_value,
-    percentage_points,
     printable,
     setting_text,
     size,
-    value,
     verbatim,
 )
-from neumann.studies.plan import EVALUATION, TUNING
+from neumann.studies.report import content
 from neumann.studies.report.claims import claims, claims_caption, paper_table
 from neumann.studies.report.csv_files import curves_csv, runs_csv, table_csv
 from neumann.studies.report.embedded import charts
@@ -67,17 +53,12 @@ from neumann.studies.report.table_md import markdown_table
 from neumann.studies.report.tables import (
     caption,
     effect_header,
-    epochs_text,
     main_lines,
     missing_sentence,
     setting_header,
-    settings_text,
-    verdict_word,
-    within,
 )
 from neumann.studies.report.text import label_of, markdown, reference_label
-from neumann.studies.results import COSTS, Comparison, Results, RowResult, RunEntry, StudyResults
-from neumann.studies.statistics import proportion_interval
+from neumann.studies.results import COSTS, StudyResults
 
 if TYPE_CHECKING:
     from neumann.studies.report.figures.svg import Drawing
@@ -116,8 +97,8 @@ def render(results: StudyResults, folder: Path, refresh: int | None = None) -> l
         }
     for name, drawing in drawings.items():
         files |= {f"{name}.svg": drawing.svg, f"{name}.png": drawing.png, f"{name}.pdf": drawing.pdf}
-    for name, content in reversed(files.items()):  # the page last, when the files beside it are there
-        replace_file(folder / name, content)
+    for name, written in reversed(files.items()):  # the page last, when the files beside it are there
+        replace_file(folder / name, written)
     return [folder / name for name in files]
 
 
@@ -144,10 +125,9 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
         error_rates=error_rates(results),
         claims_caption=claims_caption(results),
         paper=paper_table(results),
-        chosen_by=measure(results.least) if results.least else "validation error",
         **_scaling(results),
-        epochs=epochs_text(results),
-        settings=settings_text(results),
+        design=content.design(results),
+        explained=content,
         setting_header=setting_header(results),
         setting_text=setting_text,
         reference=reference_label(results),
@@ -161,17 +141,19 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
         cost_names=[COSTS[cost] for cost in costs(results)],
         measure=measure(results.outcome),
         methods=methods(results),
-        primaries=[_compared(results, c) for c in results.comparisons if c.primary],
-        comparisons=[_compared(results, c) for c in sorted(results.comparisons, key=lambda c: not c.primary)],
+        primaries=[content.compared(results, c) for c in results.comparisons if c.primary],
+        comparisons=content.comparisons(results),
+        comparisons_caption=content.comparisons_caption(results),
         margin=size(results.margin.size, results.margin),
         points=results.points(),
-        by_point=[_by_point(row, results.points()) for row in results.rows],
-        failures=[_failures(results, row) for row in results.rows],
-        unfinished=[run for run in results.runs if run.status != "finished"],
-        pending=[run for run in results.runs if run.status not in (*OVER, "failed")],
-        labels=lambda run: ", ".join(label_of(results, key) for key in run.rows),
-        **origin(results),
-        spaces=[(printable(row.label), row.overrides, _space(row)) for row in results.rows],
+        by_point=[content.by_point(row, results.points()) for row in results.rows],
+        failures=[content.failures(results, row) for row in results.rows],
+        failures_told=content.failures_told(results),
+        unfinished=content.unfinished(results),
+        labels=lambda run: content.labels(results, run),
+        seeds_told=content.seeds_told(results),
+        **content.origin(results),
+        spaces=[(printable(row.label), row.overrides, content.space(row)) for row in results.rows],
     )  # fmt: skip
 
 
@@ -213,138 +195,7 @@ def fill(template: str, drawings: Mapping[str, Drawing], **named: Any) -> str:
         words=lambda overrides: escape(verbatim(shlex.join(overrides))) if overrides else DASH,
         inline=lambda name: Markup(inline(drawings[name], name)),
         either=either,
+        ours=Markup,  # a text that this package wrote, to be left as it is
         DASH=DASH,
         **named,
     )
-
-
-def origin(results: Results) -> dict[str, Any]:
-    """Return what provenance.html.j2 shows."""
-    return {
-        "provenance": [(k, values, is_mixed(k, values)) for k, values in results.provenance.items()],
-        "seconds": duration(sum(run.train_seconds or 0.0 for run in results.runs)),
-        "trained": sum(run.train_seconds is not None for run in results.runs),
-    }
-
-
-def _compared(results: StudyResults, c: Comparison) -> dict[str, Any]:
-    """Return one comparison as text, by column of the table of comparisons."""
-    pair, verdict = c.paired, c.verdict
-    dropped = [
-        f"{'seed' if len(seeds) == 1 else 'seeds'} {_listed(seeds)} {what} in {label_of(results, key)}{only}"
-        for key, seeds, what, only in (
-            (c.row, pair.only_a if pair else (), "finished", " only"),
-            (c.against, pair.only_b if pair else (), "finished", " only"),
-            (c.row, pair.diverged_a if pair else (), "diverged", ""),
-            (c.against, pair.diverged_b if pair else (), "diverged", ""),
-        )
-        if seeds
-    ]
-    equal = []
-    if pair and pair.diverged:
-        equal = [
-            f"p = {p_value(pair.p)} is the sign test's over {pair.over} seeds, a diverged run worse than any other"
-        ]
-    elif pair and pair.sd == 0:
-        equal = ["all differences are equal: p is the sign-flip test's"]
-    settings = ", ".join(setting_text(setting) for setting in c.settings)
-    at_equal = [f"at equal settings: the mean over {settings}"] if settings else []
-    apart = [f"the runs of the two differ in {listed(c.unlike)}"] if c.unlike else []
-    return {
-        "row": label_of(results, c.row),
-        "against": label_of(results, c.against),
-        "primary": c.primary,
-        "n": count(pair.n, pair.over) if pair else DASH,
-        "includes": "at equal settings" if settings else "tuning included" if results.grid else "at these settings",
-        "effect": effect_value(c.effect),
-        "correlation": correlation(pair.correlation if pair else None),
-        "seeds": count(c.effect.n, c.effect.over) if c.effect else DASH,
-        "effect_interval": effect_interval(c.effect),
-        "test": c.effect.test if c.effect else DASH,
-        "difference": percentage_points(pair.mean if pair else None),
-        "interval": interval(pair.low, pair.high, percentage_points) if pair else DASH,
-        # Where all differences are equal there is no t test, and p is the sign-flip test's
-        "p": p_value(pair.p if pair and pair.t is not None and not results.pilot else None),
-        "own_p": p_value(c.effect.p if c.effect and not results.pilot else None),
-        "holm": p_value(c.adjusted if not results.pilot else None),
-        "flip": p_value(pair.sign_flip_p if pair and not results.pilot else None),
-        "counts": f"{pair.wins}/{pair.ties}/{pair.losses}" if pair else DASH,
-        "verdict": verdict_word(c),
-        "within": within(c),
-        "detectable": detectable(verdict) if verdict else DASH,
-        "power": f"{100 * verdict.power:.0f} %" if verdict else DASH,
-        "sentence": _budget_sentence(results, c),
-        "note": "; ".join([*([c.note] if c.note else []), *at_equal, *dropped, *equal, *apart]),
-    }
-
-
-def _budget_sentence(results: StudyResults, c: Comparison) -> str:
-    """Return the sentence on the smallest effect that this number of seeds detects."""
-    margin = size(results.margin.size, results.margin)
-    if c.verdict is None or c.effect is None:
-        return f"The smallest effect that these seeds detect is not known yet; the smallest of interest is {margin}."
-    n, found = c.effect.n, c.verdict.smallest_detectable_effect
-    seeds = "one seed" if n == 1 else f"{n} seeds"
-    if found is None and c.effect.lost:
-        return f"The smallest effect that these seeds would detect is unknown: the {c.effect.test} uses no sizes."
-    if found is None:
-        why = "one difference has no spread" if n == 1 else "all differences are equal"
-        return f"The smallest effect that {seeds} would detect is unknown: {why}."
-    seen = f"a true difference of {detectable(c.verdict)}"
-    if c.verdict.detects_nothing:
-        seen = "no true difference, however large,"
-    sentence = (
-        f"With {seeds} and the spread found here, {seen} is detected "
-        f"with a power of {100 * c.verdict.power:.0f} % (two-sided test, α = {c.verdict.alpha:g})."
-    )
-    if c.verdict.detects_nothing:
-        return f"{sentence} This budget can miss every effect."
-    of_interest = f"the smallest effect of interest, {margin}"
-    if found > results.margin.size:
-        return f"{sentence} That is more than {of_interest}: this budget can miss an effect that matters."
-    return f"{sentence} That is enough for {of_interest}."
-
-
-def _by_point(row: RowResult, columns: Sequence[str]) -> tuple[str, list[tuple[str, bool]]]:
-    cells = [(mean_and_interval(row.points.get(point)), point == row.at) for point in columns]
-    return printable(row.label), cells
-
-
-def _failures(results: StudyResults, row: RowResult) -> dict[str, Any]:
-    """Return how many runs of a row went wrong; the rate is that of its evaluation runs that are over."""
-    own = [run for run in results.runs if row.key in run.rows]
-    over, diverged = len(row.errors) + len(row.diverged), len(row.diverged)
-    tuning = [run for run in own if run.role == TUNING and run.status in OVER]
-    return {
-        "label": printable(row.label),
-        "finished": count(len(row.errors), row.planned),
-        "diverged": diverged,
-        "rate": _rate(diverged, over),
-        "failed": _counted(own, EVALUATION, "failed"),
-        "missing": max(0, row.planned - over - _counted(own, EVALUATION, "failed")),
-        "tuning": f"{_counted(own, TUNING, 'diverged')}/{len(tuning)}" if tuning else DASH,
-    }
-
-
-def _rate(diverged: int, over: int) -> str:
-    if not diverged:
-        return "0" if over else DASH
-    rate = proportion_interval(diverged, over)
-    return f"{100 * rate.rate:.0f} [{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
-
-
-def _counted(runs: Sequence[RunEntry], role: str, status: str) -> int:
-    return sum(run.role == role and run.status == status for run in runs)
-
-
-def _space(row: RowResult) -> list[tuple[str, str]]:
-    """Return what was tried per setting, in the order of the trials."""
-    tried: dict[str, dict[str, None]] = {}
-    for trial in row.trials:
-        for key, v in trial.setting.items():
-            tried.setdefault(key, {})[value(v)] = None
-    return [(printable(key), ", ".join(values)) for key, values in tried.items()]
-
-
-def _listed(seeds: Sequence[int]) -> str:
-    return ", ".join(map(str, seeds))

@@ -29,8 +29,9 @@ from neumann.studies.numbers import (
     printable,
     value,
 )
+from neumann.studies.report.content import origin
 from neumann.studies.report.csv_files import Cell, as_csv, curves_csv, runs_csv, summary_cells
-from neumann.studies.report.page import fill, origin
+from neumann.studies.report.page import fill
 from neumann.studies.report.tables import mixed_text
 from neumann.studies.report.text import joined, markdown
 from neumann.studies.results import Comparison, RowResult

@@ -32,11 +32,12 @@ from neumann.studies.numbers import (
     verdict_text,
 )
 from neumann.studies.report import csv_files
+from neumann.studies.report.content import compared
 from neumann.studies.report.csv_files import curves_csv, runs_csv, table_csv
 from neumann.studies.report.error_rates import error_rates
 from neumann.studies.report.figures.forest import forest_figure
 from neumann.studies.report.outcomes import outcomes_csv, target_csv
-from neumann.studies.report.page import _compared, render
+from neumann.studies.report.page import render
 from neumann.studies.report.table_md import markdown_table
 from neumann.studies.report.tables import (
     main_lines,
@@ -260,7 +261,7 @@ def test_where_no_possible_difference_is_detected_none_is_named(
     c = next(c for c in results.comparisons if c.primary)
     assert c.verdict is not None
     far = replace(c, verdict=replace(c.verdict, smallest_detectable_effect=1.6334))
-    seen = _compared(results, far)
+    seen = compared(results, far)
     assert seen["detectable"] == "more than 100 percentage points"
     assert "no true difference, however large, is detected with a power of 80 %" in seen["sentence"]
     assert seen["sentence"].endswith("This budget can miss every effect.")
