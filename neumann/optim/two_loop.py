@@ -22,6 +22,7 @@ from neumann.optim.forward_state import ForwardState
 from neumann.optim.phases import push_coefficient, total_beta
 from neumann.optim.sharding import shards_of, sum_over_shards
 from neumann.optim.tensors import Scalar, fitted, local, name_of, total_square
+from neumann.optim.wrappers import wrapped
 
 INNER_DATA = ("same",)
 SOLVERS = ("series",)
@@ -45,6 +46,12 @@ def convexified(largest: float, smallest: float) -> tuple[float, float]:
     lambda_max = argument_checks.number("largest", largest, above=0)
     lambda_min = argument_checks.number("smallest", smallest, above=-math.inf)
     return lambda_max / (abs(lambda_min) + lambda_max), 1 / lambda_max
+
+
+def inner_loop_of(optimizer: Optimizer) -> TwoLoopNeumann | None:
+    """Return ``optimizer``, or the one that it wraps, where that is a :class:`TwoLoopNeumann`, else None."""
+    inside = wrapped(optimizer)[-1]
+    return inside if isinstance(inside, TwoLoopNeumann) else None
 
 
 class TwoLoopNeumann(Optimizer):
@@ -144,6 +151,12 @@ class TwoLoopNeumann(Optimizer):
         }
         self.model = model
         super().__init__(params, _validated(defaults))
+
+    @property
+    def gradients_a_step(self) -> int:
+        """The gradient evaluations that a step takes."""
+        steps: int = self.param_groups[0]["inner_steps"]
+        return steps + 1
 
     @torch.no_grad()
     def step(self, closure: Callable[..., Any] | None = None) -> Any:

@@ -47,8 +47,8 @@ from neumann.training.stopping import Stop
 class _InTurn(pl.Callback):
     """Several callbacks as one, called once an optimizer step; the census sees every micro-batch.
 
-    They are called with the step's number in this attempt, and with the mean losses of its micro-batches; the one that
-    is minimised has been divided by their number already. Lightning calls the hooks of the run's start and end, and
+    They are called with the step's number in this attempt, and with the mean losses of its micro-batches, each of which
+    has been divided by their number already. Lightning calls the hooks of the run's start and end, and
     `neumann.training.stepping` the one after each micro-batch. `StepLogging` is called before the optimizer steps, too,
     when the gradients are whole.
 
@@ -80,8 +80,7 @@ class _InTurn(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._census.count(batch)
-        for key, value in outputs.items():
-            loss = value if key == "loss" else value / self._accumulation
+        for key, loss in outputs.items():
             self._losses[key] = self._losses[key] + loss if key in self._losses else loss
         step, left = divmod(batch_idx + 1, self._accumulation)
         if left:  # a signal, too, waits for the end of the step, where a checkpoint can be

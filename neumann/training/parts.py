@@ -30,6 +30,7 @@ from neumann.models.ghost_batch_norm import use_ghost_batches
 from neumann.optim import WeightAverage, points
 from neumann.optim.batch_norm import batch_norms
 from neumann.optim.kernels.cpu import find_compiler
+from neumann.optim.two_loop import inner_loop_of
 from neumann.processes.ranks import world_size
 from neumann.seeds import derive
 from neumann.training.distributed import TIMEOUT, RankEnvironment, RankGroup
@@ -188,6 +189,11 @@ def build_optimizer_of(spec: RunSpec, model: torch.nn.Module) -> torch.optim.Opt
     if factor != 1.0:
         section["lr"] *= factor
     optimizer = build_optimizer(model, section, spec.config.recipe.weight_decay_filter)
+    if inner_loop_of(optimizer) is not None and spec.config.trainer.precision == "16-mixed":
+        raise UserError(
+            "trainer.precision=16-mixed scales the loss for one gradient a step, and TwoLoopNeumann takes "
+            "optimizer.inner_steps more: choose bf16-mixed or 32-true"
+        )
     _keep_average(optimizer, spec.config.recipe.weight_average)
     return optimizer
 

@@ -1,0 +1,174 @@
+"""A run with TwoLoopNeumann: every gradient is of the whole global batch, and all that holds for a run holds for it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+
+from neumann.errors import UserError
+from neumann.models.classifiers import SmallCNN
+from neumann.optim import TwoLoopNeumann
+from neumann.training.build_check import wrong_settings
+from neumann.training.classifier import Batch, ImageClassifier
+from neumann.training.distributed import RankGroup
+from neumann.training.parts import build_parts
+from neumann.training.step_cost import model_cost
+from neumann.training.stepping import SteppingClassifier, fit, make_trainer
+from tests.support.quick_runs import Train, quick
+
+SETTINGS: dict[str, Any] = {
+    "accelerator": "cpu", "max_epochs": 1, "logger": False, "enable_checkpointing": False,
+    "enable_progress_bar": False, "enable_model_summary": False,
+}  # fmt: skip
+
+
+def batches(count: int = 4, size: int = 8) -> list[Batch]:
+    draw = torch.Generator().manual_seed(1)
+    return [(torch.randn(size, 1, 8, 8, generator=draw), torch.arange(size) % 5) for _ in range(count)]
+
+
+def loader() -> DataLoader[Batch]:
+    return DataLoader(batches(), batch_size=None)  # type: ignore[arg-type]
+
+
+def classifier(kind: type[ImageClassifier], **settings: Any) -> Any:
+    torch.manual_seed(0)
+    model = SmallCNN(num_classes=5, width=4, drop_rate=0.2)
+    asked = {"lr_in": 0.2, "lr_out": 0.1, "inner_steps": 3, "mu": 0.9, **settings}
+    return kind(model, lambda m: TwoLoopNeumann(m.parameters(), **asked))
+
+
+def by_hand(model: SmallCNN, made: list[list[Batch]], inner_steps: int = 3) -> list[Tensor]:
+    """Return the weights and buffers after a step on each list of micro-batches, as one writes the loop without help."""
+
+    def gradient(step: list[Batch], stream: Tensor, buffers: dict[str, Tensor]) -> list[Tensor]:
+        torch.set_rng_state(stream)
+        for name, buffer in model.named_buffers():
+            buffer.data.copy_(buffers[name])
+        model.zero_grad()
+        for images, labels in step:
+            (cross_entropy(model(images), labels) / len(step)).backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    for step in made:
+        stream, buffers = torch.get_rng_state(), {name: b.clone() for name, b in model.named_buffers()}
+        w = [p.detach().clone() for p in model.parameters()]
+        m = [-g for g in gradient(step, stream, buffers)]
+        after = torch.get_rng_state(), [b.clone() for b in model.buffers()]
+        for _ in range(inner_steps):
+            with torch.no_grad():
+                for p, w_p, m_p in zip(model.parameters(), w, m, strict=True):
+                    p.copy_(w_p + m_p * (0.9 * 0.2))
+            m = [m_p * 0.9 - g for m_p, g in zip(m, gradient(step, stream, buffers), strict=True)]
+        torch.set_rng_state(after[0])
+        with torch.no_grad():
+            for b, kept in zip(model.buffers(), after[1], strict=True):
+                b.copy_(kept)
+            for p, w_p, m_p in zip(model.parameters(), w, m, strict=True):
+                p.copy_(w_p + m_p * 0.1)
+    return [value.clone() for value in model.state_dict().values()]
+
+
+class Seen:
+    """Notes what is called after each micro-batch."""
+
+    def __init__(self) -> None:
+        self.losses: list[dict[str, Tensor]] = []
+        self.gradients: list[int] = []
+
+    def after(self, trainer: Any, module: Any, losses: dict[str, Tensor], batch: Batch, index: int) -> None:
+        self.losses.append(losses)
+        self.gradients.append(module.gradients)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 4])
+def test_a_step_of_a_run_is_the_one_by_hand_to_the_bit(accumulation: int) -> None:
+    module, seen = classifier(SteppingClassifier), Seen()
+    made = batches()
+    model = copy.deepcopy(module.model)
+    torch.manual_seed(3)
+    steps = [made[at : at + accumulation] for at in range(0, 4, accumulation)]
+    expected = [*by_hand(model, steps), torch.get_rng_state()]
+    torch.manual_seed(3)
+    trainer = make_trainer({**SETTINGS, "accumulate_grad_batches": accumulation}, [])
+    fit(trainer, module, made, after_batch=seen.after)
+    found = [*module.model.state_dict().values(), torch.get_rng_state()]
+    assert all(map(torch.equal, found, expected))
+    assert [bool(losses) for losses in seen.losses] == [(at + 1) % accumulation == 0 for at in range(4)]
+    assert module.gradients == 4
+
+
+def test_lightnings_own_loop_takes_the_same_steps() -> None:
+    ours, theirs = classifier(SteppingClassifier), classifier(ImageClassifier)
+    torch.manual_seed(3)
+    fit(pl.Trainer(**SETTINGS), ours, loader(), after_batch=Seen().after)
+    torch.manual_seed(3)
+    pl.Trainer(**SETTINGS).fit(theirs, train_dataloaders=loader())
+    assert all(map(torch.equal, ours.state_dict().values(), theirs.state_dict().values()))
+    counted = [value for name, value in theirs.state_dict().items() if name.endswith("num_batches_tracked")]
+    assert {int(value) for value in counted} == {4}
+
+
+def test_what_lightnings_loop_cannot_give_it_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"accumulate_grad_batches=2\) gives TwoLoopNeumann a closure of the last"):
+        pl.Trainer(**SETTINGS, accumulate_grad_batches=2).fit(classifier(ImageClassifier), loader())
+    scaling = pl.plugins.MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    with pytest.raises(ValueError, match="float16's scaling of the loss passes none on"):
+        pl.Trainer(**SETTINGS, plugins=[scaling]).fit(classifier(ImageClassifier), loader())
+
+
+def test_float16_is_refused_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = quick("optimizer=two_loop_neumann", "trainer.precision=16-mixed")
+    (said,) = wrong_settings([spec], here=False)
+    assert said is not None
+    assert said.startswith("trainer.precision=16-mixed scales the loss for one gradient a step")
+    monkeypatch.setattr("neumann.training.parts.check_device", lambda spec: None)
+    with pytest.raises(UserError, match="choose bf16-mixed or 32-true"):
+        build_parts(spec, RankGroup(None))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("optimizer.inner_steps=-1",), "inner_steps must be a whole number >= 0, got -1"),
+        (("optimizer.mu=2",), "mu must be a finite number >= 0 and <= 1"),
+        (("optimizer.inner_data=sam",), "did you mean 'same'"),
+        (("optimizer.lr=-1",), "lr must be a finite number >= 0"),
+    ],
+)
+def test_wrong_settings_are_told_before_a_run(words: tuple[str, ...], said: str) -> None:
+    (sentence,) = wrong_settings([quick("optimizer=two_loop_neumann", *words)])
+    assert sentence is not None
+    assert sentence.startswith("optimizer: TwoLoopNeumann refuses its settings: ")
+    assert said in sentence
+
+
+@pytest.mark.medium
+def test_its_gradients_are_counted_and_its_loss_is_at_the_weights_of_the_step(train: Train) -> None:
+    words = ("optimizer=two_loop_neumann", "optimizer.lr=0.0", "optimizer.lr_in=0.3")
+    _, folder = train(*words, "batch.max_per_device=32", "batch.norm_size=32")
+    assert [m["gradient_evaluations"] for m in folder.read_measurements()] == [90, 180]  # (K + 1) × 18
+    assert folder.read_measurements()[-1]["examples"] == 36 * 64
+    _, plain = train("optimizer=sgd", "optimizer.lr=0.0", "batch.norm_size=32")
+    for one, other in zip(folder.read_measurements(), plain.read_measurements(), strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-6)
+        assert one["validation"]["held"] == pytest.approx(other["validation"]["held"])  # running statistics too
+
+
+@pytest.mark.medium
+def test_it_trains_in_bfloat16(train: Train) -> None:
+    result, _ = train("optimizer=two_loop_neumann", "trainer.precision=bf16-mixed")
+    assert result["validation"]["held"]["loss"] < 1.5
+
+
+def test_its_cost_has_every_gradient() -> None:
+    plain, loop = model_cost(quick("optimizer=sgd")), model_cost(quick("optimizer=two_loop_neumann"))
+    assert loop.training == 5 * plain.training
+    assert (loop.forward, loop.points) == (plain.forward, 1)
