@@ -24,7 +24,7 @@ from neumann.optim.average import WeightAverage
 from neumann.optim.neumann import Neumann
 from neumann.optim.points import eval_point, is_moved, move_back, move_to_eval_point
 from neumann.optim.private_names import attached_trainer
-from neumann.optim.two_loop import inner_loop_of
+from neumann.optim.two_loop import TwoLoopNeumann, inner_loop_of
 from neumann.optim.weight_copies import Weights, bit_sums, copies, put
 from neumann.optim.wrappers import load_states, shares_groups, states_inside, wrapped
 
@@ -76,7 +76,8 @@ class AtEvalPoint(_Module):
     Raises:
         ValueError: at the start of training, where the Trainer would train, log or save something else than it seems:
             gradient clipping, or ``LearningRateMonitor(log_momentum=True)`` of a momentum ramp, for :class:`Neumann`;
-            scaled gradients (float16) or accumulation for :class:`TwoLoopNeumann`;
+            clipping, scaled gradients (float16), accumulation, or other data than the batch for
+            :class:`TwoLoopNeumann`;
             ``ModelPruning`` and strategies that shard weights (FSDP, DeepSpeed) for any optimizer whose eval point is
             not the held one.
     """
@@ -147,7 +148,7 @@ class AtEvalPoint(_Module):
     def _around_train_start(self) -> Iterator[None]:
         _require_sound(self.trainer)
         for loop in filter(None, map(inner_loop_of, self.trainer.optimizers)):
-            _require_sound_loop(self.trainer, is_whole=self.closure_has_the_step)
+            _require_sound_loop(loop, self.trainer, is_whole=self.closure_has_the_step)
             loop.model = self if loop.model is None else loop.model
         self._sums = self._exchanged = None
         self._load_what_is_left_out()
@@ -195,7 +196,7 @@ class AtEvalPoint(_Module):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> Iterator[None]:
-        if gradient_clip_val and isinstance(wrapped(optimizer)[-1], Neumann):
+        if gradient_clip_val and isinstance(wrapped(optimizer)[-1], Neumann | TwoLoopNeumann):
             raise no_clipping(f"clip_gradients(gradient_clip_val={gradient_clip_val})")
         yield
 
@@ -348,12 +349,20 @@ def _require_sound(trainer: Any) -> None:
         _require_none_moves(optimizers, f"{strategy} saves sharded weights without asking the module")
 
 
-def _require_sound_loop(trainer: Any, *, is_whole: bool) -> None:
-    """Refuse what an inner loop cannot be driven by; ``is_whole``: the closure is of a whole step."""
+def _require_sound_loop(loop: TwoLoopNeumann, trainer: Any, *, is_whole: bool) -> None:
+    """Refuse what ``loop`` cannot be driven by; ``is_whole``: the closure is of a whole step."""
     if getattr(trainer.precision_plugin, "scaler", None) is not None:
         raise ValueError(
             "TwoLoopNeumann takes several gradients a step by its closure, and float16's scaling of the loss passes "
             'none on: choose precision="bf16-mixed" or "32-true"'
+        )
+    if trainer.gradient_clip_val:
+        raise no_clipping(f"Trainer(gradient_clip_val={trainer.gradient_clip_val})")
+    data = loop.param_groups[0]["inner_data"]
+    if data != "same" and not is_whole:
+        raise ValueError(
+            f"TwoLoopNeumann(inner_data={data!r}) asks its closure for other data at every gradient, and Lightning's "
+            "is of one batch: train by `neumann train`, in a loop of your own, or with inner_data='same'"
         )
     if trainer.accumulate_grad_batches > 1 and not is_whole:
         raise ValueError(

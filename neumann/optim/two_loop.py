@@ -24,7 +24,7 @@ from neumann.optim.sharding import shards_of, sum_over_shards
 from neumann.optim.tensors import Scalar, fitted, local, name_of, total_square
 from neumann.optim.wrappers import wrapped
 
-INNER_DATA = ("same",)
+INNER_DATA = ("same", "chunks", "fresh")
 SOLVERS = ("series",)
 SHARED = ("inner_steps", "inner_data", "solver")  # hyperparameters of the loop, the same in all groups
 Vector = list[Tensor]  # one tensor for each parameter that is trained, in its type or float32, whichever is wider
@@ -89,6 +89,19 @@ class TwoLoopNeumann(Optimizer):
     Batch norm normalises by the statistics of the frozen batch, and its running statistics move once. Afterwards
     streams and buffers are as after one forward pass at w. Without ``model`` buffers move K + 1 times.
 
+    **Other data for every gradient.** With ``inner_data="chunks"`` each inner iteration takes the next part of the
+    step's batch (figure 6 of the patent), with ``"fresh"`` a batch of its own (section 3.2). The closure is then called
+    with the number of the gradient, k = 0 … K, and evaluates part k of K + 1, or the batch that it draws::
+
+        def closure(k):
+            optimizer.zero_grad()
+            loss = loss_fn(model(inputs.chunk(5)[k]), targets.chunk(5)[k])
+            loss.backward()
+            return loss
+
+    Nothing is put back in between: each gradient has a dropout mask of its own, and batch norm's running statistics
+    move with each, from k = 1 on at displaced points, as they do in Algorithm 2. What is returned is the loss of k = 0.
+
     Groups hold η_out as ``lr``, where schedulers look for it. Every hyperparameter can be set per group, except
     ``inner_steps``, ``inner_data`` and ``solver``.
 
@@ -99,7 +112,7 @@ class TwoLoopNeumann(Optimizer):
         lr_out: η_out, the rate of the update, a number or a tensor of one; its schedule is the caller's. It is called
             ``lr`` in the groups.
         inner_steps: K, the terms of the series after the first; 0 is plain SGD.
-        inner_data: ``"same"``: the batch of the step, frozen.
+        inner_data: ``"same"``: the batch of the step, frozen; ``"chunks"`` or ``"fresh"``: see above.
         mu: μ in [0, 1]; 1 is Algorithm 1.
         solver: ``"series"``: the loop above.
         alpha: α, the cubic term (attraction to v); gradient per squared weight norm.
@@ -153,17 +166,18 @@ class TwoLoopNeumann(Optimizer):
         super().__init__(params, _validated(defaults))
 
     @property
-    def gradients_a_step(self) -> int:
-        """The gradient evaluations that a step takes."""
-        steps: int = self.param_groups[0]["inner_steps"]
-        return steps + 1
+    def gradients_an_example(self) -> int:
+        """The gradient evaluations that a step takes of each example."""
+        group = self.param_groups[0]
+        return int(group["inner_steps"]) + 1 if group["inner_data"] == "same" else 1
 
     @torch.no_grad()
     def step(self, closure: Callable[..., Any] | None = None) -> Any:
         """Take the inner loop at w, then move the weights.
 
         Args:
-            closure: clears the gradients, evaluates the loss, calls ``backward()`` and returns the loss.
+            closure: clears the gradients, evaluates the loss, calls ``backward()`` and returns the loss. It is given
+                the number of the gradient unless ``inner_data`` is ``"same"``.
 
         Returns:
             What the closure returned first: the loss at the weights that the step began with.
@@ -293,13 +307,14 @@ class _InnerLoss:
         self._closure, self._groups, self._state = closure, optimizer.param_groups, optimizer.state
         self._all = [(p, group) for group in self._groups for p in group["params"]]
         self._model = optimizer.model
+        self._is_frozen = self._groups[0]["inner_data"] == "same"
         self._pushes = any(group["alpha"] or group["beta"] for group in self._groups)
         self._w: list[Tensor] = []  # of the trained parameters, where they have moved away from it
         self._before: ForwardState | None = None
         self._after: ForwardState | None = None
 
     def __enter__(self) -> Self:
-        if self._groups[0]["inner_steps"]:
+        if self._is_frozen and self._groups[0]["inner_steps"]:
             self._before = self._forward_state()
         if self._pushes:
             for p, _ in self._all:
@@ -343,7 +358,7 @@ class _InnerLoss:
             self._before.restore()
         torch.clear_autocast_cache()  # or a block around the step would go on with copies of other weights
         with torch.enable_grad():
-            value = self._closure()
+            value = self._closure() if self._is_frozen else self._closure(k)
         self.evaluations += 1
         if k == 0:
             self.value = value

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from neumann import compat
 from neumann.config import RunSpec
+from neumann.config.inner_loop import batches_a_step, images_at_once
 from neumann.config.schema import batch_split, rate_factor_of
 from neumann.errors import EXIT_INTERRUPTED, Interrupted, ending_of
 from neumann.optim import eval_point
@@ -153,7 +154,7 @@ class Attempt:
             every_steps=derived.eval_every_steps,
             total_steps=derived.total_steps,
             steps_per_epoch=derived.steps_per_epoch,
-            batch_size=spec.config.batch.size,
+            batch_size=spec.config.batch.size * batches_a_step(spec.config),
             report=self._measured,
             logging=self.logging,
         )
@@ -240,7 +241,7 @@ class Attempt:
             every=trainer.log_every_n_steps,
             total_steps=derived.total_steps,
             steps_per_epoch=derived.steps_per_epoch,
-            batch_size=self.spec.config.batch.size,
+            batch_size=self.spec.config.batch.size * batches_a_step(self.spec.config),
             norms=norms if self.group.is_main and norms.asked else None,
             report=self._logged,
         )
@@ -331,7 +332,7 @@ class Attempt:
                 "micro_batch": split.micro_batch,
                 "accumulation": split.accumulation,
                 "devices": split.devices,
-                "norm_size": config.batch.norm_size or split.micro_batch,
+                "norm_size": config.batch.norm_size or images_at_once(config),
             },
             "lr": {
                 "given": rate,

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from neumann import compat
 from neumann.config import RunSpec
+from neumann.config.inner_loop import InnerLoop
 from neumann.config.schema import batch_split
 from neumann.data.batches import Batches
 from neumann.errors import UserError
@@ -114,7 +115,7 @@ def _counted(spec: RunSpec, model: nn.Module, device: str) -> ModelCost:
     return ModelCost(
         parameters=sum(weight.numel() for weight in model.parameters()),
         points=len(points(optimizer)),
-        training=(1 if loop is None else loop.gradients_a_step) * training / count,
+        training=(1 if loop is None else loop.gradients_an_example) * training / count,
         forward=counter.get_total_flops() / count,
     )
 
@@ -151,6 +152,9 @@ def _on_one_device(spec: RunSpec) -> RunSpec:
     optimizer = dict(config.optimizer)
     if "burn_in_steps" in optimizer:
         optimizer["burn_in_steps"] = 0
+    loop = InnerLoop.of(optimizer)
+    if loop is not None and loop.data != "same":  # as many gradients of one micro-batch, whose parts may not be even
+        optimizer |= {"inner_data": "same", "inner_steps": loop.batches - 1}
     return replace(
         spec,
         config=replace(

@@ -112,8 +112,8 @@ class SteppingClassifier(ImageClassifier):
         """Keep micro-batch ``index``; at the last one of a step, take the step with a closure over all of them.
 
         The loop asks for the gradient of the global batch several times, at other weights, so each time all of its
-        micro-batches are gone through again, and ranks share the gradient of the last one. The losses are those at the
-        weights that the step begins with.
+        micro-batches are gone through again, and ranks share the gradient of the last one; or it asks for the gradient
+        of each of their parts in turn. The losses are those at the weights that the step begins with.
         """
         self._kept.append(trainer.precision_plugin.convert_input(batch))
         losses: dict[str, Tensor] = {}
@@ -127,16 +127,18 @@ class SteppingClassifier(ImageClassifier):
     ) -> dict[str, Tensor]:
         """Take a step on ``batches``, numbered from ``first`` on; return the mean losses of its first gradient."""
         strategy, optimizer = trainer.strategy, trainer.optimizers[0]
+        data, count = (loop.param_groups[0][key] for key in ("inner_data", "inner_steps"))
+        parts = [batches] if data == "same" else parts_of(batches, count + 1)
         found: dict[str, Tensor] = {}
 
-        def closure() -> Any:
+        def closure(k: int = 0) -> Any:
             losses: dict[str, Tensor] = {}
             with torch.enable_grad():
                 optimizer.zero_grad()
-                for place, batch in enumerate(batches):
-                    with nullcontext() if place + 1 == len(batches) else _not_shared(strategy):
+                for place, batch in enumerate(parts[k]):
+                    with nullcontext() if place + 1 == len(parts[k]) else _not_shared(strategy):
                         heads = _heads(strategy.training_step(batch, first + place))
-                        means = {key: value / len(batches) for key, value in heads.items()}
+                        means = {key: value / len(parts[k]) for key, value in heads.items()}
                         means["loss"].backward()
                     for key, value in means.items():
                         losses[key] = losses[key] + value.detach() if key in losses else value.detach()
@@ -147,8 +149,20 @@ class SteppingClassifier(ImageClassifier):
             return losses["loss"]
 
         optimizer.step(closure)
-        self.gradients = loop.gradient_evaluations
+        self.gradients = 1 if data == "chunks" else loop.gradient_evaluations  # of a global batch
         return found
+
+
+def parts_of(batches: list[Batch], count: int) -> list[list[Batch]]:
+    """Return ``batches`` in their order as ``count`` parts of as many examples: whole ones where they suffice.
+
+    Else each is cut. `neumann.config.inner_loop` refuses what comes out even in neither way.
+    """
+    if len(batches) % count == 0:
+        each = len(batches) // count
+        return [batches[at : at + each] for at in range(0, len(batches), each)]
+    pieces = count // len(batches)
+    return [[piece] for batch in batches for piece in zip(*(tensor.chunk(pieces) for tensor in batch), strict=True)]
 
 
 def _heads(out: Any) -> dict[str, Tensor]:

@@ -329,7 +329,7 @@ def test_copies_go_on_alike_with_the_average_in_float32(duplicate, dtype):
         ({"inner_steps": -1}, "inner_steps must be a whole number >= 0"),
         ({"mu": 1.5}, "mu must be a finite number >= 0 and <= 1"),
         ({"gamma": 1.0}, "gamma must be a finite number >= 0 and < 1"),
-        ({"inner_data": "some"}, "inner_data must be one of 'same'"),
+        ({"inner_data": "some"}, "inner_data must be one of 'same', 'chunks', 'fresh'"),
         ({"solver": "newton"}, "solver must be one of 'series'"),
         ({"beta_count": "tensor"}, "did you mean 'tensors'"),
         ({"weight_decay": -0.1}, "weight_decay must be"),
@@ -383,3 +383,38 @@ def test_a_gradient_scaler_is_refused_in_one_sentence():
     scaler.scale(p.square().sum()).backward()
     with pytest.raises(RuntimeError, match=r"needs a closure .* train in bfloat16 or float32"):
         scaler.step(optimizer)
+
+
+@pytest.mark.parametrize("data", ["chunks", "fresh"])
+def test_other_data_is_asked_for_by_its_number_and_nothing_is_put_back(data):
+    problem = Drawing()
+    model, start = problem.model, copy.deepcopy(problem.model.state_dict())
+    optimizer = TwoLoopNeumann(model.parameters(), 0.4, 0.1, 3, data, model=model)
+    asked = []
+
+    def closure(k):
+        asked.append(k)
+        optimizer.zero_grad()
+        loss = cross_entropy(model(problem.inputs.chunk(4)[k]), problem.labels.chunk(4)[k])
+        loss.backward()
+        return loss
+
+    torch.manual_seed(2)
+    returned = optimizer.step(closure)
+    found = copies([*model.parameters()]), torch.get_rng_state()
+    assert asked == [0, 1, 2, 3]
+    assert model[1].num_batches_tracked == 4
+    model.load_state_dict(start)
+    torch.manual_seed(2)
+    w = copies([*model.parameters()])
+    first = closure(0)
+    assert torch.equal(first, returned)
+    m = [-p.grad for p in model.parameters()]
+    for k in (1, 2, 3):
+        with torch.no_grad():
+            for p, w_p, m_p in zip(model.parameters(), w, m, strict=True):
+                p.copy_(w_p + 0.4 * m_p)
+        closure(k)
+        m = [m_p - p.grad for m_p, p in zip(m, model.parameters(), strict=True)]
+    assert relative(found[0], [w_p + 0.1 * m_p for w_p, m_p in zip(w, m, strict=True)]) < 1e-14
+    assert torch.equal(found[1], torch.get_rng_state())

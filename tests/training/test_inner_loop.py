@@ -13,13 +13,14 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
 from neumann.errors import UserError
+from neumann.estimates.cost import counts_of
 from neumann.models.classifiers import SmallCNN
 from neumann.optim import TwoLoopNeumann
 from neumann.training.build_check import wrong_settings
 from neumann.training.classifier import Batch, ImageClassifier
 from neumann.training.distributed import RankGroup
 from neumann.training.parts import build_parts
-from neumann.training.step_cost import model_cost
+from neumann.training.step_cost import model_cost, step_times
 from neumann.training.stepping import SteppingClassifier, fit, make_trainer
 from tests.support.quick_runs import Train, quick
 
@@ -172,3 +173,145 @@ def test_its_cost_has_every_gradient() -> None:
     plain, loop = model_cost(quick("optimizer=sgd")), model_cost(quick("optimizer=two_loop_neumann"))
     assert loop.training == 5 * plain.training
     assert (loop.forward, loop.points) == (plain.forward, 1)
+
+
+def seen_batches(module: SteppingClassifier) -> list[Tensor]:
+    """Return the images of every batch that goes through the network, in order, which this goes on to fill."""
+    seen: list[Tensor] = []
+    module.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("data", "accumulation", "steps"),
+    [("same", 2, 2), ("chunks", 1, 4), ("chunks", 2, 2), ("chunks", 4, 1), ("fresh", 4, 1)],
+)
+def test_every_gradient_is_of_the_images_that_it_should_be(data: str, accumulation: int, steps: int) -> None:
+    """Four gradients a step on micro-batches of 8: the same, a quarter of them, or the next."""
+    module, made = classifier(SteppingClassifier, inner_data=data), batches()
+    seen = seen_batches(module)
+    trainer = make_trainer({**SETTINGS, "accumulate_grad_batches": accumulation}, [])
+    fit(trainer, module, made, after_batch=Seen().after)
+    images = [images for images, _ in made]
+    if data == "same":
+        expected = [each for at in range(0, 4, 2) for each in images[at : at + 2] * 4]
+    elif accumulation == 4:
+        expected = images
+    else:
+        pieces = 4 // accumulation
+        expected = [piece for each in images for piece in each.chunk(pieces)]
+    assert len(seen) == len(expected)
+    assert all(map(torch.equal, seen, expected))
+    assert module.gradients == {"same": 4, "chunks": 1, "fresh": 4}[data]
+    assert module.model.features[1].num_batches_tracked == (4 if data == "same" else len(expected))
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("micro_batch", [64, 32])
+def test_a_run_on_fresh_batches_takes_one_for_every_gradient(micro_batch: int, train: Train) -> None:
+    words = ("optimizer=two_loop_neumann", "optimizer.inner_data=fresh", "optimizer.inner_steps=2")
+    result, folder = train(*words, f"batch.max_per_device={micro_batch}", "batch.norm_size=32")
+    last = folder.read_measurements()[-1]
+    assert (last["step"], last["examples"], last["gradient_evaluations"]) == (36, 36 * 3 * 64, 36 * 3)
+    assert result["distinct_examples"]["training"] == 6 * 3 * 64  # of the last whole pass
+
+
+@pytest.mark.medium
+def test_a_run_on_parts_of_its_batch_takes_a_gradient_of_it_in_all(train: Train) -> None:
+    words = ("optimizer=two_loop_neumann", "optimizer.inner_data=chunks", "optimizer.inner_steps=3")
+    result, folder = train(*words)
+    last = folder.read_measurements()[-1]
+    assert (last["step"], last["examples"], last["gradient_evaluations"]) == (36, 36 * 64, 36)
+    assert result["batch"]["norm_size"] == 16
+    cut, _ = train(*words, "batch.max_per_device=16", "study=cut")  # whole micro-batches are the same parts
+    assert cut["validation"] == result["validation"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("inner_data=chunks",), "64 images of a step into inner_steps . 1 = 5 equal parts of at least 2 images, .*inner_steps=3 or 7$"),
+        (("inner_data=chunks", "inner_steps=63"), "inner_steps=31$"),
+        (("inner_data=fresh", "inner_steps=18"), "takes inner_steps .* 19 batches of batch.size=64 .* 1197 images: choose batch.size=63"),
+    ],
+)  # fmt: skip
+def test_data_that_cannot_be_had_is_refused_before_a_run(words: tuple[str, ...], said: str) -> None:
+    spec = quick("optimizer=two_loop_neumann", *(f"optimizer.{word}" for word in words))
+    (sentence,) = wrong_settings([spec])
+    with pytest.raises(UserError, match=said):
+        build_parts(spec, RankGroup(None))
+    with pytest.raises(UserError, match=said):
+        raise UserError(str(sentence))
+
+
+def test_parts_of_micro_batches_and_ghost_batches_are_told() -> None:
+    words = ("optimizer=two_loop_neumann", "optimizer.inner_data=chunks", "batch.max_per_device=16")
+    (sentence,) = wrong_settings([quick(*words, "batch.norm_size=8")])
+    assert sentence is not None
+    assert "64 images of a step in 4 micro-batches into inner_steps + 1 = 5 equal parts" in sentence
+    assert "whole ghost batches of batch.norm_size=8" in sentence
+    assert sentence.endswith("choose optimizer.inner_steps=3 or 7")
+    assert wrong_settings([quick(*words, "batch.norm_size=8", "optimizer.inner_steps=7")]) == [None]
+
+
+class Around(torch.optim.Optimizer):
+    """An optimizer of a user's that wraps the inner loop."""
+
+    def __init__(self, params: Any, lr: float, inner_data: str) -> None:
+        super().__init__(params, {})
+        self.optimizer = TwoLoopNeumann(self.param_groups, None, lr, 1, inner_data)
+        self.param_groups = self.optimizer.param_groups
+
+    def step(self, closure: Any = None) -> Any:
+        return self.optimizer.step(closure)
+
+
+@pytest.mark.medium
+def test_within_an_optimizer_of_the_users_it_trains_on_the_frozen_batch(train: Train, own_group: Any) -> None:
+    text = (
+        "# A wrapper: neumann train optimizer=around\n_target_: tests.training.test_inner_loop.Around\n"
+        "lr: 0.1 # rate\ninner_data: same # data\n"
+    )
+    folders = (own_group("optimizer", "around", text),)
+    _, folder = train("optimizer=around", dirs=folders)
+    assert folder.read_measurements()[-1]["gradient_evaluations"] == 72
+    (sentence,) = wrong_settings([quick("optimizer=around", "optimizer.inner_data=fresh", dirs=folders)])
+    assert sentence is not None
+    assert sentence.startswith("optimizer._target_=tests.training.test_inner_loop.Around wraps TwoLoopNeumann(inner_")
+
+
+def test_other_data_needs_a_loop_that_has_it() -> None:
+    with pytest.raises(ValueError, match=r"inner_data='chunks'\) asks its closure for other data at every gradient"):
+        pl.Trainer(**SETTINGS).fit(classifier(ImageClassifier, inner_data="chunks"), loader())
+    with pytest.raises(ValueError, match="would break the method"):
+        pl.Trainer(**SETTINGS, gradient_clip_val=1.0).fit(classifier(ImageClassifier), loader())
+
+
+@pytest.mark.parametrize(("data", "training"), [("same", 5), ("chunks", 1), ("fresh", 1)])
+def test_an_estimate_has_the_gradients_and_the_images_of_a_step(data: str, training: int) -> None:
+    words = ("optimizer=two_loop_neumann", f"optimizer.inner_data={data}")
+    plain, spec = model_cost(quick("optimizer=sgd")), quick(*words)
+    if data == "chunks":
+        spec = quick(*words, "batch.size=60")
+    assert model_cost(spec).training == training * plain.training
+    assert counts_of(spec, 1).examples == counts_of(spec, 1).steps * spec.config.batch.size * (
+        5 if data == "fresh" else 1
+    )
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("data", ["same", "chunks", "fresh"])
+def test_the_seconds_of_a_step_have_all_its_gradients(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    step = ImageClassifier.training_step
+
+    def counting(self: ImageClassifier, batch: Batch, batch_idx: int) -> Any:
+        taken.append(len(batch[0]))
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(ImageClassifier, "training_step", counting)
+    words = ("optimizer=two_loop_neumann", f"optimizer.inner_data={data}", "optimizer.inner_steps=3")
+    times = step_times(quick(*words), threads=1, seconds=0.2)
+    assert len(taken) == (times.steps + times.warm_up) * (1 if data == "chunks" else 4)
+    assert set(taken) == {64}
+    assert times.update == 0
