@@ -68,6 +68,12 @@ def check_inner_loop(config: RunConfig, training_images: int) -> None:
             "optimizer.inner_steps more: choose bf16-mixed or 32-true"
         )
     split, norm_size = batch_split(config), config.batch.norm_size
+    solver = config.optimizer.get("solver", "series")
+    if split.devices > 1 and solver != "series":
+        raise UserError(
+            f"optimizer.solver={solver} differentiates the gradient, which ranks cannot share: choose "
+            "optimizer.solver=series, or trainer.devices=1 and trainer.num_nodes=1"
+        )
     if loop.at_once(split, norm_size) is None:
         share = split.micro_batch * split.accumulation
         in_parts = f" in {split.accumulation} micro-batches" if split.accumulation > 1 else ""

@@ -358,12 +358,15 @@ def _require_sound_loop(loop: TwoLoopNeumann, trainer: Any, *, is_whole: bool) -
         )
     if trainer.gradient_clip_val:
         raise no_clipping(f"Trainer(gradient_clip_val={trainer.gradient_clip_val})")
-    data = loop.param_groups[0]["inner_data"]
-    if data != "same" and not is_whole:
-        raise ValueError(
-            f"TwoLoopNeumann(inner_data={data!r}) asks its closure for other data at every gradient, and Lightning's "
-            "is of one batch: train by `neumann train`, in a loop of your own, or with inner_data='same'"
-        )
+    for key, plain, why in (
+        ("inner_data", "same", "asks its closure for other data at every gradient, and Lightning's is of one batch"),
+        ("solver", "series", "differentiates the gradient, and Lightning's closure leaves none to differentiate"),
+    ):
+        if (value := loop.param_groups[0][key]) != plain and not is_whole:
+            raise ValueError(
+                f"TwoLoopNeumann({key}={value!r}) {why}: train by `neumann train`, in a loop of your own, or with "
+                f"{key}={plain!r}"
+            )
     if trainer.accumulate_grad_batches > 1 and not is_whole:
         raise ValueError(
             f"Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}) gives TwoLoopNeumann a closure of the "

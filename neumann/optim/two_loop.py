@@ -10,24 +10,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from neumann.optim import argument_checks
-from neumann.optim.forward_state import ForwardState
-from neumann.optim.phases import push_coefficient, total_beta
-from neumann.optim.sharding import shards_of, sum_over_shards
-from neumann.optim.tensors import Scalar, fitted, local, name_of, total_square
+from neumann.optim.inner_loss import InnerLoss, Vector, dot, wide
+from neumann.optim.tensors import fitted, name_of
 from neumann.optim.wrappers import wrapped
 
 INNER_DATA = ("same", "chunks", "fresh")
-SOLVERS = ("series",)
+SOLVERS = ("series", "series_exact", "cg")
+GRADIENTS_A_PRODUCT = 2  # that a product with the Hessian costs, in floating-point operations
 SHARED = ("inner_steps", "inner_data", "solver")  # hyperparameters of the loop, the same in all groups
-Vector = list[Tensor]  # one tensor for each parameter that is trained, in its type or float32, whichever is wider
 
 
 def convexified(largest: float, smallest: float) -> tuple[float, float]:
@@ -102,6 +99,13 @@ class TwoLoopNeumann(Optimizer):
     Nothing is put back in between: each gradient has a dropout mask of its own, and batch norm's running statistics
     move with each, from k = 1 on at displaced points, as they do in Algorithm 2. What is returned is the loss of k = 0.
 
+    **Exact curvature, for comparison only.** With ``solver="series_exact"`` the same loop has exact Hessian-vector
+    products in place of gradients at displaced points: ∇f̂(w) + μη_in∇²f̂ m for ∇f̂(w + μη_in m). With ``solver="cg"``,
+    K conjugate gradients solve the system ((1 − μ)I + μη_in∇²f̂) m = −∇f̂, of which the loop sums the series. The
+    closure is called once, and must call ``loss.backward(create_graph=True)``; the graph of the whole batch is kept for
+    the step. A product costs two gradients and is counted so. Both need the frozen batch, and cannot be had under
+    ``DistributedDataParallel``, whose gradients have no graph.
+
     Groups hold η_out as ``lr``, where schedulers look for it. Every hyperparameter can be set per group, except
     ``inner_steps``, ``inner_data`` and ``solver``.
 
@@ -114,7 +118,7 @@ class TwoLoopNeumann(Optimizer):
         inner_steps: K, the terms of the series after the first; 0 is plain SGD.
         inner_data: ``"same"``: the batch of the step, frozen; ``"chunks"`` or ``"fresh"``: see above.
         mu: μ in [0, 1]; 1 is Algorithm 1.
-        solver: ``"series"``: the loop above.
+        solver: ``"series"``: the loop above; ``"series_exact"`` or ``"cg"``: see above.
         alpha: α, the cubic term (attraction to v); gradient per squared weight norm.
         beta: β, the repulsive term (push away from v) per counted variable.
         beta_count: the variables that β counts: ``"tensors"``, ``"scalars"``, or ``"absolute"`` (β is ``beta``).
@@ -166,10 +170,16 @@ class TwoLoopNeumann(Optimizer):
         super().__init__(params, _validated(defaults))
 
     @property
+    def needs_graph(self) -> bool:
+        """Whether the closure must call ``backward(create_graph=True)``."""
+        return self.param_groups[0]["solver"] != "series"
+
+    @property
     def gradients_an_example(self) -> int:
-        """The gradient evaluations that a step takes of each example."""
+        """The gradient evaluations that a step takes of each example, an exact product counted as in a step."""
         group = self.param_groups[0]
-        return int(group["inner_steps"]) + 1 if group["inner_data"] == "same" else 1
+        each = GRADIENTS_A_PRODUCT if self.needs_graph else 1
+        return 1 + each * int(group["inner_steps"]) if group["inner_data"] == "same" else 1
 
     @torch.no_grad()
     def step(self, closure: Callable[..., Any] | None = None) -> Any:
@@ -192,25 +202,49 @@ class TwoLoopNeumann(Optimizer):
                 "LBFGS does; a GradScaler passes none on, so train in bfloat16 or float32 instead of float16"
             )
         self._require_valid_groups()
-        loss = _InnerLoss(self, closure)
+        loss = InnerLoss(self, closure)
         with loss:
-            m = self._series(loss)
+            m = self._conjugate_gradients(loss) if self.param_groups[0]["solver"] == "cg" else self._series(loss)
         for (p, group), m_K in zip(loss.trained, m, strict=True):  # w ← w + η_out m_K
             u = m_K * fitted(group["lr"], m_K)
             p.copy_(p + u)
             if "r" in self.state[p]:  # v ← w + γ(v − w), kept as r = w − v
                 self.state[p]["r"].add_(u).mul_(group["gamma"])
         torch.clear_autocast_cache()
-        self.gradient_evaluations = loss.evaluations
+        self.gradient_evaluations = loss.evaluations + GRADIENTS_A_PRODUCT * loss.products
         return loss.value
 
-    def _series(self, loss: _InnerLoss) -> Vector:
+    def _series(self, loss: InnerLoss) -> Vector:
         """Return m_K."""
         m = [-g for g in loss.gradient()]
         for k in range(1, self.param_groups[0]["inner_steps"] + 1):
             ahead = [m_p * rate for m_p, rate in zip(m, loss.rates(m), strict=True)]  # μ η_in m
             g = loss.gradient(k, ahead)
             m = [m_p * group["mu"] - g_p for (_, group), m_p, g_p in zip(loss.trained, m, g, strict=True)]
+        return m
+
+    def _conjugate_gradients(self, loss: InnerLoss) -> Vector:
+        """Return what K conjugate gradients find for ((1 − μ)I + μη_in∇²f̂) m = −∇f̂, whose series m_K is.
+
+        Along a direction in which the matrix is not positive there is no minimum: what was found before is returned,
+        or −∇f̂ in the first iteration, as truncated Newton methods do (Dembo and Steihaug 1983).
+        """
+        residual = direction = [-g for g in loss.gradient()]
+        params = [p for p, _ in loss.trained]
+        m = [torch.zeros_like(r) for r in residual]
+        square = dot(params, residual, residual)
+        for k in range(self.param_groups[0]["inner_steps"]):
+            if square == 0:
+                break
+            image = loss.matrix_times(direction)
+            curvature = dot(params, direction, image)
+            if not curvature > 0:
+                return m if k else direction
+            length = square / curvature
+            m = [a.add(d, alpha=length) for a, d in zip(m, direction, strict=True)]
+            residual = [r.sub(i, alpha=length) for r, i in zip(residual, image, strict=True)]
+            before, square = square, dot(params, residual, residual)
+            direction = [r.add(d, alpha=square / before) for r, d in zip(residual, direction, strict=True)]
         return m
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -242,6 +276,14 @@ class TwoLoopNeumann(Optimizer):
             if values.count(values[0]) != len(values):
                 told = ", ".join(map(repr, values))
                 raise ValueError(f"{name} belongs to the loop, so it must be the same in all groups, and is {told}")
+        rates = [
+            (group["mu"], group["lr"] if group["lr_in"] is None else group["lr_in"]) for group in self.param_groups
+        ]
+        if self.param_groups[0]["solver"] == "cg" and any(rate != rates[0] for rate in rates):
+            raise ValueError(
+                "solver='cg' needs a symmetric matrix, so mu and lr_in (or lr, where that is None) must be the same in "
+                "all groups"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         # torch keeps groups, state and defaults alone: a copy would let the buffers of its model move K + 1 times
@@ -263,7 +305,7 @@ class TwoLoopNeumann(Optimizer):
 
         hooks = [
             self.register_load_state_dict_pre_hook(last_before),
-            self.register_load_state_dict_post_hook(lambda _: self._take_wide(seen[0]), prepend=True),
+            self.register_load_state_dict_post_hook(lambda _: self._takewide(seen[0]), prepend=True),
         ]
         try:
             super().load_state_dict(state_dict)
@@ -284,123 +326,12 @@ class TwoLoopNeumann(Optimizer):
                 if wrong is not None:
                     raise ValueError(f"the state 'r' of {name_of(own, place, index)} {wrong}")
 
-    def _take_wide(self, loaded: dict[str, Any]) -> None:
+    def _takewide(self, loaded: dict[str, Any]) -> None:
         for own, group in zip(self.param_groups, loaded["param_groups"], strict=True):
             for p, index in zip(own["params"], group["params"], strict=True):
                 r = loaded["state"].get(index, {}).get("r")
                 if r is not None:
-                    self.state[p]["r"] = r.to(p.device, _wide(p), copy=True)
-
-
-class _InnerLoss:
-    """ĝ of one step: its gradients at points around w, within a block that begins and ends at w.
-
-    Args:
-        optimizer: whose step it is.
-        closure: evaluates the loss of the step's data where the parameters are.
-    """
-
-    def __init__(self, optimizer: TwoLoopNeumann, closure: Callable[..., Any]) -> None:
-        self.value: Any = None  # of the closure at w
-        self.evaluations = 0
-        self.trained: list[tuple[Tensor, dict[str, Any]]] = []  # parameters with a gradient at w, and their groups
-        self._closure, self._groups, self._state = closure, optimizer.param_groups, optimizer.state
-        self._all = [(p, group) for group in self._groups for p in group["params"]]
-        self._model = optimizer.model
-        self._is_frozen = self._groups[0]["inner_data"] == "same"
-        self._pushes = any(group["alpha"] or group["beta"] for group in self._groups)
-        self._w: list[Tensor] = []  # of the trained parameters, where they have moved away from it
-        self._before: ForwardState | None = None
-        self._after: ForwardState | None = None
-
-    def __enter__(self) -> Self:
-        if self._is_frozen and self._groups[0]["inner_steps"]:
-            self._before = self._forward_state()
-        if self._pushes:
-            for p, _ in self._all:
-                if "r" not in self._state[p]:
-                    self._state[p]["r"] = torch.zeros_like(p, dtype=_wide(p), memory_format=torch.preserve_format)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for (p, _), w in zip(self.trained, self._w, strict=False):
-            p.copy_(w)
-        if self._after is not None:
-            self._after.restore()
-
-    def rates(self, like: Vector) -> list[Scalar]:
-        """Return μ η_in of each trained parameter."""
-        groups = [group for _, group in self.trained]
-        etas = [group["lr"] if group["lr_in"] is None else group["lr_in"] for group in groups]
-        return [fitted(group["mu"] * eta, m) for group, eta, m in zip(groups, etas, like, strict=True)]
-
-    def gradient(self, k: int = 0, ahead: Vector | None = None) -> Vector:
-        """Return ∇ĝ(w + ahead) of the trained parameters, ∇ĝ(w) at ``k`` = 0.
-
-        Args:
-            k: number of this gradient in the step.
-            ahead: the displacement; None at k = 0.
-        """
-        if ahead is not None:
-            self._w = self._w or [p.clone() for p, _ in self.trained]
-            for (p, _), w, d in zip(self.trained, self._w, ahead, strict=True):
-                p.copy_(w + d)
-        self._evaluate(k)
-        found = []
-        for p, group in self.trained:
-            g = torch.zeros_like(p, dtype=_wide(p)) if p.grad is None else p.grad.to(_wide(p))
-            found.append(g.add(p, alpha=group["weight_decay"]) if group["weight_decay"] else g)
-        return self._pushed(found, ahead) if self._pushes else found
-
-    def _evaluate(self, k: int) -> None:
-        """Call the closure where the parameters are, from the streams and buffers of the first call."""
-        if k and self._before is not None:
-            self._before.restore()
-        torch.clear_autocast_cache()  # or a block around the step would go on with copies of other weights
-        with torch.enable_grad():
-            value = self._closure() if self._is_frozen else self._closure(k)
-        self.evaluations += 1
-        if k == 0:
-            self.value = value
-            self.trained = [(p, group) for p, group in self._all if p.grad is not None]
-            if self._before is not None:
-                self._after = self._forward_state()
-        for group in self._groups:
-            for place, p in enumerate(group["params"]):
-                if p.grad is not None and p.grad.layout is not torch.strided:
-                    raise RuntimeError(
-                        f"TwoLoopNeumann does not support sparse gradients, and {name_of(group, place)} has one: build "
-                        "the embedding with sparse=False"
-                    )
-
-    def _pushed(self, gradients: Vector, ahead: Vector | None) -> Vector:
-        """Add (α‖x‖² − β/‖x‖²) x/‖x‖ to the gradients, with x = w + ahead − v and its norm over all parameters."""
-        x = {id(p): self._state[p]["r"] for p, _ in self._all}
-        for (p, _), d in zip(self.trained, ahead or (), strict=False):
-            x[id(p)] = x[id(p)] + d
-        distance = _squared_norm([p for p, _ in self._all], [*x.values()]).sqrt()
-        found = []
-        for (p, group), g in zip(self.trained, gradients, strict=True):
-            beta = total_beta(group, self._groups)
-            delta = math.sqrt(beta) if group["min_distance"] is None else group["min_distance"]
-            c = push_coefficient(distance, group["alpha"], beta, delta)
-            found.append(g + x[id(p)] * fitted(c, g))
-        return found
-
-    def _forward_state(self) -> ForwardState:
-        return ForwardState((p for p, _ in self._all), self._model)
-
-
-def _wide(p: Tensor) -> torch.dtype:
-    return torch.promote_types(p.dtype, torch.float32)
-
-
-def _squared_norm(params: list[Tensor], vector: Vector) -> Tensor:
-    """Return the squared norm of ``vector`` over all shards of ``params``, 0-dim in float64."""
-    shares: dict[tuple[Any, ...], list[Tensor]] = {}
-    for p, x in zip(params, vector, strict=True):
-        shares.setdefault(shards_of(p), []).append(local(x))
-    return sum_over_shards([(shards, total_square(xs)) for shards, xs in shares.items()])
+                    self.state[p]["r"] = r.to(p.device, wide(p), copy=True)
 
 
 def _validated(group: dict[str, Any]) -> dict[str, Any]:
@@ -413,7 +344,7 @@ def _validated(group: dict[str, Any]) -> dict[str, Any]:
     lr_in, mu = group["lr_in"], number("mu", group["mu"])
     if mu > 1:
         raise ValueError(f"mu must be a finite number >= 0 and <= 1, got {group['mu']!r}")
-    return {
+    valid = {
         "lr": argument_checks.learning_rate(group["lr"]),
         "lr_in": None if lr_in is None else number("lr_in", lr_in),
         "inner_steps": argument_checks.whole("inner_steps", group["inner_steps"], least=0),
@@ -427,3 +358,13 @@ def _validated(group: dict[str, Any]) -> dict[str, Any]:
         "min_distance": None if optional is None else number("min_distance", optional),
         "weight_decay": number("weight_decay", group["weight_decay"]),
     }
+    if valid["solver"] != "series" and valid["inner_data"] != "same":
+        raise ValueError(
+            f"solver={valid['solver']!r} takes its products on the frozen batch: choose inner_data='same' or "
+            "solver='series'"
+        )
+    if valid["solver"] == "cg" and (valid["alpha"] or valid["beta"]):
+        raise ValueError("solver='cg' solves a linear system, which alpha and beta would not leave it: set both to 0")
+    if valid["solver"] == "cg" and not valid["inner_steps"]:
+        raise ValueError("inner_steps must be a whole number >= 1 for solver='cg', which has no term before the first")
+    return valid

@@ -9,6 +9,7 @@ needs none of it, and it took most of the time that a step had above one by hand
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -139,7 +140,7 @@ class SteppingClassifier(ImageClassifier):
                     with nullcontext() if place + 1 == len(parts[k]) else _not_shared(strategy):
                         heads = _heads(strategy.training_step(batch, first + place))
                         means = {key: value / len(parts[k]) for key, value in heads.items()}
-                        means["loss"].backward()
+                        _backward(means["loss"], create_graph=loop.needs_graph)
                     for key, value in means.items():
                         losses[key] = losses[key] + value.detach() if key in losses else value.detach()
             if not found:
@@ -168,6 +169,16 @@ def parts_of(batches: list[Batch], count: int) -> list[list[Batch]]:
 def _heads(out: Any) -> dict[str, Tensor]:
     """Return the losses of a training step by key, ``loss`` first."""
     return out if isinstance(out, dict) else {"loss": out}
+
+
+def _backward(loss: Tensor, *, create_graph: bool) -> None:
+    """Call ``loss.backward``; of the graph that is kept, torch would warn, though the inner loop lets it go."""
+    if not create_graph:
+        loss.backward()
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Using backward\\(\\) with create_graph=True")
+        loss.backward(create_graph=True)
 
 
 def _not_shared(strategy: Any) -> AbstractContextManager[None]:

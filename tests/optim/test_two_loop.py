@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
 
 from neumann.challenge.contracts import KEPT, contracts
 from neumann.optim import TwoLoopNeumann, convexified, eval_point, points
@@ -330,7 +331,7 @@ def test_copies_go_on_alike_with_the_average_in_float32(duplicate, dtype):
         ({"mu": 1.5}, "mu must be a finite number >= 0 and <= 1"),
         ({"gamma": 1.0}, "gamma must be a finite number >= 0 and < 1"),
         ({"inner_data": "some"}, "inner_data must be one of 'same', 'chunks', 'fresh'"),
-        ({"solver": "newton"}, "solver must be one of 'series'"),
+        ({"solver": "newton"}, "solver must be one of 'series', 'series_exact', 'cg'"),
         ({"beta_count": "tensor"}, "did you mean 'tensors'"),
         ({"weight_decay": -0.1}, "weight_decay must be"),
         ({"alpha": "much"}, "alpha must be"),
@@ -418,3 +419,122 @@ def test_other_data_is_asked_for_by_its_number_and_nothing_is_put_back(data):
         m = [m_p - p.grad for m_p, p in zip(m, model.parameters(), strict=True)]
     assert relative(found[0], [w_p + 0.1 * m_p for w_p, m_p in zip(w, m, strict=True)]) < 1e-14
     assert torch.equal(found[1], torch.get_rng_state())
+
+
+def graphed(problem, optimizer):
+    """The closure of ``problem`` for exact products."""
+
+    def evaluate():
+        optimizer.zero_grad()
+        loss = problem.loss()
+        grads = torch.autograd.grad(loss, [*problem.params], create_graph=True)
+        for p, g in zip(problem.params, grads, strict=True):
+            p.grad = g
+        return loss
+
+    return evaluate
+
+
+class Curved(Drawing):
+    """The same as a problem whose loss is not quadratic, without what draws."""
+
+    def __init__(self):
+        super().__init__()
+        self.model[2].p = self.model[6].p = 0.0
+        self.params = [*self.model.parameters()]
+
+    def hessian(self):
+        flat = torch.cat([p.detach().flatten() for p in self.params])
+        names, shapes = zip(*((name, p.shape) for name, p in self.model.named_parameters()), strict=True)
+
+        def loss(vector):
+            parts = vector.split([shape.numel() for shape in shapes])
+            weights = {name: part.view(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
+            return cross_entropy(functional_call(self.model, weights, self.inputs), self.labels)
+
+        matrix = torch.autograd.functional.hessian(loss, flat)
+        return matrix, torch.autograd.functional.jacobian(loss, flat), flat
+
+
+@pytest.mark.parametrize("solver", ["series_exact", "cg"])
+def test_with_exact_products_it_is_exact_where_the_loss_is_not_quadratic(solver):
+    problem = Curved()
+    matrix, gradient, flat = problem.hessian()
+    decay = 0.05
+    matrix, gradient = matrix + decay * torch.eye(len(flat), dtype=flat.dtype), gradient + decay * flat
+    smallest, *_, largest = torch.linalg.eigvalsh(matrix).tolist()
+    assert smallest < 0  # it is not convex there
+    mu, eta = convexified(1.1 * largest, 1.1 * smallest)
+    optimizer = TwoLoopNeumann(problem.params, eta, 0.5, 4, mu=mu, weight_decay=decay, solver=solver)
+    optimizer.step(graphed(problem, optimizer))
+    moved = torch.cat([p.detach().flatten() for p in problem.params]) - flat
+    system = (1 - mu) * torch.eye(len(flat), dtype=flat.dtype) + mu * eta * matrix
+    if solver == "series_exact":
+        expected = series(torch.eye(len(flat), dtype=flat.dtype) - system, gradient, 4)
+    else:  # the best of the Krylov space, in the norm of the system
+        basis = torch.stack([torch.linalg.matrix_power(system, i) @ gradient for i in range(4)], dim=1)
+        within, _ = torch.linalg.qr(basis)
+        expected = -within @ torch.linalg.solve(within.T @ system @ within, within.T @ gradient)
+    assert (moved - 0.5 * expected).norm() < 1e-9 * expected.norm()
+    assert optimizer.gradient_evaluations == 1 + 2 * 4
+    assert not any(p.grad.requires_grad for p in problem.params)
+
+
+def test_on_a_quadratic_exact_products_change_nothing_and_conjugate_gradients_solve_it():
+    """Regularizers included, whose gradient is taken at the displaced point in both."""
+    setting = {"mu": 0.9, "alpha": 0.1, "beta": 0.01, "weight_decay": 0.1}
+    ends = []
+    for solver in ("series", "series_exact"):
+        problem = Quadratic(0.1, 4.0)
+        problem.loss = lambda of=problem: 0.5 * (of.w - of.centre) @ of.hessian @ (of.w - of.centre)
+        optimizer = TwoLoopNeumann(problem.params, 0.2, 0.1, 5, solver=solver, **setting)
+        for _ in range(3):
+            optimizer.step(graphed(problem, optimizer))
+        ends.append(copies(problem.params))
+    assert relative(*ends) < 1e-12
+    problem = Quadratic(0.1, 4.0)
+    problem.loss = lambda: 0.5 * (problem.w - problem.centre) @ problem.hessian @ (problem.w - problem.centre)
+    optimizer = TwoLoopNeumann(problem.params, 0.2, 0.2, SIZE, solver="cg")
+    optimizer.step(graphed(problem, optimizer))
+    assert (problem.w - problem.centre).abs().max() < 1e-10
+
+
+def test_conjugate_gradients_stop_where_the_loss_is_not_convex():
+    problem = Quadratic(-2.0, -0.5)
+    problem.loss = lambda: 0.5 * (problem.w - problem.centre) @ problem.hessian @ (problem.w - problem.centre)
+    gradient, before = problem.gradient(), problem.w.detach()
+    optimizer = TwoLoopNeumann(problem.params, 0.2, 0.1, 5, solver="cg")
+    optimizer.step(graphed(problem, optimizer))
+    assert torch.allclose(problem.w.detach() - before, -0.1 * gradient, rtol=1e-14)
+    assert optimizer.gradient_evaluations == 1 + 2
+
+
+def test_a_product_costs_two_gradients():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4))
+    images, labels = torch.randn(4, 3, 8, 8), torch.arange(4)
+    weights = [*model.parameters()]
+    with FlopCounterMode(display=False) as once:
+        grads = torch.autograd.grad(cross_entropy(model(images), labels), weights, create_graph=True)
+    with FlopCounterMode(display=False) as product:
+        torch.autograd.grad(grads, weights, [torch.ones_like(p) for p in weights])
+    assert product.get_total_flops() == pytest.approx(2 * once.get_total_flops(), rel=0.15)
+
+
+def test_what_exact_products_need_is_told():
+    problem = Curved()
+    for setting, said in (
+        ({"inner_data": "fresh"}, "takes its products on the frozen batch"),
+        ({"beta": 0.1}, "alpha and beta would not leave it"),
+        ({"inner_steps": 0}, "inner_steps must be a whole number >= 1 for solver='cg'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            made(problem.params, solver="cg", **setting)
+    optimizer = made(problem.params, solver="series_exact")
+    before = copies(problem.params)
+    with pytest.raises(RuntimeError, match=r"call loss.backward\(create_graph=True\) in the closure"):
+        optimizer.step(problem.closure(optimizer))
+    assert same_bits(problem.params, before)
+    optimizer = made([{"params": problem.params[:1]}, {"params": problem.params[1:], "lr_in": 0.1}], solver="cg")
+    with pytest.raises(ValueError, match="needs a symmetric matrix"):
+        optimizer.step(graphed(problem, optimizer))

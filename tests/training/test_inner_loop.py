@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from neumann.errors import UserError
 from neumann.estimates.cost import counts_of
 from neumann.models.classifiers import SmallCNN
 from neumann.optim import TwoLoopNeumann
+from neumann.store import find
 from neumann.training.build_check import wrong_settings
 from neumann.training.classifier import Batch, ImageClassifier
 from neumann.training.distributed import RankGroup
@@ -23,6 +25,8 @@ from neumann.training.parts import build_parts
 from neumann.training.step_cost import model_cost, step_times
 from neumann.training.stepping import SteppingClassifier, fit, make_trainer
 from tests.support.quick_runs import Train, quick
+from tests.support.rank_groups import together
+from tests.training.test_accumulation import SHORT, assert_equal, on_two_ranks, weights
 
 SETTINGS: dict[str, Any] = {
     "accelerator": "cpu", "max_epochs": 1, "logger": False, "enable_checkpointing": False,
@@ -164,14 +168,24 @@ def test_its_gradients_are_counted_and_its_loss_is_at_the_weights_of_the_step(tr
 
 
 @pytest.mark.medium
-def test_it_trains_in_bfloat16(train: Train) -> None:
-    result, _ = train("optimizer=two_loop_neumann", "trainer.precision=bf16-mixed")
-    assert result["validation"]["held"]["loss"] < 1.5
+@pytest.mark.parametrize("solver", ["series", "series_exact", "cg"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_it_trains_with_every_solver_and_in_bfloat16(precision: str, solver: str, train: Train) -> None:
+    words = (f"optimizer.solver={solver}", "optimizer.mu=0.9", f"trainer.precision={precision}")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*create_graph")
+        result, folder = train("optimizer=two_loop_neumann", *words, "batch.max_per_device=32")
+    assert result["validation"]["held"]["loss"] < (2.3 if solver == "cg" else 1.6)  # ln 10 is chance
+    counted = [m["gradient_evaluations"] for m in folder.read_measurements()]
+    assert counted == [90, 180] if solver == "series" else counted[1] <= 36 * 9
+    assert solver != "series_exact" or counted == [18 * 9, 36 * 9]
 
 
 def test_its_cost_has_every_gradient() -> None:
     plain, loop = model_cost(quick("optimizer=sgd")), model_cost(quick("optimizer=two_loop_neumann"))
     assert loop.training == 5 * plain.training
+    exact = model_cost(quick("optimizer=two_loop_neumann", "optimizer.solver=cg"))
+    assert exact.training == 9 * plain.training
     assert (loop.forward, loop.points) == (plain.forward, 1)
 
 
@@ -217,6 +231,19 @@ def test_a_run_on_fresh_batches_takes_one_for_every_gradient(micro_batch: int, t
 
 
 @pytest.mark.medium
+def test_on_two_ranks_each_gradient_is_of_the_images_that_one_process_takes(train: Train) -> None:
+    """Where parts are whole micro-batches; those that cut one are cut from each rank's share."""
+    words = ("optimizer=two_loop_neumann", "optimizer.inner_steps=1", "optimizer.beta=1e-3", *SHORT)
+    cases = [(*words, f"optimizer.inner_data={data}") for data in ("chunks", "fresh")]
+    specs = [quick(*case, "trainer.devices=2", "batch.max_per_device=16") for case in cases]
+    answers = together(on_two_ranks, 2, specs)
+    for case, spec in zip(cases, specs, strict=True):
+        _, alone = train(*case)
+        assert_equal(weights(alone), weights(find(spec)), buffers=False)
+    assert answers[0] == [(7, 14), (7, 14)]  # steps, and gradients that were shared
+
+
+@pytest.mark.medium
 def test_a_run_on_parts_of_its_batch_takes_a_gradient_of_it_in_all(train: Train) -> None:
     words = ("optimizer=two_loop_neumann", "optimizer.inner_data=chunks", "optimizer.inner_steps=3")
     result, folder = train(*words)
@@ -232,11 +259,13 @@ def test_a_run_on_parts_of_its_batch_takes_a_gradient_of_it_in_all(train: Train)
     [
         (("inner_data=chunks",), "64 images of a step into inner_steps . 1 = 5 equal parts of at least 2 images, .*inner_steps=3 or 7$"),
         (("inner_data=chunks", "inner_steps=63"), "inner_steps=31$"),
+        (("solver=cg", "+trainer.devices=2"), "solver=cg differentiates the gradient, which ranks cannot share"),
         (("inner_data=fresh", "inner_steps=18"), "takes inner_steps .* 19 batches of batch.size=64 .* 1197 images: choose batch.size=63"),
     ],
 )  # fmt: skip
 def test_data_that_cannot_be_had_is_refused_before_a_run(words: tuple[str, ...], said: str) -> None:
-    spec = quick("optimizer=two_loop_neumann", *(f"optimizer.{word}" for word in words))
+    given = (word[1:] if word.startswith("+") else f"optimizer.{word}" for word in words)
+    spec = quick("optimizer=two_loop_neumann", *given)
     (sentence,) = wrong_settings([spec])
     with pytest.raises(UserError, match=said):
         build_parts(spec, RankGroup(None))
@@ -283,6 +312,8 @@ def test_within_an_optimizer_of_the_users_it_trains_on_the_frozen_batch(train: T
 def test_other_data_needs_a_loop_that_has_it() -> None:
     with pytest.raises(ValueError, match=r"inner_data='chunks'\) asks its closure for other data at every gradient"):
         pl.Trainer(**SETTINGS).fit(classifier(ImageClassifier, inner_data="chunks"), loader())
+    with pytest.raises(ValueError, match=r"solver='cg'\) differentiates the gradient, and Lightning's closure leaves"):
+        pl.Trainer(**SETTINGS).fit(classifier(ImageClassifier, solver="cg"), loader())
     with pytest.raises(ValueError, match="would break the method"):
         pl.Trainer(**SETTINGS, gradient_clip_val=1.0).fit(classifier(ImageClassifier), loader())
 
