@@ -25,9 +25,11 @@ class InnerLoop:
     def of(cls, optimizer: Mapping[str, Any]) -> InnerLoop | None:
         """Return the loop of an optimizer's section; None where it has none, or one that its constructor refuses."""
         steps, data = optimizer.get("inner_steps"), optimizer.get("inner_data", "same")
-        if optimizer.get("_target_") not in TARGETS or type(steps) is not int or steps < 0:
+        if optimizer.get("_target_") not in TARGETS or isinstance(steps, bool):
             return None
-        return cls(steps + 1, str(data))
+        if not isinstance(steps, int | float) or steps < 0 or not float(steps).is_integer():
+            return None
+        return cls(int(steps) + 1, str(data))
 
     @property
     def batches(self) -> int:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from neumann.optim.forward_state import ForwardState
 from neumann.optim.phases import push_coefficient, total_beta
@@ -77,11 +79,11 @@ class InnerLoss:
             ahead: the displacement; None at k = 0.
         """
         if ahead is not None and self._is_exact:
-            products = self._hessian_times(ahead)
-            found = [g.detach().to(h.dtype) + h for g, h in zip(self._graph, products, strict=True)]
             found = [
-                g.add(p + d, alpha=group["weight_decay"])
-                for (p, group), g, d in zip(self.trained, found, ahead, strict=True)
+                (g.detach() + h).add(p + d, alpha=group["weight_decay"])
+                for (p, group), g, h, d in zip(
+                    self.trained, self._graph, self._hessian_times(ahead), ahead, strict=True
+                )
             ]
         else:
             found = self._evaluated(k, ahead)
@@ -89,18 +91,18 @@ class InnerLoss:
 
     def matrix_times(self, vector: Vector) -> Vector:
         """Return ((1 − μ)I + μη_in(∇²f̂ + λI)) v, λ being the weight decay."""
-        found = []
-        for (_, group), rate, v, h in zip(
-            self.trained, self.rates(vector), vector, self._hessian_times(vector), strict=True
-        ):
-            found.append(v * (1 - group["mu"]) + h.add(v, alpha=group["weight_decay"]) * rate)
-        return found
+        parts = zip(self.trained, self.rates(vector), vector, self._hessian_times(vector), strict=True)
+        return [
+            v * (1 - group["mu"]) + h.add(v, alpha=group["weight_decay"]) * rate for (_, group), rate, v, h in parts
+        ]
 
     def _hessian_times(self, vector: Vector) -> Vector:
         """Return ∇²f̂(w) v by differentiating the gradient at w."""
         self.products += 1
         params = [p for p, _ in self.trained]
         linked = [(g, v.to(g.dtype)) for g, v in zip(self._graph, vector, strict=True) if g.requires_grad]
+        if not linked:  # no parameter has a gradient
+            return [torch.zeros_like(v) for v in vector]
         outputs, weights = zip(*linked, strict=True)
         found = torch.autograd.grad(outputs, params, weights, retain_graph=True, allow_unused=True)
         return [torch.zeros_like(v) if h is None else h.to(v.dtype) for h, v in zip(found, vector, strict=True)]
@@ -123,7 +125,9 @@ class InnerLoss:
         if k and self._before is not None:
             self._before.restore()
         torch.clear_autocast_cache()  # or a block around the step would go on with copies of other weights
-        with torch.enable_grad():
+        # fused attention has no second derivative
+        kernels: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH) if self._is_exact else nullcontext()
+        with torch.enable_grad(), kernels:
             value = self._closure() if self._is_frozen else self._closure(k)
         self.evaluations += 1
         if k == 0:

@@ -106,6 +106,9 @@ class TwoLoopNeumann(Optimizer):
     the step. A product costs two gradients and is counted so. Both need the frozen batch, and cannot be had under
     ``DistributedDataParallel``, whose gradients have no graph.
 
+    **Memory.** Between steps nothing is kept, but for r = w − v where a regularizer acts; within one it is w, m and
+    the displacement beside the gradient, each as large as the weights.
+
     Groups hold η_out as ``lr``, where schedulers look for it. Every hyperparameter can be set per group, except
     ``inner_steps``, ``inner_data`` and ``solver``.
 
@@ -219,8 +222,8 @@ class TwoLoopNeumann(Optimizer):
         m = [-g for g in loss.gradient()]
         for k in range(1, self.param_groups[0]["inner_steps"] + 1):
             ahead = [m_p * rate for m_p, rate in zip(m, loss.rates(m), strict=True)]  # μ η_in m
-            g = loss.gradient(k, ahead)
-            m = [m_p * group["mu"] - g_p for (_, group), m_p, g_p in zip(loss.trained, m, g, strict=True)]
+            further = zip(loss.trained, m, loss.gradient(k, ahead), strict=True)
+            m = [m_p * group["mu"] - g for (_, group), m_p, g in further]
         return m
 
     def _conjugate_gradients(self, loss: InnerLoss) -> Vector:

@@ -102,11 +102,7 @@ class SteppingClassifier(ImageClassifier):
             strategy.optimizer_step(optimizer, closure)
         else:
             optimizer.step(closure)
-        if not losses:
-            raise UserError(
-                f"{type(optimizer).__name__}.step does not call the closure that it is given, so the gradients of its "
-                "step were never computed: torch.optim.Optimizer says how a step takes a closure"
-            )
+        _require_called(optimizer, losses)
         self.after_batch(trainer, self, losses, batch, index)
 
     def _keep_for(self, loop: TwoLoopNeumann, trainer: pl.Trainer, batch: Batch, index: int) -> None:
@@ -150,8 +146,18 @@ class SteppingClassifier(ImageClassifier):
             return losses["loss"]
 
         optimizer.step(closure)
+        _require_called(optimizer, found)
         self.gradients = 1 if data == "chunks" else loop.gradient_evaluations  # of a global batch
         return found
+
+
+def _require_called(optimizer: Optimizer, losses: Mapping[str, Tensor]) -> None:
+    """Raise UserError where a step has left no ``losses``."""
+    if not losses:
+        raise UserError(
+            f"{type(optimizer).__name__}.step does not call the closure that it is given, so the gradients of its "
+            "step were never computed: torch.optim.Optimizer says how a step takes a closure"
+        )
 
 
 def parts_of(batches: list[Batch], count: int) -> list[list[Batch]]:

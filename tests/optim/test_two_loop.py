@@ -530,6 +530,10 @@ def test_what_exact_products_need_is_told():
     ):
         with pytest.raises(ValueError, match=said):
             made(problem.params, solver="cg", **setting)
+    idle = nn.Parameter(torch.ones(2))
+    assert made([idle], solver="cg").step(lambda: 1.0) == 1.0
+    assert made([idle], solver="series_exact").step(lambda: 1.0) == 1.0
+    assert torch.equal(idle, torch.ones(2))
     optimizer = made(problem.params, solver="series_exact")
     before = copies(problem.params)
     with pytest.raises(RuntimeError, match=r"call loss.backward\(create_graph=True\) in the closure"):
@@ -538,3 +542,22 @@ def test_what_exact_products_need_is_told():
     optimizer = made([{"params": problem.params[:1]}, {"params": problem.params[1:], "lr_in": 0.1}], solver="cg")
     with pytest.raises(ValueError, match="needs a symmetric matrix"):
         optimizer.step(graphed(problem, optimizer))
+
+
+def test_attention_has_exact_products_too():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    words = torch.randn(4, 5, 8)
+
+    class Attending:
+        def __init__(self):
+            self.params = [*layer.parameters()]
+
+        def loss(self):
+            return layer(words).square().mean()
+
+    problem, before = Attending(), copies([*layer.parameters()])
+    optimizer = made(problem.params, solver="series_exact")
+    optimizer.step(graphed(problem, optimizer))
+    assert all(torch.isfinite(p).all() for p in problem.params)
+    assert not same_bits(problem.params, before)

@@ -18,6 +18,7 @@ from neumann.estimates.cost import counts_of
 from neumann.models.classifiers import SmallCNN
 from neumann.optim import TwoLoopNeumann
 from neumann.store import find
+from neumann.store.steps import read_lines
 from neumann.training.build_check import wrong_settings
 from neumann.training.classifier import Batch, ImageClassifier
 from neumann.training.distributed import RankGroup
@@ -157,14 +158,18 @@ def test_wrong_settings_are_told_before_a_run(words: tuple[str, ...], said: str)
 
 @pytest.mark.medium
 def test_its_gradients_are_counted_and_its_loss_is_at_the_weights_of_the_step(train: Train) -> None:
-    words = ("optimizer=two_loop_neumann", "optimizer.lr=0.0", "optimizer.lr_in=0.3")
-    _, folder = train(*words, "batch.max_per_device=32", "batch.norm_size=32")
+    logged = ("trainer.log_every_n_steps=6", "trainer.track_grad_norm=true", "trainer.track_update_norm=true")
+    words = ("optimizer=two_loop_neumann", "optimizer.lr=0.0", "optimizer.lr_in=0.3", *logged)
+    result, folder = train(*words, "batch.max_per_device=32", "batch.norm_size=32")
     assert [m["gradient_evaluations"] for m in folder.read_measurements()] == [90, 180]  # (K + 1) × 18
     assert folder.read_measurements()[-1]["examples"] == 36 * 64
-    _, plain = train("optimizer=sgd", "optimizer.lr=0.0", "batch.norm_size=32")
-    for one, other in zip(folder.read_measurements(), plain.read_measurements(), strict=True):
-        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-6)
-        assert one["validation"]["held"] == pytest.approx(other["validation"]["held"])  # running statistics too
+    other, plain = train("optimizer=sgd", "optimizer.lr=0.0", "batch.norm_size=32", *logged)
+    lines, expected = read_lines(folder.path, result), read_lines(plain.path, other)
+    assert [line["grad_norm"] for line in lines] == pytest.approx([line["grad_norm"] for line in expected], rel=1e-5)
+    assert {line["update_norm"] for line in lines} == {0.0}
+    for one, two in zip(folder.read_measurements(), plain.read_measurements(), strict=True):
+        assert one["train_loss"] == pytest.approx(two["train_loss"], rel=1e-6)
+        assert one["validation"]["held"] == pytest.approx(two["validation"]["held"])  # running statistics too
 
 
 @pytest.mark.medium
@@ -307,6 +312,27 @@ def test_within_an_optimizer_of_the_users_it_trains_on_the_frozen_batch(train: T
     (sentence,) = wrong_settings([quick("optimizer=around", "optimizer.inner_data=fresh", dirs=folders)])
     assert sentence is not None
     assert sentence.startswith("optimizer._target_=tests.training.test_inner_loop.Around wraps TwoLoopNeumann(inner_")
+
+
+def test_steps_given_as_a_whole_float_are_the_same_loop() -> None:
+    spec = quick("optimizer=two_loop_neumann", "optimizer.inner_data=fresh", "optimizer.inner_steps=2.0")
+    assert counts_of(spec, 1).examples == 36 * 3 * 64
+    assert build_parts(spec, RankGroup(None)).trainer_options["accumulate_grad_batches"] == 3
+
+
+class CallsNothing(Around):
+    """A wrapper that forgets its closure."""
+
+    def step(self, closure: Any = None) -> None:
+        """Do nothing."""
+
+
+def test_a_wrapper_that_forgets_the_closure_is_told() -> None:
+    module = SteppingClassifier(
+        SmallCNN(num_classes=5, width=4), lambda m: CallsNothing(m.parameters(), lr=0.1, inner_data="same")
+    )
+    with pytest.raises(UserError, match=r"CallsNothing\.step does not call the closure"):
+        fit(pl.Trainer(**SETTINGS), module, batches(), after_batch=Seen().after)
 
 
 def test_other_data_needs_a_loop_that_has_it() -> None:
