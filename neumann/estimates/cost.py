@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from neumann.config import RunSpec
+from neumann.config.inner_loop import batches_a_step
 from neumann.config.schema import batch_split
 from neumann.estimates.rate import Rate
 from neumann.processes.ranks import world_size
@@ -65,7 +66,7 @@ def counts_of(spec: RunSpec, points: int) -> Counts:
         images = 2 * images + (evaluations + 1) * calibration
     return Counts(
         steps=derived.total_steps,
-        examples=derived.total_steps * spec.config.batch.size,
+        examples=derived.total_steps * spec.config.batch.size * batches_a_step(spec.config),
         evaluations=evaluations,
         forwards=points * images,
     )
@@ -97,7 +98,8 @@ def cost_of(spec: RunSpec, model: ModelCost, pace: Rate | StepTimes) -> Cost:
 def images_per_second(spec: RunSpec, pace: StepTimes) -> float:
     """Return the images that one device trains on in a second."""
     split = batch_split(spec.config)
-    return split.micro_batch * split.accumulation / (split.accumulation * pace.micro_batch + pace.update)
+    images = split.micro_batch * split.accumulation * batches_a_step(spec.config)
+    return images / (split.accumulation * pace.micro_batch + pace.update)
 
 
 def _images(pace: Rate, model: ModelCost) -> float:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from neumann.config import LaunchConfig, LocalLaunchConfig, RunSpec, SlurmLaunchConfig
+from neumann.config.inner_loop import InnerLoop
 from neumann.errors import UserError
 from neumann.estimates.rate import duration
 from neumann.processes.ranks import world_size
@@ -125,6 +126,8 @@ def costs(signed: Mapping[str, Any]) -> list[str]:
     )
     same = [signed.get("data"), parts.get("model"), parts.get("batch"), derived.get("accumulation")]
     same += [trainer.get(key) for key in ("accelerator", "devices", "num_nodes", "precision")]
+    if InnerLoop.of(optimizer) is not None:  # whose gradients no other optimizer takes
+        same += [optimizer.get(key) for key in ("inner_steps", "inner_data", "solver")]
     return [
         json.dumps(rest, sort_keys=True, default=str)
         for rest in ([*same, optimizer.get("_target_"), optimizer.get("name"), parts.get("recipe")], same)

@@ -3,6 +3,8 @@
 - :class:`Neumann`: the Neumann optimizer (ICLR 2018); :class:`NeumannReference` is the same, slow and as the paper
   prints it.
 - :class:`NesterovInner`: Neumann without regularizers, resets and burn-in.
+- :class:`TwoLoopNeumann`: Algorithm 1, the Neumann series of one frozen mini-batch before every update, by closure;
+  :func:`convexified` gives its μ and η from the spectrum.
 - :class:`BurnInSGD`: momentum SGD after a burn-in of plain SGD, which is Neumann's.
 - :class:`WeightAverage`: a moving average of the weights for any optimizer.
 - :func:`points`, :func:`eval_point`, :func:`at` and :func:`evaluating`: the points of any torch optimizer, and the way
@@ -20,14 +22,17 @@ from neumann.optim.nesterov_inner import NesterovInner
 from neumann.optim.neumann import Neumann
 from neumann.optim.points import at, eval_point, evaluating, points
 from neumann.optim.reference import NeumannReference
+from neumann.optim.two_loop import TwoLoopNeumann, convexified
 
 __all__ = [
     "BurnInSGD",
     "NesterovInner",
     "Neumann",
     "NeumannReference",
+    "TwoLoopNeumann",
     "WeightAverage",
     "at",
+    "convexified",
     "eval_point",
     "evaluating",
     "points",

@@ -24,6 +24,7 @@ from neumann.optim.average import WeightAverage
 from neumann.optim.neumann import Neumann
 from neumann.optim.points import eval_point, is_moved, move_back, move_to_eval_point
 from neumann.optim.private_names import attached_trainer
+from neumann.optim.two_loop import TwoLoopNeumann, inner_loop_of
 from neumann.optim.weight_copies import Weights, bit_sums, copies, put
 from neumann.optim.wrappers import load_states, shares_groups, states_inside, wrapped
 
@@ -70,13 +71,18 @@ class AtEvalPoint(_Module):
     ones. Lightning's ``WeightAveraging`` and ``EMAWeightAveraging`` average the held weights and put the average into
     ``state_dict``; then the held ones are where Lightning looks for them (``current_model_state``).
 
+    A :class:`TwoLoopNeumann` without a ``model`` is given this module, whose buffers it then keeps still in a step.
+
     Raises:
         ValueError: at the start of training, where the Trainer would train, log or save something else than it seems:
             gradient clipping, or ``LearningRateMonitor(log_momentum=True)`` of a momentum ramp, for :class:`Neumann`;
+            clipping, scaled gradients (float16), accumulation, or other data than the batch for
+            :class:`TwoLoopNeumann`;
             ``ModelPruning`` and strategies that shard weights (FSDP, DeepSpeed) for any optimizer whose eval point is
             not the held one.
     """
 
+    closure_has_the_step = False  # whether an optimizer's closure is of all micro-batches of a step, not of the last
     _running: frozenset[str] = frozenset()  # the hooks that are being called
     _modes: dict[nn.Module, bool] | None = None  # of the parts before an evaluation that has not ended
     _sums: Tensor | None = None  # of the weights' bits at the end of the last epoch
@@ -141,6 +147,9 @@ class AtEvalPoint(_Module):
     @contextmanager
     def _around_train_start(self) -> Iterator[None]:
         _require_sound(self.trainer)
+        for loop in filter(None, map(inner_loop_of, self.trainer.optimizers)):
+            _require_sound_loop(loop, self.trainer, is_whole=self.closure_has_the_step)
+            loop.model = self if loop.model is None else loop.model
         self._sums = self._exchanged = None
         self._load_what_is_left_out()
         self._move_back()
@@ -187,7 +196,7 @@ class AtEvalPoint(_Module):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> Iterator[None]:
-        if gradient_clip_val and isinstance(wrapped(optimizer)[-1], Neumann):
+        if gradient_clip_val and isinstance(wrapped(optimizer)[-1], Neumann | TwoLoopNeumann):
             raise no_clipping(f"clip_gradients(gradient_clip_val={gradient_clip_val})")
         yield
 
@@ -338,6 +347,32 @@ def _require_sound(trainer: Any) -> None:
     strategy = type(trainer.strategy).__name__
     if any(word in strategy for word in ("FSDP", "DeepSpeed", "ModelParallel")):
         _require_none_moves(optimizers, f"{strategy} saves sharded weights without asking the module")
+
+
+def _require_sound_loop(loop: TwoLoopNeumann, trainer: Any, *, is_whole: bool) -> None:
+    """Refuse what ``loop`` cannot be driven by; ``is_whole``: the closure is of a whole step."""
+    if getattr(trainer.precision_plugin, "scaler", None) is not None:
+        raise ValueError(
+            "TwoLoopNeumann takes several gradients a step by its closure, and float16's scaling of the loss passes "
+            'none on: choose precision="bf16-mixed" or "32-true"'
+        )
+    if trainer.gradient_clip_val:
+        raise no_clipping(f"Trainer(gradient_clip_val={trainer.gradient_clip_val})")
+    for key, plain, why in (
+        ("inner_data", "same", "asks its closure for other data at every gradient, and Lightning's is of one batch"),
+        ("solver", "series", "differentiates the gradient, and Lightning's closure leaves none to differentiate"),
+    ):
+        if (value := loop.param_groups[0][key]) != plain and not is_whole:
+            raise ValueError(
+                f"TwoLoopNeumann({key}={value!r}) {why}: train by `neumann train`, in a loop of your own, or with "
+                f"{key}={plain!r}"
+            )
+    if trainer.accumulate_grad_batches > 1 and not is_whole:
+        raise ValueError(
+            f"Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}) gives TwoLoopNeumann a closure of the "
+            "last micro-batch alone, and its inner loop is over the whole batch: leave accumulation out, or train by "
+            "`neumann train`, whose closure has all of them"
+        )
 
 
 def _require_none_moves(optimizers: list[Optimizer], why: str) -> None:

@@ -16,7 +16,7 @@ from torch.optim.optimizer import ParamsT
 
 from neumann.optim import argument_checks
 from neumann.optim.phased import PhasedOptimizer
-from neumann.optim.phases import Phase
+from neumann.optim.phases import Phase, total_beta
 
 
 class Neumann(PhasedOptimizer):
@@ -229,12 +229,7 @@ class Neumann(PhasedOptimizer):
         All parameters of all groups are counted, frozen or not: the paper's "1e-5 × number of variables" is a
         property of the model.
         """
-        if group["beta_count"] == "absolute":
-            return group["beta"]
-        every = [each["params"] for each in self.param_groups]
-        if group["beta_count"] == "tensors":
-            return group["beta"] * sum(map(len, every))
-        return group["beta"] * sum(p.numel() for params in every for p in params)
+        return total_beta(group, self.param_groups)
 
     def _phases(self, step: int | Tensor) -> list[Phase]:
         if not self._said_cycled and any("max_momentum" in group for group in self.param_groups):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -131,6 +131,17 @@ class Phase(NamedTuple):
             sign=(-1.0 if maximize else 1.0) / scale,
             active=active,
         )
+
+
+def total_beta(group: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> float:
+    """Return β of ``group``: its ``beta`` times the variables that its ``beta_count`` counts over all ``groups``."""
+    beta: float = group["beta"]
+    if group["beta_count"] == "absolute":
+        return beta
+    every = [each["params"] for each in groups]
+    if group["beta_count"] == "tensors":
+        return beta * sum(map(len, every))
+    return beta * sum(p.numel() for params in every for p in params)
 
 
 def push_coefficient(distance: Tensor, alpha: Scalar, beta: Scalar, min_distance: float) -> Tensor:

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from neumann import compat
 from neumann.config import RunSpec
+from neumann.config.inner_loop import batches_a_step, images_at_once
 from neumann.config.schema import batch_split, rate_factor_of
 from neumann.errors import EXIT_INTERRUPTED, Interrupted, ending_of
 from neumann.optim import eval_point
@@ -47,8 +48,8 @@ from neumann.training.stopping import Stop
 class _InTurn(pl.Callback):
     """Several callbacks as one, called once an optimizer step; the census sees every micro-batch.
 
-    They are called with the step's number in this attempt, and with the mean losses of its micro-batches; the one that
-    is minimised has been divided by their number already. Lightning calls the hooks of the run's start and end, and
+    They are called with the step's number in this attempt, and with the mean losses of its micro-batches, each of which
+    has been divided by their number already. Lightning calls the hooks of the run's start and end, and
     `neumann.training.stepping` the one after each micro-batch. `StepLogging` is called before the optimizer steps, too,
     when the gradients are whole.
 
@@ -80,8 +81,7 @@ class _InTurn(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._census.count(batch)
-        for key, value in outputs.items():
-            loss = value if key == "loss" else value / self._accumulation
+        for key, loss in outputs.items():
             self._losses[key] = self._losses[key] + loss if key in self._losses else loss
         step, left = divmod(batch_idx + 1, self._accumulation)
         if left:  # a signal, too, waits for the end of the step, where a checkpoint can be
@@ -154,7 +154,7 @@ class Attempt:
             every_steps=derived.eval_every_steps,
             total_steps=derived.total_steps,
             steps_per_epoch=derived.steps_per_epoch,
-            batch_size=spec.config.batch.size,
+            batch_size=spec.config.batch.size * batches_a_step(spec.config),
             report=self._measured,
             logging=self.logging,
         )
@@ -241,7 +241,7 @@ class Attempt:
             every=trainer.log_every_n_steps,
             total_steps=derived.total_steps,
             steps_per_epoch=derived.steps_per_epoch,
-            batch_size=self.spec.config.batch.size,
+            batch_size=self.spec.config.batch.size * batches_a_step(self.spec.config),
             norms=norms if self.group.is_main and norms.asked else None,
             report=self._logged,
         )
@@ -339,7 +339,7 @@ class Attempt:
                 "micro_batch": split.micro_batch,
                 "accumulation": split.accumulation,
                 "devices": split.devices,
-                "norm_size": config.batch.norm_size or split.micro_batch,
+                "norm_size": config.batch.norm_size or images_at_once(config),
             },
             "lr": {
                 "given": rate,

@@ -14,6 +14,7 @@ from torch import nn
 from neumann.bounds import as_yaml, check_kind
 from neumann.config.targets import TARGETS
 from neumann.errors import UserError, did_you_mean, first_line
+from neumann.optim import TwoLoopNeumann
 from neumann.refusals import as_raised, of_another_kind, users_line
 from neumann.training.instantiate import check_settings, locate, split_target
 
@@ -152,6 +153,15 @@ def torch_optimizer(
         del settings["weight_decay"]  # Rprop has none
     check_settings(found, settings, "optimizer.kwargs", found.__name__)
     made: torch.optim.Optimizer = _made(found, params, settings, name, _of_kwargs)
+    return made
+
+
+def two_loop_neumann(
+    params: ParamGroups, lr: float, lr_in: float | None, inner_steps: int, **settings: Any
+) -> torch.optim.Optimizer:
+    """Return `neumann.optim.TwoLoopNeumann`; its outer rate is ``lr``, as that of every optimizer. Raises UserError."""
+    given = {"lr_in": lr_in, "lr_out": lr, "inner_steps": inner_steps, **settings}
+    made: torch.optim.Optimizer = _made(TwoLoopNeumann, params, given, "TwoLoopNeumann", "optimizer.{}".format)
     return made
 
 

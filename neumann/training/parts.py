@@ -18,6 +18,8 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
 from neumann.config import RunSpec
+from neumann.config.inner_loop import TARGETS as LOOP_TARGETS
+from neumann.config.inner_loop import batches_a_step, check_inner_loop, images_at_once
 from neumann.config.schema import batch_split, rate_factor_of
 from neumann.config.signature import normalised_as_pretrained
 from neumann.config.weights import weights_of
@@ -30,6 +32,7 @@ from neumann.models.ghost_batch_norm import use_ghost_batches
 from neumann.optim import WeightAverage, points
 from neumann.optim.batch_norm import batch_norms
 from neumann.optim.kernels.cpu import find_compiler
+from neumann.optim.two_loop import TwoLoopNeumann, inner_loop_of
 from neumann.processes.ranks import world_size
 from neumann.seeds import derive
 from neumann.training.distributed import TIMEOUT, RankEnvironment, RankGroup
@@ -68,11 +71,13 @@ def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
     trainer, split = config.trainer, batch_split(config)
     device = _device(spec)
     factor = build_schedule(config.schedule)
+    check_inner_loop(config, spec.facts.train_count)
+    accumulation = split.accumulation * batches_a_step(config)
     data = build_data(
         config.data,
         spec.facts,
         batch_size=split.micro_batch,
-        accumulation=split.accumulation,
+        accumulation=accumulation,
         norm_size=config.batch.norm_size,
         seed=config.seed,
         device=str(device),
@@ -116,7 +121,7 @@ def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
             "devices": trainer.devices,
             "num_nodes": trainer.num_nodes,
             **_distributed(group, accelerator_of(spec)),
-            "accumulate_grad_batches": split.accumulation,
+            "accumulate_grad_batches": accumulation,
             "precision": trainer.precision,
             "deterministic": trainer.deterministic or None,
             "max_epochs": 1,  # of one batch (see stepping.py)
@@ -140,7 +145,7 @@ def build_model_of(spec: RunSpec) -> torch.nn.Module:
     model = _network(spec, facts.num_classes)
     if config.batch.norm_size is not None:
         use_ghost_batches(model, config.batch.norm_size, torch.zeros(2, facts.channels, *facts.image_size))
-    if 1 in (batch_split(config).micro_batch, config.batch.norm_size):
+    if 1 in (images_at_once(config), config.batch.norm_size):
         check_one_image(model, torch.zeros(1, facts.channels, *facts.image_size), _two_images(spec))
     check_recalibration(model, config.recipe.recalibrate_batch_norm, world_size(spec))
     return model
@@ -188,8 +193,22 @@ def build_optimizer_of(spec: RunSpec, model: torch.nn.Module) -> torch.optim.Opt
     if factor != 1.0:
         section["lr"] *= factor
     optimizer = build_optimizer(model, section, spec.config.recipe.weight_decay_filter)
+    check_inner_loop(spec.config, spec.facts.train_count)
+    loop = inner_loop_of(optimizer)
+    if loop is not None and section.get("_target_") not in LOOP_TARGETS:
+        _check_wrapped(loop, section)
     _keep_average(optimizer, spec.config.recipe.weight_average)
     return optimizer
+
+
+def _check_wrapped(loop: TwoLoopNeumann, section: dict[str, Any]) -> None:
+    """Raise UserError where an inner loop within another optimizer asks for data that its own target alone is given."""
+    group = loop.param_groups[0]
+    if group["inner_data"] != "same":
+        raise UserError(
+            f"optimizer._target_={section['_target_']} wraps TwoLoopNeumann(inner_data={group['inner_data']!r}), whose "
+            f"data a run cuts for _target_: {LOOP_TARGETS[0]} alone: choose inner_data='same'"
+        )
 
 
 def _device(spec: RunSpec) -> torch.device:

@@ -22,12 +22,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from neumann import compat
 from neumann.config import RunSpec
+from neumann.config.inner_loop import InnerLoop
 from neumann.config.schema import batch_split
 from neumann.data.batches import Batches
 from neumann.errors import UserError
 from neumann.freed_memory import keep_freed_memory
 from neumann.optim import points
 from neumann.optim.lightning import eval_mode
+from neumann.optim.two_loop import inner_loop_of
 from neumann.training import stepping
 from neumann.training.checkpoints import Stream
 from neumann.training.classifier import ImageClassifier
@@ -47,8 +49,8 @@ GPU_WINDOW = 5  # steps between two looks at the clock, each of which waits for 
 class ModelCost:
     """What follows from the model alone.
 
-    ``training`` and ``forward`` are FLOPs for one example, of the loss with its gradient and of the logits. ``points``
-    are the points of the run's optimizer, at each of which it is evaluated.
+    ``training`` and ``forward`` are FLOPs for one example, of the loss with its gradient, as often as a step takes it,
+    and of the logits. ``points`` are the points of the run's optimizer, at each of which it is evaluated.
     """
 
     parameters: int
@@ -108,10 +110,12 @@ def _counted(spec: RunSpec, model: nn.Module, device: str) -> ModelCost:
     training = counter.get_total_flops()
     with FlopCounterMode(display=False) as counter, torch.no_grad(), eval_mode(module):
         module(images)
+    optimizer = build_optimizer_of(spec, model)
+    loop = inner_loop_of(optimizer)
     return ModelCost(
         parameters=sum(weight.numel() for weight in model.parameters()),
-        points=len(points(build_optimizer_of(spec, model))),
-        training=training / count,
+        points=len(points(optimizer)),
+        training=(1 if loop is None else loop.gradients_an_example) * training / count,
         forward=counter.get_total_flops() / count,
     )
 
@@ -148,6 +152,9 @@ def _on_one_device(spec: RunSpec) -> RunSpec:
     optimizer = dict(config.optimizer)
     if "burn_in_steps" in optimizer:
         optimizer["burn_in_steps"] = 0
+    loop = InnerLoop.of(optimizer)
+    if loop is not None and loop.data != "same":  # as many gradients of one micro-batch, whose parts may not be even
+        optimizer |= {"inner_data": "same", "inner_steps": loop.batches - 1}
     return replace(
         spec,
         config=replace(
@@ -165,7 +172,8 @@ def _measured(spec: RunSpec, parts: Parts, seconds: float) -> StepTimes:
 
     def finish(trainer: pl.Trainer) -> None:
         step = median(clock.steps)
-        update = min(_seconds_of(trainer.optimizers[0].step), step)
+        optimizer = trainer.optimizers[0]  # an inner loop moves the weights between gradients, within its micro-batch
+        update = 0.0 if inner_loop_of(optimizer) is not None else min(_seconds_of(optimizer.step), step)
         found.append(
             StepTimes(
                 micro_batch=step - update,

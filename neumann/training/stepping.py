@@ -9,8 +9,9 @@ needs none of it, and it took most of the time that a step had above one by hand
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -21,6 +22,7 @@ from torch.optim import Optimizer
 
 from neumann.config.surroundings import TRAINER_VARIABLES
 from neumann.errors import UserError
+from neumann.optim.two_loop import TwoLoopNeumann, inner_loop_of
 from neumann.training.classifier import Batch, ImageClassifier
 
 # called with the trainer, the module, the losses, the micro-batch and its number in this attempt, from 0
@@ -35,6 +37,8 @@ class SteppingClassifier(ImageClassifier):
     after_batch: AfterBatch
     before_step: BeforeStep | None = None
     gradients = 0  # that the optimizer asked for in the last step; one, but for those that call their closure again
+    closure_has_the_step = True
+    _kept: list[Batch]  # micro-batches of the step under way, for an inner loop
 
     def on_train_batch_start(self, batch: Iterator[Batch], batch_idx: int) -> int:
         """Take the steps of the whole run, until one of them stops the trainer.
@@ -47,9 +51,13 @@ class SteppingClassifier(ImageClassifier):
             -1, by which Lightning takes no step of its own.
         """
         trainer = self.trainer
+        loop, self._kept = inner_loop_of(trainer.optimizers[0]), []
         for index, each in enumerate(batch):
             try:
-                self._train_on(trainer, each, index)
+                if loop is None:
+                    self._train_on(trainer, each, index)
+                else:
+                    self._keep_for(loop, trainer, each, index)
             except StopIteration as error:  # by which the Trainer would take the run to be over
                 raise RuntimeError("a step has raised StopIteration") from error
             if trainer.should_stop:
@@ -73,8 +81,7 @@ class SteppingClassifier(ImageClassifier):
         def closure() -> Any:  # the loss, which torch takes for a float
             self.gradients += 1
             with torch.enable_grad():
-                out: Any = strategy.training_step(batch, index)
-                heads: dict[str, Tensor] = out if isinstance(out, dict) else {"loss": out}
+                heads = _heads(strategy.training_step(batch, index))
                 loss = heads["loss"] if accumulation == 1 else heads["loss"] / accumulation
                 if index % accumulation == 0:
                     optimizer.zero_grad()
@@ -84,22 +91,105 @@ class SteppingClassifier(ImageClassifier):
                     loss.backward()
             if is_last and not is_scaled and self.before_step is not None:  # with a scaler Lightning calls it
                 self.before_step(trainer, self, optimizer)
-            losses.update(heads, loss=loss.detach())
+            losses.update(loss=loss.detach())
+            losses.update({key: each / accumulation for key, each in heads.items() if key != "loss"})
             return losses["loss"]
 
         if not is_last:
-            with strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext():
+            with _not_shared(strategy):
                 closure()
         elif is_scaled:
             strategy.optimizer_step(optimizer, closure)
         else:
             optimizer.step(closure)
-        if not losses:
-            raise UserError(
-                f"{type(optimizer).__name__}.step does not call the closure that it is given, so the gradients of its "
-                "step were never computed: torch.optim.Optimizer says how a step takes a closure"
-            )
+        _require_called(optimizer, losses)
         self.after_batch(trainer, self, losses, batch, index)
+
+    def _keep_for(self, loop: TwoLoopNeumann, trainer: pl.Trainer, batch: Batch, index: int) -> None:
+        """Keep micro-batch ``index``; at the last one of a step, take the step with a closure over all of them.
+
+        The loop asks for the gradient of the global batch several times, at other weights, so each time all of its
+        micro-batches are gone through again, and ranks share the gradient of the last one; or it asks for the gradient
+        of each of their parts in turn. The losses are those at the weights that the step begins with.
+        """
+        self._kept.append(trainer.precision_plugin.convert_input(batch))
+        losses: dict[str, Tensor] = {}
+        if (index + 1) % trainer.accumulate_grad_batches == 0:
+            batches, self._kept = self._kept, []
+            losses = self._step_in(loop, trainer, batches, index + 1 - len(batches))
+        self.after_batch(trainer, self, losses, batch, index)
+
+    def _step_in(
+        self, loop: TwoLoopNeumann, trainer: pl.Trainer, batches: list[Batch], first: int
+    ) -> dict[str, Tensor]:
+        """Take a step on ``batches``, numbered from ``first`` on; return the mean losses of its first gradient."""
+        strategy, optimizer = trainer.strategy, trainer.optimizers[0]
+        data, count = (loop.param_groups[0][key] for key in ("inner_data", "inner_steps"))
+        parts = [batches] if data == "same" else parts_of(batches, count + 1)
+        found: dict[str, Tensor] = {}
+
+        def closure(k: int = 0) -> Any:
+            losses: dict[str, Tensor] = {}
+            with torch.enable_grad():
+                optimizer.zero_grad()
+                for place, batch in enumerate(parts[k]):
+                    with nullcontext() if place + 1 == len(parts[k]) else _not_shared(strategy):
+                        heads = _heads(strategy.training_step(batch, first + place))
+                        means = {key: value / len(parts[k]) for key, value in heads.items()}
+                        _backward(means["loss"], create_graph=loop.needs_graph)
+                    for key, value in means.items():
+                        losses[key] = losses[key] + value.detach() if key in losses else value.detach()
+            if not found:
+                found.update(losses)
+                if self.before_step is not None:
+                    self.before_step(trainer, self, optimizer)
+            return losses["loss"]
+
+        optimizer.step(closure)
+        _require_called(optimizer, found)
+        self.gradients = 1 if data == "chunks" else loop.gradient_evaluations  # of a global batch
+        return found
+
+
+def _require_called(optimizer: Optimizer, losses: Mapping[str, Tensor]) -> None:
+    """Raise UserError where a step has left no ``losses``."""
+    if not losses:
+        raise UserError(
+            f"{type(optimizer).__name__}.step does not call the closure that it is given, so the gradients of its "
+            "step were never computed: torch.optim.Optimizer says how a step takes a closure"
+        )
+
+
+def parts_of(batches: list[Batch], count: int) -> list[list[Batch]]:
+    """Return ``batches`` in their order as ``count`` parts of as many examples: whole ones where they suffice.
+
+    Else each is cut. `neumann.config.inner_loop` refuses what comes out even in neither way.
+    """
+    if len(batches) % count == 0:
+        each = len(batches) // count
+        return [batches[at : at + each] for at in range(0, len(batches), each)]
+    pieces = count // len(batches)
+    return [[piece] for batch in batches for piece in zip(*(tensor.chunk(pieces) for tensor in batch), strict=True)]
+
+
+def _heads(out: Any) -> dict[str, Tensor]:
+    """Return the losses of a training step by key, ``loss`` first."""
+    return out if isinstance(out, dict) else {"loss": out}
+
+
+def _backward(loss: Tensor, *, create_graph: bool) -> None:
+    """Call ``loss.backward``; of the graph that is kept, torch would warn, though the inner loop lets it go."""
+    if not create_graph:
+        loss.backward()
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Using backward\\(\\) with create_graph=True")
+        loss.backward(create_graph=True)
+
+
+def _not_shared(strategy: Any) -> AbstractContextManager[None]:
+    """Return a block whose gradients the ranks keep to themselves."""
+    return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 
 
 class _OneBatch:

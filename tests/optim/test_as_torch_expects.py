@@ -15,7 +15,7 @@ import torch
 from torch.nn import Parameter
 from torch.optim.lr_scheduler import ExponentialLR, LinearLR, PolynomialLR, ReduceLROnPlateau, StepLR
 
-from neumann.optim import BurnInSGD, NesterovInner, Neumann
+from neumann.optim import BurnInSGD, NesterovInner, Neumann, TwoLoopNeumann
 from tests.support.optimizer_problems import copies, gradient, new_params, relative, same_bits, train
 
 DECLARED = {
@@ -39,6 +39,10 @@ class Kind:
     paths: list[dict[str, Any]] = field(default_factory=lambda: [{"foreach": False}, {"foreach": True}])
 
 
+def two_loop(params, lr=1e-3, **settings):
+    return TwoLoopNeumann(params, 1e-2, lr, 2, **settings)
+
+
 KINDS = {
     "Neumann": Kind(
         Neumann,
@@ -58,6 +62,15 @@ KINDS = {
         NesterovInner, [{"lr": 1e-3}, {"lr": torch.tensor(1e-3), "momentum": 0.5}, {"lr": 1e-3, "maximize": True}]
     ),
     "BurnInSGD": Kind(BurnInSGD, [{"lr": 1e-3}, {"lr": 1e-3, "burn_in_steps": 4, "weight_decay": 0.1}], [{}]),
+    "TwoLoopNeumann": Kind(
+        two_loop,
+        [
+            {},
+            {"lr": torch.tensor(1e-3), "weight_decay": 0.1},
+            {"mu": 0.9, "alpha": 1e-3, "beta": 1e-3, "gamma": 0.9},
+        ],
+        [{}],
+    ),
 }
 INPUTS = [
     pytest.param(kind, {**copy.deepcopy(setting), **path}, id=f"{name} {setting} {path}")
@@ -148,7 +161,7 @@ def test_groups_with_a_decay_and_a_rate_of_their_own(kind, setting):
         optimizer.zero_grad()
         loss_of().backward()
         still.grad = torch.rand_like(still)
-        optimizer.step()
+        optimizer.step(lambda: None)  # the gradients are there
     assert moved_as_asked(first, loss_of().item(), own)
     torch.testing.assert_close(still.detach(), before)  # a rate of almost nothing, from the start
 
@@ -178,14 +191,16 @@ def test_it_can_be_printed_and_copied_with_all_public_attributes(kind, setting):
     for p in params:
         p.grad = torch.rand_like(p)
     for _ in range(3):
-        optimizer.step()
+        optimizer.step(lambda: None)
     assert repr(optimizer).startswith(type(optimizer).__name__)
 
     def public(each):
         return {name for name in vars(each) if not name.startswith("_")}
 
     assert public(copy.deepcopy(optimizer)) == public(optimizer)
-    has_state = not (kind.make is BurnInSGD and setting.get("burn_in_steps"))  # plain SGD keeps none
+    # plain SGD keeps none, nor does the inner loop without regularizers
+    stateless = {BurnInSGD: "burn_in_steps" in setting, two_loop: "beta" not in setting}
+    has_state = not stateless.get(kind.make, False)
     assert [bool(optimizer.state[p]) for p in params] == [has_state, has_state]
 
 
@@ -278,7 +293,7 @@ def test_the_right_way_on_rosenbrocks_function(kind):
         gradient = torch.stack([-400 * x * (y - x**2) - 2 * (1 - x), 200 * (y - x**2)])
         gradient[step % 2] = 0
         p.grad = gradient
-        optimizer.step()
+        optimizer.step(lambda: None)
     assert p.detach().dist(torch.ones(2, dtype=torch.float64)) <= 0.5**0.5
 
 

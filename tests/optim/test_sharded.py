@@ -153,3 +153,9 @@ def test_zero_redundancy_optimizer():
         for said in (zero, one):
             same(said, expected)
             assert [sizes for _, sizes in said["sent"]] == [sizes for _, sizes in scalars(1)]
+
+
+def test_an_inner_loop_is_as_in_one_process():
+    expected = runs.with_inner_loop(None)
+    for said in on_ranks(runs.with_inner_loop, "FSDP2"):
+        assert relative(said, expected) < 1e-12

@@ -30,7 +30,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.distributed.tensor.placement_types import _StridedShard
 from torch.nn.parallel import DistributedDataParallel
 
-from neumann.optim import Neumann, at
+from neumann.optim import Neumann, TwoLoopNeumann, at
 from tests.support.optimizer_paths import path
 from tests.support.optimizer_problems import gradient, new_params
 
@@ -353,3 +353,23 @@ def zero(how: str, steps: int) -> dict[str, Any]:
         "mine": mine,
         "sent": sent,
     }
+
+
+def with_inner_loop(layout: str | None) -> list[Tensor]:
+    """Return the weights after four steps of Algorithm 1 with regularizers, of a net that is cut, or of a whole one."""
+    net = Net(unused=False)
+    net = net if layout is None else cut(net, layout)
+    optimizer = TwoLoopNeumann(net.parameters(), 0.1, 0.05, 3, mu=0.9, alpha=0.1, beta=1e-3, weight_decay=0.01)
+    rank, size = (0, 1) if layout is None else (dist.get_rank(), dist.get_world_size())
+    for step in range(4):
+        x = torch.randn(8, 5, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+        y = torch.sin(x.sum(1, keepdim=True))
+
+        def closure(x: Tensor = x, y: Tensor = y) -> Tensor:
+            optimizer.zero_grad()
+            loss = (net(x[rank::size]) - y[rank::size]).square().mean()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+    return [p.full_tensor() if isinstance(p, DTensor) else p.detach() for p in net.parameters()]

@@ -142,7 +142,8 @@ def test_two_ranks_that_accumulate_take_the_same_steps_and_share_each_gradient_o
             raise answer
     for optimizer, spec, (steps, reduced) in zip(OPTIMIZERS, specs, answers[0], strict=True):
         _, expected, _ = one_big_batch(optimizer, train)
-        assert steps == reduced == 7, optimizer  # the network has one bucket of gradients
+        gradients = 5 if optimizer == "two_loop_neumann" else 1  # K + 1 in a step
+        assert (steps, reduced) == (7, 7 * gradients), optimizer  # the network has one bucket of gradients
         assert_equal(expected, weights(find(spec)), buffers=False)
 
 

@@ -43,9 +43,14 @@ def test_every_optimizer_learns_the_digits(option: str) -> None:
     for epoch in range(4):
         batches.set_epoch(epoch)
         for images, labels in batches:
-            optimizer.zero_grad()
-            functional.cross_entropy(model(images), labels).backward()
-            optimizer.step()
+
+            def closure(images: torch.Tensor = images, labels: torch.Tensor = labels) -> torch.Tensor:
+                optimizer.zero_grad()
+                loss = functional.cross_entropy(model(images), labels)
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)  # type: ignore[arg-type]
     model.eval()
     with torch.no_grad(), at(optimizer, eval_point(optimizer)):
         loss = (

@@ -170,6 +170,13 @@ def test_fractions_of_an_epoch_end_with_an_evaluation(train: Train) -> None:
 
 
 RESUMED = {
+    "two-loop": (
+        "optimizer=two_loop_neumann",
+        "optimizer.mu=0.9",
+        "optimizer.beta=1e-3",
+        "batch.max_per_device=32",
+        "batch.norm_size=8",
+    ),
     "neumann": ("optimizer=neumann", "timing.reset_period=0.5"),
     "average": ("optimizer=nesterov", "recipe.weight_average=0.9"),
     "burn-in": ("optimizer=sgd_burn_in", "timing.burn_in=1", "recipe.weight_average=0.9"),
@@ -185,6 +192,7 @@ RESUMED = {
         pytest.param("average", 1, marks=pytest.mark.slow),
         ("average", 18),
         ("burn-in", 17),
+        ("two-loop", 25),
     ],
 )
 def test_ctrl_c_leaves_a_clean_run_that_goes_on_to_the_same_bits(
