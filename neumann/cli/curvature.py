@@ -117,7 +117,7 @@ def _parser() -> Parser:
     parser.add_argument("--float64", action="store_true", help="compute in double precision")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the images and the start vectors (0)")
     parser.add_argument(
-        "--batch-size", "-b", type=int, default=BATCH, metavar="N", help=f"images at once, for memory alone ({BATCH})"
+        "--batch-size", "-b", type=int, default=BATCH, metavar="N", help=f"images at once, by memory ({BATCH})"
     )
     parser.add_argument("--to", metavar="FOLDER", help="where to, of one run; nothing is overwritten")
     parser.add_argument("--json", action="store_true", help="print what the files hold, as an array of runs")

@@ -14,6 +14,7 @@ from neumann.curvature.frozen import Batch, FrozenNetwork
 
 Loss = Callable[[Any, Tensor], Tensor]
 Statistics = Literal["eval", "batch"]
+Product = Callable[[list[Tensor]], tuple[Tensor, ...]]
 
 
 class CurvatureOperator(ABC):
@@ -21,8 +22,11 @@ class CurvatureOperator(ABC):
 
     ``operator @ vector`` returns [n] of ``vector`` [n]. The weights are those of the parameters that require a
     gradient, in the order of ``model.named_parameters()``, each flattened. A product is the sum over the batches of the
-    products of each, weighted by its share of the examples, which is that of all examples as one batch. It takes the
-    memory of a batch's second derivatives, whatever the number of batches.
+    products of each, weighted by its share of the examples, which is that of all examples as one batch.
+
+    A product takes the memory of one batch's gradient and of the graph that differentiates it. Of a single batch the
+    graph is kept from product to product, so that each takes the time of about two gradients; of several it is made
+    anew for each, which takes that of about three.
 
     Make one by :func:`hessian_operator` or :func:`gauss_newton_operator`.
     """
@@ -31,9 +35,8 @@ class CurvatureOperator(ABC):
         self._network, self._loss = network, loss
         counts = [len(targets) for _, targets in batches]
         self.examples = sum(counts)
-        self._weighted = [
-            (inputs, targets, n / self.examples) for (inputs, targets), n in zip(batches, counts, strict=True)
-        ]
+        self._batches, self._shares = batches, [count / self.examples for count in counts]
+        self._kept: Product | None = None
         self._parameters = list(network.parameters.values())
         self.size = sum(p.numel() for p in self._parameters)
 
@@ -54,14 +57,17 @@ class CurvatureOperator(ABC):
         direction = [part.reshape(p.shape) for part, p in zip(parts, self._parameters, strict=True)]
         total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
         with self._network.differentiable():
-            for inputs, targets, share in self._weighted:
-                products = self._product(self._network(inputs), targets, direction)
-                total.add_(torch.cat([product.detach().reshape(-1) for product in products]), alpha=share)
+            for (inputs, targets), share in zip(self._batches, self._shares, strict=True):
+                product = self._kept or self._product_of(self._network(inputs), targets)
+                if len(self._batches) == 1:
+                    self._kept = product
+                products = product(direction)
+                total.add_(torch.cat([one.detach().reshape(-1) for one in products]), alpha=share)
         return total
 
     @abstractmethod
-    def _product(self, outputs: Any, targets: Tensor, direction: list[Tensor]) -> tuple[Tensor, ...]:
-        """Return the product of one batch with ``direction``, a tensor a parameter."""
+    def _product_of(self, outputs: Any, targets: Tensor) -> Product:
+        """Return what gives a batch's products with a direction, a tensor a parameter each, any number of times."""
 
     def _mean_loss(self, outputs: Any, targets: Tensor) -> Tensor:
         loss = self._loss(outputs, targets)
@@ -74,14 +80,14 @@ class CurvatureOperator(ABC):
 
 
 class _Hessian(CurvatureOperator):
-    def _product(self, outputs: Any, targets: Tensor, direction: list[Tensor]) -> tuple[Tensor, ...]:
+    def _product_of(self, outputs: Any, targets: Tensor) -> Product:
         loss = self._mean_loss(outputs, targets)
-        first = grad(loss, self._parameters, create_graph=True, materialize_grads=True)
-        return _vjp(first, self._parameters, direction)
+        gradient = grad(loss, self._parameters, create_graph=True, materialize_grads=True)
+        return lambda direction: _vjp(gradient, self._parameters, direction)
 
 
 class _GaussNewton(CurvatureOperator):
-    def _product(self, outputs: Any, targets: Tensor, direction: list[Tensor]) -> tuple[Tensor, ...]:
+    def _product_of(self, outputs: Any, targets: Tensor) -> Product:
         if not isinstance(outputs, Tensor):
             raise TypeError(f"the model returns {type(outputs).__name__}, and Gauss-Newton products need one tensor")
         if not outputs.requires_grad:
@@ -89,24 +95,23 @@ class _GaussNewton(CurvatureOperator):
         # J v as the derivative of Jᵀ u in u, which takes derivatives in reverse alone and so works for any module
         u = torch.zeros_like(outputs, requires_grad=True)
         pulled = grad(outputs, self._parameters, u, create_graph=True, materialize_grads=True)
-        (pushed,) = _vjp(pulled, [u], direction, again=True)
         at = outputs.detach().requires_grad_()
-        (slope,) = grad(self._mean_loss(at, targets), [at], create_graph=True)
-        (curved,) = _vjp((slope,), [at], [pushed])
-        return grad(outputs, self._parameters, curved, materialize_grads=True)
+        slope = grad(self._mean_loss(at, targets), [at], create_graph=True)
+
+        def product(direction: list[Tensor]) -> tuple[Tensor, ...]:
+            pushed = _vjp(pulled, [u], direction)
+            curved = _vjp(slope, [at], list(pushed))
+            return _vjp((outputs,), self._parameters, list(curved))
+
+        return product
 
 
-def _vjp(
-    values: tuple[Tensor, ...], variables: list[Tensor], weights: list[Tensor], *, again: bool = False
-) -> tuple[Tensor, ...]:
-    """Return the derivative in ``variables`` of the sum of ``values`` × ``weights``, zeros where there is none.
-
-    ``again`` keeps the graph for another derivative.
-    """
+def _vjp(values: tuple[Tensor, ...], variables: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, ...]:
+    """Return the derivative in ``variables`` of the sum of ``values`` × ``weights``, zeros where there is none."""
     curved = [(value, weight) for value, weight in zip(values, weights, strict=True) if value.requires_grad]
     if not curved:  # as of a loss that is linear in the weights
         return tuple(torch.zeros_like(variable) for variable in variables)
-    return grad([v for v, _ in curved], variables, [w for _, w in curved], retain_graph=again, materialize_grads=True)
+    return grad([v for v, _ in curved], variables, [w for _, w in curved], retain_graph=True, materialize_grads=True)
 
 
 def hessian_operator(
@@ -131,7 +136,7 @@ def hessian_operator(
         model: any module, called as ``model(inputs)`` and deterministic in eval mode.
         loss: ``loss(model(inputs), targets)`` is the mean loss over a batch's examples, a scalar.
         batches: pairs of inputs (a tensor, or lists and dicts of tensors) and targets [B, …]. They are kept on the
-            model's device, not copied. How the examples are cut into batches changes memory alone, not the product.
+            model's device, not copied. How the examples are cut into batches changes memory and time, not the product.
         dtype: float32 or float64, in which weights and floating inputs are cast and everything is computed; None: that
             of the parameters.
         batch_norm: whose statistics are held. ``"eval"``: the running ones, as the network is evaluated. ``"batch"``:

@@ -180,6 +180,7 @@ def test_the_operator_stays_at_its_weights_and_gives_the_same_bits() -> None:
     model, images, labels = made("mlp")
     operator = hessian_operator(model, cross_entropy, iter([(images, labels)]))
     vector = torch.randn(operator.size, dtype=torch.float64)
+    copy_ = hessian_operator(model, cross_entropy, [(images, labels)])
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):  # the caller's modes do not matter
         first = operator @ vector
     with torch.no_grad():
@@ -187,6 +188,9 @@ def test_the_operator_stays_at_its_weights_and_gives_the_same_bits() -> None:
             p.add_(1)
     state = torch.get_rng_state()
     assert torch.equal(operator @ vector, first)
+    operator @ -vector
+    assert torch.equal(operator @ vector, first)  # by the graph that is kept
+    assert torch.equal(copy_ @ vector, first)  # and by one that is made now, when the model has moved
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.grad is None for p in model.parameters())
 
