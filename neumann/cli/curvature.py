@@ -40,7 +40,7 @@ the Hessian by Lanczos, with residual bounds, and the paper's μ = λ_max/(|λ_m
 The loss is the mean cross-entropy with the run's label smoothing, without weight decay, on images prepared as in its
 evaluation; dropout is off. An iteration is one product with the matrix, counted as two gradients of all the images,
 and keeps one vector of the network's size. curvature.json goes to a new folder: --to, or
-RUN.curvature/MATRIX-IMAGES beside the run.
+RUN.curvature/MATRIX-IMAGES beside the run; with --density, density.svg and .png too.
 
 {ABOUT_RUN}.
 """
@@ -84,7 +84,7 @@ def main(words: Sequence[str]) -> int:
     elif len(found) == 1:
         _print(runs[0], *found[0])
     else:
-        _print_table(runs, [measured for measured, _, _ in found], found[0][1])
+        _print_table(runs, [measured for measured, _, _ in found], [record for _, record, _ in found])
     return 0
 
 
@@ -92,7 +92,7 @@ def _parser() -> Parser:
     parser = Parser(prog="neumann curvature", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="RUN", help="one or several; data.root=FOLDER and output=FOLDER")
     parser.take_help()
-    parser.add_argument("--images", "-n", type=int, default=IMAGES, metavar="N", help=f"training images ({IMAGES})")
+    parser.add_argument("--images", "-n", type=int, metavar="N", help=f"training images ({IMAGES}, or all)")
     parser.add_argument("--matrix", default="hessian", metavar="MATRIX", help="hessian or gauss-newton")
     parser.add_argument(
         "--batch-norm",
@@ -113,7 +113,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--shift", action="store_true", help="λ_min by a second Lanczos, of H − λ_max I, as in the paper"
     )
-    parser.add_argument("--density", action="store_true", help="the spectral density too, into the file")
+    parser.add_argument("--density", action="store_true", help="the spectral density too, and a figure of it")
     parser.add_argument("--float64", action="store_true", help="compute in double precision")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the images and the start vectors (0)")
     parser.add_argument(
@@ -144,14 +144,14 @@ def _check(given: argparse.Namespace, names: Sequence[str], moved: Sequence[str]
                 f"'{word}' would make other images of the run's own set: say only where they lie, with data.root"
             )
     for option, least in (("images", 1), ("iterations", 1), ("batch_size", 1), ("seed", 0)):
-        if getattr(given, option) < least:
-            raise UserError(f"--{option.replace('_', '-')} {getattr(given, option)}: give {least} or more")
+        if (value := getattr(given, option)) is not None and value < least:
+            raise UserError(f"--{option.replace('_', '-')} {value}: give {least} or more")
     if not 0 <= given.tolerance < 1:
         raise UserError(f"--tolerance {given.tolerance:g}: give a share of λ_max below 1, or 0 for a fixed number")
     for option, choices in (("matrix", MATRICES), ("batch_norm", STATISTICS)):
-        value = getattr(given, option)
-        if value not in choices:
-            raise UserError(f"--{option.replace('_', '-')} {value} is not a choice: {did_you_mean(value, choices)}")
+        word = getattr(given, option)
+        if word not in choices:
+            raise UserError(f"--{option.replace('_', '-')} {word} is not a choice: {did_you_mean(word, choices)}")
     if given.to == "":
         raise UserError("--to is empty: name a folder")
     if given.to is not None and len(names) > 1:
@@ -164,11 +164,12 @@ def _measure(
     """Return the run's measurement, its record and the folder that it was written to."""
     from neumann.data.other_sets import own_images
     from neumann.store.new_folder import free_beside
+    from neumann.studies.curvature_files import write
     from neumann.training.answers import device_of
     from neumann.training.measured_curvature import measure, some_of
 
     data = own_section(run, moved)
-    chosen = some_of(own_images(data, recorded_data(run), "train"), given.images, asked.seed)
+    chosen = some_of(own_images(data, recorded_data(run), "train"), given.images, asked.seed, IMAGES)
     device = device_of(given.device)
     errors = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -198,40 +199,26 @@ def _measure(
         **measured.record(),
     }
     home = run.folder.parent / f"{run.folder.resolve().name}.curvature"
-    place = to if to is not None else free_beside(home / f"{asked.matrix}-{given.images}")
-    return measured, _written(record, place), place
-
-
-def _written(record: Mapping[str, Any], place: Path) -> dict[str, Any]:
-    """Write curvature.json into the new folder ``place`` and return what it holds."""
-    import time
-
-    from neumann.store.code_digests import code_of
-    from neumann.store.files import plain
-    from neumann.store.new_folder import new_folder
-    from neumann.store.provenance import provenance
-
-    whole: dict[str, Any] = plain({**record, "code": code_of([]), **provenance(), "time": time.time()})
-    with new_folder(place) as folder:
-        content = json.dumps(whole, indent=2, allow_nan=False) + "\n"
-        (folder / "curvature.json").write_text(content, encoding="utf-8")
-    return whole
+    place = to if to is not None else free_beside(home / f"{asked.matrix}-{len(chosen.indices)}")
+    return measured, write(record, place), place
 
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}".replace("-", "−")
 
 
-def _about(record: Mapping[str, Any]) -> str:
-    """Return of what the eigenvalues are."""
+def _about(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return of what the eigenvalues are, by records that differ in the run alone."""
+    record, counts = records[0], sorted({one["data"]["n"] for one in records})
+    images = " to ".join(f"{count:,}" for count in (counts[0], counts[-1])[: len(counts)])
     matrix = "the Hessian" if record["matrix"] == "hessian" else "the Gauss-Newton matrix"
     statistics = "its running statistics" if record["batch_norm"] == "eval" else "these images' statistics"
-    return f"{matrix} of the mean loss on {record['data']['n']:,} training images, batch norm at {statistics}"
+    return f"{matrix} of the mean loss on {images} training images, batch norm at {statistics}"
 
 
 def _print(run: Trained, measured: Measured, record: Mapping[str, Any], place: Path) -> None:
     ends = measured.ends
-    print(f"{printable(run.folder.resolve().name)}, {run.point} point: {_about(record)}")
+    print(f"{printable(run.folder.resolve().name)}, {run.point} point: {_about([record])}")
     scaled = f"  at the run's rate of {measured.rate:g}" if measured.rate is not None else "  the run records no rate"
     for name, value, more in (
         ("λ_max", ends.largest, f"  an eigenvalue within ± {_number(ends.largest_residual)}"),
@@ -249,10 +236,10 @@ def _print(run: Trained, measured: Measured, record: Mapping[str, Any], place: P
         f"  {measured.gradient_evaluations} gradient evaluations of all the images, {measured.seconds:.1f} s, "
         f"{record['krylov_bytes'] / 2**20:,.1f} MiB of Krylov vectors of {measured.parameters:,} parameters"
     )
-    print(f"  in {printable(place)}: curvature.json")
+    print(f"  in {printable(place)}: curvature.json{'  density.svg  .png' if measured.density else ''}")
 
 
-def _print_table(runs: Sequence[Trained], found: Sequence[Measured], record: Mapping[str, Any]) -> None:
+def _print_table(runs: Sequence[Trained], found: Sequence[Measured], records: Sequence[Mapping[str, Any]]) -> None:
     names = ("run", "λ_max", "λ_max ±", "λ_min", "λ_min ±", "μ", "η", "rate", "λ_max × rate", "evaluations")
     rows = [
         [
@@ -275,5 +262,5 @@ def _print_table(runs: Sequence[Trained], found: Sequence[Measured], record: Map
         for run, one in zip(runs, found, strict=True)
     ]
     print_table(Console(), names, rows, right=names[1:])
-    print(f"of {_about(record)}; ±: an eigenvalue lies within it")
+    print(f"of {_about(records)}; ±: an eigenvalue lies within it")
     print("curvature.json in RUN.curvature/ beside each run")

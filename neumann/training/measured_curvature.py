@@ -120,9 +120,13 @@ class Measured:
         return record
 
 
-def some_of(chosen: ChosenImages, count: int, seed: int) -> ChosenImages:
-    """Return ``count`` images of ``chosen``, by ``seed``. Raises UserError where there are fewer."""
+def some_of(chosen: ChosenImages, count: int | None, seed: int, usual: int) -> ChosenImages:
+    """Return ``count`` images of ``chosen``, by ``seed``; None: ``usual``, or all where there are fewer.
+
+    Raises UserError where there are fewer than ``count``.
+    """
     there = len(chosen.indices)
+    count = min(usual, there) if count is None else count
     if count > there:
         raise UserError(f"--images {count}: the run's {chosen.split} split has {there:,} images")
     return replace(chosen, indices=chosen.indices[order(there, (seed,))[:count]])

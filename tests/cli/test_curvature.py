@@ -12,12 +12,14 @@ from torch import nn
 
 from neumann.cli.main import main
 from neumann.cli.own_images import own_section, recorded_data
+from neumann.curvature import spectral_density
 from neumann.data.other_sets import own_images
 from neumann.data.splits import order
+from neumann.studies.report.figures.density import density_figure
 from neumann.training.scored import own_batches
 from neumann.training.trained import read
 from tests.support import two_heads
-from tests.support.known_curvature import exact_gauss_newton, exact_hessian
+from tests.support.known_curvature import Matrix, exact_gauss_newton, exact_hessian, with_spectrum
 
 pytestmark = pytest.mark.medium
 
@@ -110,6 +112,7 @@ def test_a_run_in_double_is_measured_in_double_and_beside_it(place: Path, capsys
     assert f"{found['gradient_evaluations']} gradient evaluations of all the images" in said
     assert "held point: the Hessian of the mean loss on 40 training images" in said
     assert found["code"]["neumann"] == json.loads((folder / "provenance.json").read_text())["attempts"][-1]["code"]["neumann"]  # fmt: skip
+    assert {path.name for path in (home / "hessian-40").iterdir()} == {"curvature.json", "density.svg", "density.png"}
     density = found["density"]
     assert sum(density["weights"]) == pytest.approx(1)
     trace = sum(w * node for w, node in zip(density["weights"], density["nodes"], strict=True))
@@ -126,6 +129,16 @@ def test_a_run_in_double_is_measured_in_double_and_beside_it(place: Path, capsys
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     assert main(["runs", str(place / "runs")]) == 0
     assert "hessian-40" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("values", [[-8.0] + [0.0] * 50 + [25.0], [3.0], [0.0, 0.0], [1e-9, 1e9]])
+def test_any_density_is_drawn(values: list[float]) -> None:
+    found = spectral_density(Matrix(with_spectrum(values)), iterations=5, probes=2)
+    ends = (min(values), max(values))
+    drawing = density_figure(found.grid.tolist(), found.density.tolist(), ends, len(values))
+    assert drawing.svg.startswith(b"<?xml")
+    assert f"λ_max = {max(values):.3g}".encode() in drawing.svg
+    assert drawing == density_figure(found.grid.tolist(), found.density.tolist(), ends, len(values))
 
 
 def test_several_runs_are_a_table_and_an_array(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
