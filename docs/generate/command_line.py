@@ -22,6 +22,7 @@ COMMANDS = (
     "runs mirror",
     "runs pack",
     "evaluate",
+    "curvature",
     "predict",
     "export",
     "challenge",

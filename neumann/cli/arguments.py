@@ -14,6 +14,7 @@ from neumann.errors import UserError, did_you_mean
 
 SAID = (  # what argparse says: the same in words of the command; of several spellings the long one is named
     (r"argument (?:-\w+/)?(--[\w-]+)\S*: invalid int value: '(.*)'", "{0} {1} is not a whole number"),
+    (r"argument (?:-\w+/)?(--[\w-]+)\S*: invalid float value: '(.*)'", "{0} {1} is not a number"),
     (r"argument (?:-\w+/)?(--[\w-]+)\S*: invalid choice: '(.*)' \(choose from (.*)\)", "{0} {1}: choose from {2}"),
     (r"argument (?:-\w+/)?(--[\w-]+)\S*: expected one argument", "{0} takes a value"),
     (r"argument (?:-\w+/)?(--[\w-]+)\S*: not allowed with argument (\S+)", "{0} and {1} exclude each other"),

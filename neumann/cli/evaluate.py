@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from neumann.cli.arguments import Parser, parsed
 from neumann.cli.chosen_run import ABOUT_RUN, chosen_run, take_output
+from neumann.cli.own_images import WHERE, own_section, recorded_data
 from neumann.errors import UserError, did_you_mean, printable
 from neumann.fitting import SHORTEST, padded, shortened
 from neumann.folders import folder_of
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 SPLITS = ("test", "validation", "train", "all")  # as `neumann.data.other_sets`, which imports the readers of images
 RUNS_OWN = ("augmentation", "channels", "image_size", "mean", "std")  # of its network: another set cannot change them
-WHERE = ("root", "workers", "download")  # where images lie and how they are read, not which they are
 LISTED = 10  # classes and confusions on the terminal; the files have all
 BESIDE = 50  # columns that the numbers of a class take at most
 
@@ -129,33 +129,12 @@ def _section(asked: Sequence[str], config_dirs: Sequence[str]) -> dict[str, Any]
     return {str(key): value for key, value in data.items()}
 
 
-def _own_section(run: Trained, asked: Sequence[str]) -> dict[str, Any]:
-    """Return the run's own data section, with what ``asked`` says of where its images lie."""
-    from neumann.config.override_text import plain_value, value_of
-    from neumann.store.records import read_config
-
-    data = read_config(run.folder).get("data")
-    if not isinstance(data, Mapping):
-        raise UserError(f"{run.folder / 'config.yaml'} has no data section: it is not a run's configuration")
-    section = {str(key): value for key, value in data.items()}
-    for word in asked:
-        name = word.partition("=")[0].removeprefix("data.")
-        if name not in section:
-            raise UserError(f"'{word}': the run's data.kind={section.get('kind')} has no such setting")
-        section[name] = folder_of("data.root", value_of(word)) if name == "root" else plain_value(word)
-    return section
-
-
 def _chosen(run: Trained, section: Mapping[str, Any] | None, own: Mapping[str, Any], split: str | None) -> ChosenImages:
     from neumann.data.other_sets import other_images, own_images
-    from neumann.store.files import read_json
 
-    signed = read_json(run.folder / "signed.json")
-    recorded = signed.get("data") if isinstance(signed, Mapping) else None
-    recorded = recorded if isinstance(recorded, Mapping) else {}
+    recorded = recorded_data(run)
     if section is None:
-        about = {key: recorded.get(key) for key in ("fingerprint", "splits")}
-        return own_images(own, about, split or "test")
+        return own_images(own, recorded, split or "test")
     return other_images(
         section,
         run.class_names,
@@ -164,7 +143,7 @@ def _chosen(run: Trained, section: Mapping[str, Any] | None, own: Mapping[str, A
         interpolation=run.interpolation,
         crop_pct=run.crop_pct,
         split=split,
-        own=recorded.get("fingerprint"),
+        own=recorded["fingerprint"],
     )
 
 
@@ -176,7 +155,7 @@ def _evaluate(
     from neumann.training.answers import Answerer, device_of
     from neumann.training.scored import other_batches, own_batches, score
 
-    data = _own_section(run, asked) if section is None else section
+    data = own_section(run, asked) if section is None else section
     chosen = _chosen(run, section, data, given.split)
     device = device_of(given.device)
     answerer = Answerer(run, device)

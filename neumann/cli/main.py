@@ -12,7 +12,19 @@ from collections.abc import Callable, Mapping, Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from neumann.cli import cache, challenge, evaluate, export, predict, report, study, train, wandb_sweep, worker
+from neumann.cli import (
+    cache,
+    challenge,
+    curvature,
+    evaluate,
+    export,
+    predict,
+    report,
+    study,
+    train,
+    wandb_sweep,
+    worker,
+)
 from neumann.cli.arguments import asks_estimate
 from neumann.errors import (
     EXIT_FAILED,
@@ -38,6 +50,7 @@ neumann report --runs RUNS ...   the same page of any finished runs, without a s
 neumann challenge PKG.CLASS      compare an optimizer of yours with the baselines, whose runs come with the package
 neumann runs                     list the runs that there are; show, compare, watch, clean, resume, ...
 neumann evaluate RUN [data=...]  score a run's weights again, or on another set: per class, confusion matrix
+neumann curvature RUN ...        the Hessian's extreme eigenvalues at runs' weights, and the μ and η they imply
 neumann predict RUN IMAGE ...    classes and probabilities of images, or of folders of them
 neumann export RUN               write a run's weights for timm and the Hugging Face Hub, with a model card
 neumann cache [--clear]          what is kept to save time, and its removal
@@ -66,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "report": report.main,
         "runs": _runs,
         "evaluate": evaluate.main,
+        "curvature": curvature.main,
         "predict": predict.main,
         "export": export.main,
         "cache": cache.main,
@@ -94,7 +108,7 @@ def _only_prints(words: Sequence[str]) -> bool:
     """Return whether all that a command does is to print, so that it ends where it cannot; others go on."""
     if list(words) in (["study"], ["report"]):  # they list the studies
         return True
-    works = [["train"], ["study"], ["report"], ["challenge"], ["worker"], ["evaluate"], ["export"]]
+    works = [["train"], ["study"], ["report"], ["challenge"], ["worker"], ["evaluate"], ["curvature"], ["export"]]
     trains = words[:1] in works or words[:2] in (["runs", "resume"], ["runs", "mirror"], ["runs", "pack"])
     return not trains or bool({"-h", "--help", "-c", "--cfg", "--plan"} & set(words)) or asks_estimate(words)
 
@@ -139,7 +153,7 @@ def _run(
         if status == "interrupted":
             if whole_process:  # the process ends here, and a further Ctrl-C would only tear its clean-up
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
-            begins_anew = words[0] in ("evaluate", "export", "predict") or words[:2] in (
+            begins_anew = words[0] in ("evaluate", "curvature", "export", "predict") or words[:2] in (
                 ["runs", "mirror"],
                 ["runs", "pack"],
             )

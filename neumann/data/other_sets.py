@@ -48,8 +48,8 @@ def own_images(data: Mapping[str, Any], recorded: Mapping[str, Any], split: str)
     found = facts(data)
     if recorded != {"fingerprint": found.fingerprint, "splits": found.split_digest}:
         raise UserError(
-            "the images that the run was trained on have changed, so its own test split is not there any more: put "
-            "them back (data.root=FOLDER says where they lie now), or score another set with data=..."
+            f"the images that the run was trained on have changed, so its own {split} split is not there any more: put "
+            "them back; data.root=FOLDER says where they lie now"
         )
     return _chosen(found, split)
 

@@ -110,6 +110,7 @@ def test_an_empty_folder_is_not_the_working_directory(words: list[str], capsys: 
     [
         ("predict x y --topk z", "neumann predict: --topk z is not a whole number"),
         ("evaluate x -b z", "neumann evaluate: --batch-size z is not a whole number"),
+        ("curvature x --tolerance z", "neumann curvature: --tolerance z is not a number"),
         ("predict x y --json --csv", "neumann predict: --csv and --json exclude each other"),
         ("train --cfg jobb", "neumann train: --cfg jobb: choose from 'job'"),
         ("train --config-dir", "neumann train: --config-dir takes a value"),
