@@ -157,8 +157,11 @@ def _detectable(pool: Pool, settings: Sequence[Mapping[str, Any]], design: str, 
 
 def pack(folder: Path, home: Path = HOME) -> None:
     """Pack the finished runs in ``folder`` into the pool. Raises UserError as `Archive.merged` does."""
-    found = [(run, run.result()) for run in map(RunFolder, sorted(folder.iterdir())) if run.signed.exists()]
-    runs = [of_folder(run, read_json(run.signed), result) for run, result in found if result is not None]
+    runs = []
+    for run in map(RunFolder, sorted(folder.iterdir())):
+        signed, result = read_json(run.signed), run.result()
+        if signed is not None and result is not None:
+            runs.append(of_folder(run, signed, result))
     Archive.read(home / NAME).merged(runs).write()
 
 
