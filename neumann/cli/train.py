@@ -63,6 +63,7 @@ def main(words: Sequence[str]) -> int:
     from neumann.config import make_spec
 
     spec = make_spec(given.overrides, given.config_dirs)
+    _say_unread([given.overrides], given.config_dirs)
     if given.cfg:
         _print_config(spec)
         return 0
@@ -231,6 +232,7 @@ def _train_many(overrides: Sequence[str], config_dirs: Sequence[str], *, print_o
     specs = make_specs(runs, config_dirs)
     labels = [" ".join(words) for words in varying(runs)]
     _refuse_same(specs, labels)
+    _say_unread(runs, config_dirs)
     if print_only:
         for label, spec in zip(labels, specs, strict=True):
             print(f"--- # {label}")
@@ -282,6 +284,17 @@ def _say_beforehand(specs: Sequence[RunSpec]) -> None:
     for sentence in ignored_variables(specs[0].config):
         Console(stderr=True).print(Text(printable(sentence)), soft_wrap=True)
     print_note(said_of_others(specs))
+
+
+def _say_unread(jobs: Sequence[Sequence[str]], config_dirs: Sequence[str]) -> None:
+    """Say which time scales were given that no setting of these runs reads."""
+    from neumann.config import unread_scales
+    from neumann.launch.progress import print_note
+
+    found = unread_scales(jobs, config_dirs)
+    if found:
+        runs = "this run reads" if len(jobs) == 1 else "these runs reads"
+        print_note(f"no schedule and no optimizer of {runs} {', '.join(found)}: it changes nothing here")
 
 
 def print_failure(what: str) -> None:

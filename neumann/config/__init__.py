@@ -1,6 +1,6 @@
 """The configuration of a run, composed from YAML, strictly checked, resolved and signed. Never imports torch."""
 
-from neumann.config.from_overrides import MakeSpecs, make_spec, make_specs, making_specs
+from neumann.config.from_overrides import MakeSpecs, make_spec, make_specs, making_specs, unread_scales
 from neumann.config.from_record import load_spec
 from neumann.config.launch_settings import LaunchConfig, LocalLaunchConfig, SlurmLaunchConfig
 from neumann.config.schema import RunConfig
@@ -22,5 +22,6 @@ __all__ = [
     "make_spec",
     "make_specs",
     "making_specs",
+    "unread_scales",
     "why_not_tuned",
 ]

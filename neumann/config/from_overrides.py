@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from neumann.config.compose import composing
 from neumann.config.origins import with_origin
+from neumann.config.override_text import FOLLOWS, key_of
 from neumann.config.resolution import Resolver, as_text
 from neumann.config.spec import RunSpec
 from neumann.errors import UserError
@@ -70,6 +71,23 @@ def making_specs(config_dirs: Sequence[str] = ()) -> Iterator[MakeSpecs]:
             return specs
 
         yield make
+
+
+def unread_scales(jobs: Sequence[Sequence[str]], config_dirs: Sequence[str] = ()) -> list[str]:
+    """Return the time scales that runs are given and that no setting of any of them reads, each as it was written.
+
+    So is timing.ramp with a schedule that has no warm-up. Runs of several optimizers may share what some of them read.
+    """
+    unread: dict[str, bool] = {}
+    with composing(config_dirs) as composer:
+        for overrides in jobs:
+            given = [word for word in overrides if key_of(word) in FOLLOWS]
+            if any(unread.get(word, True) for word in given):
+                text = as_text(OmegaConf.to_container(composer.compose(overrides)[0]))
+                for word in given:
+                    is_read = re.search(rf"\$\{{[^}}]*\b{re.escape(key_of(word))}\b", text)
+                    unread[word] = unread.get(word, True) and not is_read
+    return [word for word, alone in unread.items() if alone]
 
 
 def without_seed(overrides: Sequence[str]) -> tuple[tuple[str, ...], int | None]:

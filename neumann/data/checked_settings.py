@@ -110,7 +110,7 @@ def _timm(given: dict[str, Any]) -> Settings:
     if wanted.prefix == "torch":
         return _torchvision(wanted, rest.split("/")[-1].lower(), given)
     if wanted.prefix not in ("hfds", "wds", "") or (wanted.name and not wanted.prefix):
-        near = did_you_mean(wanted.prefix or wanted.name, ("hfds", "wds", "torch"))
+        near = did_you_mean(wanted.prefix or wanted.name, ("hfds/", "wds/", "torch/"))
         raise UserError(f"data.name={wanted.name} begins with none of timm's prefixes hfds/, wds/ and torch/: {near}")
     if wanted.prefix == "hfds" and not rest:
         raise UserError("data.name=hfds/ names no set: write hfds/NAME, or hfds/FOLDER for one on this machine")

@@ -85,12 +85,18 @@ def _encode(content: str, encoding: str) -> bytes:
     return content.encode("latin1")
 
 
+def _empty() -> bytes:
+    """Return no bytes, which Python 3 writes for Python 2 without a text."""
+    return b""
+
+
 KNOWN = {
     "numpy.core.multiarray._reconstruct": _reconstruct,
     "numpy._core.multiarray._reconstruct": _reconstruct,
     "numpy.ndarray": _Array,
     "numpy.dtype": _Kind,
     "_codecs.encode": _encode,
+    "__builtin__.bytes": _empty,
 }
 
 

@@ -114,6 +114,7 @@ def build_model(
         try:
             model = _make(name, attempt, kwargs)
             out = _tried(model, name, in_chans, image_size)
+            first = None  # it takes the images, so what is wrong with it is something else
             if channels_last:
                 _use_channels_last(model, name, in_chans, image_size)
             _check_logits(out, name, num_classes, auxiliary_head)

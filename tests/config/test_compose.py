@@ -12,7 +12,7 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from neumann.config import make_spec, making_specs
+from neumann.config import make_spec, making_specs, unread_scales
 from neumann.config.compose import sentences
 from neumann.errors import UserError
 from neumann.search.grid import expand
@@ -396,3 +396,18 @@ def test_a_choice_that_is_no_word_is_refused_as_it_was_written(override: str, se
     with pytest.raises(UserError) as caught:
         make_spec([override])
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "unread"),
+    [
+        ([["schedule=constant", "timing.ramp=3"]], ["timing.ramp=3"]),
+        ([["schedule=cosine", "timing.ramp=3"]], []),
+        ([["optimizer=sgd", "timing.burn_in=0.1"], ["optimizer=sgd", "timing.burn_in=0.2"]], ["timing.burn_in=0.1", "timing.burn_in=0.2"]),
+        ([["optimizer=sgd", "timing.burn_in=0.1"], ["optimizer=neumann", "timing.burn_in=0.1"]], []),
+        ([["optimizer=neumann", "timing.drop_every=2", "timing.burn_in=0.1"]], ["timing.drop_every=2"]),
+        ([["schedule=synchronous", "timing.drop_every=2", "timing=paper"]], []),
+    ],
+)  # fmt: skip
+def test_time_scales_that_nothing_reads_are_found(jobs: list[list[str]], unread: list[str]) -> None:
+    assert unread_scales(jobs) == unread

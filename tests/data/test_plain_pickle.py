@@ -33,8 +33,12 @@ def test_what_python_2_wrote_is_read_as_python_reads_it(tmp_path):
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_what_python_3_writes_is_read(tmp_path, protocol, order):
-    (tmp_path / "batch").write_bytes(pickle.dumps(CONTENT | {"data": np.array(PIXELS, order=order)}, protocol))
-    same(plain_pickle.load(tmp_path / "batch"))
+    (tmp_path / "batch").write_bytes(
+        pickle.dumps(CONTENT | {"data": np.array(PIXELS, order=order), "none": b""}, protocol)
+    )
+    read = plain_pickle.load(tmp_path / "batch")
+    assert read.pop("none") == b""
+    same(read)
 
 
 class Evil:

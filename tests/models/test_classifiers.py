@@ -179,3 +179,8 @@ def test_pretrained_weights_that_cannot_be_fetched_are_one_sentence_with_the_way
     given = {"pretrained": True, "pretrained_cfg_overlay": {"file": "/no/such/file"}}
     with pytest.raises(UserError, match="cannot be made with pretrained=true, pretrained_cfg_overlay"):
         build_model("resnet18", given, in_chans=3, num_classes=10, image_size=(32, 32))
+
+
+def test_an_auxiliary_weight_of_a_model_fitted_to_the_size_is_refused_as_that() -> None:
+    with pytest.raises(UserError, match=r"model.auxiliary_weight is set and model.name=mlp has no auxiliary head"):
+        build_model("mlp", {}, in_chans=1, num_classes=10, image_size=(8, 8), auxiliary_head=True)
