@@ -190,7 +190,6 @@ def _measure(
             "n": len(chosen.indices),
         },
         "matrix": asked.matrix,
-        "batch_norm": asked.batch_norm,
         "iterations": asked.iterations,
         "tolerance": asked.tolerance,
         "shifted": asked.shifted,
@@ -212,8 +211,9 @@ def _about(records: Sequence[Mapping[str, Any]]) -> str:
     record, counts = records[0], sorted({one["data"]["n"] for one in records})
     images = " to ".join(f"{count:,}" for count in (counts[0], counts[-1])[: len(counts)])
     matrix = "the Hessian" if record["matrix"] == "hessian" else "the Gauss-Newton matrix"
-    statistics = "its running statistics" if record["batch_norm"] == "eval" else "these images' statistics"
-    return f"{matrix} of the mean loss on {images} training images, batch norm at {statistics}"
+    held = {"eval": ", batch norm at its running statistics", "batch": ", batch norm at these images' statistics"}
+    statistics = next((held[which] for one in records if (which := one["batch_norm"]) is not None), "")
+    return f"{matrix} of the mean loss on {images} training images{statistics}"
 
 
 def _print(run: Trained, measured: Measured, record: Mapping[str, Any], place: Path) -> None:

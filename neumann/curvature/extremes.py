@@ -13,11 +13,14 @@ from neumann.curvature.lanczos import (
     Progress,
     Shifted,
     SymmetricOperator,
+    Tridiagonal,
     direction,
     krylov_bytes,
     lanczos,
 )
 from neumann.optim.argument_checks import number, whole
+
+OFTEN = 50  # iterations after which residuals are looked at every so many, since k of them cost k³
 
 
 @dataclass(frozen=True)
@@ -123,13 +126,16 @@ def _ends(
     operator: SymmetricOperator, start: Tensor, iterations: int, near: float, *, upper: bool, lower: bool
 ) -> tuple[Pair, Pair, bool]:
     """Return the upper and the lower end, and whether those of them that are asked for are within ``near``."""
-    top = bottom = (0.0, 0.0)
-    converged = False
-    for projected in lanczos(operator, start, iterations):
-        values, residuals, _ = projected.ritz()
-        top, bottom = ((float(values[at]), float(residuals[at])) for at in (-1, 0))
-        bound = near * max(abs(top[0]), abs(bottom[0]))
-        converged = (not upper or top[1] <= bound) and (not lower or bottom[1] <= bound)
-        if near and converged:
+    for k, projected in enumerate(lanczos(operator, start, iterations), start=1):
+        looked_at = near and (k <= OFTEN or k % OFTEN == 0)
+        if looked_at and _within(projected, near, upper=upper, lower=lower):
             break
-    return top, bottom, converged
+    values, residuals, _ = projected.ritz()
+    top, bottom = ((float(values[at]), float(residuals[at])) for at in (-1, 0))
+    return top, bottom, _within(projected, near, upper=upper, lower=lower)
+
+
+def _within(projected: Tridiagonal, near: float, *, upper: bool, lower: bool) -> bool:
+    values, residuals, _ = projected.ritz()
+    bound = near * float(values.abs().max())
+    return not (upper and residuals[-1] > bound) and not (lower and residuals[0] > bound)

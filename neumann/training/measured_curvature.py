@@ -24,6 +24,7 @@ from neumann.curvature.operators import Statistics
 from neumann.data.other_sets import ChosenImages
 from neumann.data.splits import order
 from neumann.errors import UserError
+from neumann.optim.batch_norm import batch_norms
 from neumann.store.records import read_config
 from neumann.store.scores import is_number
 from neumann.training.scored import own_batches
@@ -66,6 +67,7 @@ class Measured:
     Args:
         parameters: rows of the matrix.
         dtype: what was computed in, float32 or float64.
+        batch_norm: whose statistics it was held at; None: the network has none.
         label_smoothing: of the loss, the run's own.
         ends: both ends of the spectrum.
         density: the spectral density, None where it was not asked for.
@@ -75,6 +77,7 @@ class Measured:
 
     parameters: int
     dtype: str
+    batch_norm: str | None
     label_smoothing: float
     ends: ExtremeEigenvalues
     density: SpectralDensity | None
@@ -97,6 +100,7 @@ class Measured:
         record: dict[str, Any] = {
             "parameters": self.parameters,
             "dtype": self.dtype,
+            "batch_norm": self.batch_norm,
             "label_smoothing": self.label_smoothing,
             "lambda_max": ends.largest,
             "lambda_max_residual": ends.largest_residual,
@@ -158,7 +162,8 @@ def measure(
     """
     smoothing = _label_smoothing(run)
     try:
-        operator = _operator(run, data, chosen, asked, device, smoothing)
+        network, _ = run.network()
+        operator = _operator(run, network, data, chosen, asked, device, smoothing)
         began = time.perf_counter()
         ends = extreme_eigenvalues(
             operator,
@@ -179,6 +184,7 @@ def measure(
     return Measured(
         parameters=operator.size,
         dtype=str(operator.dtype).removeprefix("torch."),
+        batch_norm=asked.batch_norm if batch_norms(network) else None,
         label_smoothing=smoothing,
         ends=ends,
         density=density,
@@ -202,13 +208,13 @@ class _MainHead(nn.Module):
 
 def _operator(
     run: Trained,
+    network: nn.Module,
     data: Mapping[str, Any],
     chosen: ChosenImages,
     asked: Asked,
     device: torch.device,
     smoothing: float,
 ) -> CurvatureOperator:
-    network, _ = run.network()
     model = _MainHead(network).to(device)
     batches = list(own_batches(run, data, chosen, batch_size=asked.batch_size, device=device))
     double = asked.double or next(model.parameters()).dtype == torch.float64

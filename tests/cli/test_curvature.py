@@ -110,7 +110,8 @@ def test_a_run_in_double_is_measured_in_double_and_beside_it(place: Path, capsys
         assert found[name] == pytest.approx(float(value), abs=1e-2 * float(values[-1]))
     assert f"{found['lambda_max']:.4g}" in said
     assert f"{found['gradient_evaluations']} gradient evaluations of all the images" in said
-    assert "held point: the Hessian of the mean loss on 40 training images" in said
+    assert "held point: the Hessian of the mean loss on 40 training images\n" in said  # it has no batch norm
+    assert found["batch_norm"] is None
     assert found["code"]["neumann"] == json.loads((folder / "provenance.json").read_text())["attempts"][-1]["code"]["neumann"]  # fmt: skip
     assert {path.name for path in (home / "hessian-40").iterdir()} == {"curvature.json", "density.svg", "density.png"}
     density = found["density"]

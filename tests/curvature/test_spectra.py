@@ -45,7 +45,7 @@ def test_both_ends_are_found_to_ten_digits(name: str, shifted: bool) -> None:
 
 
 @given(
-    st.lists(st.floats(-100, 100), min_size=1, max_size=12),
+    st.lists(st.floats(-100, 100).map(lambda x: round(x, 6)), min_size=1, max_size=12),
     st.integers(0, 5),
     st.integers(1, 12),
 )
@@ -73,6 +73,26 @@ def test_a_fixed_number_of_iterations_is_made_and_bounds_hold_before_convergence
     assert -1 <= found.smallest < found.largest <= 2
     short = extreme_eigenvalues(matrix, iterations=3, tolerance=1e-9)
     assert (short.converged, short.products) == (False, 3)
+
+
+def test_many_iterations_cost_products_alone() -> None:
+    """The small eigenproblem of k iterations costs k³, so it is not solved after each of them."""
+    matrix = Matrix(torch.diag(torch.linspace(0, 1, 900).double()))
+    calls: list[int] = []
+    before = torch.linalg.eigh
+
+    def counted(small: torch.Tensor) -> Any:
+        calls.append(len(small))
+        return before(small)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.linalg, "eigh", counted)
+        found = extreme_eigenvalues(matrix, iterations=230, tolerance=1e-15)
+        assert (found.products, found.converged) == (230, False)
+        assert len(calls) <= 60
+        calls.clear()
+        extreme_eigenvalues(matrix, iterations=230, tolerance=None)
+        assert calls == [230, 230]
 
 
 def test_the_shift_of_the_paper_leads_to_the_same_eigenvalue() -> None:
