@@ -312,6 +312,9 @@ def test_within_an_optimizer_of_the_users_it_trains_on_the_frozen_batch(train: T
     (sentence,) = wrong_settings([quick("optimizer=around", "optimizer.inner_data=fresh", dirs=folders)])
     assert sentence is not None
     assert sentence.startswith("optimizer._target_=tests.training.test_inner_loop.Around wraps TwoLoopNeumann(inner_")
+    (sentence,) = wrong_settings([quick("optimizer=around", "trainer.precision=16-mixed", dirs=folders)], here=False)
+    assert sentence is not None
+    assert sentence.startswith("trainer.precision=16-mixed scales the loss")
 
 
 def test_steps_given_as_a_whole_float_are_the_same_loop() -> None:
