@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+import timm
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -120,6 +121,35 @@ def test_lightnings_own_loop_takes_the_same_steps() -> None:
     assert all(map(torch.equal, ours.state_dict().values(), theirs.state_dict().values()))
     counted = [value for name, value in theirs.state_dict().items() if name.endswith("num_batches_tracked")]
     assert {int(value) for value in counted} == {4}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("test_vit", {"drop_rate": 0.2, "drop_path_rate": 0.3, "attn_drop_rate": 0.2, "img_size": 32}),
+        ("test_efficientnet", {"drop_rate": 0.2, "drop_path_rate": 0.3}),
+    ],
+)
+def test_whatever_a_network_of_timms_draws_is_drawn_once(name: str, settings: dict[str, Any]) -> None:
+    """At an inner rate of 0 all gradients are taken at the same weights, so they are the same bits."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=5, **settings).double().train()
+    images, labels, found = torch.randn(4, 3, 32, 32, dtype=torch.float64), torch.arange(4), []
+    optimizer = TwoLoopNeumann(model.parameters(), 0.0, 0.1, 2, model=model)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = cross_entropy(model(images), labels)
+        loss.backward()
+        found.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+        return loss
+
+    optimizer.step(closure)
+    assert len(found) == 3
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+    torch.manual_seed(1)
+    closure()
+    assert not all(torch.equal(a, b) for a, b in zip(found[0], found[-1], strict=True))
 
 
 def test_what_lightnings_loop_cannot_give_it_is_refused() -> None:
