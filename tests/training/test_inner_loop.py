@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from neumann.errors import UserError
 from neumann.estimates.cost import counts_of
+from neumann.estimates.recorded import costs
 from neumann.models.classifiers import SmallCNN
 from neumann.optim import TwoLoopNeumann
 from neumann.store import find
@@ -387,6 +388,20 @@ def test_an_estimate_has_the_gradients_and_the_images_of_a_step(data: str, train
     assert counts_of(spec, 1).examples == counts_of(spec, 1).steps * spec.config.batch.size * (
         5 if data == "fresh" else 1
     )
+
+
+def test_recorded_steps_tell_what_those_of_the_same_loop_take() -> None:
+    loop, longer, plain = (
+        costs(quick(*words).signed())
+        for words in (
+            ("optimizer=two_loop_neumann",),
+            ("optimizer=two_loop_neumann", "optimizer.inner_steps=8"),
+            ("optimizer=sgd",),
+        )
+    )
+    assert not {*loop} & {*longer}
+    assert not {*loop} & {*plain}
+    assert costs(quick("optimizer=two_loop_neumann", "optimizer.lr=0.3").signed()) == loop
 
 
 @pytest.mark.medium
