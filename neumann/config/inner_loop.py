@@ -11,6 +11,7 @@ from neumann.config.schema import RunConfig, batch_split
 from neumann.errors import UserError
 
 TARGETS = ("neumann.optimizers.two_loop_neumann", "neumann.optim.TwoLoopNeumann")
+DIFFERENTIATE = ("series_exact", "cg")  # solvers that differentiate the gradient
 LEAST_PART = 2  # images, since batch norm has no statistics over one
 
 
@@ -59,19 +60,24 @@ def images_at_once(config: RunConfig) -> int:
     return (loop and loop.at_once(split, config.batch.norm_size)) or split.micro_batch
 
 
-def check_inner_loop(config: RunConfig, training_images: int) -> None:
-    """Refuse an inner loop that the run's batch, precision or devices cannot feed. Raises UserError."""
-    loop = InnerLoop.of(config.optimizer)
-    if loop is None:
-        return
+def check_scaling(config: RunConfig) -> None:
+    """Refuse float16, whose scaling of the loss is for one gradient a step. Raises UserError."""
     if config.trainer.precision == "16-mixed":
         raise UserError(
             "trainer.precision=16-mixed scales the loss for one gradient a step, and TwoLoopNeumann takes "
             "optimizer.inner_steps more: choose bf16-mixed or 32-true"
         )
+
+
+def check_inner_loop(config: RunConfig, training_images: int) -> None:
+    """Refuse an inner loop that the run's batch, precision or devices cannot feed. Raises UserError."""
+    loop = InnerLoop.of(config.optimizer)
+    if loop is None:
+        return
+    check_scaling(config)
     split, norm_size = batch_split(config), config.batch.norm_size
     solver = config.optimizer.get("solver", "series")
-    if split.devices > 1 and solver != "series":
+    if split.devices > 1 and solver in DIFFERENTIATE:
         raise UserError(
             f"optimizer.solver={solver} differentiates the gradient, which ranks cannot share: choose "
             "optimizer.solver=series, or trainer.devices=1 and trainer.num_nodes=1"

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from neumann.config import RunSpec
 from neumann.config.inner_loop import TARGETS as LOOP_TARGETS
-from neumann.config.inner_loop import batches_a_step, check_inner_loop, images_at_once
+from neumann.config.inner_loop import batches_a_step, check_inner_loop, check_scaling, images_at_once
 from neumann.config.schema import batch_split, rate_factor_of
 from neumann.config.signature import normalised_as_pretrained
 from neumann.config.weights import weights_of
@@ -196,6 +196,7 @@ def build_optimizer_of(spec: RunSpec, model: torch.nn.Module) -> torch.optim.Opt
     check_inner_loop(spec.config, spec.facts.train_count)
     loop = inner_loop_of(optimizer)
     if loop is not None and section.get("_target_") not in LOOP_TARGETS:
+        check_scaling(spec.config)
         _check_wrapped(loop, section)
     _keep_average(optimizer, spec.config.recipe.weight_average)
     return optimizer

@@ -561,3 +561,28 @@ def test_attention_has_exact_products_too():
     optimizer.step(graphed(problem, optimizer))
     assert all(torch.isfinite(p).all() for p in problem.params)
     assert not same_bits(problem.params, before)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_mask_is_the_same_for_every_gradient_too():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 32), nn.Dropout(0.5), nn.Linear(32, 3)).cuda()
+    inputs, masks = torch.randn(16, 6, device="cuda"), []
+    model[1].register_forward_hook(lambda _, given, out: masks.append(out == 0))
+    optimizer = TwoLoopNeumann(model.parameters(), 0.4, 0.1, 3, model=model)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(inputs).square().mean()
+        loss.backward()
+        return loss
+
+    before = torch.cuda.get_rng_state()
+    optimizer.step(closure)
+    after = torch.cuda.get_rng_state()
+    assert len(masks) == 4
+    assert all(torch.equal(mask, masks[0]) for mask in masks)
+    torch.cuda.set_rng_state(before)
+    model(inputs)
+    assert torch.equal(torch.cuda.get_rng_state(), after)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+import timm
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from neumann.errors import UserError
 from neumann.estimates.cost import counts_of
+from neumann.estimates.recorded import costs
 from neumann.models.classifiers import SmallCNN
 from neumann.optim import TwoLoopNeumann
 from neumann.store import find
@@ -120,6 +122,35 @@ def test_lightnings_own_loop_takes_the_same_steps() -> None:
     assert all(map(torch.equal, ours.state_dict().values(), theirs.state_dict().values()))
     counted = [value for name, value in theirs.state_dict().items() if name.endswith("num_batches_tracked")]
     assert {int(value) for value in counted} == {4}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("test_vit", {"drop_rate": 0.2, "drop_path_rate": 0.3, "attn_drop_rate": 0.2, "img_size": 32}),
+        ("test_efficientnet", {"drop_rate": 0.2, "drop_path_rate": 0.3}),
+    ],
+)
+def test_whatever_a_network_of_timms_draws_is_drawn_once(name: str, settings: dict[str, Any]) -> None:
+    """At an inner rate of 0 all gradients are taken at the same weights, so they are the same bits."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=5, **settings).double().train()
+    images, labels, found = torch.randn(4, 3, 32, 32, dtype=torch.float64), torch.arange(4), []
+    optimizer = TwoLoopNeumann(model.parameters(), 0.0, 0.1, 2, model=model)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = cross_entropy(model(images), labels)
+        loss.backward()
+        found.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+        return loss
+
+    optimizer.step(closure)
+    assert len(found) == 3
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+    torch.manual_seed(1)
+    closure()
+    assert not all(torch.equal(a, b) for a, b in zip(found[0], found[-1], strict=True))
 
 
 def test_what_lightnings_loop_cannot_give_it_is_refused() -> None:
@@ -312,6 +343,9 @@ def test_within_an_optimizer_of_the_users_it_trains_on_the_frozen_batch(train: T
     (sentence,) = wrong_settings([quick("optimizer=around", "optimizer.inner_data=fresh", dirs=folders)])
     assert sentence is not None
     assert sentence.startswith("optimizer._target_=tests.training.test_inner_loop.Around wraps TwoLoopNeumann(inner_")
+    (sentence,) = wrong_settings([quick("optimizer=around", "trainer.precision=16-mixed", dirs=folders)], here=False)
+    assert sentence is not None
+    assert sentence.startswith("trainer.precision=16-mixed scales the loss")
 
 
 def test_steps_given_as_a_whole_float_are_the_same_loop() -> None:
@@ -354,6 +388,20 @@ def test_an_estimate_has_the_gradients_and_the_images_of_a_step(data: str, train
     assert counts_of(spec, 1).examples == counts_of(spec, 1).steps * spec.config.batch.size * (
         5 if data == "fresh" else 1
     )
+
+
+def test_recorded_steps_tell_what_those_of_the_same_loop_take() -> None:
+    loop, longer, plain = (
+        costs(quick(*words).signed())
+        for words in (
+            ("optimizer=two_loop_neumann",),
+            ("optimizer=two_loop_neumann", "optimizer.inner_steps=8"),
+            ("optimizer=sgd",),
+        )
+    )
+    assert not {*loop} & {*longer}
+    assert not {*loop} & {*plain}
+    assert costs(quick("optimizer=two_loop_neumann", "optimizer.lr=0.3").signed()) == loop
 
 
 @pytest.mark.medium

@@ -170,6 +170,7 @@ def test_fractions_of_an_epoch_end_with_an_evaluation(train: Train) -> None:
 
 
 RESUMED = {
+    "fresh": ("optimizer=two_loop_neumann", "optimizer.inner_data=fresh", "optimizer.inner_steps=1"),
     "two-loop": (
         "optimizer=two_loop_neumann",
         "optimizer.mu=0.9",
@@ -193,6 +194,7 @@ RESUMED = {
         ("average", 18),
         ("burn-in", 17),
         ("two-loop", 25),
+        ("fresh", 17),
     ],
 )
 def test_ctrl_c_leaves_a_clean_run_that_goes_on_to_the_same_bits(
