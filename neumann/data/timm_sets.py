@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from neumann.data import hugging_face, settings, tars, webdataset
+from neumann.data.class_names import refuse_equal_names
 from neumann.data.folder import SUFFIXES, File, Listing, walk
 from neumann.data.left_out import LeftOut
 from neumann.data.sources import HuggingFaceSource, Stamp, TarSource, stamp_of
@@ -232,6 +233,7 @@ def _listing(
     at = np.array(homes)
     if len(names) < 2:
         raise UserError(f"'{root}' has images of {len(names)} class only, and a classifier needs at least two")
+    refuse_equal_names(names, root)
     own = dict(folders) if len(folders) > 1 else {}
     return Listing(
         root=root,

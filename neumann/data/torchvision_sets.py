@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from neumann.cache_folder import cache_folder
 from neumann.data import cache, idx, plain_pickle, settings
 from neumann.data.array_set import ArraySet
+from neumann.data.class_names import refuse_equal_names
 from neumann.data.embedded import FASHION_CLASSES
 from neumann.data.splits import Examples, stratified
 from neumann.errors import UserError
@@ -202,7 +203,9 @@ def _class_names(files: dict[str, Path], layout: Layout) -> tuple[str, ...]:
     names = plain_pickle.load(files[file]).get(key)
     if not isinstance(names, list) or len(names) < 2 or not all(isinstance(name, str | bytes) for name in names):
         raise UserError(f"'{files[file]}' has no list '{key}' of the classes' names")
-    return tuple(plain_pickle.text(name) for name in names)
+    found = tuple(plain_pickle.text(name) for name in names)
+    refuse_equal_names(found, files[file])
+    return found
 
 
 def _cifar(paths: list[Path], layout: Layout, classes: int) -> Part:

@@ -182,7 +182,7 @@ def test_a_shard_that_is_cut_short_is_one_sentence_wherever_it_is_cut(shards):
         ({"download": True}, "data.download=true has no effect on data.name=wds/"),
         ({"name": "tfds/mnist"}, "nor is TensorFlow among what neumann installs: use hfds/ for the same set"),
         ({"name": "hfids/food101"}, "could not be repeated or resumed to the bit: write hfds/"),
-        ({"name": "hfd/food101"}, "did you mean 'hfds'"),
+        ({"name": "hfd/food101"}, "did you mean 'hfds/'"),
         ({"name": "hfds/"}, "names no set"),
         ({"name": None}, "data.name is missing"),
         ({"name": "torch/imagenet"}, "use data=imagenet"),
