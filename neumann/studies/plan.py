@@ -291,8 +291,9 @@ def check_points(study: Study, configs: Mapping[str, RunConfig]) -> None:
     """
     for key, row in study.config.rows.items():
         config = configs[key]
-        # An optimizer whose file has a γ keeps a moving average of its own
-        if row.point == "average" and config.recipe.weight_average is None and "gamma" not in config.optimizer:
+        # An optimizer whose file has a γ keeps a moving average of its own; Algorithm 1's is no point to evaluate at
+        averages = "gamma" in config.optimizer and "inner_steps" not in config.optimizer
+        if row.point == "average" and config.recipe.weight_average is None and not averages:
             raise UserError(
                 f"{study.file}: rows.{key}.point=average: its optimizer keeps no average, which "
                 "recipe.weight_average=0.99 among the overrides would add"

@@ -230,7 +230,9 @@ def test_class_names_that_are_missing_are_one_sentence(tmp_path, names):
 def test_classes_of_one_name_are_one_sentence(tmp_path):
     file = data_files.cifar10(tmp_path, classes=("cat", "dog", "emu")) / "batches.meta"
     file.write_bytes(Python2Pickle({"label_names": ["cat", "dog", "cat"]}).bytes)
-    assert refused(of("cifar10", tmp_path)) == (f"'{file}' calls both class 0 and class 2 'cat': each needs a name of its own")
+    assert refused(of("cifar10", tmp_path)) == (
+        f"'{file}' calls both class 0 and class 2 'cat': each needs a name of its own"
+    )
 
 
 def test_a_class_without_images_is_named(tmp_path):

@@ -36,7 +36,7 @@ def test_a_page_does_what_it_says(page: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_what_is_not_run_is_little() -> None:
     left_out = {str(page.relative_to(ROOT)): len(NOT_RUN.findall(page.read_text())) for page in PAGES}
-    assert sum(left_out.values()) <= 13, left_out
+    assert sum(left_out.values()) <= 14, left_out
     assert sum(len(blocks(page)) for page in PAGES) >= 45
 
 

@@ -22,6 +22,8 @@ from neumann.studies.schema import (
     BatchConfig,
     BudgetConfig,
     ComparisonsConfig,
+    FactorConfig,
+    LevelConfig,
     PaperConfig,
     RowConfig,
     SeedsConfig,
@@ -229,7 +231,13 @@ def test_the_page_on_studies_has_every_key_of_an_archive(folders: list[Path]) ->
 def test_the_page_on_studies_has_every_key() -> None:
     page = tables((REFERENCE / "study-file.md").read_text())[""]
     sections = {"rows": RowConfig, "budgets": BudgetConfig, "paper": PaperConfig}
-    sections |= {"seeds": SeedsConfig, "comparisons": ComparisonsConfig, "target": TargetConfig, "batches": BatchConfig}
+    sections |= {
+        "factor": FactorConfig,
+        "seeds": SeedsConfig,
+        "comparisons": ComparisonsConfig,
+        "target": TargetConfig,
+        "batches": BatchConfig,
+    }
 
     def named() -> Iterator[str]:
         for key in StudyConfig.model_fields:
@@ -238,7 +246,10 @@ def test_the_page_on_studies_has_every_key() -> None:
                 if key in ("rows", "budgets", "batches")
                 else f"{key}."
             )
-            yield from [below + name for name in sections[key].model_fields] if key in sections else [key]
+            names = [*sections[key].model_fields] if key in sections else []
+            if key == "factor":
+                names = ["name", *(f"levels.NAME.{name}" for name in LevelConfig.model_fields)]
+            yield from [below + name for name in names] or [key]
 
     assert set(page) == set(named())
 

@@ -17,7 +17,7 @@ from neumann.data import facts
 from neumann.errors import UserError
 from neumann.store import find
 from neumann.store.provenance import provenance
-from neumann.studies.analysis import _data, analyse, edge
+from neumann.studies.analysis import _data_of, analyse, edge
 from neumann.studies.collect import collect
 from neumann.studies.conditions import ONE_VALUE
 from neumann.studies.plan import EVALUATION, TUNING, Study, load_study
@@ -434,17 +434,19 @@ def test_a_run_that_ends_after_the_listing_of_a_phase_is_found_when_it_is_read_a
 
 
 def test_the_report_says_that_test_images_are_trained_on(tmp_path: Path) -> None:
-    """`_data` is what the report prints of the data; the images are real ones."""
+    """`_data_of` is what the report prints of the data; the images are real ones."""
     root = tmp_path / "set"
     for number in range(16):
         folder = root / ("train", "test")[number // 8] / ("cat", "dog")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 4), (9 * number, 0, 0)).save(folder / f"{number}.png")
     section = {"kind": "image_folder", "root": str(root)}
-    assert _data(facts(section), section).endswith("test is the folder test/")
+    assert _data_of(facts(section), section).endswith("test is the folder test/")
     for file in (root / "train" / "cat").iterdir():  # three are trained on, one is cut for validation
         shutil.copy(file, root / "test" / "cat" / f"copy-{file.name}")
-    assert _data(facts(section), section).endswith("test is the folder test/, 3 of its images are training images too")
+    assert _data_of(facts(section), section).endswith(
+        "test is the folder test/, 3 of its images are training images too"
+    )
 
 
 def test_no_interval_holds_an_error_that_cannot_be(study: Study) -> None:

@@ -36,7 +36,7 @@ KEY = "0123456789012345678901234567890123456789"
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     from neumann.studies.report.figures.svg import Drawing
 
-    drawn = {name: Drawing(b"", b"", b"", "nothing", empty=True) for name in ("errors", "curves", "tuning")}
+    drawn = {name: Drawing(b"", b"", b"", "nothing", empty=True) for name in ("forest", "errors", "curves", "tuning")}
     monkeypatch.setattr("neumann.studies.report.figures.draw", lambda results: drawn)
 
 

@@ -130,7 +130,7 @@ def test_report_in_a_browser(tmp_path: Path) -> None:
         assert report["loaded"] == []
         assert len(report["tables"]) >= 5
         assert all(height > 100 for height in report["drawn"])
-    assert len(reports["all-390"]["drawn"]) == 3
+    assert len(reports["all-390"]["drawn"]) == 4
     assert "CONSOLE" not in done.stderr
 
 

@@ -418,7 +418,7 @@ def test_hostile_text_is_text(reports: dict[str, tuple[StudyResults, Path]]) -> 
     written = (folder / "table.md").read_text()
     tables = [part.splitlines() for part in written.split("\n\n") if part.startswith("|")]
     columns = [{len(re.findall(r"(?<!\\)\|", line)) for line in table} for table in tables]
-    assert columns == [{12}, {7}, {7}]  # the main table, outcomes, what the target took
+    assert columns == [{9}, {4}, {11}, {7}, {7}]  # claims, the paper's, the main table, outcomes, what the target took
     assert "<script" not in written
     out = io.StringIO()
     print_main_table(Console(file=out, width=400), results)
