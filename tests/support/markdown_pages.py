@@ -85,6 +85,7 @@ def run_page(page: Path, only: list[Block] | None = None) -> PageRun:
             path = Path(block.title)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block.code)
+            sys.modules.pop(path.stem, None)  # another page's module of that name, which this process has imported
         elif block.language == "python":
             with contextlib.redirect_stdout(io.StringIO()) as out:
                 exec(compile("\n" * block.line + block.code, str(page), "exec"), run.names)
