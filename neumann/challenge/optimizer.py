@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,7 +27,8 @@ def challenger_of(
 ) -> Challenger:
     """Return the optimizer called ``target`` with its constructor's defaults and the user's ``optimizer.KEY=VALUE``.
 
-    Raises UserError where it cannot be imported, is not an optimizer, or has no such setting.
+    Raises UserError where it cannot be imported, is not an optimizer, or has no such setting, and where one is given
+    that the ``space`` tunes.
     """
     found = locate(target, "the optimizer")
     if not (isinstance(found, type) and issubclass(found, Optimizer)):
@@ -38,6 +40,8 @@ def challenger_of(
         key = key_of(word).removeprefix("optimizer.")
         if key not in known:
             raise UserError(f"{word}: {target} has no such setting: {did_you_mean(key, known)}")
+        if key in space:
+            raise UserError(f"'{word}' and --space both set {key}: leave out one of the two")
         settings[key] = plain_value(word)
     settings |= {key: values[len(values) // 2] for key, values in space.items() if key in known}
     if lacking := missing(found, settings):
@@ -60,7 +64,12 @@ def maker(challenger: Challenger) -> Make:
 
 
 def refuse_values(challenger: Challenger, make: Make) -> None:
-    """Raise UserError for a setting of the space that the optimizer's constructor refuses."""
+    """Raise UserError for a value that is not finite, and a setting that the optimizer's constructor refuses."""
+    for key, values in {**{key: [one] for key, one in challenger.settings.items()}, **challenger.space}.items():
+        for value in values:
+            if isinstance(value, float) and not math.isfinite(value):
+                where = "--space " if key in challenger.space else "optimizer."
+                raise UserError(f"{where}{key}={as_yaml(value)} is not a finite number")
     for setting in settings_of(challenger.space, None):
         try:
             make(Problem().params, **setting)

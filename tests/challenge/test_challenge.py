@@ -125,6 +125,12 @@ def test_the_same_challenge_goes_on_and_another_is_refused(capsys: pytest.Captur
         (["signs.SignMomentum", "--name", "sgd"], "'sgd' is the name of a baseline"),
         (["signs.SignMomentum", "--name", "a/b"], "use letters, digits and _"),
         (["signs.SignMomentum", "optimizer.moment=1"], "has no such setting: did you mean 'momentum'?"),
+        (["signs.SignMomentum", "--space", "lr=0.1,nan"], "--space lr=nan is not a finite number"),
+        (["signs.SignMomentum", "optimizer.momentum=inf"], "optimizer.momentum=inf is not a finite number"),
+        (
+            ["signs.SignMomentum", "--space", "momentum=0.5,0.9", "optimizer.momentum=0.3"],
+            "'optimizer.momentum=0.3' and --space both set momentum: leave out one of the two",
+        ),
         (["signs.SignMomentum", "batch.size=8"], "'batch.size=8' may change what a study finds"),
         ([], "takes an optimizer: its class, as package.module.Class"),
     ],
