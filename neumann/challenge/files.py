@@ -25,6 +25,7 @@ from neumann.studies.definition import find_study, read_study, settings_of
 
 BASELINES = "baselines"  # the study whose rows and archive every challenge takes
 AGAINST = "nesterov"  # the row that the challenger is compared with first
+OF_THE_BASELINES = ("Only the rate is tuned", "Device-seconds")  # limits that are not the challenger's
 FACTORS = (0.1, 0.3, 1.0, 3.0)  # of the constructor's own rate, where no space is named
 
 
@@ -144,6 +145,13 @@ def _study(bank: Mapping[str, Any], challenger: Challenger, against: str) -> dic
         },
     }
     study.pop("budgets", None)
+    tuned = ", ".join(challenger.space)
+    study["limits"] = [limit for limit in study.get("limits", []) if not limit.startswith(OF_THE_BASELINES)] + [
+        f"Of the baselines only the rate was tuned, over as many values; their other settings are the defaults of each "
+        f"optimizer's YAML. Of {label} {tuned} was chosen, and its other settings are as its file says.",
+        "Device-seconds of the baselines are those of the machine that trained them, at its load then: beside those of "
+        f"{label} they say nothing of the optimizers.",
+    ]
     return study
 
 

@@ -123,7 +123,7 @@ def _with_misses(effect: Effect, verdict: Verdict, ours: str, other: str, of: st
     said = {
         "better": f"{ours} is better than {other} in {of}",
         "worse": f"{ours} is worse than {other} in {of}",
-        "diverged": f"Not answered: at no seed did both {ours} and {other} reach the target",
+        "missed": f"Not answered: at no seed did both {ours} and {other} reach the target",
         "pilot": f"A pilot has no verdict. {ours} against {other} in {of}",
     }.get(verdict.answer, f"Which of {ours} and {other} is better in {of}, if either is, is undecided")
     said += f": of {effect.over} evaluation seeds {a} of {ours} and {b} of {other} missed the target"
@@ -167,7 +167,7 @@ def _short(effect: Effect, verdict: Verdict, ours: str, other: str, of: str) -> 
     what = "diverged in" if of == measure(ERROR) else "missed in"
     lost = [f"{len(s)} {what} {label}" for label, s in ((ours, effect.lost_a), (other, effect.lost_b)) if s]
     counted = f"n = {effect.n}" + (f" of {effect.over} ({', '.join(lost)})" if lost else "")
-    said = "not answered" if verdict.answer == "diverged" else verdict_text(verdict)
+    said = "not answered" if verdict.answer in ("diverged", "missed") else verdict_text(verdict)
     if effect.value is None or effect.test == "log-rank test":
         return f"{said}, {of}, {counted}"
     bounds = f"95 % interval {effect_interval(effect)}"

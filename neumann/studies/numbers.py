@@ -132,6 +132,7 @@ def verdict_text(verdict: Verdict) -> str:
         "negligible": "different but negligible",
         "undecided": undecided,
         "pilot": "no verdict (pilot)",
+        "missed": "not answered (target missed)",
     }.get(verdict.answer, verdict.answer)
 
 

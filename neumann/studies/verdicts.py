@@ -27,6 +27,7 @@ Answer = Literal[
     "worse by the margin",
     "undecided",
     "diverged",
+    "missed",
     "pilot",
 ]
 
@@ -90,7 +91,8 @@ def decide(
       the same: there, and too small to matter.
     - "better", "worse": told from no effect, and the interval holds effects smaller and larger than the margin.
     - "undecided": none of these. It is not equality.
-    - "diverged": no seed is left at which both rows have a value, and nothing else tells them apart.
+    - "diverged": no seed is left at which both rows have a value, and nothing else tells them apart. "missed" where
+      the value is the cost of reaching a target.
 
     ``adjusted_p``, Holm's, takes the place of the effect's own in a family. Without ``against_margin`` the answer is
     "better", "worse" or "undecided", by p alone: intervals that are not adjusted say nothing of a family. A ``pilot``
@@ -134,7 +136,9 @@ def _without_sizes(effect: Effect, p: float | None, alpha: float) -> Answer:
     told = _by_p(effect, p, alpha)
     if (told == "better" and a <= b) or (told == "worse" and a >= b):
         return told
-    return "undecided" if effect.n else "diverged"
+    if effect.n:
+        return "undecided"
+    return "missed" if effect.scale == "log ratio" else "diverged"
 
 
 def _by_p(effect: Effect, p: float | None, alpha: float) -> Answer:

@@ -86,6 +86,8 @@ def test_the_study_has_the_baselines_and_ones_own(capsys: pytest.CaptureFixture[
     optimizer = yaml.safe_load((folder / "conf/optimizer/signmomentum.yaml").read_text())
     assert optimizer == {"_target_": "signs.SignMomentum", "lr": 0.01, "momentum": 0.8, "weight_decay": 0.0}
     assert "to train: 12 runs" in out
+    assert not any(limit.startswith(("Only the rate is tuned", "Device-seconds are")) for limit in study.limits)
+    assert any("Of SignMomentum lr was chosen" in limit for limit in study.limits)
 
 
 @pytest.mark.medium

@@ -240,6 +240,17 @@ def test_no_verdict_ignores_divergence(
     assert decide(relative(one, a, b), Margin(0.05, True)).answer == answer
 
 
+def test_a_target_that_no_pair_reached_is_missed_and_no_divergence() -> None:
+    ours = {i: Way(i == 0, {"steps": 500.0}) for i in range(3)}
+    other = {i: Way(False, {"steps": 500.0}) for i in range(3)}
+    effect = cost_effect(ours, other, "steps")
+    assert effect is not None
+    assert effect.n == 0
+    verdict = decide(effect, Margin(0.1, True))
+    assert verdict.answer == "missed"
+    assert verdict_text(verdict) == "not answered (target missed)"
+
+
 def test_missed_targets_say_nothing_of_the_margin() -> None:
     ways = [{i: Way(v is not None, {"steps": v or 500.0}) for i, v in enumerate(row)} for row in (
         [100.0] * 10, [*[300.0] * 8, None, None],

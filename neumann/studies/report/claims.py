@@ -108,6 +108,12 @@ def claims_caption(results: StudyResults) -> str:
         "does, adjusted together by Holm's method. n: seeds with a value in both rows; r: correlation of their test "
         "errors by seed."
     )
+    if results.pilot:
+        said = (
+            "Every comparison, paired by seed; negative where the first row does better. This budget is a pilot, which "
+            "has neither verdicts nor p. n: seeds with a value in both rows; r: correlation of their test errors by "
+            "seed."
+        )
     return f"{said} The paper's effect is that of its own numbers." if results.paper else said
 
 

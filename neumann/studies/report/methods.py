@@ -52,17 +52,22 @@ def _search(results: StudyResults) -> str:
         return f"Nothing was tuned. Each row was trained with {_seeds(seeds)} of initialisation and data order."
     said = f"Each row had {trials} trials: {told}."
     if results.grid:
+        equal = ", and those at equal settings where these are compared" if _at_equal(results) else ""
         how = f"the fewest {measure(results.least)}" if results.least else "the lowest validation error after training"
         return (
             f"{said} Every one of {seeds} seeds of initialisation and data order trained all of them and chose its own "
-            f"setting by {how}, so that the {seeds} replicates repeat the search too. Runs that were not chosen were "
-            "never scored on the test images."
+            f"setting by {how}, so that the {seeds} replicates repeat the search too. No choice looked at the test "
+            f"images: on them only the chosen runs count{equal}."
         )
     return (
         f"{said} The setting with the lowest mean validation error over {_seeds(len(results.tuning_seeds))} was chosen "
-        f"for all others; runs that tuned were never scored on the test images. Each row was then trained at its "
+        f"for all others, and no choice looked at the test images. Each row was then trained at its "
         f"setting with {_seeds(seeds)} that no choice had seen."
     )
+
+
+def _at_equal(results: StudyResults) -> bool:
+    return any(c.settings for c in results.comparisons)
 
 
 def _comparison(results: StudyResults) -> str:

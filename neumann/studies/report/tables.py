@@ -197,10 +197,11 @@ def missing_sentence(results: StudyResults) -> str:
 def caption(results: StudyResults) -> str:
     """Return what the main table measures: n, units, and what interval and p are."""
     seeds = len(results.evaluation_seeds)
+    kind = "p is as it is for the primary comparison, Holm-adjusted for the others. "
     return (
         f"Error on {either(results.test_images)} test images after {epochs_text(results)}, mean over "
         f"{seeds} {'seed' if seeds == 1 else 'seeds'} with its 95 % t interval, cut off at 0 and 100 %; n: runs that "
-        f"finished. {_effects_told(results)} p is as it is for the primary comparison, Holm-adjusted for the others. "
+        f"finished. {_effects_told(results)} {'' if results.pilot else kind}"
         f"Losses are in nats.{_equal_told(results)}"
     )
 
