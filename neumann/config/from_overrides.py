@@ -79,13 +79,17 @@ def unread_scales(jobs: Sequence[Sequence[str]], config_dirs: Sequence[str] = ()
     So is timing.ramp with a schedule that has no warm-up. Runs of several optimizers may share what some of them read.
     """
     unread: dict[str, bool] = {}
+    texts: dict[tuple[str, ...], str] = {}  # by the words that may decide what is read
     with composing(config_dirs) as composer:
+        followed = {*composer.groups, *FOLLOWS.values()}
         for overrides in jobs:
             given = [word for word in overrides if key_of(word) in FOLLOWS]
             if any(unread.get(word, True) for word in given):
-                text = as_text(OmegaConf.to_container(composer.compose(overrides)[0]))
+                deciding = tuple(w for w in overrides if key_of(w) in followed or "${" in w)
+                if deciding not in texts:
+                    texts[deciding] = as_text(OmegaConf.to_container(composer.compose(overrides)[0]))
                 for word in given:
-                    is_read = re.search(rf"\$\{{[^}}]*\b{re.escape(key_of(word))}\b", text)
+                    is_read = re.search(rf"\$\{{[^}}]*\b{re.escape(key_of(word))}\b", texts[deciding])
                     unread[word] = unread.get(word, True) and not is_read
     return [word for word, alone in unread.items() if alone]
 

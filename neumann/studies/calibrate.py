@@ -22,7 +22,7 @@ from neumann.store.folder import RunFolder
 from neumann.studies.calibration import DESIGNS, Rates
 from neumann.studies.compared import compare
 from neumann.studies.curves import errors_along
-from neumann.studies.effects import Effect, Way, way
+from neumann.studies.effects import Way, way
 from neumann.studies.grid import Ended, Measured, best, cheapest, mean_over, middle
 from neumann.studies.results import COSTS, ERROR
 from neumann.studies.statistics import smallest_detectable_effect
@@ -123,22 +123,15 @@ def rates(
     for _ in range(studies):
         seeds = draw.sample(sorted(pool), 2 * count)
         a, b = (row(pool, settings, design, outcome, its) for its in (seeds[:count], seeds[count:]))
-        false += _told(a, b, outcome).p <= ALPHA
-        seen = _told(planted(a, size), b, outcome)
-        found += seen.p <= ALPHA and seen.side < 0
+        false += _side_told(a, b, outcome) != 0
+        found += _side_told(planted(a, size), b, outcome) < 0
     return Rates(design, outcome, n, studies, len(pool), len(settings), false / studies, size, POWER, found / studies)
 
 
-@dataclass(frozen=True)
-class _Seen:
-    p: float
-    side: int
-
-
-def _told(a: Measured, b: Measured, outcome: str) -> _Seen:
+def _side_told(a: Measured, b: Measured, outcome: str) -> int:
+    """Return -1 where ``a`` is told from ``b`` as the better row, 1 as the worse one, 0 where nothing is told."""
     effect = compare(a, b, outcome, Margin(0.1, True), ALPHA).judged
-    assert isinstance(effect, Effect)
-    return _Seen(1.0 if effect.p is None else effect.p, effect.side)
+    return effect.side if effect is not None and effect.p is not None and effect.p <= ALPHA else 0
 
 
 def _detectable(pool: Pool, settings: Sequence[Mapping[str, Any]], design: str, outcome: str, n: int) -> float:

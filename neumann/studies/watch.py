@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from neumann.fitting import say
+from neumann.processes.signals import listening
 from neumann.store import RunFolder, archive
 from neumann.studies import stamp
 from neumann.studies.plan import Study, load_study
@@ -33,31 +34,37 @@ def watch(
     no_archive: bool = False,
     console: Console,
 ) -> int:
-    """Render the report of ``name`` whenever one of its runs changes, until all are over or Ctrl-C; return 0.
+    """Render the report of ``name`` whenever a run changes, until all are over or a signal stops it; return 0.
 
     The parameters are those of `neumann.studies.run.report`. Raises UserError as that does.
     """
     words = checked(overrides)
     seen, first = "", True
     try:
-        while True:
-            one = load_study(name, budget, words, config_dirs, uses_archive=not no_archive)
-            now, begun = _state(one), time.monotonic()
-            if now != seen:
-                seen = now
-                made = rendered(one, refresh=EVERY_S)
-                if made.incomplete is None:
-                    break
-                if first:
-                    say(console, f"watched: {made.folder / REPORT}; Ctrl-C ends it, and no run")
-                first = False
-                say(console, f"{time.strftime('%H:%M:%S')}  {made.incomplete}")
-            time.sleep(max(EVERY_S, SHARE * (time.monotonic() - begun)))
+        with listening(_end):
+            while True:
+                one = load_study(name, budget, words, config_dirs, uses_archive=not no_archive)
+                now, begun = _state(one), time.monotonic()
+                if now != seen:
+                    seen = now
+                    made = rendered(one, refresh=EVERY_S)
+                    if made.incomplete is None:
+                        break
+                    if first:
+                        say(console, f"watched: {made.folder / REPORT}; Ctrl-C ends it, and no run")
+                    first = False
+                    say(console, f"{time.strftime('%H:%M:%S')}  {made.incomplete}")
+                time.sleep(max(EVERY_S, SHARE * (time.monotonic() - begun)))
     except KeyboardInterrupt:
         say(console, "no longer watched")
     made = rendered(load_study(name, budget, words, config_dirs, uses_archive=not no_archive))
     print_end(console, made)
     return 0
+
+
+def _end(number: int) -> None:
+    """End the watch at any signal that asks to stop, as at Ctrl-C: a page that nobody renders is not to reload."""
+    raise KeyboardInterrupt
 
 
 def _state(study: Study) -> str:

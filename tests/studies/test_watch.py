@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,10 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
+def terminate() -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
 def test_the_page_reloads_itself_until_the_study_is_finished(
     runs: list[PlannedRun], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,13 +101,14 @@ def test_the_page_reloads_itself_until_the_study_is_finished(
     assert PAGE.stat().st_mtime_ns == before  # it was stamped
 
 
-def test_ctrl_c_leaves_the_ordinary_page_of_what_is_there(
-    runs: list[PlannedRun], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("stop", [interrupt, terminate])
+def test_a_stop_leaves_the_ordinary_page_of_what_is_there(
+    stop: Callable[[], None], runs: list[PlannedRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finish(runs[0], 0.2)
     assert main(["report", "mine"]) == 0
     ordinary = PAGE.read_bytes()
-    sleeping(monkeypatch, iter([interrupt]))
+    sleeping(monkeypatch, iter([stop]))
     assert main(["report", "mine", "--watch"]) == 0
     assert PAGE.read_bytes() == ordinary
 

@@ -213,8 +213,11 @@ def test_it_trains_with_every_solver_and_in_bfloat16(precision: str, solver: str
         result, folder = train("optimizer=two_loop_neumann", *words, "batch.max_per_device=32")
     assert result["validation"]["held"]["loss"] < (2.3 if solver == "cg" else 1.6)  # ln 10 is chance
     counted = [m["gradient_evaluations"] for m in folder.read_measurements()]
-    assert counted == [90, 180] if solver == "series" else counted[1] <= 36 * 9
-    assert solver != "series_exact" or counted == [18 * 9, 36 * 9]
+    if solver == "cg":  # which stops early where the curvature is not positive
+        assert 36 <= counted[1] <= 36 * 9
+    else:
+        a_step = {"series": 5, "series_exact": 9}[solver]
+        assert counted == [18 * a_step, 36 * a_step]
 
 
 def test_its_cost_has_every_gradient() -> None:
