@@ -26,7 +26,7 @@ from neumann.studies.verdicts import seeds_for
 
 TUNING, EVALUATION = "tuning", "evaluation"  # the two phases, and the roles of their runs
 EQUAL = "equal settings"  # the role of a grid's further runs of the second phase, which no seed has chosen
-KEPT = "checkpoint=last"  # so that a grid's run that is chosen goes on to the test alone
+KEPT = "checkpoint.keep=last"  # so that a grid's run that is chosen goes on to the test alone
 UNTESTED = "trainer.test=false"  # a run that chooses is not scored on the test images
 PRECISION = "trainer.precision"
 ON_THE_PAGE = ("output=", "data.")  # command-line overrides that a report shows

@@ -24,6 +24,7 @@ from neumann.config.override_text import key_of, value_of
 from neumann.errors import UserError, printable
 from neumann.fitting import padded, say, text_of
 from neumann.folders import folder_of, left_out_if_refused
+from neumann.processes.beside import beside
 from neumann.store.code_digests import targets_of
 from neumann.store.files import replace_file
 from neumann.store.folder import OVER, make_folder
@@ -35,6 +36,7 @@ from neumann.studies.earlier import lost_runs, stands_on
 from neumann.studies.notes import notes_on, precision_taken_over, print_archive, print_lost, print_notes
 from neumann.studies.plan import Study, load_study, refuse_package
 from neumann.studies.printed_plan import print_cost, print_plan
+from neumann.studies.report import preload
 from neumann.studies.results import StudyResults, TuningTrial
 from neumann.studies.schema import FULL
 from neumann.studies.study_run import StudyRun
@@ -175,7 +177,9 @@ def rendered(one: Study, refresh: int | None = None) -> Rendered:
 
 
 def _read(one: Study) -> tuple[StudyRuns, StudyResults]:
-    runs = collect(one)
+    collected = beside(collect, one)
+    preload()  # meanwhile
+    runs = collected()
     return runs, analyse(runs)
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from neumann.errors import UserError, printable
 from neumann.fitting import say
+from neumann.processes.beside import beside
 from neumann.store.files import read_json, write_json
 from neumann.store.folder import make_folder
 from neumann.store.new_folder import check_free
@@ -21,6 +22,7 @@ from neumann.store.selection import Selection, select
 from neumann.store.vouching import is_edited, sealed
 from neumann.studies import stamp
 from neumann.studies.notes import print_notes
+from neumann.studies.report import preload
 from neumann.studies.sweep import EXPLORATORY, SweepResults, group, results
 from neumann.studies.sweep_commands import repeat_words
 from neumann.studies.sweep_runs import read_runs
@@ -92,6 +94,8 @@ def _results(chosen: Selection, patterns: Sequence[str], command: str, against: 
             f"none of these runs can be used: {printable(left_out[0].folder)}: {printable(left_out[0].why)}"
         )
     groups, columns = group(runs)
+    words = beside(repeat_words, groups, columns.keys)
+    preload()  # meanwhile
     return results(
         groups,
         columns,
@@ -99,7 +103,7 @@ def _results(chosen: Selection, patterns: Sequence[str], command: str, against: 
         name=_name(chosen, patterns),
         patterns=patterns,
         against=against,
-        words=repeat_words(groups, columns.keys),
+        words=words(),
         again=command,
     )
 

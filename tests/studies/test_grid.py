@@ -112,7 +112,7 @@ def test_every_seed_chooses_its_own_and_is_tested_there_alone() -> None:
         phases.append([(run.planned.role, run.planned.row, rate(run.planned), run.planned.seed) for run in runs])
         for run in runs:
             words = run.planned.overrides
-            assert ("trainer.test=false" in words) == ("checkpoint=last" in words) == (run.planned.role == TUNING)
+            assert ("trainer.test=false" in words) == ("checkpoint.keep=last" in words) == (run.planned.role == TUNING)
         trained(study, runs, trials)
 
     results = analyse(collect(study, train))

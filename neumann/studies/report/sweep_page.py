@@ -6,7 +6,7 @@ The same results give the same bytes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from neumann.fitting import print_table
+from neumann.processes.beside import beside
 from neumann.store.code_digests import listed
 from neumann.store.files import replace_file
 from neumann.studies.numbers import (
@@ -92,17 +93,24 @@ def render(results: SweepResults, folder: Path) -> list[Path]:
 
 
 def _draw(results: SweepResults) -> dict[str, Drawing]:
+    curves = beside(_figures, results, ["curves"])  # half of the work, for another core
+    others = _figures(results, ["errors", *(["rates"] if results.rates else [])])
+    return {"errors": others.pop("errors"), **curves(), **others}
+
+
+def _figures(results: SweepResults, names: Sequence[str]) -> dict[str, Drawing]:
     from neumann.studies.report.figures.curves import curve_figure
     from neumann.studies.report.figures.errors import error_figure
     from neumann.studies.report.figures.svg import style
     from neumann.studies.report.figures.tuning import tuning_figure
 
-    rows = _drawn(results.rows)
+    figures: dict[str, Callable[[], Drawing]] = {
+        "errors": lambda: error_figure(results, _drawn(results.rows), MEASURE),
+        "curves": lambda: curve_figure(results, _drawn(results.rows)),
+        "rates": lambda: tuning_figure(_drawn(results.rates)),
+    }
     with style():
-        drawings = {"errors": error_figure(results, rows, MEASURE), "curves": curve_figure(results, rows)}
-        if results.rates:
-            drawings["rates"] = tuning_figure(_drawn(results.rates))
-    return drawings
+        return {name: figures[name]() for name in names}
 
 
 def _drawn(rows: Sequence[RowResult]) -> list[RowResult]:
