@@ -67,9 +67,13 @@ class FrozenNetwork:
             return type(value)(self.cast(one) for one in value)
         return value
 
-    def __call__(self, inputs: Any) -> Any:
-        """Return the network's output at the copied weights; within :meth:`differentiable` alone."""
-        return functional_call(self.model, {**self._tensors, **self.parameters}, (inputs,))
+    def __call__(self, inputs: Any, parameters: Mapping[str, Tensor] | None = None) -> Any:
+        """Return the network's output at the copied weights; within :meth:`differentiable` alone.
+
+        With ``parameters`` at these instead, by name, of the same shapes.
+        """
+        held = self.parameters if parameters is None else parameters
+        return functional_call(self.model, {**self._tensors, **held}, (inputs,))
 
     @contextmanager
     def differentiable(self) -> Iterator[None]:

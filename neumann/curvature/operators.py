@@ -28,6 +28,9 @@ class CurvatureOperator(ABC):
     graph is kept from product to product, so that each takes the time of about two gradients; of several it is made
     anew for each, which takes that of about three.
 
+    :meth:`gradient` is the gradient of the same loss, there or at other weights, so that differences of gradients can
+    be set against products.
+
     Make one by :func:`hessian_operator` or :func:`gauss_newton_operator`.
     """
 
@@ -50,11 +53,32 @@ class CurvatureOperator(ABC):
         """The device of the weights, of vectors and of products."""
         return self._network.device
 
-    def __matmul__(self, vector: Tensor) -> Tensor:
+    def gradient(self, displacement: Tensor | None = None) -> Tensor:
+        """Return the gradient [n] of the mean loss at the weights, or at the weights + ``displacement`` [n].
+
+        The statistics of batch norm are those that the operator holds. Raises ValueError for another shape.
+        """
+        moved = [p.detach() for p in self._parameters]
+        if displacement is not None:
+            moved = [p + part for p, part in zip(moved, self._parts_of(displacement), strict=True)]
+        held = {name: p.requires_grad_() for name, p in zip(self._network.parameters, moved, strict=True)}
+        total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
+        with self._network.differentiable():
+            for (inputs, targets), share in zip(self._batches, self._shares, strict=True):
+                loss = self._mean_loss(self._network(inputs, held), targets)
+                parts = grad(loss, list(held.values()), materialize_grads=True)
+                total.add_(torch.cat([part.reshape(-1) for part in parts]), alpha=share)
+        return total
+
+    def _parts_of(self, vector: Tensor) -> list[Tensor]:
+        """Return ``vector`` [n] as a tensor of each parameter's shape. Raises ValueError for another shape."""
         if vector.shape != (self.size,):
             raise ValueError(f"the vector has shape {list(vector.shape)}, and the operator takes [{self.size}]")
         parts = vector.to(self.device, self.dtype).split([p.numel() for p in self._parameters])
-        direction = [part.reshape(p.shape) for part, p in zip(parts, self._parameters, strict=True)]
+        return [part.reshape(p.shape) for part, p in zip(parts, self._parameters, strict=True)]
+
+    def __matmul__(self, vector: Tensor) -> Tensor:
+        direction = self._parts_of(vector)
         total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
         with self._network.differentiable():
             for (inputs, targets), share in zip(self._batches, self._shares, strict=True):

@@ -22,10 +22,11 @@ __all__ = ["Drawing", "draw"]
 
 def draw(results: StudyResults) -> dict[str, Drawing]:
     """Return every figure of the study by its name; one without data says so."""
-    dear = ["tuning", *(["scaling"] if results.scaling else [])]  # about half of the work, for another core
-    others = beside(_drawn, results, dear)
-    drawings = _drawn(results, ["forest", "errors", "curves"]) | others()
-    return {name: drawings[name] for name in FIGURES if name in drawings}
+    names = [name for name in FIGURES if name != "scaling" or results.scaling]
+    half = ["tuning", "scaling" if results.scaling else "curves"]  # of the work, for another core
+    others = beside(_drawn, results, half)
+    drawings = _drawn(results, [name for name in names if name not in half]) | others()
+    return {name: drawings[name] for name in names}
 
 
 def _drawn(results: StudyResults, names: Sequence[str]) -> dict[str, Drawing]:
