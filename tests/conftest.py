@@ -35,6 +35,7 @@ def kernel_library(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
 @pytest.fixture(autouse=True)
 def _own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel_library: Path | None) -> None:
     monkeypatch.setenv("NEUMANN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # against a power cut, not a killed process; 2 ms a file otherwise
     monkeypatch.setenv("TERM", "xterm-256color")  # a dumb one, as of many a CI, has no live view to test
     if kernel_library is not None:
         (tmp_path / "cache").mkdir()

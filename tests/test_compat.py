@@ -13,10 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import omegaconf.base
 import pytest
 from hydra import compose as hydra_compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from omegaconf.errors import GrammarParseError
 
 import neumann
 from neumann import compat
@@ -31,6 +33,7 @@ PRIVATE: list[tuple[str | None, str, str, list[str] | None]] = [
     ("hydra-core", "hydra._internal.utils", "create_config_search_path", ["search_path_dir"]),
     ("hydra-core", "hydra._internal.hydra", "Hydra.create_main_hydra2", ["task_name", "config_search_path"]),
     ("hydra-core", "hydra.core.override_parser.types", "Override._get_value_element_as_str", ["value", "space_after_sep"]),
+    ("omegaconf", "omegaconf.base", "parse", ["value", "parser_rule", "lexer_mode"]),
     ("omegaconf", "omegaconf", "DictConfig._get_node", None),
     ("omegaconf", "omegaconf", "Node._is_missing", ["self"]),
     ("omegaconf", "omegaconf", "Node._is_none", ["self"]),
@@ -68,6 +71,20 @@ def test_values_are_set_as_hydra_sets_them() -> None:
     OmegaConf.set_struct(config, True)
     compat.set_values([PARSER.parse_override("a.b=2"), PARSER.parse_override("++free.c=[1,x]")], config)
     assert config == {"a": {"b": 2}, "free": {"c": [1, "x"]}}
+
+
+def test_a_text_is_parsed_once_and_resolved_anew() -> None:
+    compat.keep_parsed()
+    compat.keep_parsed()  # it is not wrapped twice
+    texts = {"a": 1, "b": "${a} and ${oc.select:${c}}", "c": "a"}
+    first, second = OmegaConf.create(texts), OmegaConf.create(texts | {"a": 2, "c": "c"})
+    omegaconf.base.parse.cache_clear()
+    said = [OmegaConf.to_container(each, resolve=True)["b"] for each in (first, second, first)]
+    assert said == ["1 and 1", "2 and c", "1 and 1"]
+    known = omegaconf.base.parse.cache_info()
+    assert (known.misses, known.hits) == (1, 2)
+    with pytest.raises(GrammarParseError):
+        OmegaConf.to_container(OmegaConf.create({"a": "${b"}), resolve=True)
 
 
 def test_hydra_takes_its_files_from_our_source(tmp_path: Path) -> None:
