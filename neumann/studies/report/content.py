@@ -71,7 +71,8 @@ def design(results: StudyResults) -> str:
     seeds, tuning = len(results.evaluation_seeds), len(results.tuning_seeds)
     said = f"{results.data}. {epochs_text(results)}, "
     if results.grid:
-        said += f"every setting on each of {seeds} seeds, each of which chose its own by {chosen_by(results)} "
+        each = "one seed, which" if seeds == 1 else f"each of {seeds} seeds, each of which"
+        said += f"every setting on {each} chose its own by {chosen_by(results)} "
         said += f"({validation}) and is compared on {test}."
     else:
         said += f"tuned on validation error ({validation}, {tuning} seed{'' if tuning == 1 else 's'} a setting), "

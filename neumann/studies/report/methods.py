@@ -54,10 +54,11 @@ def _search(results: StudyResults) -> str:
     if results.grid:
         equal = ", and those at equal settings where these are compared" if _at_equal(results) else ""
         how = f"the fewest {measure(results.least)}" if results.least else "the lowest validation error after training"
+        repeated = "" if seeds == 1 else f", so that the {seeds} replicates repeat the search too"
+        who = "One seed" if seeds == 1 else f"Every one of {seeds} seeds"
         return (
-            f"{said} Every one of {seeds} seeds of initialisation and data order trained all of them and chose its own "
-            f"setting by {how}, so that the {seeds} replicates repeat the search too. No choice looked at the test "
-            f"images: on them only the chosen runs count{equal}."
+            f"{said} {who} of initialisation and data order trained all of them and chose its own setting by "
+            f"{how}{repeated}. No choice looked at the test images: on them only the chosen runs count{equal}."
         )
     return (
         f"{said} The setting with the lowest mean validation error over {_seeds(len(results.tuning_seeds))} was chosen "
