@@ -23,6 +23,7 @@ COMMANDS = (
     "runs pack",
     "evaluate",
     "curvature",
+    "lr-range",
     "predict",
     "export",
     "challenge",

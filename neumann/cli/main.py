@@ -18,6 +18,7 @@ from neumann.cli import (
     curvature,
     evaluate,
     export,
+    lr_range,
     predict,
     report,
     study,
@@ -51,6 +52,7 @@ neumann challenge PKG.CLASS      compare an optimizer of yours with the baseline
 neumann runs                     list the runs that there are; show, compare, watch, clean, resume, ...
 neumann evaluate RUN [data=...]  score a run's weights again, or on another set: per class, confusion matrix
 neumann curvature RUN ...        the Hessian's extreme eigenvalues at runs' weights, and the μ and η they imply
+neumann lr-range OVERRIDE ...    between which learning rates an optimizer is stable, over seeds
 neumann predict RUN IMAGE ...    classes and probabilities of images, or of folders of them
 neumann export RUN               write a run's weights for timm and the Hugging Face Hub, with a model card
 neumann cache [--clear]          what is kept to save time, and its removal
@@ -80,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "runs": _runs,
         "evaluate": evaluate.main,
         "curvature": curvature.main,
+        "lr-range": lr_range.main,
         "predict": predict.main,
         "export": export.main,
         "cache": cache.main,
@@ -108,7 +111,17 @@ def _only_prints(words: Sequence[str]) -> bool:
     """Return whether all that a command does is to print, so that it ends where it cannot; others go on."""
     if list(words) in (["study"], ["report"]):  # they list the studies
         return True
-    works = [["train"], ["study"], ["report"], ["challenge"], ["worker"], ["evaluate"], ["curvature"], ["export"]]
+    works = [
+        ["train"],
+        ["study"],
+        ["report"],
+        ["challenge"],
+        ["worker"],
+        ["evaluate"],
+        ["curvature"],
+        ["export"],
+        ["lr-range"],
+    ]
     trains = words[:1] in works or words[:2] in (["runs", "resume"], ["runs", "mirror"], ["runs", "pack"])
     return not trains or bool({"-h", "--help", "-c", "--cfg", "--plan"} & set(words)) or asks_estimate(words)
 
@@ -153,7 +166,7 @@ def _run(
         if status == "interrupted":
             if whole_process:  # the process ends here, and a further Ctrl-C would only tear its clean-up
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
-            begins_anew = words[0] in ("evaluate", "curvature", "export", "predict") or words[:2] in (
+            begins_anew = words[0] in ("evaluate", "curvature", "export", "predict", "lr-range") or words[:2] in (
                 ["runs", "mirror"],
                 ["runs", "pack"],
             )

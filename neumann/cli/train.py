@@ -128,7 +128,7 @@ def train_one(spec: RunSpec) -> int:
         return _launch([spec], [""])
     if ranks is None and world_size(spec) > 1:
         return _train_in_processes(spec, console)
-    threads = _use_launch(spec, alone=ranks is None)
+    threads = use_launch(spec, alone=ranks is None)
     from neumann.training.run import run
 
     there = finished_result(spec) if ranks is not None and ranks.rank == 0 else None
@@ -140,7 +140,7 @@ def train_one(spec: RunSpec) -> int:
     return 0
 
 
-def _use_launch(spec: RunSpec, *, alone: bool) -> int | None:
+def use_launch(spec: RunSpec, *, alone: bool) -> int | None:
     """Obey the launch section for a run in this process, before torch is imported; return its number of threads.
 
     None leaves torch's own number. Where the run is ``alone``, its GPU is the first of launch.devices; ranks get theirs
