@@ -62,7 +62,7 @@ def _archived(wanted: str) -> str | None:
             *other, budget = archive.parent.relative_to(results).parts or (FULL,)
             asked = [str(file.parent / f"{other[0]}.yaml") if other else study]
             asked += ["--budget", budget] if budget != FULL else []
-            for signature, run in Archive.read(archive).runs.items():
+            for signature, run in Archive.read(archive, name).runs.items():
                 if signature.startswith(name) or name in (run.path.name, run.path.name.removesuffix(f"-{signature}")):
                     return (
                         f"{run.path.name} has no folder here: it is a run of {archive}, which holds results and no "

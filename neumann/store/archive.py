@@ -136,8 +136,11 @@ class Archive:
         return hashlib.sha256(held.encode()).hexdigest()[:16]
 
     @classmethod
-    def read(cls, file: Path) -> Archive:
+    def read(cls, file: Path, named: str | None = None) -> Archive:
         """Return what is in ``file``, nothing where it is missing.
+
+        With ``named`` lines that do not hold this text are passed over: to look for a name or a signature takes a tenth
+        of the time that reading all takes.
 
         Raises UserError where the system refuses to read it.
         """
@@ -148,6 +151,7 @@ class Archive:
         except OSError as error:
             require_absent(file, error)
             return cls(file, {}, [f"it cannot be read ({(error.strerror or str(error)).lower()})"])
+        wanted = json.dumps(named or "")[1:-1].encode()  # as `packed` writes it
         runs: dict[str, ArchivedRun] = {}
         left_out: dict[str, list[int]] = {}  # {why: lines}
         twice = set()
@@ -155,6 +159,8 @@ class Archive:
         try:
             for line in _lines(content):
                 count += 1
+                if wanted not in line:
+                    continue
                 try:
                     run = _run(_parsed(line))
                     if runs.setdefault(run.signature, run).digest != run.digest:

@@ -77,6 +77,20 @@ def test_what_is_packed_is_read_again() -> None:
     assert found.merged(runs).digest == found.digest
 
 
+def test_looking_for_one_parses_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [run(seed) for seed in range(5)]
+    Archive(FILE, {one.signature: one for one in runs}).write()
+    parsed: list[bytes] = []
+    real = archive._parsed
+    monkeypatch.setattr(archive, "_parsed", lambda line: (parsed.append(line), real(line))[1])
+    for wanted in (runs[3].signature[:6], runs[3].path.name):
+        parsed.clear()
+        assert list(Archive.read(FILE, wanted).runs) == [runs[3].signature]
+        assert len(parsed) == 1
+    assert Archive.read(FILE, "sgd-ü").runs == {}
+    assert len(Archive.read(FILE, None).runs) == 5
+
+
 def test_it_is_plain_text_for_any_tool_and_names_no_host() -> None:
     Archive(FILE, {}).merged([run(0), run(1)]).write()
     text = gzip.decompress(FILE.read_bytes()).decode()

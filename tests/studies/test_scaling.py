@@ -75,6 +75,7 @@ def test_a_planted_curve_is_found_again(floor: float, critical: float) -> None:
             assert point.excess.value == pytest.approx((point.batch + critical) / (32 + critical))
 
 
+@pytest.mark.slow
 def test_the_bootstrap_covers_the_truth_as_often_as_it_says() -> None:
     """With eight seeds percentile intervals are somewhat short: at least 85 % of them hold the planted value."""
     held = {"floor": 0, "critical": 0}
