@@ -89,6 +89,15 @@ class RecipeConfig:
 
 
 @dataclass
+class TermsConfig:
+    """What the optimizer's terms do, measured while the run trains and off its clock."""
+
+    every: int | None = number(None, at_least=1)  # optimizer steps between two lines of terms.jsonl; null: no lines
+    iterations: int = number(20, at_least=1, below=10**4)  # of Lanczos, a product with the Hessian each
+    newton: bool = False  # whether directions are held against Newton's, by the whole Hessian of a small network
+
+
+@dataclass
 class CheckpointConfig:
     """The weights that are kept of a finished run. An unfinished one keeps its last state, except under ``none``."""
 
@@ -133,6 +142,7 @@ class RunConfig:
     batch: BatchConfig = field(default_factory=BatchConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    terms: TermsConfig = field(default_factory=TermsConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     launch: LaunchConfig = field(default_factory=LocalLaunchConfig)
@@ -194,6 +204,12 @@ def check_step_lines(trainer: TrainerConfig) -> None:
             )
 
 
+def check_measured_terms(terms: TermsConfig) -> None:
+    """Raise UserError where the Newton direction is asked for and nothing is measured."""
+    if terms.newton and terms.every is None:
+        raise UserError("terms.newton=true has no step to be measured at: give terms.every=100, or another number")
+
+
 def solver_of(batch: BatchConfig, trainer: TrainerConfig) -> BatchSolver:
     """Return what splits global batches over the devices of ``trainer``. Raises UserError."""
     return BatchSolver(trainer.devices * trainer.num_nodes, batch.max_per_device, batch.norm_size)
@@ -218,6 +234,7 @@ def check_values(config: RunConfig) -> None:
         check_slurm(config.launch)
     check_logger(config.logger)
     check_step_lines(config.trainer)
+    check_measured_terms(config.terms)
     if not config.output:
         raise UserError("output is empty: name the folder that results go to")
     for key, value in (("study", config.study), ("name", config.name)):

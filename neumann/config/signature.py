@@ -34,6 +34,7 @@ NOT_SIGNED: dict[str, str] = {
     "trainer.log_every_n_steps": "how often a step is logged",
     "trainer.track_grad_norm": "norms are only looked at",
     "trainer.track_update_norm": "norms are only looked at",
+    "terms": "what the optimizer's terms do is only looked at, on copies, off the clock and without a random number",
     "launch": "where it trains, beside how many; threads change rounding at most, and provenance.json records them",
     "model.checkpoint": "where the weights lie; what they are is signed by their digest",
     "data.root": "where the images lie; what they are is signed by the fingerprint",

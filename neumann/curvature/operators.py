@@ -53,18 +53,22 @@ class CurvatureOperator(ABC):
         """The device of the weights, of vectors and of products."""
         return self._network.device
 
-    def gradient(self, displacement: Tensor | None = None) -> Tensor:
+    def gradient(self, displacement: Tensor | None = None, *, of: Batch | None = None) -> Tensor:
         """Return the gradient [n] of the mean loss at the weights, or at the weights + ``displacement`` [n].
 
+        ``of`` is a batch, or a part of one, whose mean loss it is instead; None: that of all the operator's batches.
         The statistics of batch norm are those that the operator holds. Raises ValueError for another shape.
         """
+        pairs = list(zip(self._batches, self._shares, strict=True))
+        if of is not None:
+            pairs = [((self._network.cast(of[0]), self._network.cast(of[1])), 1.0)]
         moved = [p.detach() for p in self._parameters]
         if displacement is not None:
             moved = [p + part for p, part in zip(moved, self._parts_of(displacement), strict=True)]
         held = {name: p.requires_grad_() for name, p in zip(self._network.parameters, moved, strict=True)}
         total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
         with self._network.differentiable():
-            for (inputs, targets), share in zip(self._batches, self._shares, strict=True):
+            for (inputs, targets), share in pairs:
                 loss = self._mean_loss(self._network(inputs, held), targets)
                 parts = grad(loss, list(held.values()), materialize_grads=True)
                 total.add_(torch.cat([part.reshape(-1) for part in parts]), alpha=share)

@@ -22,6 +22,7 @@ from neumann.store.code_digests import CodeCheck
 from neumann.store.folder import OVER, STYLES, RunFolder
 from neumann.store.lookup import find
 from neumann.store.scores import headline
+from neumann.store.steps import TERMS
 
 REFRESH_S = 0.5
 _AGAIN = {  # by whether a run has failed: its cause is there still
@@ -220,6 +221,8 @@ def _print_rows(console: Console, names: Sequence[str], rows: Sequence[Sequence[
 def _lacks(spec: RunSpec, folder: Path, result: Mapping[str, Any]) -> str | None:
     """Return the file that ``spec`` keeps of a finished run and that ``folder`` does not have, None for none."""
     run, keep = RunFolder(folder), spec.config.checkpoint.keep
+    if result["status"] == "finished" and spec.config.terms.every is not None and TERMS.key not in result:
+        return TERMS.file
     if result["status"] != "finished" or keep == "none":
         return None
     wanted = [run.eval_weights, *([run.last] if keep == "last" else [])]

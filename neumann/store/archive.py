@@ -24,6 +24,7 @@ from neumann.errors import UserError, first_line
 from neumann.store.files import plain, read_file, replace_file, require_absent
 from neumann.store.folder import RunFolder, is_measurement, is_untested, sound_result
 from neumann.store.records import RUN
+from neumann.store.steps import TERMS, are_those_of
 from neumann.store.vouching import CURVE, DIGEST, has_curve, is_edited, sealed
 
 NAME = "runs.jsonl.gz"
@@ -42,7 +43,7 @@ class ArchivedRun:
     ``path`` is that of the folder that it would have here; in an archive, its name alone. ``signed`` is what its
     signature covers, ``result`` the content of result.json, ``measurements`` that of measurements.jsonl and
     ``records`` the attempts of provenance.json without the names of hosts and of the package's folder. ``digest``
-    covers all of them.
+    covers all of them. ``lines`` is the content of terms.jsonl, of a run whose terms were measured.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class ArchivedRun:
     measurements: Sequence[dict[str, Any]]
     records: Sequence[dict[str, Any]]
     digest: str
+    lines: Sequence[dict[str, Any]] = ()
 
     def below(self, folder: Path) -> ArchivedRun:
         """Return the run as one of the study whose runs are in ``folder``."""
@@ -69,9 +71,13 @@ class ArchivedRun:
         """Return the measurements of the run; they were held against ``result`` when the archive was read."""
         return list(self.measurements)
 
+    def terms(self, result: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return what the terms of the run did; none where they were not measured."""
+        return list(self.lines)
+
     def record(self) -> dict[str, Any]:
         """Return the object that stands for the run in a file."""
-        return _record(self.path.name, self.signed, self.result, self.measurements, self.records)
+        return _record(self.path.name, self.signed, self.result, self.measurements, self.records, self.lines)
 
 
 def _record(
@@ -80,8 +86,11 @@ def _record(
     result: Mapping[str, Any],
     measurements: Sequence[Mapping[str, Any]],
     attempts: Sequence[Mapping[str, Any]],
+    terms: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     what = {"signed": signed, "result": result, "measurements": list(measurements), "attempts": list(attempts)}
+    if terms:
+        what["terms"] = list(terms)
     return sealed(plain({"format": FORMAT, "signature": result["signature"], "name": name, **what}))
 
 
@@ -99,10 +108,10 @@ def of_folder(folder: RunFolder, signed: Mapping[str, Any], result: Mapping[str,
     signed   what its signature covers
     result   the content of its result.json
 
-    Raises UserError where its measurements are not those that the run made.
+    Raises UserError where its measurements are not those that the run made, or the lines of its terms.
     """
     attempts = [_without_places(attempt) for attempt in folder.attempts()]
-    record = _record(folder.path.name, signed, result, folder.curve(result), attempts)
+    record = _record(folder.path.name, signed, result, folder.curve(result), attempts, folder.terms(result))
     return _run(json.loads(json.dumps(record))).below(folder.path.parent)
 
 
@@ -278,8 +287,11 @@ def _run(record: Mapping[str, Any]) -> ArchivedRun:
             raise edited
         if not isinstance(attempts, list) or not all(isinstance(attempt, dict) for attempt in attempts):
             raise edited
-        if not has_curve(result, measurements):
+        terms = record.get("terms", [])
+        if not isinstance(terms, list) or not all(map(is_measurement, terms)):
+            raise edited
+        if not has_curve(result, measurements) or not are_those_of(result, TERMS, terms):
             raise edited
     except (AttributeError, KeyError, TypeError, RecursionError, ValueError) as error:
         raise edited from error
-    return ArchivedRun(Path(name), signature, signed, result, measurements, attempts, record[DIGEST])
+    return ArchivedRun(Path(name), signature, signed, result, measurements, attempts, record[DIGEST], terms)

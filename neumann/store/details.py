@@ -44,7 +44,7 @@ def edited(folder: RunFolder) -> list[str]:
         reads: list[Callable[[], object]] = [lambda: folder.curve(result), lambda: read_lines(folder.path, result)]
         if result.get(per_image.KEY) is not None:
             reads.append(lambda: per_image.read(folder.path, result))
-        reads.append(lambda: confusion.read(folder.path, result))
+        reads += [lambda: confusion.read(folder.path, result), lambda: folder.terms(result)]
         for read in reads:
             try:
                 read()

@@ -3,7 +3,8 @@
 config.yaml          the resolved configuration; signed.json: what the signature covers
 provenance.json      code, packages, hardware, data, seeds, one entry per attempt
 status.json          pending | running | finished | diverged | failed | interrupted
-measurements.jsonl   one line per evaluation; steps.jsonl: one per trainer.log_every_n_steps (see `steps`)
+measurements.jsonl   one line per evaluation; steps.jsonl: one per trainer.log_every_n_steps, terms.jsonl:
+                     one per terms.every (see `steps`)
 last.ckpt            the state to go on from; eval-weights.pt: the weights at the eval point
 result.json          written atomically once training is over: where it is good, the run is over
 error.txt            the traceback of a failed run; output.log: what a run of a launch printed
@@ -41,6 +42,7 @@ from neumann.store.files import (
     write_json,
 )
 from neumann.store.scores import is_number
+from neumann.store.steps import TERMS, read_lines
 from neumann.store.vouching import has_curve, is_edited
 
 __all__ = ["OVER", "STATUSES", "STYLES", "Claimed", "Lost", "RunFolder", "make_folder", "remove_refused"]
@@ -197,6 +199,13 @@ class RunFolder:
                 "to train the run again"
             )
         return measured
+
+    def terms(self, result: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return what the terms of the run of ``result`` did; none where they were not measured.
+
+        Raises UserError where the file is not what the run wrote.
+        """
+        return read_lines(self.path, result, TERMS) if TERMS.key in result else []
 
     def _lines(self) -> tuple[list[dict[str, Any]], int]:
         """Return the whole measurements, and the number of damaged lines before the last of them."""

@@ -29,7 +29,7 @@ from neumann.store.files import create_file, plain, replace_file, write_json
 from neumann.store.folder import RunFolder, remove_refused
 from neumann.store.lookup import find, result_in
 from neumann.store.provenance import provenance
-from neumann.store.steps import StepLines
+from neumann.store.steps import STEPS, TERMS, LoggedLines
 from neumann.store.vouching import sealed, with_curve
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Session:
         self.measurements: list[Measurement] = []
         self.attempts: list[dict[str, Any]] = []
         self.trains = False
-        self._steps = StepLines(folder.path)
+        self._steps, self._terms = LoggedLines(folder.path, STEPS), LoggedLines(folder.path, TERMS)
         self._codes: list[dict[str, str]] = []
 
     def _look(self, decode: Callable[[BinaryIO], Any], state_format: int) -> None:
@@ -158,8 +158,11 @@ class Session:
             )
             folder.remove_result()
         self.measurements = folder.restore_measurements(self.state["measurements"] if self.state else [])
-        self._steps = StepLines(self.path, self.state.get("steps", "") if self.state else "")
+        logged = self.state or {}
+        self._steps = LoggedLines(self.path, STEPS, logged.get("steps", ""))
+        self._terms = LoggedLines(self.path, TERMS, logged.get("terms", ""))
         self._steps.restore()
+        self._terms.restore()
         folder.error.unlink(missing_ok=True)
 
     def _warn_of_another_device(self) -> None:
@@ -223,10 +226,19 @@ class Session:
         """Append one step line."""
         self._steps.append(line)
 
+    def termed(self, line: Mapping[str, Any]) -> None:
+        """Append one line of what the optimizer's terms did."""
+        self._terms.append(line)
+
     @property
     def steps(self) -> str:
         """Return the step lines so far, as a checkpoint holds them."""
         return self._steps.text
+
+    @property
+    def terms(self) -> str:
+        """Return the lines of the terms so far, as a checkpoint holds them."""
+        return self._terms.text
 
     def checkpoint(self, content: bytes) -> None:
         """Write the state to go on from; the one before it is kept until the next."""
@@ -256,7 +268,7 @@ class Session:
         if eval_weights is not None:
             replace_file(self._folder.eval_weights, eval_weights)
             result = {**result, "eval_weights": self._folder.eval_weights.name}
-        result = sealed(with_curve({**result, **self._steps.finish()}, self.measurements))
+        result = sealed(with_curve({**result, **self._steps.finish(), **self._terms.finish()}, self.measurements))
         self._folder.keep_measurements(self.measurements)
         self._folder.write_result(result)
         with contextlib.suppress(OSError):  # the result is written, and it is what counts
@@ -285,7 +297,7 @@ class Follower:
     def __init__(self, path: Path, attempt: int, measurements: list[Measurement]) -> None:
         self.path, self.attempt, self.measurements = path, attempt, measurements
         self.attempts: list[dict[str, Any]] = []  # rank 0 records them
-        self.steps = ""  # likewise
+        self.steps = self.terms = ""  # likewise
 
     @contextmanager
     def training(self, step: int, lost: Callable[[], None]) -> Iterator[None]:
@@ -297,6 +309,9 @@ class Follower:
         self.measurements.append(measurement)
 
     def logged(self, line: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def termed(self, line: Mapping[str, Any]) -> None:
         """Do nothing."""
 
     def checkpoint(self, content: bytes) -> None:

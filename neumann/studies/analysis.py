@@ -128,6 +128,7 @@ def _row(
         reference=reference,
         paper=study.config.paper.rows.get(key) if study.config.paper else None,
         mixed=mixed_by,
+        terms=measured.terms,
         to_target={cost: median(measured.ways.values(), cost) for cost in costs_of([measured])},
     )
 

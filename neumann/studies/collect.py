@@ -29,8 +29,9 @@ from neumann.studies.plan import (
     check_points,
 )
 from neumann.studies.recorded_precision import recorded_precision
-from neumann.studies.results import COSTS, RunEntry, TuningTrial, choices, chosen
+from neumann.studies.results import COSTS, RunEntry, TermCurve, TuningTrial, choices, chosen
 from neumann.studies.study_run import StudyRun, point_of, read_again, runs_of, scores
+from neumann.studies.terms import term_curves
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class RowMeasurements(Measured):
 
     ``at`` is the evaluation point that the row's ``point`` means for its optimizer, None before a run is over.
     ``losses`` maps a seed to the test loss (nats) at that point, ``errors_at`` an evaluation point to the test errors
-    at every point that was recorded. ``curve`` maps an epoch to what was seen of each finished run.
+    at every point that was recorded. ``curve`` maps an epoch to what was seen of each finished run,
+    ``terms`` has the curves of what the optimizer's terms did, where the finished runs have measured them.
     ``equal`` is what the row's runs at equal settings ended with, None where it is not compared so.
     """
 
@@ -47,6 +49,7 @@ class RowMeasurements(Measured):
     losses: Mapping[int, float] = field(default_factory=dict)
     errors_at: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     curve: Mapping[float, Sequence[Seen]] = field(default_factory=dict)
+    terms: Mapping[str, TermCurve] = field(default_factory=dict)
     equal: Measured | None = None
 
 
@@ -228,6 +231,7 @@ def _measured(
         losses=_test(over, point, "loss"),
         errors_at={name: _test(over, name, "error") for name in names},
         curve=by_epoch(_along(run, point) for run in sound),
+        terms=term_curves(run.folder.terms(run.result) for run in sound if run.result),
         equal=_at_equal_settings(study, row, evaluation, target),
     )
 

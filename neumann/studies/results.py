@@ -84,6 +84,17 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class TermCurve:
+    """One quantity of a row by epoch: means over ``n`` runs each, with 95 % intervals; None where there is none."""
+
+    epochs: tuple[float, ...]
+    n: tuple[int, ...]
+    mean: tuple[float, ...]
+    low: tuple[float | None, ...]
+    high: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
 class RowResult:
     """The outcome of one row of the study: how it was tuned, and its test values at its evaluation point.
 
@@ -100,7 +111,8 @@ class RowResult:
     percent, where there is one; ``reference`` is the comparison of this row with the study's reference row; ``curve``
     is None without a finished run. ``to_target`` maps a cost to its median up to the target, empty without a target.
     ``mixed`` names the code, the libraries and the device that were not the same for
-    all its runs.
+    all its runs. ``terms`` has the curves of what its optimizer's terms did, by key of terms.jsonl, where its
+    evaluation runs have measured them.
     """
 
     key: str
@@ -124,6 +136,7 @@ class RowResult:
     paper: float | None
     mixed: tuple[str, ...]
     to_target: Mapping[str, Median]
+    terms: Mapping[str, TermCurve] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from neumann.studies.results import POINTS
 from neumann.studies.verdicts import Margin
 
 ASKED = ("eval", *POINTS)  # eval: the base point where the optimizer has one, else the held point
-FIGURES = ("errors", "curves", "tuning")
+FIGURES = ("errors", "curves", "tuning", "terms")
 SET_BY_STUDY = ("seed", "study", "name", "output", "logger", "checkpoint", "launch")
 FULL = "full"
 TUNED, GRID = DESIGNS = ("tuned", "grid")  # one setting for all evaluation seeds, or one that each seed chooses itself

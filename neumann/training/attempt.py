@@ -38,6 +38,7 @@ from neumann.training.checkpoints import (
 from neumann.training.display import Display
 from neumann.training.distributed import RankGroup
 from neumann.training.evaluation import Evaluation, TrainingProgress, evaluate
+from neumann.training.measured_terms import terms_measuring
 from neumann.training.mirror import Mirror
 from neumann.training.mirror_rows import summary_of
 from neumann.training.parts import Parts
@@ -158,6 +159,7 @@ class Attempt:
             report=self._measured,
             logging=self.logging,
         )
+        self.terms = terms_measuring(spec.config, self.evaluation, parts.schedule, group, self._termed)
         self.census = Census(spec, group, self.batches, self.progress)
         self.stop = Stop(group)
         self.display = Display(console, self.evaluation, name=spec.name, total_steps=derived.total_steps)
@@ -176,7 +178,7 @@ class Attempt:
         with self.session.training(self.progress.step, self.stop.request), self.stop.listening():
             try:
                 if self.mirror is not None:  # a new W&B run for the attempt, whole from the start
-                    self.mirror.log_past(self.session.steps, self.session.measurements)
+                    self.mirror.log_past(self.session.steps, self.session.measurements, self.session.terms)
                 self._train(state)
                 if self.result is None:
                     raise KeyboardInterrupt
@@ -251,6 +253,11 @@ class Attempt:
         if self.mirror is not None:
             self.mirror.log_step(line)
 
+    def _termed(self, line: dict[str, Any]) -> None:
+        self.session.termed(line)
+        if self.mirror is not None:
+            self.mirror.log_terms(line)
+
     def _train(self, saved: dict[str, Any] | None) -> None:
         config = self.spec.config
         state = TrainingState(self.spec.signature, self.group, self.progress, self.parts.schedule, self.census)
@@ -258,6 +265,8 @@ class Attempt:
         if saved is not None:
             state.take(saved)
         callbacks: list[pl.Callback] = [state, self.census, self.stop, self.evaluation]
+        if self.terms is not None:  # before the checkpoint, which holds its lines
+            callbacks.append(self.terms)
         if config.checkpoint.keep != "none":
             self.checkpointing = Checkpointing(
                 self.session,
@@ -280,6 +289,7 @@ class Attempt:
             stream,
             before_step=in_turn.on_before_optimizer_step,
             after_batch=in_turn.on_train_batch_end,
+            before_batch=self.terms.before_batch if self.terms is not None else None,
         )
 
     def _begun(self) -> None:
@@ -359,6 +369,7 @@ class Attempt:
             **{key: value for key, value in measured[-1].items() if key.startswith("train_loss")},
             "train_seconds": progress.train_seconds,
             "eval_seconds": progress.eval_seconds,
+            **({"terms_seconds": progress.terms_seconds} if self.terms is not None else {}),
             "attempts": self.session.attempt,
             "device": str(self.parts.module.device),
             "wandb": self.spec.config.logger.mode if self.spec.config.logger.kind == "wandb" else None,

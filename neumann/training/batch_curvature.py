@@ -33,11 +33,12 @@ class BatchCurvature:
 
     Args:
         own: the operator of this rank's images, of which each rank has as many.
+        batches: this rank's micro-batches, of as many images each.
         group: the ranks.
     """
 
-    def __init__(self, own: CurvatureOperator, group: RankGroup) -> None:
-        self._own, self._group = own, group
+    def __init__(self, own: CurvatureOperator, batches: Sequence[Batch], group: RankGroup) -> None:
+        self._own, self._batches, self._group = own, batches, group
         self.size, self.dtype, self.device = own.size, own.dtype, own.device
         self.examples = own.examples * group.world_size
 
@@ -47,6 +48,22 @@ class BatchCurvature:
     def gradient(self, displacement: Tensor | None = None) -> Tensor:
         """Return the gradient [n] of the global batch at the weights, or at the weights + ``displacement`` [n]."""
         return self._mean(self._own.gradient(displacement))
+
+    def part_squares(self, least: int) -> tuple[float, int, int]:
+        """Return the mean squared norm of the gradients of equal parts of the global batch, their number and size.
+
+        Each micro-batch is cut into as few parts as give ``least`` in all over the ranks, or into single images. All
+        parts together cost one gradient of the global batch, and have the statistics of batch norm of all images.
+        """
+        images = len(self._batches[0][1])
+        whole = len(self._batches) * self._group.world_size
+        pieces = next(n for n in range(1, images + 1) if images % n == 0 and (n * whole >= least or n == images))
+        squares = torch.zeros((), dtype=torch.float64, device=self.device)
+        for inputs, labels in self._batches:
+            for part in zip(inputs.chunk(pieces), labels.chunk(pieces), strict=True):
+                squares += self._own.gradient(of=part).double().square().sum()
+        count = pieces * whole
+        return float(self._group.total(squares)) / count, count, images // pieces
 
     def _mean(self, vector: Tensor) -> Tensor:
         if self._group.world_size == 1:
@@ -79,6 +96,7 @@ def batch_curvature(
             dtype=dtype,
             batch_norm="batch" if batch_norms(model) else "eval",
         ),
+        batches,
         group,
     )
 

@@ -283,6 +283,7 @@ class Checkpointing(pl.Callback):
                     "measurements": self._session.measurements,
                     "attempts": self._session.attempts,
                     "steps": self._session.steps,
+                    "terms": self._session.terms,
                 }
                 self._session.checkpoint(encode({**state, **past}))
                 self.saved = progress.step

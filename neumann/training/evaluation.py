@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -45,6 +46,7 @@ class TrainingProgress:
     gradient_evaluations: int = 0  # of a global batch; an optimizer may ask for several a step
     train_seconds: float = 0.0  # without what came before the first step of an attempt
     eval_seconds: float = 0.0  # in evaluations
+    terms_seconds: float = 0.0  # in measurements of the optimizer's terms
     loss_sum: float = 0.0  # of training losses since the last evaluation, nats
     loss_steps: int = 0  # how many
     head_loss_sums: dict[str, float] = field(default_factory=dict)  # by head, as loss_sum, of a model with two
@@ -257,6 +259,17 @@ class Evaluation(pl.Callback):
         now = time.perf_counter()
         self.progress.train_seconds += now - self._clock
         self._clock = now
+
+    @contextmanager
+    def off_the_clock(self) -> Iterator[None]:
+        """Count the block's time as ``terms_seconds`` instead of training's. Every rank must call this."""
+        self.flush()
+        try:
+            yield
+        finally:
+            now = time.perf_counter()
+            self.progress.terms_seconds += now - self._clock
+            self._clock = now
 
     def _add_up(self, losses: Mapping[str, float]) -> None:
         """Add the losses of a step, the mean over all ranks, to the sums and to the next line's."""

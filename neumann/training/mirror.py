@@ -26,7 +26,16 @@ from neumann.store import RunFolder
 from neumann.store.session import Measurement
 from neumann.store.steps import read_lines
 from neumann.training import wandb_run
-from neumann.training.mirror_rows import Confused, Described, Row, row_of_line, row_of_measurement, rows_of, summary_of
+from neumann.training.mirror_rows import (
+    Confused,
+    Described,
+    Row,
+    row_of_line,
+    row_of_measurement,
+    row_of_terms,
+    rows_of,
+    summary_of,
+)
 
 # A program is started through a pipe that closes when it runs. A process forked meanwhile by another thread (a decoding
 # worker) would hold that pipe open, and the start, which waits for it to close, would last as long as the worker lives.
@@ -88,12 +97,15 @@ class Mirror:
         """Log one step line."""
         self.log_row(row_of_line(line, by_step=self._described.is_logged_by_step))
 
-    def log_past(self, lines: str, measurements: Sequence[Measurement]) -> None:
-        """Log all that earlier attempts have recorded; ``lines`` are their step lines, as a checkpoint holds them."""
-        past = [(line["step"], 0, line) for line in map(json.loads, lines.splitlines())]
-        past += [(measurement["step"], 1, measurement) for measurement in measurements]
-        for _, evaluated, record in sorted(past, key=lambda one: one[:2]):
-            (self.log if evaluated else self.log_step)(record)
+    def log_terms(self, line: Mapping[str, Any]) -> None:
+        """Log one line of what the optimizer's terms did."""
+        self.log_row(row_of_terms(line))
+
+    def log_past(self, lines: str, measurements: Sequence[Measurement], terms: str) -> None:
+        """Log all that earlier attempts have recorded; step lines and those of the terms as a checkpoint holds them."""
+        past = (map(json.loads, text.splitlines()) for text in (lines, terms))
+        for row in rows_of(next(past), measurements, next(past), by_step=self._described.is_logged_by_step):
+            self.log_row(row)
 
     def log_row(self, row: Row) -> None:
         """Log one row of `neumann.training.mirror_rows`."""
@@ -148,7 +160,7 @@ def replay(spec: RunSpec, folder: RunFolder, result: Mapping[str, Any]) -> None:
     mirror = Mirror(spec, folder.path, record, number, trains=False)
     lines = read_lines(folder.path, result)
     by_step = bool(lines) and Described.of_spec(spec, number, record).is_logged_by_step
-    for row in rows_of(lines, folder.curve(result), by_step=by_step):
+    for row in rows_of(lines, folder.curve(result), folder.terms(result), by_step=by_step):
         mirror.log_row(row)
     mirror.finish(summary_of(result), 0)
     mirror.close()

@@ -34,6 +34,7 @@ _OF_LINES = {  # by key of a step line
 }
 
 
+_PLACES = ("step", "epoch", "examples", "optimizer_step")  # of every line
 _OF_EITHER = ("train_loss", "train_loss_main", "train_loss_auxiliary", "lr")  # lines or evaluations, whose are denser
 
 
@@ -59,6 +60,11 @@ def row_of_measurement(measurement: Mapping[str, Any], *, by_step: bool) -> Row:
     return _row(measurement, values)
 
 
+def row_of_terms(line: Mapping[str, Any]) -> Row:
+    """Return the row of a line of terms.jsonl: all its numbers but for where they were taken."""
+    return _row(line, {f"terms/{key}": value for key, value in line.items() if key not in _PLACES})
+
+
 def score_name(kind: str, point: str, key: str) -> str:
     """Return the name of a score: ``kind`` is "validation" and its like, ``key`` "loss" or "error"."""
     return f"{kind}/{point}/{key}"
@@ -79,11 +85,16 @@ def place_of(name: str, row: Row) -> int:
 
 
 def rows_of(
-    lines: Iterable[Mapping[str, Any]], measurements: Iterable[Mapping[str, Any]], *, by_step: bool
+    lines: Iterable[Mapping[str, Any]],
+    measurements: Iterable[Mapping[str, Any]],
+    terms: Iterable[Mapping[str, Any]],
+    *,
+    by_step: bool,
 ) -> list[Row]:
-    """Return all rows of a run in the order in which it made them: at one step the line comes first."""
+    """Return all rows of a run in the order in which it made them: at one step the line, the scores, the terms."""
     made = [(line["step"], row_of_line(line, by_step=by_step)) for line in lines]
     made += [(one["step"], row_of_measurement(one, by_step=by_step)) for one in measurements]
+    made += [(one["step"], row_of_terms(one)) for one in terms]
     return [row for _, row in sorted(made, key=lambda pair: pair[0])]
 
 
@@ -262,7 +273,7 @@ class Recorded:
         Raises UserError where a process trains it at this moment, where it has nothing to show, and where its files are
         not what it wrote.
         """
-        from neumann.store.steps import read_lines
+        from neumann.store.steps import TERMS, read_lines
         from neumann.store.vouching import is_edited
 
         folder = RunFolder(path)
@@ -271,13 +282,13 @@ class Recorded:
             raise UserError(f"{path} is being trained: its mirror would lack the rest; mirror it when it is over")
         if result is not None and is_edited(result):
             raise UserError(f"{path / 'result.json'} is not what the run wrote: put back what it wrote")
-        lines = read_lines(path, result)
+        lines, terms = read_lines(path, result), read_lines(path, result, TERMS)
         measured = folder.read_measurements() if result is None else folder.curve(result)
         if not (lines or measured):
             raise UserError(f"{path} has nothing to mirror: no step of it is recorded")
         summary = summary_of(result) if result is not None else {"status": status}
         try:
-            rows = rows_of(lines, measured, by_step=described.is_logged_by_step)
+            rows = rows_of(lines, measured, terms, by_step=described.is_logged_by_step)
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise UserError(f"{path} has a line that no run writes ({type(error).__name__}: {error})") from error
         confused = Confused.read(path, result, described, rows[-1]) if result is not None else None

@@ -37,6 +37,7 @@ from neumann.processes.ranks import world_size
 from neumann.seeds import derive
 from neumann.training.distributed import TIMEOUT, RankEnvironment, RankGroup
 from neumann.training.instantiate import build_schedule
+from neumann.training.measured_terms import check_terms
 from neumann.training.optimizers import build_optimizer
 from neumann.training.precision import slow_precision
 from neumann.training.rate_schedules import RateSchedule, odd_rates
@@ -148,6 +149,7 @@ def build_model_of(spec: RunSpec) -> torch.nn.Module:
     if 1 in (images_at_once(config), config.batch.norm_size):
         check_one_image(model, torch.zeros(1, facts.channels, *facts.image_size), _two_images(spec))
     check_recalibration(model, config.recipe.recalibrate_batch_norm, world_size(spec))
+    check_terms(config, model)
     return model
 
 

@@ -21,7 +21,7 @@ LONGEST = 500  # characters of a parameter's value that every store of MLflow's 
 ENDED = {"finished": "FINISHED", "diverged": "FINISHED", "interrupted": "KILLED"}
 ARTIFACTS = (
     *("config.yaml", "provenance.json", "measurements.jsonl", "result.json", "error.txt"),
-    *(steps.FILE, per_image.FILE, confusion.FILE),
+    *(steps.STEPS.file, steps.TERMS.file, per_image.FILE, confusion.FILE),
 )
 
 

@@ -29,6 +29,8 @@ from neumann.training.classifier import Batch, ImageClassifier
 AfterBatch = Callable[[pl.Trainer, pl.LightningModule, dict[str, Tensor], Batch, int], None]
 # called with the trainer, the module and the optimizer when a step's gradients are whole
 BeforeStep = Callable[[pl.Trainer, pl.LightningModule, Optimizer], None]
+# called with the trainer, the module, the micro-batch and its number in this attempt, before it is trained on
+BeforeBatch = Callable[[pl.Trainer, pl.LightningModule, Batch, int], None]
 
 
 class SteppingClassifier(ImageClassifier):
@@ -36,6 +38,7 @@ class SteppingClassifier(ImageClassifier):
 
     after_batch: AfterBatch
     before_step: BeforeStep | None = None
+    before_batch: BeforeBatch | None = None
     gradients = 0  # that the optimizer asked for in the last step; one, but for those that call their closure again
     closure_has_the_step = True
     _kept: list[Batch]  # micro-batches of the step under way, for an inner loop
@@ -75,6 +78,8 @@ class SteppingClassifier(ImageClassifier):
         is_last = (index + 1) % accumulation == 0
         is_scaled = getattr(precision, "scaler", None) is not None  # else Lightning adds nothing but its hooks
         batch = precision.convert_input(batch)
+        if self.before_batch is not None:
+            self.before_batch(trainer, self, batch, index)
         losses: dict[str, Tensor] = {}
         self.gradients = 0
 
@@ -113,6 +118,8 @@ class SteppingClassifier(ImageClassifier):
         of each of their parts in turn. The losses are those at the weights that the step begins with.
         """
         self._kept.append(trainer.precision_plugin.convert_input(batch))
+        if self.before_batch is not None:
+            self.before_batch(trainer, self, self._kept[-1], index)
         losses: dict[str, Tensor] = {}
         if (index + 1) % trainer.accumulate_grad_batches == 0:
             batches, self._kept = self._kept, []
@@ -224,6 +231,7 @@ def fit(
     *,
     after_batch: AfterBatch,
     before_step: BeforeStep | None = None,
+    before_batch: BeforeBatch | None = None,
 ) -> None:
     """Train ``module`` on ``batches``, micro-batches on its device.
 
@@ -234,8 +242,9 @@ def fit(
         after_batch: called after each of ``batches``.
         before_step: called before each step, as a callback's ``on_before_optimizer_step``; by Lightning itself where
             gradients are scaled, so there it is to be that of one of the trainer's callbacks.
+        before_batch: called with each of ``batches`` before it is trained on.
 
     Raises what is raised within, as ``trainer.fit`` does: SystemExit for a KeyboardInterrupt.
     """
-    module.after_batch, module.before_step = after_batch, before_step
+    module.after_batch, module.before_step, module.before_batch = after_batch, before_step, before_batch
     trainer.fit(module, train_dataloaders=_OneBatch(batches))

@@ -20,8 +20,7 @@ import pytest
 from neumann.config import LocalLaunchConfig, RunSpec, make_spec
 from neumann.launch.local import LocalLauncher
 from neumann.store import RunFolder, find
-from neumann.store.steps import KEY as STEPS
-from neumann.store.steps import read_lines
+from neumann.store.steps import STEPS, read_lines
 from neumann.store.vouching import CURVE, DIGEST
 from tests.support.launching import RecordingView
 
@@ -40,7 +39,7 @@ RUN = [
     "logger=none",
 ]
 CLOCKS = {"train_seconds", "eval_seconds", "line_seconds", "examples_per_second"}
-CLOCKS |= {"time", "first_step_at", "attempts", "study", DIGEST, CURVE, STEPS}
+CLOCKS |= {"time", "first_step_at", "attempts", "study", DIGEST, CURVE, STEPS.key}
 
 
 def spec_of(devices: int, seed: int, study: str) -> RunSpec:

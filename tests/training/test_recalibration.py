@@ -16,7 +16,7 @@ from neumann.data.module import build
 from neumann.errors import UserError
 from neumann.optim.batch_norm import batch_norms, recalibrated
 from neumann.store import find
-from neumann.store.steps import KEY as STEPS
+from neumann.store.steps import STEPS
 from neumann.store.vouching import CURVE, DIGEST
 from neumann.training.distributed import RankGroup
 from neumann.training.parts import check_recalibration
@@ -253,7 +253,7 @@ def plain(record: dict[str, Any]) -> dict[str, Any]:
         "signature",
         DIGEST,
         CURVE,
-        STEPS,
+        STEPS.key,
         "test_correct",
     }
     return {k: v for k, v in record.items() if k not in leave and not k.endswith("_recalibrated")}

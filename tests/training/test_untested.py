@@ -10,7 +10,7 @@ import pytest
 from neumann.launch.slurm.folder import ListedRun
 from neumann.store import find, finished_result
 from neumann.store.listing import Filters, list_runs
-from neumann.store.steps import KEY as STEPS
+from neumann.store.steps import STEPS
 from neumann.store.vouching import CURVE, DIGEST
 from neumann.training.mirror_rows import summary_of
 from neumann.training.stopping import Stop
@@ -18,7 +18,7 @@ from tests.support.quick_runs import Train, quick
 
 pytestmark = pytest.mark.medium
 
-CLOCKS = ("train_seconds", "eval_seconds", "time", "first_step_at", "attempts", DIGEST, CURVE, STEPS)
+CLOCKS = ("train_seconds", "eval_seconds", "time", "first_step_at", "attempts", DIGEST, CURVE, STEPS.key)
 
 
 def plain(result: dict[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from neumann.studies.report.tables import epochs_text, settings_text, verdict_wo
 from neumann.studies.report.text import label_of
 from neumann.studies.results import Comparison, Results, RowResult, RunEntry, StudyResults
 from neumann.studies.statistics import proportion_interval
+from neumann.studies.terms import QUANTITIES
 
 # Explanations of tables that several pages show as they are
 VERDICTS = (
@@ -127,6 +128,18 @@ def seeds_told(results: StudyResults) -> str:
     tuning = ", ".join(map(str, results.tuning_seeds))
     said = f"{'Seeds of the target' if results.grid else 'Tuning seeds'}: {tuning}. " if tuning else ""
     return f"{said}Evaluation seeds: {', '.join(map(str, results.evaluation_seeds))}."
+
+
+def terms_told(results: StudyResults) -> str:
+    """Return the caption of the figure of terms: what each panel that is there shows, and how it was measured."""
+    there = {key for row in results.rows for key in row.terms}
+    said = "; ".join(f"{one.name}: {one.meaning}" for one in QUANTITIES if one.key in there)
+    return (
+        f"{said}. By epoch, means over evaluation seeds with 95 % bands, of each measured step's own batch, at the "
+        "weights that the step begins with, without dropout and at the batch's statistics; ∇f̂ is without weight decay "
+        "and without regularizers. What an optimizer does not have has no line. Where an axis is logarithmic, a band "
+        "that reaches zero ends at the axis."
+    )
 
 
 def labels(results: StudyResults, run: RunEntry) -> str:

@@ -96,6 +96,17 @@ def curves_csv(results: Results) -> bytes:
     return as_csv(header, lines)
 
 
+def terms_csv(results: Results) -> bytes:
+    """Return terms.csv: what the optimizers' terms did by epoch, a line per row and quantity, with 95 % intervals."""
+    lines = [
+        [row.key, key, *values]
+        for row in results.rows
+        for key, c in row.terms.items()
+        for values in zip(c.epochs, c.n, c.mean, c.low, c.high, strict=True)
+    ]
+    return as_csv(["row", "quantity", "epoch", "n", "mean", "low", "high"], lines)
+
+
 def setting_keys(results: Results) -> list[str]:
     """Return the keys of all settings of runs and rows, in order."""
     settings = [run.setting for run in results.runs]

@@ -25,7 +25,7 @@ from neumann.studies.numbers import (
 )
 from neumann.studies.report import content
 from neumann.studies.report.claims import claims, claims_caption, paper_table
-from neumann.studies.report.csv_files import curves_csv, runs_csv, table_csv
+from neumann.studies.report.csv_files import curves_csv, runs_csv, table_csv, terms_csv
 from neumann.studies.report.embedded import charts
 from neumann.studies.report.error_rates import error_rates
 from neumann.studies.report.latex import latex_tables
@@ -87,6 +87,8 @@ def render(results: StudyResults, folder: Path, refresh: int | None = None) -> l
         "tables.tex": latex_tables(results).encode(),
         "methods.md": ("\n\n".join(map(markdown, methods(results))) + "\n").encode(),
     }
+    if any(row.terms for row in results.rows):
+        files["terms.csv"] = terms_csv(results)
     if results.target is not None:
         files["target.csv"] = target_csv(results)
     if results.scaling:
@@ -151,6 +153,7 @@ def page(results: StudyResults, drawings: Mapping[str, Drawing]) -> str:
         failures_told=content.failures_told(results),
         unfinished=content.unfinished(results),
         labels=lambda run: content.labels(results, run),
+        terms_told=content.terms_told(results),
         seeds_told=content.seeds_told(results),
         **content.origin(results),
         spaces=[(printable(row.label), row.overrides, content.space(row)) for row in results.rows],
