@@ -56,6 +56,7 @@ def main(words: Sequence[str]) -> int:
 
     from neumann.cli.train import use_launch
     from neumann.config import LocalLaunchConfig, making_specs
+    from neumann.config.from_overrides import SPECTRAL
     from neumann.processes.ranks import world_size
     from neumann.search.stable_range import StableRange, space_of
 
@@ -64,7 +65,10 @@ def main(words: Sequence[str]) -> int:
         def spec_at(rate: float, seed: int) -> RunSpec:
             return make([[*_but_seed(given.overrides), f"optimizer.lr={rate!r}", f"seed={seed}"]])[0]
 
-        first = make([given.overrides])[0].config.seed
+        given_run = make([given.overrides])[0].config
+        if given_run.schedule.get("_target_") == SPECTRAL:
+            raise UserError("schedule=spectral measures the rate, so there is none to try: choose another schedule")
+        first = given_run.seed
         seeds = range(first, first + given.seeds)
         spec = spec_at(given.lowest, first)
         if world_size(spec) > 1:

@@ -38,6 +38,10 @@ def make_specs(jobs: Sequence[Sequence[str]], config_dirs: Sequence[str] = ()) -
         return make(jobs)
 
 
+SPECTRAL = "neumann.schedules.spectral"
+MEASURED = ("optimizer.lr", "optimizer.momentum", "optimizer.mu", "optimizer.lr_in")  # settings that it replaces
+
+
 @contextmanager
 def making_specs(config_dirs: Sequence[str] = ()) -> Iterator[MakeSpecs]:
     """Yield a `make_specs` that may be called several times in the block and reads files and data once for all."""
@@ -53,6 +57,7 @@ def making_specs(config_dirs: Sequence[str] = ()) -> Iterator[MakeSpecs]:
             composed, choices = composer.compose(overrides)
             free = seed is not None and not SEED_IS_READ.search(as_text(OmegaConf.to_container(composed)))
             made = resolver.spec(composed, choices)
+            _refuse_what_is_measured(made, overrides)
             known[rest] = made if free else None
             return made
 
@@ -71,6 +76,23 @@ def making_specs(config_dirs: Sequence[str] = ()) -> Iterator[MakeSpecs]:
             return specs
 
         yield make
+
+
+def _refuse_what_is_measured(spec: RunSpec, overrides: Sequence[str]) -> None:
+    """Raise UserError for a setting beside schedule=spectral that it would replace by what it measures."""
+    if spec.config.schedule.get("_target_") != SPECTRAL:
+        return
+    for word in overrides:
+        if key_of(word).lstrip("+~") in MEASURED:
+            raise UserError(
+                f"'{word}' beside schedule=spectral, which measures η and μ: leave it out; schedule.scale is the "
+                "factor on 1/λ_max, and schedule.most_momentum the largest μ"
+            )
+    if spec.config.recipe.lr_scaling != "none":
+        raise UserError(
+            f"recipe.lr_scaling={spec.config.recipe.lr_scaling} beside schedule=spectral, whose rate follows the batch "
+            "by measurement: choose recipe.lr_scaling=none"
+        )
 
 
 def unread_scales(jobs: Sequence[Sequence[str]], config_dirs: Sequence[str] = ()) -> list[str]:

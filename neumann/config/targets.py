@@ -17,6 +17,7 @@ TARGETS = {
     "neumann.schedules.cosine": "neumann.training.rate_schedules.cosine",
     "neumann.schedules.exponential": "neumann.training.rate_schedules.exponential",
     "neumann.schedules.synchronous": "neumann.training.rate_schedules.synchronous",
+    "neumann.schedules.spectral": "neumann.training.rate_schedules.spectral",
     "neumann.optimizers.two_loop_neumann": "neumann.training.optimizers.two_loop_neumann",
     "neumann.optimizers.timm": "neumann.training.optimizers.timm_optimizer",
     "neumann.optimizers.torch": "neumann.training.optimizers.torch_optimizer",

@@ -84,7 +84,7 @@ def analyse(runs: StudyRuns) -> StudyResults:
         runs=runs.entries,
         paper=Paper(config.paper.source, config.paper.measure) if config.paper else None,
         checks=dict(config.checks),
-        limits=tuple(config.limits),
+        limits=(*config.limits, *_untuned(study)),
         figures={name: tuple(keys) for name, keys in config.figures.items()},
         provenance=provenance(runs.entries, {key: row.label for key, row in config.rows.items()}),
         commands=_commands(study, (*runs.evaluation, *runs.tuning)[0].planned),
@@ -182,6 +182,17 @@ def _seeds(count: int) -> str:
     return f"{count} tuning seed{'s' if count != 1 else ''}"
 
 
+def _untuned(study: Study) -> list[str]:
+    """Return a sentence on each row that chose among no settings beside rows that did."""
+    most = max(map(len, study.spaces.values()))
+    rows = [row for row in study.config.rows.values() if row.untuned is not None]
+    return [
+        f"{label} was not tuned: {reason.strip().rstrip('.')}. Rows that were tuned chose among {most} settings, and "
+        "what the search cost is in no number here."
+        for label, reason in dict.fromkeys((row.label, row.untuned or "") for row in rows)
+    ]
+
+
 def edge(trials: Sequence[TuningTrial]) -> str | None:
     """Return where the chosen setting lies on the border of a space of numbers, as a sentence, else None.
 
@@ -190,6 +201,8 @@ def edge(trials: Sequence[TuningTrial]) -> str | None:
     setting, by_seed = chosen(trials), choices(trials)
     if setting is None and not by_seed:
         return None
+    if len(trials) == 1 and not trials[0].setting:
+        return None  # declared as untuned
     if len(trials) == 1:
         return f"{setting_text(trials[0].setting)} is the only setting tried, so the row is not tuned"
     if setting is None:

@@ -282,7 +282,7 @@ def _check_tuning_seeds(config: StudyConfig) -> None:
     """Refuse a budget with verdicts in which fewer than three seeds choose among settings. Raises UserError."""
     if config.design != TUNED:
         return
-    spaces = [config.space if row.space is None else row.space for row in config.rows.values()]
+    spaces = [config.space_of(row) for row in config.rows.values()]
     for name, budget in {FULL: BudgetConfig(), **config.budgets}.items():
         seeds = len(config.seeds.tuning) if budget.tuning_seeds is None else budget.tuning_seeds
         trials = max(len(settings_of(space, budget.trials)) for space in spaces)
@@ -305,11 +305,10 @@ def _check_equal_settings(config: StudyConfig) -> None:
             raise UserError(f"{where} is not a comparison of the study: name the pair among comparisons.also")
         if config.design != GRID:
             raise UserError(f"{where} needs design: grid, where every seed has a run at every setting")
-        if len({repr(config.space if rows[row].space is None else rows[row].space) for row in pair}) > 1:
+        if len({repr(config.space_of(rows[row])) for row in pair}) > 1:
             raise UserError(f"{where} have spaces of their own, so there are no equal settings")
         for budget, trials in (("full", None), *((name, one.trials) for name, one in config.budgets.items())):
-            own = rows[pair[0]].space
-            if not middle(settings_of(config.space if own is None else own, trials)):
+            if not middle(settings_of(config.space_of(rows[pair[0]]), trials)):
                 raise UserError(f"{where}: every setting of the {budget} budget lies on an edge: it takes three rates")
 
 
@@ -350,7 +349,13 @@ def _meaning(text: str) -> Any:
 def _check_spaces(config: StudyConfig) -> None:
     sizes = {}
     for name, row in config.rows.items():
-        space = config.space if row.space is None else row.space
+        if row.untuned is not None:
+            if row.space is not None:
+                raise UserError(f"rows.{name} has a space and is untuned: leave out one of the two")
+            if not row.untuned.strip():
+                raise UserError(f"rows.{name}.untuned is empty: say why nothing is tuned, such as it has no rate")
+            continue
+        space = config.space_of(row)
         where = "space" if row.space is None else f"rows.{name}.space"
         for key, values in space.items():
             if key.startswith("~") or [key_of(other) for other in space].count(key_of(key)) > 1:
@@ -371,6 +376,8 @@ def _check_spaces(config: StudyConfig) -> None:
         if not space:
             raise UserError(f"{where} is empty: name what is tuned, such as optimizer.lr: [0.03, 0.1, 0.3]")
         sizes[name] = len(list(itertools.product(*space.values())))
+    if not sizes:
+        raise UserError("every row is untuned, so nothing is compared with a tuned one: name a space instead")
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise UserError(f"rows have unequal numbers of trials ({listed}): the one with more would be favoured")

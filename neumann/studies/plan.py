@@ -237,9 +237,10 @@ def _at_budget(
     evaluation = seeds.evaluation[: counted("evaluation_seeds", limits.evaluation_seeds, len(seeds.evaluation))]
     spaces = {}
     for row_name, row in config.rows.items():
-        space = config.space if row.space is None else row.space
-        counted("trials", limits.trials, len(settings_of(space, None)))
-        spaces[row_name] = settings_of(space, limits.trials)
+        space = config.space_of(row)
+        if space:
+            counted("trials", limits.trials, len(settings_of(space, None)))
+        spaces[row_name] = settings_of(space, limits.trials if space else None)
     exploratory = None if limits.pilot else too_few(config, len(evaluation))
     return Study(
         name=name_of(file),
@@ -339,7 +340,7 @@ def check_comparable(study: Study, specs: Mapping[str, Sequence[RunSpec]]) -> No
 def _says_precision(study: Study, row: str) -> bool:
     """Return whether ``row`` names its precision, which is then what the study compares."""
     config = study.config.rows[row]
-    space = study.config.space if config.space is None else config.space
+    space = study.config.space_of(config)
     return PRECISION in {*map(key_of, config.overrides), *space}
 
 

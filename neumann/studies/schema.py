@@ -43,6 +43,7 @@ class RowConfig(Section):
     overrides: list[str] = []  # of its runs, after the study's
     point: str = "eval"  # one of ASKED
     space: dict[str, list[Any]] | None = None  # null: the study's
+    untuned: str | None = None  # why the row has one setting where others choose among several
 
 
 class SeedsConfig(Section):
@@ -137,3 +138,9 @@ class StudyConfig(Section):
     figures: dict[str, list[str]] = {}
     checks: dict[str, str] = {}  # what was found of an optimizer before it was trained, by name
     limits: list[str] = []
+
+    def space_of(self, row: RowConfig) -> dict[str, list[Any]]:
+        """Return what ``row`` chooses its setting from, nothing where it is not tuned."""
+        if row.untuned is not None:
+            return {}
+        return self.space if row.space is None else row.space

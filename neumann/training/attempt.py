@@ -42,6 +42,7 @@ from neumann.training.measured_terms import terms_measuring
 from neumann.training.mirror import Mirror
 from neumann.training.mirror_rows import summary_of
 from neumann.training.parts import Parts
+from neumann.training.spectral import measurings
 from neumann.training.step_lines import StepLogging, StepNorms
 from neumann.training.stopping import Stop
 
@@ -289,7 +290,7 @@ class Attempt:
             stream,
             before_step=in_turn.on_before_optimizer_step,
             after_batch=in_turn.on_train_batch_end,
-            before_batch=self.terms.before_batch if self.terms is not None else None,
+            before_batch=measurings(self.parts.schedule, self.terms, self.progress, self.group),
         )
 
     def _begun(self) -> None:

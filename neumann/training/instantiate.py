@@ -28,6 +28,11 @@ SCHEDULE_BOUNDS = {  # of our own schedules' settings
     "every_steps": Bounds(at_least=1),
     "ramp_steps": Bounds(at_least=0),
     "total_steps": Bounds(at_least=1),
+    "iterations": Bounds(at_least=1, below=10**4),
+    "smoothing": Bounds(at_least=0, below=1),
+    "scale": Bounds(above=0),
+    "growth": Bounds(at_least=1),
+    "most_momentum": Bounds(at_least=0, below=1),
 }
 
 
@@ -118,7 +123,7 @@ def build_schedule(section: Mapping[str, Any]) -> Callable[[int], float]:
     call, settings, name = split_target(section, "schedule")
     if section["_target_"] in TARGETS:
         for key, value in settings.items():
-            check_kind(f"schedule.{key}", value, int if key.endswith("_steps") else float)
+            check_kind(f"schedule.{key}", value, int if key.endswith("_steps") or key == "iterations" else float)
             SCHEDULE_BOUNDS[key].check(f"schedule.{key}", value)
     factor = partial(call, **settings)
     try:

@@ -41,6 +41,7 @@ from neumann.training.measured_terms import check_terms
 from neumann.training.optimizers import build_optimizer
 from neumann.training.precision import slow_precision
 from neumann.training.rate_schedules import RateSchedule, odd_rates
+from neumann.training.spectral import make_schedule
 from neumann.training.starting_weights import Start, read_weights
 from neumann.training.stepping import SteppingClassifier
 
@@ -115,7 +116,7 @@ def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
             label_smoothing=config.recipe.label_smoothing,
             auxiliary_weight=config.model.auxiliary_weight,
         ),
-        schedule=RateSchedule(optimizer, factor),
+        schedule=make_schedule(optimizer, factor, config.schedule),
         start=start,
         trainer_options={
             "accelerator": accelerator_of(spec),

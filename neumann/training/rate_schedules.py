@@ -52,6 +52,25 @@ def synchronous(step: int, *, factor: float, every_steps: int, ramp_steps: int) 
     return _ramp(step, ramp_steps) * factor ** (max(0, step - ramp_steps) // every_steps)
 
 
+def spectral(
+    step: int,
+    *,
+    every_steps: int,
+    iterations: int,
+    smoothing: float,
+    scale: float,
+    growth: float,
+    most_momentum: float,
+    total_steps: int,
+    ramp_steps: int = 0,
+) -> float:
+    """Return the factor of `cosine` on the rate that follows the spectrum, see `neumann.training.spectral`.
+
+    The other settings are those of that rate.
+    """
+    return cosine(step, total_steps=total_steps, ramp_steps=ramp_steps)
+
+
 def odd_rates(factor: Factor, section: Mapping[str, Any], run_steps: int) -> list[str]:
     """Return sentences on a schedule of another length than the run of ``run_steps`` steps, and on a run of few steps.
 
@@ -119,10 +138,10 @@ class RateSchedule:
         if self._depth == 0:
             self.count += 1
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the count of steps taken."""
         return {"count": self.count}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from the count of a checkpoint."""
         self.count = state["count"]

@@ -36,6 +36,7 @@ from neumann.training.classifier import ImageClassifier
 from neumann.training.distributed import joined
 from neumann.training.parts import Parts, accelerator_of, build_model_of, build_optimizer_of, build_parts
 from neumann.training.run import quieten
+from neumann.training.spectral import products_a_step
 from neumann.training.tally import Tally
 
 WARM_UP = 3  # steps before the clock runs: the first ones compile kernels and allocate memory
@@ -112,10 +113,11 @@ def _counted(spec: RunSpec, model: nn.Module, device: str) -> ModelCost:
         module(images)
     optimizer = build_optimizer_of(spec, model)
     loop = inner_loop_of(optimizer)
+    a_step = 1 if loop is None else loop.gradients_an_example
     return ModelCost(
         parameters=sum(weight.numel() for weight in model.parameters()),
         points=len(points(optimizer)),
-        training=(1 if loop is None else loop.gradients_an_example) * training / count,
+        training=(a_step + products_a_step(spec.config.schedule)) * training / count,
         forward=counter.get_total_flops() / count,
     )
 
@@ -176,7 +178,7 @@ def _measured(spec: RunSpec, parts: Parts, seconds: float) -> StepTimes:
         update = 0.0 if inner_loop_of(optimizer) is not None else min(_seconds_of(optimizer.step), step)
         found.append(
             StepTimes(
-                micro_batch=step - update,
+                micro_batch=(step - update) * (1 + products_a_step(spec.config.schedule)),
                 update=update,
                 spread=(min(clock.steps) / step, max(clock.steps) / step),
                 evaluation=_evaluation_seconds(parts.module, trainer, parts.data.val_dataloader(), seconds / 2),

@@ -97,6 +97,7 @@ def test_what_is_printed_is_the_interval_and_what_was_done(capsys: pytest.Captur
         (["optimizer=sgdd"], "there is no optimizer 'sgdd'"),
         (["trainer.devices=2"], "a range test is made in one process"),
         (["launch=slurm"], "launch=slurm: a range test is made in this process"),
+        (["schedule=spectral"], "schedule=spectral measures the rate, so there is none to try"),
         (["--setps", "3"], "did you mean '--steps'?"),
     ],
 )

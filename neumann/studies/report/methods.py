@@ -39,6 +39,8 @@ def _search(results: StudyResults) -> str:
     trials = max((len(row.trials) for row in results.rows), default=0)
     spaces: dict[str, dict[str, None]] = {}
     for row in results.rows:
+        if not any(trial.setting for trial in row.trials):
+            continue  # the limits say why it is not tuned
         tried: dict[str, dict[str, None]] = {}
         for trial in row.trials:
             for key, v in trial.setting.items():
@@ -50,7 +52,10 @@ def _search(results: StudyResults) -> str:
     seeds = len(results.evaluation_seeds)
     if trials < 2:
         return f"Nothing was tuned. Each row was trained with {_seeds(seeds)} of initialisation and data order."
-    said = f"Each row had {trials} trials: {told}."
+    untuned = [row.label for row in results.rows if not any(trial.setting for trial in row.trials)]
+    said = f"Each {'tuned ' if untuned else ''}row had {trials} trials: {told}."
+    if untuned:
+        said += f" {_and(list(dict.fromkeys(untuned)))} had one setting."
     if results.grid:
         equal = ", and those at equal settings where these are compared" if _at_equal(results) else ""
         how = f"the fewest {measure(results.least)}" if results.least else "the lowest validation error after training"
