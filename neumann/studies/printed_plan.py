@@ -27,7 +27,8 @@ def print_plan(runs: StudyRuns, console: Console) -> None:
         setting, by_seed = chosen(runs.trials[key]), choices(runs.trials[key])
         settings = " | ".join(setting_text(tried) for tried in one.spaces[key])
         label = one.cells[key].label if one.cells else row.label
-        spaces.setdefault(f"{', '.join(one.spaces[key][0])}: {settings}", {})[label] = None
+        if one.spaces[key] != ({},):  # a row may say that it is not tuned
+            spaces.setdefault(f"{', '.join(one.spaces[key][0])}: {settings}", {})[label] = None
         cells = (
             row.label,
             row.point,
@@ -39,7 +40,7 @@ def print_plan(runs: StudyRuns, console: Console) -> None:
     names = ("row", "judged at", "tuning", "chosen", "evaluation")
     print_table(console, names, rows, right=("tuning", "evaluation"), shortest=24)
     for space, labels in spaces.items():
-        of = "every row" if len(spaces) == 1 else ", ".join(labels)
+        of = "every row" if len(spaces) == 1 and len(labels) == len(rows) else ", ".join(labels)
         say(console, f"tried for {of}: {space}")
     untuned = [row.label for key, row in one.config.rows.items() if len(one.spaces[key]) == 1]
     if untuned:
