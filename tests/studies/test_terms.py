@@ -5,19 +5,24 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from neumann.studies.report import figures
 from neumann.studies.report.content import terms_told
 from neumann.studies.report.csv_files import terms_csv
 from neumann.studies.report.figures import draw
+from neumann.studies.report.figures.parts import nothing
+from neumann.studies.report.figures.svg import style
+from neumann.studies.report.figures.terms import _fit_y, terms_figure
 from neumann.studies.report.page import page
 from neumann.studies.results import StudyResults, TermCurve
 from neumann.studies.statistics import summarize
 from neumann.studies.terms import BY_KEY, QUANTITIES, term_curves
-from tests.support.fake_results import results
+from tests.support.fake_results import study
 
-RUNS = [
+RUNS: list[list[dict[str, Any]]] = [
     [{"epoch": 1.0, "lambda_max": 4.0, "mu": 0.9, "note": "x"}, {"epoch": 2.0, "lambda_max": 6.0}],
     [{"epoch": 1.0, "lambda_max": 8.0, "mu": 0.8}, {"epoch": 2.0, "lambda_max": True}, {"lambda_max": 1.0}],
 ]
@@ -35,7 +40,7 @@ def test_curves_are_means_over_the_runs_that_have_them() -> None:
 
 
 def with_terms() -> StudyResults:
-    plain = results()
+    plain = study()
     values = {"lambda_max": (5.0, 9.0), "lambda_min": (-2.0, -1.0), "transport_error": (0.5, 2.0)}
 
     def curve(key: str, factor: float) -> TermCurve:
@@ -46,20 +51,42 @@ def with_terms() -> StudyResults:
     return replace(plain, rows=(*rows, *plain.rows[2:]))
 
 
-@pytest.mark.medium
-def test_the_figure_has_a_panel_for_each_quantity_and_is_absent_without_any() -> None:
-    plain, measured = results(), with_terms()
-    without = draw(plain)
-    assert "terms" not in without
-    assert "Inside the optimizers" not in page(plain, without)
-    drawings = draw(measured)
-    assert list(drawings) == [*without, "terms"]
-    svg = drawings["terms"].svg.decode()
+def test_the_figure_has_a_panel_for_each_quantity() -> None:
+    measured = with_terms()
+    with style():
+        drawing = terms_figure(measured.rows)
+    svg = drawing.svg.decode()
     for key in BY_KEY:
         assert (f">{BY_KEY[key].name}<" in svg) == (key in measured.rows[0].terms), key
     assert svg.count(f">{measured.rows[0].label}<") == 1
-    assert not drawings["terms"].empty
-    written = page(measured, drawings)
+    assert not drawing.empty
+    assert "λ_max, λ_min, transport error" in drawing.alt
+
+
+def test_axes_show_the_means_whatever_their_bands_reach() -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().add_subplot()
+    wide = TermCurve((1.0, 2.0), (2, 2), (-2.0, -1.0), (-90.0, -80.0), (80.0, 90.0))
+    _fit_y(axes, [wide], is_linear=True)
+    low, high = axes.get_ylim()
+    assert axes.get_yscale() == "linear"
+    assert -4 < low < -2 < -1 < high < 1
+    _fit_y(axes, [replace(wide, mean=(1.0, 100.0))], is_linear=False)
+    low, high = axes.get_ylim()
+    assert axes.get_yscale() == "log"
+    assert 0.3 < low < 1 < 100 < high < 300
+
+
+def test_a_report_shows_them_and_is_what_it_was_without_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = nothing("none")
+    monkeypatch.setattr(figures, "FIGURES", {name: lambda _: empty for name in figures.FIGURES})
+    plain, measured = study(), with_terms()
+    without, drawings = draw(plain), draw(measured)
+    assert list(drawings) == [*without, "terms"]
+    page_without, written = page(plain, without), page(measured, drawings)
+    assert 'id="terms"' not in page_without
+    assert "Inside the optimizers" not in page_without
     assert '<section id="terms"' in written
     told = terms_told(measured)
     assert "transport error: ‖∇f̂(w + d)" in told
