@@ -12,7 +12,7 @@ from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
-from docs.figures import method, rooms, run_life, statistics
+from docs.figures import inside, method, rooms, run_life, statistics
 from docs.generate import command_line, configuration, experiments, pages
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,6 +31,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "counting": method.counting,
     "resets": method.resets,
     "detectable": statistics.detectable,
+    "transport": inside.transport,
 }
 ASKED = re.compile(r"<!-- figure: ([\w-]+) -->")
 BESIDE_ARCHITECTURE = {"The story of one run": "run-life", "Rooms": "rooms"}  # a heading of it: the figure below

@@ -29,6 +29,7 @@ from neumann.studies.results import Comparison, Results, RowResult, RunEntry, Tu
 from neumann.studies.statistics import Summary, paired
 from neumann.studies.sweep_columns import Columns, columns_of, in_order, row_names
 from neumann.studies.sweep_runs import LeftOut, SweepRun
+from neumann.studies.terms import term_curves
 
 EXPLORATORY = "Exploratory: nothing was fixed before these runs were seen."
 NAMED = 4  # rows that a note names
@@ -230,6 +231,7 @@ def _row(one: Group, entries: Sequence[RunEntry]) -> RowResult:
         paper=None,
         mixed=mixed(entries, one.name),
         to_target={},
+        terms=term_curves(run.folder.terms(run.result) for run in sound if run.result is not None),
     )
 
 

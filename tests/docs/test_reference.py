@@ -162,12 +162,16 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         ["optimizer=sgd", "recipe.weight_average=0.9", "checkpoint=last"],
         ["optimizer=timm", "optimizer.name=lookahead_sgd", "checkpoint=last"],
         ["optimizer=sgd", "optimizer.lr=1e38", "schedule=constant"],
+        [*INSIDE, "terms.every=9", "terms.iterations=3", "terms.newton=true"],
         [*two_heads.WORDS, f"model.checkpoint={runs}/two.pt", "checkpoint=last"],
     )
     torch.save(two_heads.TwoHeads(width=8).state_dict(), runs / "two.pt")
     for i, words in enumerate(asked):
         assert main(["train", *QUICK, *words, f"output={runs}", f"study=s{i}"]) == 0
     return [next(runs.glob(f"s{i}/*")) for i in range(len(asked))]
+
+
+INSIDE = ("model=mlp", "timing.burn_in=0.1", "timing.reset_period=1", "checkpoint=last")
 
 
 def lines(folder: Path, name: str) -> list[Any]:
@@ -182,12 +186,13 @@ def lines(folder: Path, name: str) -> list[Any]:
         ("status.json", ("message",)),
         ("measurements.jsonl", ()),
         ("steps.jsonl", ()),
+        ("terms.jsonl", ()),
     ],
 )
 def test_the_page_on_run_files_has_every_key(file: str, unseen: tuple[str, ...], folders: list[Path]) -> None:
     page = tables((REFERENCE / "run-files.md").read_text())[file]
     if file.endswith("l"):
-        records = [record for folder in folders for record in lines(folder, file)]
+        records = [record for folder in folders if (folder / file).exists() for record in lines(folder, file)]
     else:
         records = [json.loads((folder / file).read_text()) for folder in folders]
     check(page, records, unseen=unseen)
@@ -204,7 +209,7 @@ def test_the_page_on_run_files_has_every_attempt_and_derived_key(folders: list[P
 def test_the_page_on_run_files_has_every_key_of_checkpoints_and_leases(folders: list[Path]) -> None:
     page = tables((REFERENCE / "run-files.md").read_text())
     sound = [folder for folder in folders if (folder / "eval-weights.pt").exists()]
-    assert len(sound) == 4
+    assert len(sound) == 5
     load = {"weights_only": True}
     check(page["eval-weights.pt"], [dict(torch.load(folder / "eval-weights.pt", **load)) for folder in sound])
     check(page["last.ckpt"], [dict(torch.load(folder / "last.ckpt", **load)) for folder in sound])

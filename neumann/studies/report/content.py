@@ -130,15 +130,15 @@ def seeds_told(results: StudyResults) -> str:
     return f"{said}Evaluation seeds: {', '.join(map(str, results.evaluation_seeds))}."
 
 
-def terms_told(results: StudyResults) -> str:
+def terms_told(results: Results) -> str:
     """Return the caption of the figure of terms: what each panel that is there shows, and how it was measured."""
     there = {key for row in results.rows for key in row.terms}
     said = "; ".join(f"{one.name}: {one.meaning}" for one in QUANTITIES if one.key in there)
     return (
-        f"{said}. By epoch, means over evaluation seeds with 95 % bands, of each measured step's own batch, at the "
+        f"{said}. By epoch, means over seeds with 95 % bands, of each measured step's own batch, at the "
         "weights that the step begins with, without dropout and at the batch's statistics; ∇f̂ is without weight decay "
-        "and without regularizers. What an optimizer does not have has no line. Where an axis is logarithmic, a band "
-        "that reaches zero ends at the axis."
+        "and without regularizers. What an optimizer does not have has no line. A band that touches an "
+        "end of its axis goes on there."
     )
 
 

@@ -30,8 +30,8 @@ from neumann.studies.numbers import (
     printable,
     value,
 )
-from neumann.studies.report.content import origin
-from neumann.studies.report.csv_files import Cell, as_csv, curves_csv, runs_csv, summary_cells
+from neumann.studies.report.content import origin, terms_told
+from neumann.studies.report.csv_files import Cell, as_csv, curves_csv, runs_csv, summary_cells, terms_csv
 from neumann.studies.report.page import fill
 from neumann.studies.report.tables import mixed_text
 from neumann.studies.report.text import joined, markdown
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 MEASURE = "validation error"
 DRAWN = 20  # rows that a figure shows, those with the lowest mean error: of more it can tell none apart
-FIGURES = ("errors", "curves", "rates")
+FIGURES = ("errors", "curves", "rates", "terms")
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,10 @@ def render(results: SweepResults, folder: Path) -> list[Path]:
         "runs.csv": runs_csv(results),
         "curves.csv": curves_csv(results),
     }
+    if "terms" in drawings:
+        files["terms.csv"] = terms_csv(results)
+    else:
+        (folder / "terms.csv").unlink(missing_ok=True)
     for name, drawing in drawings.items():
         files |= {f"{name}.svg": drawing.svg, f"{name}.png": drawing.png}
     for name, content in reversed(files.items()):  # the page last, when the files beside it are there
@@ -94,7 +98,8 @@ def render(results: SweepResults, folder: Path) -> list[Path]:
 
 def _draw(results: SweepResults) -> dict[str, Drawing]:
     curves = beside(_figures, results, ["curves"])  # half of the work, for another core
-    others = _figures(results, ["errors", *(["rates"] if results.rates else [])])
+    there = {"rates": bool(results.rates), "terms": any(row.terms for row in results.rows)}
+    others = _figures(results, ["errors", *(name for name, has in there.items() if has)])
     return {"errors": others.pop("errors"), **curves(), **others}
 
 
@@ -102,12 +107,14 @@ def _figures(results: SweepResults, names: Sequence[str]) -> dict[str, Drawing]:
     from neumann.studies.report.figures.curves import curve_figure
     from neumann.studies.report.figures.errors import error_figure
     from neumann.studies.report.figures.svg import style
+    from neumann.studies.report.figures.terms import terms_figure
     from neumann.studies.report.figures.tuning import tuning_figure
 
     figures: dict[str, Callable[[], Drawing]] = {
         "errors": lambda: error_figure(results, _drawn(results.rows), MEASURE),
         "curves": lambda: curve_figure(results, _drawn(results.rows)),
         "rates": lambda: tuning_figure(_drawn(results.rates)),
+        "terms": lambda: terms_figure(_drawn(results.rows)),
     }
     with style():
         return {name: figures[name]() for name in names}
@@ -128,6 +135,7 @@ def _page(results: SweepResults, drawings: dict[str, Drawing]) -> str:
         drawings,
         r=results,
         exploratory=EXPLORATORY,
+        terms_told=terms_told(results),
         lines=main_lines(results),
         heads=[title(key) for key in results.tuned],
         caption=caption(results),

@@ -15,7 +15,7 @@ from neumann.studies.terms import QUANTITIES, Quantity
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLUMNS, STEP, PANEL = 3, 1.55, 1.02  # panels in a line, and heights in inches
+COLUMNS, STEP, PANEL = 3, 1.5, 1.0  # panels in a line, and heights in inches
 LEFT, GAP = 0.55, 0.62  # inches
 
 
@@ -26,13 +26,13 @@ def terms_figure(rows: Sequence[RowResult]) -> Drawing:
     if not shown:
         return nothing("No row of this figure has measured its terms.")
     head = 0.12 + 0.2 * math.ceil(len(drawn) / 2)
-    height = head + STEP * math.ceil(len(shown) / COLUMNS) + 0.1
+    height = head + STEP * math.ceil(len(shown) / COLUMNS) + 0.2
     figure = sheet(height)
     width = (WIDTH - LEFT - 0.1 - GAP * (COLUMNS - 1)) / COLUMNS
     looks = [_look(place) for place in range(len(drawn))]
     for k, quantity in enumerate(shown):
         line, column = divmod(k, COLUMNS)
-        low = height - head - (line + 1) * STEP + (STEP - PANEL) * 0.6
+        low = height - head - (line + 1) * STEP + (STEP - PANEL) * 0.5
         box = ((LEFT + column * (width + GAP)) / WIDTH, low / height, width / WIDTH, PANEL / height)
         axes = figure.add_axes(box)
         axes.grid(axis="y")
@@ -65,7 +65,7 @@ def _panel(axes: Axes, quantity: Quantity, rows: Sequence[RowResult], looks: Seq
     curves = [
         (row.terms[quantity.key], look) for row, look in zip(rows, looks, strict=True) if quantity.key in row.terms
     ]
-    fit_y(axes, _range([curve for curve, _ in curves]))
+    _fit_y(axes, [curve for curve, _ in curves], is_linear=quantity.is_linear)
     bottom = axes.get_ylim()[0] if axes.get_yscale() == "log" else -math.inf
     for curve, look in curves:
         low, high = ([math.nan if v is None else max(v, bottom) for v in side] for side in (curve.low, curve.high))
@@ -79,10 +79,15 @@ def _panel(axes: Axes, quantity: Quantity, rows: Sequence[RowResult], looks: Seq
     axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
 
 
-def _range(curves: Sequence[TermCurve]) -> list[float]:
-    """Return what the axis shows: every mean, and ends of bands as far as they do not dwarf the means."""
+def _fit_y(axes: Axes, curves: Sequence[TermCurve], *, is_linear: bool) -> None:
+    """Give y the range of the means, and of their bands as far as these do not dwarf them."""
     means = [v for curve in curves for v in finite(curve.mean)]
-    most = 2 * max(map(abs, means), default=0.0)
-    ends = [v for curve in curves for side in (curve.low, curve.high) for v in finite(side) if abs(v) <= most]
-    positive = bool(means) and min(means) > 0
-    return means + [v for v in ends if v > 0 or not positive]
+    ends = [v for curve in curves for side in (curve.low, curve.high) for v in finite(side)]
+    low, high = min(means), max(means)
+    if not is_linear and low > 0:
+        fit_y(axes, means + [v for v in ends if low / 2 <= v <= 2 * high])
+        return
+    room = max(high - low, 0.1 * max(abs(low), abs(high))) or 0.1
+    seen = [*means, *(min(max(v, low - room), high + room) for v in ends)]
+    low, high = min(seen), max(seen)
+    axes.set_ylim(low - 0.06 * (high - low or 1), high + 0.06 * (high - low or 1))
