@@ -222,6 +222,8 @@ def _show(folder: Path, given: argparse.Namespace, console: Console) -> int:
         parts += ["", Text(printable(f"no comparison with the default: {no_comparison}"))]
     if found := details.metrics(run):
         parts += ["", Text("latest metrics:", style="bold"), _pairs(found)]
+    if found := details.terms(run):
+        parts += ["", Text("the optimizer's terms, when last measured:", style="bold"), _pairs(found)]
     for path in (run.error, folder / "output.log"):
         if lines := details.tail(path):
             parts += [

@@ -14,7 +14,7 @@ from neumann.store.files import opened, plain, read_json
 from neumann.store.folder import RunFolder
 from neumann.store.records import flat, read_config
 from neumann.store.scores import is_number
-from neumann.store.steps import read_lines
+from neumann.store.steps import TERMS, read_lines
 
 TAIL = 12  # lines of error.txt and of output.log
 
@@ -103,6 +103,31 @@ def metrics(folder: RunFolder) -> list[tuple[str, str]]:
                 count = f" (n = {values['n']:.0f})" if is_number(values.get("n")) else ""
                 rows.append((f"{split} error, {point}", f"{100 * values['error']:.2f} %{loss}{count}"))
     return rows
+
+
+_TERMS = {  # of terms.jsonl, in words
+    "lambda_max": "λ_max",
+    "lambda_min": "λ_min",
+    "lambda_max_times_rate": "λ_max × rate",
+    "gradient_norm": "‖∇f̂‖",
+    "distance": "‖w − v‖",
+    "noise_share": "noise share",
+    "transport_error": "transport error",
+    "newton_cosine_move": "step to Newton, cosine",
+}
+
+
+def terms(folder: RunFolder) -> list[tuple[str, str]]:
+    """Return (name, value as text) of what the optimizer's terms did when they were last measured; none without."""
+    try:
+        lines = read_lines(folder.path, folder.result(), TERMS)
+    except UserError:  # it is said to be edited
+        return []
+    if not lines:
+        return []
+    last = lines[-1]
+    found = [(name, f"{last[key]:.4g}") for key, name in _TERMS.items() if is_number(last.get(key))]
+    return [("step", str(last["step"])), *found]
 
 
 def written(value: Any) -> str:

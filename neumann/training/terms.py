@@ -118,17 +118,11 @@ class StepTerms:
         )
 
     def _noise(self, gradient: Tensor) -> int:
-        """Note the gradient's noise and return its cost.
-
-        McCandlish et al. (2018), appendix A.1: with |g_b|² the mean squared norm of the gradients of parts of b images
-        and |g_B|² that of the batch of B, tr Σ = (|g_b|² − |g_B|²)/(1/b − 1/B) and |g|² = (B|g_B|² − b|g_b|²)/(B − b)
-        are without bias; the simple noise scale is tr Σ/|g|².
-        """
+        """Note the gradient's noise and return its cost; the simple noise scale is tr Σ/|g|²."""
         mean, count, size = self._operator.part_squares(PARTS)
         if count > 1:
             batch, whole = self._operator.examples, float(gradient.double().square().sum())
-            trace = (mean - whole) / (1 / size - 1 / batch)
-            square = (batch * whole - size * mean) / (batch - size)
+            trace, square = noise_of(mean, size, whole, batch)
             self._note(noise_trace=trace, noise_share=trace / batch / whole if whole > 0 else None)
             self._note(noise_scale=trace / square if square > 0 else None)
         return 1
@@ -181,6 +175,19 @@ class StepTerms:
             for key, value in values.items()
             if value is not None and (isinstance(value, str) or math.isfinite(value))
         }
+
+
+def noise_of(part_square: float, part: int, batch_square: float, batch: int) -> tuple[float, float]:
+    """Return tr Σ of one image's gradient and |g|² of the true gradient, without bias (McCandlish et al. 2018, A.1).
+
+    Args:
+        part_square: the mean squared norm of the gradients of parts of the batch.
+        part: images in a part, fewer than in the batch.
+        batch_square: the squared norm of the batch's gradient.
+        batch: images in the batch.
+    """
+    trace = (part_square - batch_square) / (1 / part - 1 / batch)
+    return trace, (batch * batch_square - part * part_square) / (batch - part)
 
 
 def _ends(operator: BatchCurvature, iterations: int) -> ExtremeEigenvalues | None:

@@ -98,7 +98,7 @@ def test_a_changed_setting_changes_the_signature() -> None:
 def test_what_is_not_signed_is_this_and_no_more() -> None:
     """A new line leaves a setting out of every signature, so it is repeated here, to be judged once more: it may change no result."""
     assert set(NOT_SIGNED) == {
-        *("output", "study", "name", "logger", "checkpoint", "launch"),
+        *("output", "study", "name", "logger", "checkpoint", "launch", "terms"),
         *("data.root", "data.name", "data.download", "data.workers", "model.checkpoint"),
         *("batch.max_per_device", "batch.round"),
         *("trainer.test", "trainer.log_every_n_steps", "trainer.track_grad_norm", "trainer.track_update_norm"),
@@ -132,7 +132,7 @@ def test_no_name_in_the_lists_of_settings_is_stale() -> None:
 def test_every_section_is_typed_or_chosen_or_filled_in() -> None:
     assert set(schema.CHOSEN_SECTIONS) == {"data", "optimizer", "schedule"}
     groups = {path.name for path in compose.CONF.iterdir() if path.is_dir()} - {"ablation", "experiment", "sweeps"}
-    assert set(schema.TYPED_SECTIONS) | set(schema.CHOSEN_SECTIONS) == groups | {"batch", "recipe"}
+    assert set(schema.TYPED_SECTIONS) | set(schema.CHOSEN_SECTIONS) == groups | {"batch", "recipe", "terms"}
 
 
 @pytest.mark.medium
