@@ -13,6 +13,7 @@ from neumann.config.origins import with_origin
 from neumann.config.override_text import FOLLOWS, key_of
 from neumann.config.resolution import Resolver, as_text
 from neumann.config.spec import RunSpec
+from neumann.config.spectral import follows_spectrum, refuse_given
 from neumann.errors import UserError
 
 MakeSpecs = Callable[[Sequence[Sequence[str]]], list[RunSpec]]
@@ -53,6 +54,8 @@ def making_specs(config_dirs: Sequence[str] = ()) -> Iterator[MakeSpecs]:
             composed, choices = composer.compose(overrides)
             free = seed is not None and not SEED_IS_READ.search(as_text(OmegaConf.to_container(composed)))
             made = resolver.spec(composed, choices)
+            if follows_spectrum(made.config.schedule):
+                refuse_given(made.config.optimizer, overrides)
             known[rest] = made if free else None
             return made
 

@@ -16,6 +16,7 @@ TARGETS = {
     "neumann.schedules.constant": "neumann.training.rate_schedules.constant",
     "neumann.schedules.cosine": "neumann.training.rate_schedules.cosine",
     "neumann.schedules.exponential": "neumann.training.rate_schedules.exponential",
+    "neumann.schedules.spectral": "neumann.training.rate_schedules.spectral",
     "neumann.schedules.synchronous": "neumann.training.rate_schedules.synchronous",
     "neumann.optimizers.two_loop_neumann": "neumann.training.optimizers.two_loop_neumann",
     "neumann.optimizers.timm": "neumann.training.optimizers.timm_optimizer",

@@ -191,6 +191,8 @@ def edge(trials: Sequence[TuningTrial]) -> str | None:
     if setting is None and not by_seed:
         return None
     if len(trials) == 1:
+        if not trials[0].setting:
+            return "the row has no search space, so it is not tuned"
         return f"{setting_text(trials[0].setting)} is the only setting tried, so the row is not tuned"
     if setting is None:
         on = sum(bool(_borders(trials, picked)) for picked in by_seed.values())

@@ -368,8 +368,13 @@ def _check_spaces(config: StudyConfig) -> None:
             for of, words in (("overrides", config.overrides), (f"rows.{name}.overrides", row.overrides), *budgets):
                 if any(key_of(word) == key_of(key) for word in words):
                     raise UserError(f"{where}.{key} is tuned and set by an override in {of}: leave out one of the two")
+        if row.space == {}:  # the row tunes nothing, and says so
+            continue
         if not space:
-            raise UserError(f"{where} is empty: name what is tuned, such as optimizer.lr: [0.03, 0.1, 0.3]")
+            raise UserError(
+                f"{where} is empty: name what is tuned, such as optimizer.lr: [0.03, 0.1, 0.3], or "
+                f"rows.{name}.space: {{}} for a row that tunes nothing"
+            )
         sizes[name] = len(list(itertools.product(*space.values())))
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} {size}" for name, size in sizes.items())

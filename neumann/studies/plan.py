@@ -63,7 +63,7 @@ class Study:
     evaluation_seeds: tuple[int, ...]  # at this budget
     pilot: bool  # whether this budget has no verdict
     exploratory: str | None  # why it is taken as a pilot although it is none: a sentence
-    spaces: Mapping[str, tuple[dict[str, Any], ...]]  # by row: the settings that it tries, as many for every row
+    spaces: Mapping[str, tuple[dict[str, Any], ...]]  # by row: those it tries, as many for every row that tunes
     taken_over: str | None = None  # the precision of its finished runs, which this machine would not have chosen
     uses_archive: bool = True  # whether runs in its archive count as finished
     cells: Mapping[str, Cell] = field(default_factory=dict)  # by row: what it is, in a study of batches or a factor
@@ -238,7 +238,8 @@ def _at_budget(
     spaces = {}
     for row_name, row in config.rows.items():
         space = config.space if row.space is None else row.space
-        counted("trials", limits.trials, len(settings_of(space, None)))
+        if space:
+            counted("trials", limits.trials, len(settings_of(space, None)))
         spaces[row_name] = settings_of(space, limits.trials)
     exploratory = None if limits.pilot else too_few(config, len(evaluation))
     return Study(

@@ -27,12 +27,13 @@ def print_plan(runs: StudyRuns, console: Console) -> None:
         setting, by_seed = chosen(runs.trials[key]), choices(runs.trials[key])
         settings = " | ".join(setting_text(tried) for tried in one.spaces[key])
         label = one.cells[key].label if one.cells else row.label
-        spaces.setdefault(f"{', '.join(one.spaces[key][0])}: {settings}", {})[label] = None
+        if any(one.spaces[key]):
+            spaces.setdefault(f"{', '.join(one.spaces[key][0])}: {settings}", {})[label] = None
         cells = (
             row.label,
             row.point,
             f"{sum(run.over for run in own)}/{len(own)}",
-            choices_text(by_seed) if by_seed else setting_text(setting) if setting else "after tuning",
+            choices_text(by_seed) if by_seed else setting_text(setting) if setting is not None else "after tuning",
             f"{sum(run.over for run in its)}/{len(one.evaluation_seeds)}",
         )
         rows.append([text_of(cell) for cell in cells])

@@ -28,6 +28,10 @@ SCHEDULE_BOUNDS = {  # of our own schedules' settings
     "every_steps": Bounds(at_least=1),
     "ramp_steps": Bounds(at_least=0),
     "total_steps": Bounds(at_least=1),
+    "lanczos_steps": Bounds(at_least=2, below=10**4),
+    "smoothing": Bounds(at_least=0, below=1),
+    "growth": Bounds(above=1),
+    "peak": Bounds(at_least=0, below=1),
 }
 
 

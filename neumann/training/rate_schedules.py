@@ -52,6 +52,24 @@ def synchronous(step: int, *, factor: float, every_steps: int, ramp_steps: int) 
     return _ramp(step, ramp_steps) * factor ** (max(0, step - ramp_steps) // every_steps)
 
 
+def spectral(
+    step: int,
+    *,
+    total_steps: int,
+    every_steps: int,
+    lanczos_steps: int,
+    smoothing: float,
+    growth: float,
+    peak: float,
+) -> float:
+    """Return the decay of a rate that follows the spectrum: half a cosine from 1 to 0 at ``total_steps``.
+
+    The rest is for `neumann.training.spectral`, which measures and multiplies by 1/λ_max.
+    """
+    del every_steps, lanczos_steps, smoothing, growth, peak
+    return cosine(step, total_steps=total_steps)
+
+
 def odd_rates(factor: Factor, section: Mapping[str, Any], run_steps: int) -> list[str]:
     """Return sentences on a schedule of another length than the run of ``run_steps`` steps, and on a run of few steps.
 
@@ -112,17 +130,20 @@ class RateSchedule:
             return
         factor = self._factor(self.count)
         for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
+            self._set(group, factor)
+
+    def _set(self, group: dict[str, Any], factor: float) -> None:
+        group["lr"] = group["initial_lr"] * factor
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._depth -= 1
         if self._depth == 0:
             self.count += 1
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the count of steps taken."""
         return {"count": self.count}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from the count of a checkpoint."""
         self.count = state["count"]

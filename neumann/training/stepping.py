@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -38,7 +38,7 @@ class SteppingClassifier(ImageClassifier):
 
     after_batch: AfterBatch
     before_step: BeforeStep | None = None
-    before_batch: BeforeBatch | None = None
+    before_batch: Sequence[BeforeBatch] = ()
     gradients = 0  # that the optimizer asked for in the last step; one, but for those that call their closure again
     closure_has_the_step = True
     _kept: list[Batch]  # micro-batches of the step under way, for an inner loop
@@ -78,8 +78,8 @@ class SteppingClassifier(ImageClassifier):
         is_last = (index + 1) % accumulation == 0
         is_scaled = getattr(precision, "scaler", None) is not None  # else Lightning adds nothing but its hooks
         batch = precision.convert_input(batch)
-        if self.before_batch is not None:
-            self.before_batch(trainer, self, batch, index)
+        for look in self.before_batch:
+            look(trainer, self, batch, index)
         losses: dict[str, Tensor] = {}
         self.gradients = 0
 
@@ -118,8 +118,8 @@ class SteppingClassifier(ImageClassifier):
         of each of their parts in turn. The losses are those at the weights that the step begins with.
         """
         self._kept.append(trainer.precision_plugin.convert_input(batch))
-        if self.before_batch is not None:
-            self.before_batch(trainer, self, self._kept[-1], index)
+        for look in self.before_batch:
+            look(trainer, self, self._kept[-1], index)
         losses: dict[str, Tensor] = {}
         if (index + 1) % trainer.accumulate_grad_batches == 0:
             batches, self._kept = self._kept, []
@@ -231,7 +231,7 @@ def fit(
     *,
     after_batch: AfterBatch,
     before_step: BeforeStep | None = None,
-    before_batch: BeforeBatch | None = None,
+    before_batch: Sequence[BeforeBatch] = (),
 ) -> None:
     """Train ``module`` on ``batches``, micro-batches on its device.
 
@@ -242,7 +242,7 @@ def fit(
         after_batch: called after each of ``batches``.
         before_step: called before each step, as a callback's ``on_before_optimizer_step``; by Lightning itself where
             gradients are scaled, so there it is to be that of one of the trainer's callbacks.
-        before_batch: called with each of ``batches`` before it is trained on.
+        before_batch: each called with each of ``batches`` before it is trained on.
 
     Raises what is raised within, as ``trainer.fit`` does: SystemExit for a KeyboardInterrupt.
     """

@@ -38,7 +38,11 @@ def _task(results: StudyResults) -> str:
 def _search(results: StudyResults) -> str:
     trials = max((len(row.trials) for row in results.rows), default=0)
     spaces: dict[str, dict[str, None]] = {}
+    untuned = []
     for row in results.rows:
+        if row.trials and not any(trial.setting for trial in row.trials):
+            untuned.append(results.cells[row.key].label if results.cells else row.label)
+            continue
         tried: dict[str, dict[str, None]] = {}
         for trial in row.trials:
             for key, v in trial.setting.items():
@@ -50,7 +54,9 @@ def _search(results: StudyResults) -> str:
     seeds = len(results.evaluation_seeds)
     if trials < 2:
         return f"Nothing was tuned. Each row was trained with {_seeds(seeds)} of initialisation and data order."
-    said = f"Each row had {trials} trials: {told}."
+    said = f"Each row{' that was tuned' if untuned else ''} had {trials} trials: {told}."
+    if untuned:
+        said += f" Nothing was tuned for {_and(list(dict.fromkeys(untuned)))}."
     if results.grid:
         equal = ", and those at equal settings where these are compared" if _at_equal(results) else ""
         how = f"the fewest {measure(results.least)}" if results.least else "the lowest validation error after training"

@@ -33,7 +33,7 @@ DECADES = 4  # rates that span more have an x axis each
 
 def tuning_figure(rows: Sequence[RowResult]) -> Drawing:
     """Return the trials of ``rows``, by their rate or, without one, by another setting that was tuned."""
-    rows = [row for row in rows if row.trials]
+    rows = [row for row in rows if any(trial.setting for trial in row.trials)]
     tried = [e for row in rows for t in row.trials for e in finite(t.errors.values(), 100)]
     if not any(t.errors for row in rows for t in row.trials):
         return nothing("No tuning run is finished yet: there is no search to show.")
