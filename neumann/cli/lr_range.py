@@ -56,7 +56,7 @@ def main(words: Sequence[str]) -> int:
 
     from neumann.cli.train import use_launch
     from neumann.config import LocalLaunchConfig, making_specs
-    from neumann.config.from_overrides import SPECTRAL
+    from neumann.config.spectral import follows_spectrum
     from neumann.processes.ranks import world_size
     from neumann.search.stable_range import StableRange, space_of
 
@@ -66,7 +66,7 @@ def main(words: Sequence[str]) -> int:
             return make([[*_but_seed(given.overrides), f"optimizer.lr={rate!r}", f"seed={seed}"]])[0]
 
         given_run = make([given.overrides])[0].config
-        if given_run.schedule.get("_target_") == SPECTRAL:
+        if follows_spectrum(given_run.schedule):
             raise UserError("schedule=spectral measures the rate, so there is none to try: choose another schedule")
         first = given_run.seed
         seeds = range(first, first + given.seeds)

@@ -13,6 +13,7 @@ from neumann.config.origins import with_origin
 from neumann.config.override_text import FOLLOWS, key_of
 from neumann.config.resolution import Resolver, as_text
 from neumann.config.spec import RunSpec
+from neumann.config.spectral import follows_spectrum, refuse_given
 from neumann.errors import UserError
 
 MakeSpecs = Callable[[Sequence[Sequence[str]]], list[RunSpec]]
@@ -38,10 +39,6 @@ def make_specs(jobs: Sequence[Sequence[str]], config_dirs: Sequence[str] = ()) -
         return make(jobs)
 
 
-SPECTRAL = "neumann.schedules.spectral"
-MEASURED = ("optimizer.lr", "optimizer.momentum", "optimizer.mu", "optimizer.lr_in")  # settings that it replaces
-
-
 @contextmanager
 def making_specs(config_dirs: Sequence[str] = ()) -> Iterator[MakeSpecs]:
     """Yield a `make_specs` that may be called several times in the block and reads files and data once for all."""
@@ -57,7 +54,8 @@ def making_specs(config_dirs: Sequence[str] = ()) -> Iterator[MakeSpecs]:
             composed, choices = composer.compose(overrides)
             free = seed is not None and not SEED_IS_READ.search(as_text(OmegaConf.to_container(composed)))
             made = resolver.spec(composed, choices)
-            _refuse_what_is_measured(made, overrides)
+            if follows_spectrum(made.config.schedule):
+                refuse_given(made.config.optimizer, overrides)
             known[rest] = made if free else None
             return made
 
@@ -76,23 +74,6 @@ def making_specs(config_dirs: Sequence[str] = ()) -> Iterator[MakeSpecs]:
             return specs
 
         yield make
-
-
-def _refuse_what_is_measured(spec: RunSpec, overrides: Sequence[str]) -> None:
-    """Raise UserError for a setting beside schedule=spectral that it would replace by what it measures."""
-    if spec.config.schedule.get("_target_") != SPECTRAL:
-        return
-    for word in overrides:
-        if key_of(word).lstrip("+~") in MEASURED:
-            raise UserError(
-                f"'{word}' beside schedule=spectral, which measures η and μ: leave it out; schedule.scale is the "
-                "factor on 1/λ_max, and schedule.most_momentum the largest μ"
-            )
-    if spec.config.recipe.lr_scaling != "none":
-        raise UserError(
-            f"recipe.lr_scaling={spec.config.recipe.lr_scaling} beside schedule=spectral, whose rate follows the batch "
-            "by measurement: choose recipe.lr_scaling=none"
-        )
 
 
 def unread_scales(jobs: Sequence[Sequence[str]], config_dirs: Sequence[str] = ()) -> list[str]:

@@ -34,6 +34,7 @@ from neumann.config.schema import (
 )
 from neumann.config.signature import sign, signed_part
 from neumann.config.spec import RunSpec
+from neumann.config.spectral import follows_spectrum, leave_open
 from neumann.config.targets import check_target
 from neumann.config.time_scales import horizon, steps_per_epoch
 from neumann.config.weights import weights_file, weights_of
@@ -107,6 +108,8 @@ class Resolver:
             if settings.get("_target_") is None:
                 raise UserError(f"{section} has no _target_: its YAML must name a class or a function")
         _check_words("model.kwargs", values["model"].kwargs)
+        if follows_spectrum(values["schedule"]):
+            leave_open(values["optimizer"], values["recipe"].lr_scaling)
         check_optimizer(values["optimizer"])
         _check_rate(values["optimizer"], values["recipe"])
         values["output"] = folder_of("output", values["output"])

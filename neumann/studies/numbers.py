@@ -16,6 +16,7 @@ from neumann.studies.verdicts import Margin, Verdict
 
 DASH = "–"
 RATE = "optimizer.lr"
+UNTUNED = "untuned"  # the setting of a row whose space is empty
 
 
 def printable(text: object) -> str:
@@ -162,9 +163,11 @@ def value(setting: float | int | str) -> str:
 
 
 def setting_text(setting: Setting | None) -> str:
-    """Return the rate alone where only the rate was tuned, else "lr 0.1, momentum 0.9"."""
-    if not setting:
+    """Return the rate alone where only the rate was tuned, else "lr 0.1, momentum 0.9"; "untuned" where nothing was."""
+    if setting is None:
         return DASH
+    if not setting:
+        return UNTUNED
     if tuple(setting) == (RATE,):
         return value(setting[RATE])
     return ", ".join(f"{printable(key).removeprefix('optimizer.')} {value(v)}" for key, v in setting.items())

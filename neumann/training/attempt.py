@@ -42,7 +42,7 @@ from neumann.training.measured_terms import terms_measuring
 from neumann.training.mirror import Mirror
 from neumann.training.mirror_rows import summary_of
 from neumann.training.parts import Parts
-from neumann.training.spectral import measurings
+from neumann.training.spectral import spectrum_measuring
 from neumann.training.step_lines import StepLogging, StepNorms
 from neumann.training.stopping import Stop
 
@@ -161,6 +161,7 @@ class Attempt:
             logging=self.logging,
         )
         self.terms = terms_measuring(spec.config, self.evaluation, parts.schedule, group, self._termed)
+        self.spectrum = spectrum_measuring(spec.config, parts.schedule, self.progress, group)
         self.census = Census(spec, group, self.batches, self.progress)
         self.stop = Stop(group)
         self.display = Display(console, self.evaluation, name=spec.name, total_steps=derived.total_steps)
@@ -290,7 +291,7 @@ class Attempt:
             stream,
             before_step=in_turn.on_before_optimizer_step,
             after_batch=in_turn.on_train_batch_end,
-            before_batch=measurings(self.parts.schedule, self.terms, self.progress, self.group),
+            before_batch=[each.before_batch for each in (self.spectrum, self.terms) if each is not None],
         )
 
     def _begun(self) -> None:
@@ -328,10 +329,10 @@ class Attempt:
             confused = found.confusion[point]
             self.group.on_main(self.parts.data.check_stream)
         errors = [headline(m["validation"])["error"] for m in measured]
-        recalibrated = {}
+        only = {}  # of some runs
         if self.calibration is not None:
             last = measured[-1]["validation_recalibrated"]
-            recalibrated = {"validation_recalibrated": last, "test_recalibrated": again}
+            only = {"validation_recalibrated": last, "test_recalibrated": again}
         config, split = self.spec.config, batch_split(self.spec.config)
         rate, factor = config.optimizer.get("lr"), rate_factor_of(config)
         result = {
@@ -365,12 +366,13 @@ class Attempt:
             },
             "validation": measured[-1]["validation"],
             "test": test,
-            **recalibrated,
+            **only,
             "best_validation_error": min(errors),  # of the curve, hence optimistic
             **{key: value for key, value in measured[-1].items() if key.startswith("train_loss")},
             "train_seconds": progress.train_seconds,
             "eval_seconds": progress.eval_seconds,
             **({"terms_seconds": progress.terms_seconds} if self.terms is not None else {}),
+            **({"spectrum": self.spectrum.record()} if self.spectrum is not None else {}),
             "attempts": self.session.attempt,
             "device": str(self.parts.module.device),
             "wandb": self.spec.config.logger.mode if self.spec.config.logger.kind == "wandb" else None,

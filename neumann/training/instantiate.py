@@ -28,11 +28,10 @@ SCHEDULE_BOUNDS = {  # of our own schedules' settings
     "every_steps": Bounds(at_least=1),
     "ramp_steps": Bounds(at_least=0),
     "total_steps": Bounds(at_least=1),
-    "iterations": Bounds(at_least=1, below=10**4),
+    "lanczos_steps": Bounds(at_least=2, below=10**4),
     "smoothing": Bounds(at_least=0, below=1),
-    "scale": Bounds(above=0),
-    "growth": Bounds(at_least=1),
-    "most_momentum": Bounds(at_least=0, below=1),
+    "growth": Bounds(above=1),
+    "peak": Bounds(at_least=0, below=1),
 }
 
 

@@ -22,6 +22,7 @@ from neumann.config.inner_loop import TARGETS as LOOP_TARGETS
 from neumann.config.inner_loop import batches_a_step, check_inner_loop, check_scaling, images_at_once
 from neumann.config.schema import batch_split, rate_factor_of
 from neumann.config.signature import normalised_as_pretrained
+from neumann.config.spectral import followed, follows_spectrum
 from neumann.config.weights import weights_of
 from neumann.data import DataFacts
 from neumann.data.module import ImageData
@@ -41,7 +42,7 @@ from neumann.training.measured_terms import check_terms
 from neumann.training.optimizers import build_optimizer
 from neumann.training.precision import slow_precision
 from neumann.training.rate_schedules import RateSchedule, odd_rates
-from neumann.training.spectral import make_schedule
+from neumann.training.spectral import check_spectral, spectral_schedule
 from neumann.training.starting_weights import Start, read_weights
 from neumann.training.stepping import SteppingClassifier
 
@@ -116,7 +117,7 @@ def build_parts(spec: RunSpec, group: RankGroup) -> Parts:
             label_smoothing=config.recipe.label_smoothing,
             auxiliary_weight=config.model.auxiliary_weight,
         ),
-        schedule=make_schedule(optimizer, factor, config.schedule),
+        schedule=spectral_schedule(config, optimizer, factor),
         start=start,
         trainer_options={
             "accelerator": accelerator_of(spec),
@@ -151,6 +152,7 @@ def build_model_of(spec: RunSpec) -> torch.nn.Module:
         check_one_image(model, torch.zeros(1, facts.channels, *facts.image_size), _two_images(spec))
     check_recalibration(model, config.recipe.recalibrate_batch_norm, world_size(spec))
     check_terms(config, model)
+    check_spectral(config, model)
     return model
 
 
@@ -195,6 +197,8 @@ def build_optimizer_of(spec: RunSpec, model: torch.nn.Module) -> torch.optim.Opt
     section, factor = dict(spec.config.optimizer), rate_factor_of(spec.config)
     if factor != 1.0:
         section["lr"] *= factor
+    if follows_spectrum(spec.config.schedule):
+        section |= followed(section)
     optimizer = build_optimizer(model, section, spec.config.recipe.weight_decay_filter)
     check_inner_loop(spec.config, spec.facts.train_count)
     loop = inner_loop_of(optimizer)

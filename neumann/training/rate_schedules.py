@@ -55,20 +55,19 @@ def synchronous(step: int, *, factor: float, every_steps: int, ramp_steps: int) 
 def spectral(
     step: int,
     *,
-    every_steps: int,
-    iterations: int,
-    smoothing: float,
-    scale: float,
-    growth: float,
-    most_momentum: float,
     total_steps: int,
-    ramp_steps: int = 0,
+    every_steps: int,
+    lanczos_steps: int,
+    smoothing: float,
+    growth: float,
+    peak: float,
 ) -> float:
-    """Return the factor of `cosine` on the rate that follows the spectrum, see `neumann.training.spectral`.
+    """Return the decay of a rate that follows the spectrum: half a cosine from 1 to 0 at ``total_steps``.
 
-    The other settings are those of that rate.
+    The rest is for `neumann.training.spectral`, which measures and multiplies by 1/λ_max.
     """
-    return cosine(step, total_steps=total_steps, ramp_steps=ramp_steps)
+    del every_steps, lanczos_steps, smoothing, growth, peak
+    return cosine(step, total_steps=total_steps)
 
 
 def odd_rates(factor: Factor, section: Mapping[str, Any], run_steps: int) -> list[str]:
@@ -131,7 +130,10 @@ class RateSchedule:
             return
         factor = self._factor(self.count)
         for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
+            self._set(group, factor)
+
+    def _set(self, group: dict[str, Any], factor: float) -> None:
+        group["lr"] = group["initial_lr"] * factor
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._depth -= 1

@@ -24,6 +24,8 @@ from neumann import compat
 from neumann.config import RunSpec
 from neumann.config.inner_loop import InnerLoop
 from neumann.config.schema import batch_split
+from neumann.config.spectral import products_a_step
+from neumann.curvature.lanczos import EVALUATIONS
 from neumann.data.batches import Batches
 from neumann.errors import UserError
 from neumann.freed_memory import keep_freed_memory
@@ -36,7 +38,6 @@ from neumann.training.classifier import ImageClassifier
 from neumann.training.distributed import joined
 from neumann.training.parts import Parts, accelerator_of, build_model_of, build_optimizer_of, build_parts
 from neumann.training.run import quieten
-from neumann.training.spectral import products_a_step
 from neumann.training.tally import Tally
 
 WARM_UP = 3  # steps before the clock runs: the first ones compile kernels and allocate memory
@@ -117,7 +118,7 @@ def _counted(spec: RunSpec, model: nn.Module, device: str) -> ModelCost:
     return ModelCost(
         parameters=sum(weight.numel() for weight in model.parameters()),
         points=len(points(optimizer)),
-        training=(a_step + products_a_step(spec.config.schedule)) * training / count,
+        training=(a_step + EVALUATIONS * products_a_step(spec.config.schedule)) * training / count,
         forward=counter.get_total_flops() / count,
     )
 
@@ -178,7 +179,7 @@ def _measured(spec: RunSpec, parts: Parts, seconds: float) -> StepTimes:
         update = 0.0 if inner_loop_of(optimizer) is not None else min(_seconds_of(optimizer.step), step)
         found.append(
             StepTimes(
-                micro_batch=(step - update) * (1 + products_a_step(spec.config.schedule)),
+                micro_batch=(step - update) * (1 + EVALUATIONS * products_a_step(spec.config.schedule)),
                 update=update,
                 spread=(min(clock.steps) / step, max(clock.steps) / step),
                 evaluation=_evaluation_seconds(parts.module, trainer, parts.data.val_dataloader(), seconds / 2),
