@@ -9,6 +9,7 @@ import contextlib
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -160,7 +161,8 @@ class Attempt:
             report=self._measured,
             logging=self.logging,
         )
-        self.terms = terms_measuring(spec.config, self.evaluation, parts.schedule, group, self._termed)
+        termed = partial(self._logged, of_terms=True)
+        self.terms = terms_measuring(spec.config, self.evaluation, parts.schedule, group, termed)
         self.spectrum = spectrum_measuring(spec.config, parts.schedule, self.progress, group)
         self.census = Census(spec, group, self.batches, self.progress)
         self.stop = Stop(group)
@@ -250,15 +252,10 @@ class Attempt:
             report=self._logged,
         )
 
-    def _logged(self, line: dict[str, Any]) -> None:
-        self.session.logged(line)
+    def _logged(self, line: dict[str, Any], *, of_terms: bool = False) -> None:
+        (self.session.termed if of_terms else self.session.logged)(line)
         if self.mirror is not None:
-            self.mirror.log_step(line)
-
-    def _termed(self, line: dict[str, Any]) -> None:
-        self.session.termed(line)
-        if self.mirror is not None:
-            self.mirror.log_terms(line)
+            (self.mirror.log_terms if of_terms else self.mirror.log_step)(line)
 
     def _train(self, saved: dict[str, Any] | None) -> None:
         config = self.spec.config
@@ -266,9 +263,8 @@ class Attempt:
         Randomness.seed(config.seed, self.group.rank)  # a resumed run loads where they were instead
         if saved is not None:
             state.take(saved)
-        callbacks: list[pl.Callback] = [state, self.census, self.stop, self.evaluation]
-        if self.terms is not None:  # before the checkpoint, which holds its lines
-            callbacks.append(self.terms)
+        terms = [self.terms] if self.terms is not None else []  # before the checkpoint, which holds their lines
+        callbacks: list[pl.Callback] = [state, self.census, self.stop, self.evaluation, *terms]
         if config.checkpoint.keep != "none":
             self.checkpointing = Checkpointing(
                 self.session,

@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from neumann.config import RunConfig
 from neumann.curvature.frozen import FrozenNetwork
 from neumann.errors import UserError
+from neumann.optim.private_names import is_sharding_wrapper
+from neumann.optim.sharding import shards_of
+from neumann.optim.wrappers import wrapped
 from neumann.training.classifier import Batch, ImageClassifier
 from neumann.training.terms import EXACT, StepTerms
 
@@ -119,6 +123,18 @@ def terms_measuring(
         steps_per_epoch=epoch,
         report=report,
     )
+
+
+def check_whole(config: RunConfig, optimizer: Optimizer) -> None:
+    """Raise UserError where ``terms.every`` is given and this process holds a part of the weights or of their state."""
+    chain = wrapped(optimizer)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    hidden = any(is_sharding_wrapper(each) or getattr(each, "process_group", None) is not None for each in chain)
+    if config.terms.every is not None and (hidden or any(map(shards_of, parameters))):
+        raise UserError(
+            f"terms.every={config.terms.every} measures weights that every process holds whole, and "
+            f"{type(optimizer).__name__} is given shards of them: leave it at null, or train without shards"
+        )
 
 
 def check_terms(config: RunConfig, model: nn.Module) -> None:

@@ -38,7 +38,7 @@ from neumann.processes.ranks import world_size
 from neumann.seeds import derive
 from neumann.training.distributed import TIMEOUT, RankEnvironment, RankGroup
 from neumann.training.instantiate import build_schedule
-from neumann.training.measured_terms import check_terms
+from neumann.training.measured_terms import check_terms, check_whole
 from neumann.training.optimizers import build_optimizer
 from neumann.training.precision import slow_precision
 from neumann.training.rate_schedules import RateSchedule, odd_rates
@@ -206,6 +206,7 @@ def build_optimizer_of(spec: RunSpec, model: torch.nn.Module) -> torch.optim.Opt
         check_scaling(spec.config)
         _check_wrapped(loop, section)
     _keep_average(optimizer, spec.config.recipe.weight_average)
+    check_whole(spec.config, optimizer)
     return optimizer
 
 

@@ -21,6 +21,7 @@ from neumann.training import terms
 from neumann.training.batch_curvature import batch_curvature, flat
 from neumann.training.classifier import Batch, ImageClassifier
 from neumann.training.distributed import RankGroup
+from neumann.training.measured_terms import check_whole
 from neumann.training.parts import build_parts
 from neumann.training.terms import Found, StepTerms, noise_of
 from tests.support.known_curvature import dense, with_spectrum
@@ -332,3 +333,16 @@ def test_what_cannot_be_measured_is_refused_before_training(words: tuple[str, ..
     with pytest.raises(UserError, match="terms") as refused:
         build_parts(quick(*words), RankGroup())
     assert said in str(refused.value)
+
+
+def test_shards_are_refused_in_a_sentence() -> None:
+    config = quick("terms.every=9").config
+    optimizer = SGD(_network().parameters(), 0.1)
+    check_whole(config, optimizer)
+
+    class ZeroRedundancyOptimizer(SGD):
+        """By whose name torch's is known, which needs a process group."""
+
+    with pytest.raises(UserError, match="every process holds whole, and ZeroRedundancyOptimizer is given shards"):
+        check_whole(config, ZeroRedundancyOptimizer(_network().parameters(), 0.1))
+    check_whole(quick().config, ZeroRedundancyOptimizer(_network().parameters(), 0.1))
