@@ -39,8 +39,8 @@ def followed(optimizer: Mapping[str, Any]) -> dict[str, float]:
     if target not in FOLLOWING:
         name = str(optimizer.get("name") or str(target).rpartition(".")[2])
         raise UserError(
-            f"schedule=spectral sets the rate to 1/λ_max, which is that of a plain gradient step, and {name} scales its "
-            "steps by itself or is not known to take such: choose optimizer=neumann, two_loop_neumann, sgd, "
+            f"schedule=spectral sets the rate to 1/λ_max, which is that of a plain gradient step, and {name} scales "
+            "its steps by itself or is not known to take such: choose optimizer=neumann, two_loop_neumann, sgd, "
             "nesterov, nesterov_inner or sgd_burn_in, or another schedule"
         )
     return FOLLOWING[target]

@@ -155,6 +155,16 @@ def is_measured_before(step: int, every: int) -> bool:
     return step % every == 0 or (step < every and step & (step - 1) == 0)
 
 
+def gradients_a_step(config: RunConfig) -> float:
+    """Return the gradient evaluations that a run's spectra take, as a mean over its steps; 0 without them."""
+    if not follows_spectrum(config.schedule):
+        return 0.0
+    total, every = config.derived.total_steps, config.schedule["every_steps"]
+    early = (min(every, total) - 1).bit_length()  # 1, 2, 4, 8, … below the first multiple
+    count = math.ceil(total / every) + early
+    return EVALUATIONS * config.schedule["lanczos_steps"] * count / total
+
+
 class SpectrumMeasuring:
     """Measures the spectrum on the batch of a step before the step is taken, at the held weights, for a schedule.
 

@@ -11,8 +11,11 @@ import yaml
 
 from neumann.config import RunConfig, make_spec
 from neumann.errors import UserError
+from neumann.studies.analysis import edge
 from neumann.studies.definition import PACKAGED, list_studies, read_study
+from neumann.studies.numbers import setting_text
 from neumann.studies.plan import load_study
+from neumann.studies.results import TuningTrial
 from neumann.studies.schema import ASKED, SET_BY_STUDY
 from neumann.studies.stamp import ON_THE_PAGE
 
@@ -47,6 +50,24 @@ def write(content: dict[str, Any], name: str = "mine") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "study.yaml").write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     return folder / "study.yaml"
+
+
+def test_a_row_may_say_that_it_tunes_nothing() -> None:
+    content = study()
+    content["design"], content["seeds"] = "grid", {"evaluation": [0, 1, 2]}
+    content["rows"]["spectral"] = {
+        "label": "Spectral", "overrides": ["optimizer=neumann", "schedule=spectral"], "space": {},
+    }  # fmt: skip
+    content["budgets"]["small"].pop("tuning_seeds")
+    write(content)
+    full, small = load_study("mine"), load_study("mine", "small")
+    assert full.spaces["spectral"] == small.spaces["spectral"] == ({},)
+    assert (len(full.spaces["neumann"]), len(small.spaces["neumann"])) == (5, 3)
+    own = [run for run in full.tuning() if run.row == "spectral"]
+    assert [(run.setting, run.seed) for run in own] == [({}, 0), ({}, 1), ({}, 2)]
+    assert make_spec(own[0].overrides).config.optimizer["lr"] is None
+    assert setting_text({}) == "untuned"
+    assert edge([TuningTrial({}, {0: 0.1}, (), 0.1, chosen=True)]) == "the row has no search space, so it is not tuned"
 
 
 def test_the_full_budget_is_the_study_as_it_stands() -> None:
