@@ -70,21 +70,3 @@ def refuse_given(optimizer: Mapping[str, Any], overrides: Sequence[str]) -> None
                 f"'{word}' has no effect with schedule=spectral, which measures it as the run trains: leave it out, or "
                 "choose another schedule"
             )
-
-
-def is_measured_before(step: int, every: int) -> bool:
-    """Return whether the spectrum is measured before step ``step``, counted from 0: at 0, 1, 2, 4, 8, …, then each
-    multiple of ``every``.
-
-    λ_max moves most in the first steps.
-    """
-    return step % every == 0 or (step < every and step & (step - 1) == 0)
-
-
-def products_a_step(schedule: Mapping[str, Any]) -> float:
-    """Return the products with the Hessian that a schedule's section adds to each step, in the mean over the run."""
-    if not follows_spectrum(schedule):
-        return 0.0
-    every, total = schedule["every_steps"], schedule["total_steps"]
-    first = sum(is_measured_before(step, every) for step in range(min(every, total)))
-    return float(schedule["lanczos_steps"]) * (first + max(0, -(-total // every) - 1)) / total

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from neumann.config import RunConfig
 from neumann.config.inner_loop import batches_a_step
-from neumann.config.spectral import followed, follows_spectrum, is_measured_before
+from neumann.config.spectral import followed, follows_spectrum
 from neumann.curvature import extreme_eigenvalues
 from neumann.curvature.frozen import FrozenNetwork
 from neumann.curvature.lanczos import EVALUATIONS, Counted
@@ -144,6 +144,25 @@ class SpectralSchedule(RateSchedule):
         """Go on from a checkpoint."""
         self.follower.load_state_dict(state["spectrum"])
         super().load_state_dict(state)
+
+
+def is_measured_before(step: int, every: int) -> bool:
+    """Return whether the spectrum is measured before step ``step``, counted from 0: at 0, 1, 2, 4, 8, …, then each
+    multiple of ``every``.
+
+    λ_max moves most in the first steps.
+    """
+    return step % every == 0 or (step < every and step & (step - 1) == 0)
+
+
+def gradients_a_step(config: RunConfig) -> float:
+    """Return the gradient evaluations that a run's spectra take, as a mean over its steps; 0 without them."""
+    if not follows_spectrum(config.schedule):
+        return 0.0
+    total, every = config.derived.total_steps, config.schedule["every_steps"]
+    early = (min(every, total) - 1).bit_length()  # 1, 2, 4, 8, … below the first multiple
+    count = math.ceil(total / every) + early
+    return EVALUATIONS * config.schedule["lanczos_steps"] * count / total
 
 
 class SpectrumMeasuring:

@@ -24,20 +24,19 @@ from neumann import compat
 from neumann.config import RunSpec
 from neumann.config.inner_loop import InnerLoop
 from neumann.config.schema import batch_split
-from neumann.config.spectral import products_a_step
-from neumann.curvature.lanczos import EVALUATIONS
 from neumann.data.batches import Batches
 from neumann.errors import UserError
 from neumann.freed_memory import keep_freed_memory
 from neumann.optim import points
 from neumann.optim.lightning import eval_mode
-from neumann.optim.two_loop import inner_loop_of
+from neumann.optim.two_loop import TwoLoopNeumann, inner_loop_of
 from neumann.training import stepping
 from neumann.training.checkpoints import Stream
 from neumann.training.classifier import ImageClassifier
 from neumann.training.distributed import joined
 from neumann.training.parts import Parts, accelerator_of, build_model_of, build_optimizer_of, build_parts
 from neumann.training.run import quieten
+from neumann.training.spectral import SpectralSchedule, gradients_a_step
 from neumann.training.tally import Tally
 
 WARM_UP = 3  # steps before the clock runs: the first ones compile kernels and allocate memory
@@ -65,7 +64,8 @@ class ModelCost:
 class StepTimes:
     """Seconds measured on one device of this machine.
 
-    micro_batch   of forward and backward over one micro-batch, its loading included; the median
+    micro_batch   of forward and backward over one micro-batch, its loading included; the median. With
+                  schedule=spectral also the step's share of the spectra, as gradients
     update        of the optimizer's step
     spread        the fastest and the slowest step measured, over the median
     evaluation    of one image in an evaluation at one point
@@ -114,13 +114,17 @@ def _counted(spec: RunSpec, model: nn.Module, device: str) -> ModelCost:
         module(images)
     optimizer = build_optimizer_of(spec, model)
     loop = inner_loop_of(optimizer)
-    a_step = 1 if loop is None else loop.gradients_an_example
     return ModelCost(
         parameters=sum(weight.numel() for weight in model.parameters()),
         points=len(points(optimizer)),
-        training=(a_step + EVALUATIONS * products_a_step(spec.config.schedule)) * training / count,
+        training=(_gradients(loop) + gradients_a_step(spec.config)) * training / count,
         forward=counter.get_total_flops() / count,
     )
+
+
+def _gradients(loop: TwoLoopNeumann | None) -> int:
+    """Return the gradients that a step takes of each example."""
+    return 1 if loop is None else loop.gradients_an_example
 
 
 def _no_optimizer() -> Any:
@@ -176,10 +180,12 @@ def _measured(spec: RunSpec, parts: Parts, seconds: float) -> StepTimes:
     def finish(trainer: pl.Trainer) -> None:
         step = median(clock.steps)
         optimizer = trainer.optimizers[0]  # an inner loop moves the weights between gradients, within its micro-batch
-        update = 0.0 if inner_loop_of(optimizer) is not None else min(_seconds_of(optimizer.step), step)
+        loop = inner_loop_of(optimizer)
+        update = 0.0 if loop is not None else min(_seconds_of(optimizer.step), step)
+        spectra = gradients_a_step(spec.config) / _gradients(loop)
         found.append(
             StepTimes(
-                micro_batch=(step - update) * (1 + EVALUATIONS * products_a_step(spec.config.schedule)),
+                micro_batch=(step - update) * (1 + spectra),
                 update=update,
                 spread=(min(clock.steps) / step, max(clock.steps) / step),
                 evaluation=_evaluation_seconds(parts.module, trainer, parts.data.val_dataloader(), seconds / 2),
@@ -190,6 +196,8 @@ def _measured(spec: RunSpec, parts: Parts, seconds: float) -> StepTimes:
             )
         )
 
+    if isinstance(parts.schedule, SpectralSchedule):  # spectra are not measured here, but counted as gradients
+        parts.schedule.follower.take(1.0, 0.0)
     clock = _Clock(max(WARM_UP, PREFETCHED * workers), seconds, finish)
     trainer = stepping.make_trainer(parts.trainer_options, [clock])
     compat.leave_signals_to_us(trainer)

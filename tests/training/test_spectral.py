@@ -11,15 +11,20 @@ import pytest
 import torch
 
 from neumann.config import make_spec
-from neumann.config.spectral import is_measured_before, products_a_step
 from neumann.curvature import extreme_eigenvalues
 from neumann.errors import Interrupted, UserError
 from neumann.optim import Neumann, TwoLoopNeumann
 from neumann.store import RunFolder, find
 from neumann.store.steps import STEPS, read_lines
 from neumann.training.rate_schedules import cosine
-from neumann.training.spectral import SpectralSchedule, SpectrumFollower, SpectrumMeasuring
-from neumann.training.step_cost import model_cost
+from neumann.training.spectral import (
+    SpectralSchedule,
+    SpectrumFollower,
+    SpectrumMeasuring,
+    gradients_a_step,
+    is_measured_before,
+)
+from neumann.training.step_cost import model_cost, step_times
 from neumann.training.stopping import Stop
 from tests.support.known_curvature import Matrix, with_spectrum
 from tests.support.quick_runs import Train, quick
@@ -308,12 +313,18 @@ def test_what_would_be_ignored_or_means_nothing_is_refused(words: list[str], sen
     assert "\n" not in str(caught.value)
 
 
-def test_an_estimate_has_the_products() -> None:
-    words = ["optimizer=sgd", "model=mlp", "batch.size=64", "trainer.max_epochs=10"]
-    spec = make_spec([*words, "schedule=spectral", "schedule.every_steps=10", "schedule.lanczos_steps=5"])
-    total = spec.config.derived.total_steps
-    measured = sum(is_measured_before(step, 10) for step in range(total))
-    assert products_a_step(spec.config.schedule) == pytest.approx(5 * measured / total)
-    plain = model_cost(make_spec(words))
-    assert model_cost(spec).training == pytest.approx(plain.training * (1 + 2 * 5 * measured / total))
-    assert products_a_step(make_spec(words).config.schedule) == 0
+@pytest.mark.parametrize(("every", "steps"), [(1, 36), (2, 36), (10, 36), (16, 36), (50, 36)])
+def test_what_spectra_cost_is_known_before_a_run(every: int, steps: int) -> None:
+    spec = quick("schedule=spectral", f"schedule.every_steps={every}", "schedule.lanczos_steps=4")
+    assert spec.config.derived.total_steps == steps
+    assert gradients_a_step(spec.config) * steps == 8 * sum(is_measured_before(s, every) for s in range(steps))
+    assert gradients_a_step(quick().config) == 0
+
+
+@pytest.mark.medium
+def test_an_estimate_has_the_spectra_in_it() -> None:
+    words = ("optimizer=neumann", "model=mlp", "+model.kwargs.width=4")
+    plain, spectral = (model_cost(quick(*words, *more)) for more in ((), ("schedule=spectral",)))
+    extra = gradients_a_step(quick(*words, "schedule=spectral").config)
+    assert spectral.training == pytest.approx((1 + extra) * plain.training)
+    assert step_times(quick(*words, "schedule=spectral"), threads=1, seconds=0.2).micro_batch > 0
