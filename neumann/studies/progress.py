@@ -54,7 +54,10 @@ class StudyView(LiveView):
         """Return a run's name and the setting that its row tries."""
         runs = (run for phase in self._runs.values() for run in phase)
         setting = next((run.planned.setting for run in runs if run.spec.signature == spec.signature), {})
-        return f"{spec.name} {_in_words(setting or {'lr': spec.config.optimizer.get('lr')})}"
+        rate = spec.config.optimizer.get("lr")
+        if not setting and rate is None:  # schedule=spectral measures it
+            return spec.name
+        return f"{spec.name} {_in_words(setting or {'lr': rate})}"
 
     def total(self) -> int:
         """Return how many runs the phase has; rows may share some."""

@@ -8,14 +8,18 @@ from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]
+from rich.console import Console
 
+from neumann.config import make_specs
 from neumann.errors import UserError
 from neumann.studies.analysis import analyse
 from neumann.studies.collect import collect
 from neumann.studies.plan import load_study
+from neumann.studies.progress import StudyView
 from neumann.studies.report.figures import draw
 from neumann.studies.report.methods import methods
 from neumann.studies.report.page import page
+from neumann.studies.study_run import runs_of
 from tests.support.study_folders import finish
 
 STUDY: dict[str, Any] = {
@@ -84,3 +88,14 @@ def test_what_is_unfair_or_empty_is_refused(rows: dict[str, dict[str, Any]], sai
     write(**rows)
     with pytest.raises(UserError, match=said):
         collect(load_study("mine"))
+
+
+def test_a_run_whose_rate_is_measured_is_shown_without_one() -> None:
+    write()
+    study = load_study("mine")
+    runs = runs_of(study, study.tuning(), make_specs)
+    view = StudyView(Console(quiet=True), "", study, runs)
+    labels = {run.planned.row: view.label(run.spec) for run in runs if run.planned.seed == 0}
+    assert labels["measured"] == "digits-small_cnn-neumann-s0"
+    assert labels["fixed"] == "digits-small_cnn-neumann-s0 lr=0.3"
+    assert labels["tuned"].startswith("digits-small_cnn-neumann-s0 lr=")
