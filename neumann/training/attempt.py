@@ -29,13 +29,7 @@ from neumann.store.scores import headline
 from neumann.store.session import Follower, Measurement, Session
 from neumann.training import stepping
 from neumann.training.census import Census
-from neumann.training.checkpoints import (
-    Checkpointing,
-    Randomness,
-    Stream,
-    TrainingState,
-    eval_weights,
-)
+from neumann.training.checkpoints import Checkpointing, Randomness, Stream, TrainingState, eval_weights
 from neumann.training.display import Display
 from neumann.training.distributed import RankGroup
 from neumann.training.evaluation import Evaluation, TrainingProgress, evaluate

@@ -171,7 +171,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [next(runs.glob(f"s{i}/*")) for i in range(len(asked))]
 
 
-INSIDE = ("model=mlp", "timing.burn_in=0.1", "timing.reset_period=1", "checkpoint=last")
+INSIDE = ("model=mlp", "schedule=spectral", "timing.burn_in=0.1", "timing.reset_period=1", "checkpoint=last")
 
 
 def lines(folder: Path, name: str) -> list[Any]:
