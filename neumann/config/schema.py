@@ -93,7 +93,7 @@ class TermsConfig:
     """What the optimizer's terms do, measured while the run trains and off its clock."""
 
     every: int | None = number(None, at_least=1)  # optimizer steps between two lines of terms.jsonl; null: no lines
-    iterations: int = number(20, at_least=1, below=10**4)  # of Lanczos, a product with the Hessian each
+    lanczos_steps: int = number(20, at_least=1, below=10**4)  # iterations, a product with the Hessian each
     newton: bool = False  # whether directions are held against Newton's, by the whole Hessian of a small network
 
 

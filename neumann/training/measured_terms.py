@@ -118,7 +118,7 @@ def terms_measuring(
         schedule,
         group,
         every=terms.every,
-        iterations=terms.iterations,
+        iterations=terms.lanczos_steps,
         newton=terms.newton,
         steps_per_epoch=epoch,
         report=report,

@@ -162,7 +162,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         ["optimizer=sgd", "recipe.weight_average=0.9", "checkpoint=last"],
         ["optimizer=timm", "optimizer.name=lookahead_sgd", "checkpoint=last"],
         ["optimizer=sgd", "optimizer.lr=1e38", "schedule=constant"],
-        [*INSIDE, "terms.every=9", "terms.iterations=3", "terms.newton=true"],
+        [*INSIDE, "terms.every=9", "terms.lanczos_steps=3", "terms.newton=true"],
         [*two_heads.WORDS, f"model.checkpoint={runs}/two.pt", "checkpoint=last"],
     )
     torch.save(two_heads.TwoHeads(width=8).state_dict(), runs / "two.pt")

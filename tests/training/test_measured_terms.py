@@ -25,7 +25,7 @@ from neumann.training.terms import Found, StepTerms
 from tests.support.quick_runs import Train, quick
 from tests.training.test_accumulation import assert_equal, weights
 
-SMALL = ("model=mlp", "+model.kwargs.width=4", "terms.iterations=4", "launch.threads=1")
+SMALL = ("model=mlp", "+model.kwargs.width=4", "terms.lanczos_steps=4", "launch.threads=1")
 OF = ("optimizer=neumann", "timing.burn_in=0.2", "timing.reset_period=0.5", *SMALL)
 
 

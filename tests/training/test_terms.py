@@ -325,8 +325,8 @@ def test_every_optimizer_is_measured_and_goes_on_to_the_same_bits(name: str) -> 
         (("terms.every=9", "terms.newton=true"), "networks of up to 2,000 parameters, and this one has 3,778"),
         (("terms.newton=true",), "terms.newton=true has no step to be measured at: give terms.every=100"),
         (("terms.every=0",), "terms.every=0"),
-        (("terms.every=9", "terms.iterations=0"), "terms.iterations=0"),
-        (("terms.often=9",), "terms has no setting 'often': choose from every, iterations, newton"),
+        (("terms.every=9", "terms.lanczos_steps=0"), "terms.lanczos_steps=0"),
+        (("terms.often=9",), "terms has no setting 'often': choose from every, lanczos_steps, newton"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_training(words: tuple[str, ...], said: str) -> None:
