@@ -64,12 +64,14 @@ def maker(challenger: Challenger) -> Make:
 
 
 def refuse_values(challenger: Challenger, make: Make) -> None:
-    """Raise UserError for a value that is not finite, and a setting that the optimizer's constructor refuses."""
+    """Raise UserError for a value that is not finite, a rate of 0 or less, and what the constructor refuses."""
     for key, values in {**{key: [one] for key, one in challenger.settings.items()}, **challenger.space}.items():
+        where = f"{'--space ' if key in challenger.space else 'optimizer.'}{key}"
         for value in values:
             if isinstance(value, float) and not math.isfinite(value):
-                where = "--space " if key in challenger.space else "optimizer."
-                raise UserError(f"{where}{key}={as_yaml(value)} is not a finite number")
+                raise UserError(f"{where}={as_yaml(value)} is not a finite number")
+            if key == "lr" and isinstance(value, int | float) and value <= 0:  # the constructor may let it through
+                raise UserError(f"{where}={as_yaml(value)} trains nothing or climbs: give a rate above 0")
     for setting in settings_of(challenger.space, None):
         try:
             make(Problem().params, **setting)

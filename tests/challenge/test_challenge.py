@@ -128,6 +128,8 @@ def test_the_same_challenge_goes_on_and_another_is_refused(capsys: pytest.Captur
         (["signs.SignMomentum", "--name", "a/b"], "use letters, digits and _"),
         (["signs.SignMomentum", "optimizer.moment=1"], "has no such setting: did you mean 'momentum'?"),
         (["signs.SignMomentum", "--space", "lr=0.1,nan"], "--space lr=nan is not a finite number"),
+        (["signs.SignMomentum", "--space", "lr=-1,0.1"], "--space lr=-1 trains nothing or climbs: give a rate above 0"),
+        (["signs.SignMomentum", "--space", "lr=0.1,0"], "--space lr=0 trains nothing"),
         (["signs.SignMomentum", "optimizer.momentum=inf"], "optimizer.momentum=inf is not a finite number"),
         (
             ["signs.SignMomentum", "--space", "momentum=0.5,0.9", "optimizer.momentum=0.3"],
