@@ -122,7 +122,10 @@ def test_the_same_challenge_goes_on_and_another_is_refused(capsys: pytest.Captur
         ),
         (["signs.SignMomentum", "--space", "lr=0.1,0.1"], "--space names 1 trial, and each baseline had 2"),
         (["signs.SignMomentum", "--space", "lr=range(0,2),1"], "range(…) stands alone after the equals sign"),
-        (["torch.optim.SGD", "--space", "lr=-1,0.1"], "--space: torch.optim.SGD refuses lr=-1: ValueError"),
+        (
+            ["torch.optim.SGD", "--space", "weight_decay=-1,0.1"],
+            "--space: torch.optim.SGD refuses weight_decay=-1: ValueError",
+        ),
         (["signs.Needs"], "signs.Needs needs depth, which has no default: give optimizer.depth=VALUE"),
         (["signs.SignMomentum", "--name", "sgd"], "'sgd' is the name of a baseline"),
         (["signs.SignMomentum", "--name", "a/b"], "use letters, digits and _"),
