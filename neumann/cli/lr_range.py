@@ -109,6 +109,7 @@ def main(words: Sequence[str]) -> int:
             found = StableRange(try_rate)
             interval = found.search(given.lowest, given.highest, given.per_decade, given.refine)
     seconds = time.perf_counter() - began
+    why = ""
     try:
         space = space_of(interval, given.values)
     except ValueError as error:
@@ -119,8 +120,8 @@ def main(words: Sequence[str]) -> int:
         print(json.dumps(_record(given, found, interval, space, notes, seconds), indent=2, allow_nan=False))
     else:
         _print(given, spec, found, interval, notes, seconds)
-        if space is not None:
-            print(f"space of a study: optimizer.lr: [{', '.join(f'{rate:g}' for rate in space)}]")
+        listed = f"optimizer.lr: [{', '.join(f'{rate:g}' for rate in space)}]" if space else f"none, since {why}"
+        print(f"space of a study: {listed}")
     if place is not None:
         if space is None:
             raise UserError(f"--write {given.write}: nothing is written, since {why}")

@@ -108,3 +108,15 @@ def test_bad_input_is_one_sentence(words: list[str], said: str, capsys: pytest.C
     assert said in err
     assert err.count("error:") == 1
     assert Path("there.yaml").read_text() == "mine"
+
+
+@pytest.mark.medium
+def test_an_interval_too_narrow_for_a_space_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["optimizer=sgd", *QUICK, "--steps", "2", "--seeds", "1", "--images", "64", "--per-decade", "1"]
+    place = "space.yaml"
+    code = main(["lr-range", *words, "--refine", "0", "--values", "900", "--write", place])
+    out, err = capsys.readouterr()
+    assert re.search(r"space of a study: none, since .* is too narrow for 900 different rates", out)
+    assert "nothing is written" in err
+    assert code == 2
+    assert not Path(place).exists()
