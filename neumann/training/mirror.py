@@ -103,9 +103,11 @@ class Mirror:
 
     def log_past(self, lines: str, measurements: Sequence[Measurement], terms: str) -> None:
         """Log all that earlier attempts have recorded; step lines and those of the terms as a checkpoint holds them."""
-        past = (map(json.loads, text.splitlines()) for text in (lines, terms))
-        for row in rows_of(next(past), measurements, next(past), by_step=self._described.is_logged_by_step):
-            self.log_row(row)
+        past = [(line["step"], 0, line) for line in map(json.loads, lines.splitlines())]
+        past += [(measurement["step"], 1, measurement) for measurement in measurements]
+        past += [(line["step"], 2, line) for line in map(json.loads, terms.splitlines())]
+        for _, kind, record in sorted(past, key=lambda one: one[:2]):
+            (self.log_step, self.log, self.log_terms)[kind](record)
 
     def log_row(self, row: Row) -> None:
         """Log one row of `neumann.training.mirror_rows`."""
